@@ -1,0 +1,60 @@
+"""The batch that the library's models, losses and training take."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+
+@dataclass
+class MultiTaskBatch(Pipelineable):
+    """``torchrec.datasets.utils.Batch`` with a label, and perhaps a weight, for each of T tasks.
+
+    It goes through TorchRec's train pipelines as that one does.
+
+    Args:
+        dense_features: float32 [B, num_dense]; ``num_dense`` may be 0.
+        sparse_features: one key a field.
+        labels: float32 [B, T], 0 or 1, tasks in funnel order.
+        weights: float32 [B, T]; 1 everywhere if None. A weight of 0 masks its label.
+
+    Example::
+
+        >>> sparse = KeyedJaggedTensor.from_lengths_sync(["store"], torch.tensor([4, 7]), torch.tensor([1, 1]))
+        >>> batch = MultiTaskBatch(torch.zeros(2, 0), sparse, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        >>> batch.to(torch.device("cpu")).labels.shape
+        torch.Size([2, 2])
+    """
+
+    dense_features: Tensor
+    sparse_features: KeyedJaggedTensor
+    labels: Tensor
+    weights: Tensor | None = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "MultiTaskBatch":
+        """The batch on ``device``."""
+        return MultiTaskBatch(
+            dense_features=self.dense_features.to(device, non_blocking=non_blocking),
+            sparse_features=self.sparse_features.to(device, non_blocking=non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+            weights=None if self.weights is None else self.weights.to(device, non_blocking=non_blocking),
+        )
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell the allocator that ``stream`` uses the batch's memory."""
+        self.dense_features.record_stream(stream)
+        self.sparse_features.record_stream(stream)
+        self.labels.record_stream(stream)
+        if self.weights is not None:
+            self.weights.record_stream(stream)
+
+    def pin_memory(self) -> "MultiTaskBatch":
+        """The batch in page-locked host memory."""
+        return MultiTaskBatch(
+            dense_features=self.dense_features.pin_memory(),
+            sparse_features=self.sparse_features.pin_memory(),
+            labels=self.labels.pin_memory(),
+            weights=None if self.weights is None else self.weights.pin_memory(),
+        )

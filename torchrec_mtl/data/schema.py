@@ -1,0 +1,187 @@
+"""What a prepared data set holds: its fields, its tasks, its row counts.
+
+A prepared data set is one directory: ``schema.json`` and ``train.parquet``, ``valid.parquet``, ``test.parquet``.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.tasks import TaskChain
+
+FILE_NAME = "schema.json"
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+
+
+class HasEmbeddingBagConfigs(Protocol):
+    """An EmbeddingBagCollection, sharded or not."""
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]: ...
+
+
+@dataclass(frozen=True)
+class Field:
+    """A categorical field: its ids are ``0 .. num_embeddings - 1``.
+
+    Args:
+        name: the column, and the feature's key in a KeyedJaggedTensor.
+        num_embeddings: the rows that its embedding table needs.
+        multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
+    """
+
+    name: str
+    num_embeddings: int
+    multi_valued: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise InputError(f"`name` (={self.name!r}) of a field must be a non-empty string")
+        if type(self.num_embeddings) is not int or self.num_embeddings < 1:
+            raise InputError(f"`num_embeddings` (={self.num_embeddings!r}) of field {self.name!r} must be an int >= 1")
+        if not isinstance(self.multi_valued, bool):
+            raise InputError(f"`multi_valued` (={self.multi_valued!r}) of field {self.name!r} must be a bool")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a data set and what they mean.
+
+    Args:
+        name: the data set's name.
+        fields: its categorical fields.
+        tasks: the funnel, with its label and weight columns.
+        dense: its dense columns, finite floats.
+        group: the integer column whose values group rows for GAUC (a user, a household); it may be a field.
+        num_rows: the rows of each split; empty until the data set is published.
+        notes: what a reader of the figures must know: what an exposure is, sources, licence.
+
+    Raises:
+        InputError: if a column has two roles or a value is of the wrong kind.
+
+    Example::
+
+        >>> schema = Schema("shop", [Field("store", 112), Field("tags", 50, multi_valued=True)],
+        ...                 TaskChain(["click", "purchase"]), group="store")
+        >>> schema.columns
+        ('store', 'tags', 'click', 'purchase')
+        >>> [(table.name, table.num_embeddings) for table in schema.embedding_configs(embedding_dim=8)]
+        [('t_store', 112), ('t_tags', 50)]
+    """
+
+    name: str
+    fields: Sequence[Field]
+    tasks: TaskChain
+    dense: Sequence[str] = ()
+    group: str | None = None
+    num_rows: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", tuple(self.fields))
+        object.__setattr__(self, "dense", tuple(self.dense))
+        if not self.fields:
+            raise InputError(f"`fields` of data set {self.name!r} must not be empty")
+        roles = Counter([*self.field_names, *self.dense, *self.tasks.label_columns])
+        roles.update(set(self.tasks.weight_columns or ()))
+        for column, count in roles.items():
+            if count > 1:
+                raise InputError(f"column {column!r} of data set {self.name!r} must have one role, not {count}")
+        for split, rows in self.num_rows.items():
+            if split not in SPLITS or type(rows) is not int or rows < 1:
+                raise InputError(f"`num_rows` (={dict(self.num_rows)}) must map splits {list(SPLITS)} to ints >= 1")
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that a split's file must have."""
+        group = () if self.group is None else (self.group,)
+        columns = (*self.field_names, *self.dense, *self.tasks.label_columns, *(self.tasks.weight_columns or ()), *group)
+        return tuple(dict.fromkeys(columns))
+
+    def select(self, names: Sequence[str]) -> "Schema":
+        """The same schema with only the fields ``names``, in that order."""
+        by_name = {field.name: field for field in self.fields}
+        for name in names:
+            if name not in by_name:
+                raise InputError(f"field {name!r} must be one of data set {self.name!r}: {list(by_name)}")
+        return replace(self, fields=[by_name[name] for name in names])
+
+    def embedding_configs(self, embedding_dim: int) -> list[EmbeddingBagConfig]:
+        """One sum-pooled table ``t_<field>`` a field, for an EmbeddingBagCollection."""
+        return [
+            EmbeddingBagConfig(
+                name=f"t_{field.name}",
+                feature_names=[field.name],
+                num_embeddings=field.num_embeddings,
+                embedding_dim=embedding_dim,
+                pooling=PoolingType.SUM,
+            )
+            for field in self.fields
+        ]
+
+    def check_fits(self, embedding_bag_collection: HasEmbeddingBagConfigs, tasks: TaskChain) -> None:
+        """Raise InputError unless this data can feed a model of these tables and tasks."""
+        num_ids = {field.name: field.num_embeddings for field in self.fields}
+        for table in embedding_bag_collection.embedding_bag_configs():
+            for feature in table.feature_names:
+                if feature not in num_ids:
+                    raise InputError(
+                        f"feature {feature!r} of table {table.name!r} must be a field of data set {self.name!r}: "
+                        f"{list(num_ids)}"
+                    )
+                if num_ids[feature] > table.num_embeddings:
+                    raise InputError(
+                        f"`num_embeddings` (={table.num_embeddings}) of table {table.name!r} must be at least "
+                        f"{num_ids[feature]}, the number of ids of field {feature!r}"
+                    )
+        if tasks.names != self.tasks.names:
+            raise InputError(
+                f"`tasks` (={list(tasks)}) must be those of data set {self.name!r}, in order: {list(self.tasks)}"
+            )
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``schema.json`` into ``directory``."""
+        content = {"version": FORMAT_VERSION, **asdict(self)}
+        (Path(directory) / FILE_NAME).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Schema":
+        """Read ``schema.json`` from ``directory``; InputError names the file and what is wrong with it."""
+        file = Path(directory) / FILE_NAME
+        if not file.is_file():
+            raise InputError(f"{file}: no such file, so {str(directory)!r} is not a prepared data set")
+        try:
+            return cls._from_json(json.loads(file.read_text("utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: must be JSON, but {error}") from error
+        except KeyError as error:
+            raise InputError(f"{file}: key {error} is missing") from error
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{file}: a value is of the wrong kind: {error}") from error
+
+    @classmethod
+    def _from_json(cls, content: dict) -> "Schema":
+        if content["version"] != FORMAT_VERSION:
+            raise InputError(f"`version` (={content['version']!r}) must be {FORMAT_VERSION}")
+        tasks = content["tasks"]
+        return cls(
+            name=content["name"],
+            fields=[Field(item["name"], item["num_embeddings"], item["multi_valued"]) for item in content["fields"]],
+            tasks=TaskChain(tasks["names"], tasks["label_columns"], tasks["weight_columns"]),
+            dense=content["dense"],
+            group=content["group"],
+            num_rows=content["num_rows"],
+            notes=content["notes"],
+        )

@@ -1,0 +1,160 @@
+"""Every metric of every task, in every sample space the task has."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.metrics.gather import gather_rows
+from torchrec_mtl.metrics.probability import calibration, conditional_logits, log_loss, normalized_entropy
+from torchrec_mtl.metrics.ranking import auc, gauc
+from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values
+from torchrec_mtl.tasks import TaskChain
+
+
+class MultiTaskMetrics:
+    """Collects rows batch by batch, then measures each task in each of its sample spaces.
+
+    Logits are of *marginal* probabilities ``p_t = P(y_t = 1 | x)``, as every model here returns. The spaces
+    are ``tasks.spaces(name)``, and a metric means in each:
+
+    - ``"impressions"``: all rows; ranking and probability metrics alike use ``p_t``. For a purchase after a
+      click this is CTCVR.
+    - ``"after <previous>"``: the rows whose previous label is 1 and not masked.
+      *Probability* metrics (``log_loss``, ``normalized_entropy``, ``calibration``) use the conditional
+      ``min(p_t / p_{t-1}, 1)`` of :func:`conditional_logits`, because that is what the labels of these rows
+      follow; ``p_t`` would be out by the rate of the former step.
+      *Ranking* metrics (``auc``, ``gauc``) use ``p_t``: candidates are ranked before the former step is
+      known, so the score under test is the one that ranks them; a score is the same in both spaces, so a
+      difference between them comes from the rows alone; and the quotient of two outputs ties wherever a model
+      puts ``p_t`` above ``p_{t-1}``. The AUC of a conversion rate model as such is
+      ``auc(conditional_logits(logits[:, t], logits[:, t - 1]), labels[:, t])`` over the clicked rows.
+
+    A row whose label of the task has weight 0 is left out of that task. ``num_rows`` and ``positives`` count
+    what is left, unweighted. Logits and weights are kept in float32, on the CPU: ``9 T`` bytes a row, and 8
+    for its group.
+
+    Args:
+        tasks: the funnel, ``T`` tasks.
+        with_groups: whether ``update`` takes groups and ``compute`` measures ``gauc``.
+
+    Example::
+
+        >>> metrics = MultiTaskMetrics(TaskChain(["click", "purchase"]))
+        >>> metrics.update(
+        ...     logits=torch.tensor([[2.0, 0.0], [1.0, -1.0], [-1.0, -3.0]]),
+        ...     labels=torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]),
+        ... )
+        >>> for row in metrics.compute():
+        ...     if row["metric"] in ("auc", "num_rows"):
+        ...         print(*row.values())
+        click impressions num_rows 3.0
+        click impressions auc 1.0
+        purchase impressions num_rows 3.0
+        purchase impressions auc 1.0
+        purchase after click num_rows 2.0
+        purchase after click auc 1.0
+    """
+
+    def __init__(self, tasks: TaskChain, with_groups: bool = False) -> None:
+        self.tasks = tasks
+        self.with_groups = with_groups
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all rows."""
+        none = torch.empty(0, len(self.tasks))
+        groups = [torch.empty(0, dtype=torch.int64)] if self.with_groups else []
+        self._batches = [[none, none.bool(), none, *groups]]  # so that a rank without rows has columns too
+
+    def update(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, groups: Tensor | None = None
+    ) -> None:
+        """Appends a batch.
+
+        Args:
+            logits: ``[B, T]`` marginal logits.
+            labels: ``[B, T]`` in {0, 1}.
+            weights: ``[B, T]``, at least 0; 0 masks the label. 1 by default.
+            groups: ``[B]`` integer ids for ``gauc``, with ``with_groups`` only.
+
+        Raises:
+            InputError: if a logit is NaN or infinite, a label neither 0 nor 1 (and not masked), a weight
+                negative or not finite, a shape wrong, or ``groups`` given without ``with_groups`` or the
+                reverse.
+        """
+        if (groups is not None) != self.with_groups:
+            given = "not given" if groups is None else "given"
+            raise InputError(f"`groups` are {given}, but `with_groups` is {self.with_groups}")
+        check_shape(logits, (*logits.shape[:1], len(self.tasks)), "logits")
+        logits = logits.detach().to("cpu", torch.float32, copy=True)
+        labels = labels.detach().cpu()
+        weights = torch.ones_like(logits) if weights is None else weights.detach().to(logits, copy=True)
+        check_values(logits, labels, weights, "logits")
+        batch = [logits, labels == 1, weights]
+        if groups is not None:
+            check_groups(groups, len(logits))
+            batch.append(groups.to("cpu", torch.int64, copy=True))
+        self._batches.append(batch)
+
+    def compute(self, process_group: dist.ProcessGroup | None = None) -> list[dict[str, Any]]:
+        """Rows ``{task, space, metric, value}`` over the rows of all ranks; every rank gets all of them.
+
+        Where torch.distributed is set up, all ranks of the group must call it, those without rows too.
+        Nothing is summarised before the merge: each rank receives all rows, so AUCs are exact. However rows
+        are spread over ranks, counts and, unless weights are fractional, AUCs are the same to the last bit;
+        the other metrics, sums in float64, agree to 1e-12.
+
+        Args:
+            process_group: whose ranks' rows to merge; the default group by default.
+
+        Returns:
+            A list of dicts; ``value`` is a float, NaN where the metric is undefined (one class absent).
+
+        Raises:
+            InputError: if no rank has a row.
+        """
+        columns = [torch.cat(column) for column in zip(*self._batches, strict=True)]
+        rows = gather_rows(columns, process_group)
+        if not len(rows[0]):
+            raise InputError("metrics of no rows are undefined: `update` must come before `compute`")
+        return [
+            {"task": task, "space": space, "metric": metric, "value": value}
+            for t, task in enumerate(self.tasks)
+            for space, values in zip(self.tasks.spaces(task), _measure_spaces(rows, t), strict=True)
+            for metric, value in values.items()
+        ]
+
+
+def _measure_spaces(rows: list[Tensor], t: int) -> Iterator[dict[str, float]]:
+    """The metrics of task ``t``: of all its rows, then of those where the step before happened."""
+    logits, labels, weights = (column[:, t] for column in rows[:3])
+    groups = rows[3] if len(rows) > 3 else None
+    labelled = weights > 0
+    yield _measure(logits, logits, labels, weights, groups, labelled)
+    if t > 0:
+        previous_logits, happened, previous_weights = (column[:, t - 1] for column in rows[:3])
+        conditional = conditional_logits(logits, previous_logits)
+        after = labelled & happened & (previous_weights > 0)
+        yield _measure(logits, conditional, labels, weights, groups, after)
+
+
+def _measure(
+    scores: Tensor, logits: Tensor, labels: Tensor, weights: Tensor, groups: Tensor | None, kept: Tensor
+) -> dict[str, float]:
+    """Ranking metrics from ``scores``, probability metrics from ``logits``, over the rows ``kept``."""
+    scores, logits, labels, weights = scores[kept], logits[kept], labels[kept], weights[kept]
+    values = {
+        "num_rows": float(len(labels)),
+        "positives": float(labels.sum()),
+        "auc": auc(scores, labels, weights),
+        "log_loss": log_loss(logits, labels, weights),
+        "normalized_entropy": normalized_entropy(logits, labels, weights),
+        "calibration": calibration(logits, labels, weights),
+    }
+    if groups is not None:
+        values["gauc"] = gauc(scores, labels, groups[kept], weights)
+    return values

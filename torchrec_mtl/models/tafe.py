@@ -1,0 +1,155 @@
+"""TAFE: task-aware feature extraction for sequential dependence multi-task learning (Tao et al., 2022).
+
+Symbols: ``H`` fields' embeddings ``fields [B, F, D]``; ``z`` selection ``[B, K]``; ``I`` inducing points
+``[K, D]``; ``Y^l`` shared representations ``[B, K, D]``; ``a_i`` indicators, ``T_i^l`` adapted ``[B, T, D]``.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules import (
+    DenseArch,
+    FieldProjection,
+    PooledRepresentation,
+    RepresentationGenerator,
+    SelfAttentionStack,
+    SmoothStepSchedule,
+    SparseArch,
+    TaskAdapter,
+    TaskTowers,
+)
+from torchrec_mtl.tasks import TaskChain
+
+
+class TAFEArch(nn.Module):
+    """Representation generator (ASRG), task adapters (TSA), towers: TAFE eq. (14)-(22).
+
+    Args:
+        num_fields: ``F``.
+        embedding_dim: ``D``; 18 in the paper.
+        num_tasks: ``T``.
+        num_layers: ``L``, of generator and adapters alike.
+        num_heads: ``m``; must divide ``D``.
+        num_inducing_points: ``K``.
+        tower_layer_sizes: hidden layers of the towers, which the paper does not give.
+        dropout: probability of dropping a tower's hidden unit in training.
+        selector, selector_layer_sizes, schedule, residual: see `RepresentationGenerator`.
+        sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, no selection.
+        task_indicators: False for the ablation "w/o TSA": towers on the mean of the last representation.
+        backend: of the attention, see `torchrec_mtl.ops.inducing_attention`.
+
+    Raises:
+        InputError: if ``num_heads`` does not divide ``embedding_dim`` or there is no layer.
+
+    Example::
+
+        >>> TAFEArch(num_fields=6, embedding_dim=8, num_tasks=3)(torch.randn(2, 6, 8)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        num_fields: int,
+        embedding_dim: int,
+        num_tasks: int,
+        num_layers: int = 4,
+        num_heads: int = 2,
+        num_inducing_points: int = 64,
+        tower_layer_sizes: Sequence[int] = (64, 32),
+        dropout: float = 0.0,
+        selector: Literal["shared", "per_layer"] = "shared",
+        selector_layer_sizes: Sequence[int] = (64,),
+        schedule: SmoothStepSchedule = SmoothStepSchedule(),
+        residual: Literal["input", "query", "none"] = "input",
+        sample_wise: bool = True,
+        task_indicators: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise InputError(f"`num_layers` (={num_layers}) must be at least 1")
+        self.shape = (num_fields, embedding_dim)
+        self.generator: nn.Module = (
+            RepresentationGenerator(
+                num_fields,
+                embedding_dim,
+                num_layers,
+                num_heads,
+                num_inducing_points,
+                selector,
+                selector_layer_sizes,
+                schedule,
+                residual,
+                backend,
+            )
+            if sample_wise
+            else SelfAttentionStack(embedding_dim, num_layers, num_heads)
+        )
+        self.adapter: nn.Module = (
+            TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads, backend)
+            if task_indicators
+            else PooledRepresentation(num_tasks)
+        )
+        self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        fields = embeddings.reshape(-1, *self.shape)
+        adapted = self.adapter(self.generator(fields))
+        return self.towers(adapted.unbind(1))
+
+
+class TAFE(nn.Module):
+    """`TAFEArch` on the embeddings; train it with `torchrec_mtl.losses.DependenceLoss`, TAFE eq. (25).
+
+    Args:
+        embedding_bag_collection: the tables.
+        tasks: the funnel, ``T`` tasks.
+        dense_in_features: number of dense features.
+        dense_arch_layer_sizes: MLP of the dense features.
+        embedding_dim: ``D``; the widest field's by default. Fields of another dimension are projected to it.
+        dense_device: device of everything but the tables.
+        over_arch: further arguments are `TAFEArch`'s.
+
+    Raises:
+        InputError: see `TAFEArch`.
+
+    Example::
+
+        >>> from torchrec import EmbeddingBagConfig
+        >>> table = EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=9, feature_names=["item"])
+        >>> model = TAFE(EmbeddingBagCollection(tables=[table]), TaskChain(["click", "purchase"]))
+        >>> ids = KeyedJaggedTensor.from_lengths_sync(["item"], torch.tensor([3, 5]), torch.tensor([1, 1]))
+        >>> model(torch.empty(2, 0), ids).shape
+        torch.Size([2, 2])
+    """
+
+    def __init__(
+        self,
+        embedding_bag_collection: EmbeddingBagCollection,
+        tasks: TaskChain,
+        dense_in_features: int = 0,
+        dense_arch_layer_sizes: Sequence[int] = (64,),
+        embedding_dim: int | None = None,
+        dense_device: torch.device | None = None,
+        **over_arch: Any,
+    ) -> None:
+        super().__init__()
+        self.sparse_arch = SparseArch(embedding_bag_collection)
+        embedding_dim = embedding_dim or max(self.sparse_arch.field_dims)
+        with torch.device(dense_device or torch.get_default_device()):
+            self.dense_arch = DenseArch(dense_in_features, dense_arch_layer_sizes)
+            field_dims = self.sparse_arch.field_dims + self.dense_arch.field_dims
+            self.projection = FieldProjection(field_dims, embedding_dim)
+            self.over_arch = TAFEArch(len(field_dims), embedding_dim, len(tasks), **over_arch)
+
+    def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
+        """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
+        embeddings = torch.cat([self.sparse_arch(sparse_features), self.dense_arch(dense_features)], dim=1)
+        return self.over_arch(self.projection(embeddings))

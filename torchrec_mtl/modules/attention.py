@@ -1,0 +1,41 @@
+"""Attention between sets of fields, with learnt projections."""
+
+from torch import Tensor, nn
+
+from torchrec_mtl import ops
+from torchrec_mtl.errors import InputError
+
+
+def check_heads(embedding_dim: int, num_heads: int) -> None:
+    """Raises `InputError` unless ``num_heads`` divides ``embedding_dim``."""
+    if num_heads < 1 or embedding_dim % num_heads:
+        raise InputError(f"`num_heads` (={num_heads}) must divide `embedding_dim` (={embedding_dim})")
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases: BPCM eq. (2)-(3), also its eq. (9) and TAFE's self-attention ablation.
+
+    Args:
+        embedding_dim: ``D``.
+        num_heads: ``m``; must divide ``D``.
+        output_projection: whether the heads are mixed by a last ``Wo``, as in TAFE eq. (19); BPCM has none.
+
+    Raises:
+        InputError: if ``num_heads`` does not divide ``embedding_dim``.
+    """
+
+    def __init__(self, embedding_dim: int, num_heads: int = 1, output_projection: bool = False) -> None:
+        super().__init__()
+        check_heads(embedding_dim, num_heads)
+        self.num_heads = num_heads
+        self.query = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.key = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.value = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.output = nn.Linear(embedding_dim, embedding_dim, bias=False) if output_projection else nn.Identity()
+
+    def forward(self, queries: Tensor, inputs: Tensor) -> Tensor:
+        """Queries from ``[B, N, D]``, keys and values from ``[B, M, D]``, to ``[B, N, D]``."""
+        attended = ops.attention(
+            self.query(queries), self.key(inputs), self.value(inputs), self.num_heads
+        )
+        return self.output(attended)

@@ -1,0 +1,38 @@
+"""BPCM's behaviour pattern conversion (BPC), section 3.4: what one task passes on to the next."""
+
+from torch import Tensor, nn
+
+from torchrec_mtl.modules.attention import Attention
+
+
+class BehaviorPatternConversion(nn.Module):
+    """One step from task ``t`` to ``t + 1``, BPCM eq. (7)-(9).
+
+    ``h_t = Dropout(Z_t)`` and ``Z_{t+1} = Attention(q_{t+1}, h_t) + q_{t+1}``: queries from ``q_{t+1}``, keys and
+    values from ``h_t``. The paper types ``Z`` as ``R^I``; the equations make it ``R^{F x D}``.
+
+    Args:
+        embedding_dim: ``D``.
+        num_heads: heads of the attention; the paper has one.
+        dropout: of ``msg``, eq. (8). The paper gives no probability.
+        layer_norm: whether the sum is normalised: the text names LayerNorm, the equation does not.
+
+    Example::
+
+        >>> import torch
+        >>> step = BehaviorPatternConversion(embedding_dim=8)
+        >>> step(torch.randn(2, 6, 8), torch.randn(2, 6, 8)).shape
+        torch.Size([2, 6, 8])
+    """
+
+    def __init__(
+        self, embedding_dim: int, num_heads: int = 1, dropout: float = 0.1, layer_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.message = nn.Dropout(dropout)
+        self.attention = Attention(embedding_dim, num_heads)
+        self.norm = nn.LayerNorm(embedding_dim) if layer_norm else nn.Identity()
+
+    def forward(self, query: Tensor, former: Tensor) -> Tensor:
+        """``q_{t+1}`` and ``Z_t``, both ``[B, F, D]``, to ``Z_{t+1} [B, F, D]``."""
+        return self.norm(self.attention(query, self.message(former)) + query)

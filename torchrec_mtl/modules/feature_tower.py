@@ -1,0 +1,114 @@
+"""BPCM's feature tower, section 3.3: self-attention and aggregation of the fields, fused by a gate."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.mlp import MLP
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.attention import Attention
+
+
+class FeatureAggregation(nn.Module):
+    """The feature-aware aggregation unit, BPCM eq. (4): ``E_org = ReLU(W2 ReLU(W1 E + b1) + b2)``.
+
+    The paper does not say over which axis the layers act.
+
+    Args:
+        num_fields: ``F``.
+        embedding_dim: ``D``.
+        hidden_size: width of ``W1``'s output; that of its input by default.
+        over: ``"embedding"``, each field's vector alone; or ``"fields"``, the flattened ``F * D`` fields together.
+
+    Raises:
+        InputError: if ``over`` is neither.
+    """
+
+    def __init__(
+        self,
+        num_fields: int,
+        embedding_dim: int,
+        hidden_size: int | None = None,
+        over: Literal["embedding", "fields"] = "embedding",
+    ) -> None:
+        super().__init__()
+        if over not in ("embedding", "fields"):
+            raise InputError(f"`over` (={over!r}) must be 'embedding' or 'fields'")
+        self.over = over
+        width = embedding_dim if over == "embedding" else num_fields * embedding_dim
+        self.mlp = MLP(width, [hidden_size or width, width])
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """``E [B, F, D]`` to ``E_org [B, F, D]``."""
+        if self.over == "embedding":
+            return self.mlp(fields)
+        return self.mlp(fields.flatten(1)).view_as(fields)
+
+
+class ComplementaryGate(nn.Module):
+    """FCGate, BPCM eq. (5)-(6): ``W_b = sigmoid(W_C E_org + W_D E_att)``, ``q = E_att W_b + E_org (1 - W_b)``.
+
+    Args:
+        embedding_dim: ``D``.
+    """
+
+    def __init__(self, embedding_dim: int) -> None:
+        super().__init__()
+        self.organic = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.attended = nn.Linear(embedding_dim, embedding_dim, bias=False)
+
+    def forward(self, attended: Tensor, organic: Tensor) -> Tensor:
+        """``E_att`` and ``E_org``, both ``[B, F, D]``, to ``q [B, F, D]``."""
+        return torch.lerp(organic, attended, torch.sigmoid(self.organic(organic) + self.attended(attended)))
+
+
+class FeatureTower(nn.Module):
+    """One task's feature tower, BPCM eq. (2)-(6).
+
+    Args:
+        num_fields: ``F``.
+        embedding_dim: ``D``.
+        num_heads: heads of the self-attention; the paper has one.
+        aggregation_over: see `FeatureAggregation`.
+        attention: whether there is the self-attention unit (ablation "w/o Att": without, ``q = E_org``).
+        aggregation: whether there is the aggregation unit (ablation "w/o Org": without, ``q = E_att``).
+        gate: whether the two are fused by the gate (ablation "w/o Gate": without, they are added).
+
+    Raises:
+        InputError: if both units are left out, or ``num_heads`` does not divide ``embedding_dim``.
+
+    Example::
+
+        >>> FeatureTower(num_fields=6, embedding_dim=8)(torch.randn(2, 6, 8)).shape
+        torch.Size([2, 6, 8])
+    """
+
+    def __init__(
+        self,
+        num_fields: int,
+        embedding_dim: int,
+        num_heads: int = 1,
+        aggregation_over: Literal["embedding", "fields"] = "embedding",
+        attention: bool = True,
+        aggregation: bool = True,
+        gate: bool = True,
+    ) -> None:
+        super().__init__()
+        if not (attention or aggregation):
+            raise InputError("a feature tower must keep one of its units: `attention` or `aggregation`")
+        self.attention = Attention(embedding_dim, num_heads) if attention else None
+        self.aggregation = (
+            FeatureAggregation(num_fields, embedding_dim, over=aggregation_over) if aggregation else None
+        )
+        self.gate = ComplementaryGate(embedding_dim) if gate and attention and aggregation else None
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """``E [B, F, D]`` to ``q [B, F, D]``."""
+        if self.attention is None:
+            return self.aggregation(fields)
+        attended = self.attention(fields, fields)
+        if self.aggregation is None:
+            return attended
+        organic = self.aggregation(fields)
+        return attended + organic if self.gate is None else self.gate(attended, organic)

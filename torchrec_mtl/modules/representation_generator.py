@@ -1,0 +1,159 @@
+"""TAFE's adaptive sample-wise representation generator (ASRG), section 3.1, and its ablation."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from torchrec_mtl import ops
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.attention import Attention, check_heads
+from torchrec_mtl.modules.dynamic_selector import DynamicSelector, SmoothStepSchedule
+
+Residual = Literal["input", "query", "none"]
+
+
+class FeatureInteraction(nn.Module):
+    """One feature interaction learning layer, TAFE eq. (17)-(20).
+
+    Args:
+        embedding_dim: ``D``.
+        num_inducing_points: ``K``.
+        num_heads: ``m``; must divide ``D``.
+        residual: what is added to the attention's output before LayerNorm, eq. (20): the ``"input"``, which must
+            then have ``K`` rows; the ``"query"``; or ``"none"``.
+        backend: of `torchrec_mtl.ops.inducing_attention`.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_inducing_points: int,
+        num_heads: int = 2,
+        residual: Residual = "input",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        check_heads(embedding_dim, num_heads)
+        self.num_heads, self.residual, self.backend = num_heads, residual, backend
+        self.inducing_points = nn.Parameter(torch.empty(num_inducing_points, embedding_dim))
+        self.key = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.value = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.output = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.norm = nn.LayerNorm(embedding_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the inducing points as Set Transformer does; the layers reset themselves."""
+        nn.init.xavier_uniform_(self.inducing_points)
+
+    def forward(self, inputs: Tensor, selection: Tensor) -> Tensor:
+        """``H [B, F, D]`` and ``z [B, K]`` to ``Y [B, K, D]``."""
+        weights = (self.key.weight, self.value.weight, self.output.weight)
+        points = self.inducing_points
+        output = ops.inducing_attention(points, selection, inputs, *weights, self.num_heads, self.backend)
+        if self.residual == "input":
+            output = output + inputs
+        elif self.residual == "query":
+            output = output + points * selection.unsqueeze(-1)
+        return self.norm(output)
+
+
+class RepresentationGenerator(nn.Module):
+    """ASRG, TAFE eq. (14)-(20): ``L`` layers of inducing points that each sample selects from.
+
+    Args:
+        num_fields: ``F``.
+        embedding_dim: ``D``.
+        num_layers: ``L``.
+        num_heads: ``m``; must divide ``D``.
+        num_inducing_points: ``K``.
+        selector: ``"shared"``, one selector for all layers (section 4.4 speaks of the selector of a sample); or
+            ``"per_layer"``, one for each, still on the input fields.
+        selector_layer_sizes: see `DynamicSelector`.
+        schedule: see `DynamicSelector`.
+        residual: eq. (20). ``"input"`` adds the layer's input where the shapes allow, from the second layer on;
+            in the first, whose input has ``F`` rows and not ``K``, it adds the query as Set Transformer does.
+            ``"query"`` and ``"none"`` hold in every layer.
+        backend: of `torchrec_mtl.ops.inducing_attention`.
+
+    Raises:
+        InputError: if an argument is none of the values above, or ``num_heads`` does not divide ``embedding_dim``.
+
+    Example::
+
+        >>> generator = RepresentationGenerator(num_fields=6, embedding_dim=8, num_layers=3, num_inducing_points=5)
+        >>> [tuple(y.shape) for y in generator(torch.randn(2, 6, 8))]
+        [(2, 5, 8), (2, 5, 8), (2, 5, 8)]
+    """
+
+    def __init__(
+        self,
+        num_fields: int,
+        embedding_dim: int,
+        num_layers: int = 4,
+        num_heads: int = 2,
+        num_inducing_points: int = 64,
+        selector: Literal["shared", "per_layer"] = "shared",
+        selector_layer_sizes: Sequence[int] = (64,),
+        schedule: SmoothStepSchedule = SmoothStepSchedule(),
+        residual: Residual = "input",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if selector not in ("shared", "per_layer"):
+            raise InputError(f"`selector` (={selector!r}) must be 'shared' or 'per_layer'")
+        if residual not in ("input", "query", "none"):
+            raise InputError(f"`residual` (={residual!r}) must be 'input', 'query' or 'none'")
+        self.selectors = nn.ModuleList(
+            DynamicSelector(num_fields * embedding_dim, num_inducing_points, selector_layer_sizes, schedule)
+            for _ in range(1 if selector == "shared" else num_layers)
+        )
+        first: Residual = "query" if residual == "input" else residual
+        self.layers = nn.ModuleList(
+            FeatureInteraction(
+                embedding_dim, num_inducing_points, num_heads, residual if layer else first, backend
+            )
+            for layer in range(num_layers)
+        )
+
+    def select(self, fields: Tensor) -> list[Tensor]:
+        """``z [B, K]`` of each layer, from the input fields ``H [B, F, D]``."""
+        selections = [selector(fields.flatten(1)) for selector in self.selectors]
+        return selections if len(selections) > 1 else selections * len(self.layers)
+
+    def forward(self, fields: Tensor) -> list[Tensor]:
+        """``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``."""
+        representations = []
+        inputs = fields
+        for layer, selection in zip(self.layers, self.select(fields), strict=True):
+            inputs = layer(inputs, selection)
+            representations.append(inputs)
+        return representations
+
+
+class SelfAttentionStack(nn.Module):
+    """What stands for ASRG in the ablation "TAFE w/o ASRG": plain self-attention over the fields, no selection.
+
+    Args:
+        embedding_dim: ``D``.
+        num_layers: ``L``.
+        num_heads: ``m``; must divide ``D``.
+    """
+
+    def __init__(self, embedding_dim: int, num_layers: int, num_heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Attention(embedding_dim, num_heads, output_projection=True) for _ in range(num_layers)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(embedding_dim) for _ in range(num_layers))
+
+    def forward(self, fields: Tensor) -> list[Tensor]:
+        """``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, F, D]``."""
+        representations = []
+        inputs = fields
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            inputs = norm(inputs + layer(inputs, inputs))
+            representations.append(inputs)
+        return representations

@@ -1,0 +1,72 @@
+"""What a run shows and leaves behind: a progress bar, JSON lines, TensorBoard."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+class _Lines:
+    """A text stream for tqdm where nothing can be overwritten: every update is a line of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.stream.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def progress_bar(description: str, total: int, disable: bool = False) -> tqdm:
+    """A bar in rows: redrawn in place on a terminal, a line every few seconds elsewhere (a file, a scheduler)."""
+    on_terminal = sys.stderr.isatty()
+    return tqdm(
+        desc=description,
+        total=total,
+        unit=" samples",
+        unit_scale=True,
+        disable=disable,
+        file=sys.stderr if on_terminal else _Lines(sys.stderr),
+        mininterval=0.2 if on_terminal else 5.0,
+        ncols=None if on_terminal else 100,
+        leave=False,
+    )
+
+
+class Monitor:
+    """Metrics of one run as JSON lines and TensorBoard events.
+
+    Args:
+        directory: where ``metrics.jsonl`` and the events go; None writes nothing (ranks other than the first).
+        labels: put into every row, such as model, seed and dataset.
+    """
+
+    def __init__(self, directory: Path | None, **labels: Any) -> None:
+        self.labels = labels
+        self.directory = directory
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lines = (directory / "metrics.jsonl").open("w")
+            self._events = SummaryWriter(str(directory))
+
+    def scalars(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Writes rows of ``{split, task, space, metric, value}`` measured at ``step``."""
+        if self.directory is None:
+            return
+        for row in rows:
+            self._lines.write(json.dumps({**self.labels, "step": step, **row}) + "\n")
+            names = [row["split"], row["metric"], row.get("task"), row.get("space")]
+            self._events.add_scalar("/".join(name for name in names if name), row["value"], step)
+        self._lines.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self.directory is not None:
+            self._lines.close()
+            self._events.close()
