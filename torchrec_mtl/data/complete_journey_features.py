@@ -15,26 +15,42 @@ import polars as pl
 VISIT = ("household", "store", "week")
 FRONT_BACK_AND_WRAP = ("D", "F", "H", "L")  # flyer pages, as `mailer_location` codes them
 NO_CATEGORY = "NA"
-DISPLAY_BY_PROMINENCE = pl.Enum(list("13245679A0"))  # store front and front end cap first, 0 (no display) last
-PROFILE = ("age", "income", "home_ownership", "marital_status", "household_size", "household_comp", "kids_count")
+DISPLAY_BY_PROMINENCE = pl.Enum(
+    list("13245679A0")
+)  # store front and front end cap first, 0 (no display) last
+PROFILE = (
+    "age",
+    "income",
+    "home_ownership",
+    "marital_status",
+    "household_size",
+    "household_comp",
+    "kids_count",
+)
 _WEEKS = (1, 2, 3, 5, 9, 17, 33)
 _RECENCY = (1, 2, 3, 5, 9, 17)
-EDGES = MappingProxyType({
-    **{f"hh_{key}_weeks": _WEEKS for key in ("active", "store", "cat", "type", "line", "manu")},
-    **{f"hh_{key}recency": _RECENCY for key in ("", "cat_", "type_", "line_")},
-    "hh_spend": (5, 10, 20, 30, 45, 60, 80, 110, 150),
-    "hh_deal_share": (0, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7),
-    "hh_private_share": (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
-    "line_skus": (2, 3, 5, 9, 17, 33, 65, 129),
-    "line_pop4": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
-    "line_price": (0, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15),
-    "flyer_skus": (2, 3, 5, 9, 17, 33),
-})
+EDGES = MappingProxyType(
+    {
+        **{f"hh_{key}_weeks": _WEEKS for key in ("active", "store", "cat", "type", "line", "manu")},
+        **{f"hh_{key}recency": _RECENCY for key in ("", "cat_", "type_", "line_")},
+        "hh_spend": (5, 10, 20, 30, 45, 60, 80, 110, 150),
+        "hh_deal_share": (0, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7),
+        "hh_private_share": (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
+        "line_skus": (2, 3, 5, 9, 17, 33, 65, 129),
+        "line_pop4": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+        "line_price": (0, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15),
+        "flyer_skus": (2, 3, 5, 9, 17, 33),
+    }
+)
 
 
 def bucket(field: str, value: pl.Expr) -> pl.Expr:
     """The number of the field's ``EDGES`` that ``value`` reaches; 0 where ``value`` is null."""
-    return pl.sum_horizontal((value >= edge).fill_null(False) for edge in EDGES[field]).cast(pl.Int16).alias(field)
+    return (
+        pl.sum_horizontal((value >= edge).fill_null(False) for edge in EDGES[field])
+        .cast(pl.Int16)
+        .alias(field)
+    )
 
 
 def pack(columns: Sequence[str]) -> pl.Expr:
@@ -126,23 +142,38 @@ def household_profiles(demographics: pl.DataFrame, households: pl.Series) -> pl.
     known = demographics.select(
         pl.col("household_id").cast(pl.Int32).alias("household"), pl.col(PROFILE).fill_null("Unknown")
     )
-    return households.to_frame().join(known, on="household", how="left").with_columns(pl.col(PROFILE).fill_null("NoProfile"))
+    return (
+        households.to_frame()
+        .join(known, on="household", how="left")
+        .with_columns(pl.col(PROFILE).fill_null("NoProfile"))
+    )
 
 
 def add_labels(rows: pl.DataFrame, purchases: pl.DataFrame, visits: pl.DataFrame) -> pl.DataFrame:
     """``buy_category``, ``buy_type``, ``buy_line``: the visit's purchases have one such item; ``buy_multi``: two units."""
     bought = purchases.join(visits, on=VISIT).select("visit", "category", "type", "line", "quantity")
     two_units = bought.group_by("visit", "line").agg(pl.col("quantity").sum()).filter(pl.col("quantity") >= 2)
-    labels = [("buy_category", "category", bought), ("buy_type", "type", bought), ("buy_line", "line", bought)]
+    labels = [
+        ("buy_category", "category", bought),
+        ("buy_type", "type", bought),
+        ("buy_line", "line", bought),
+    ]
     labels.append(("buy_multi", "line", two_units))
     return rows.with_columns(
-        pack(["visit", key]).is_in(source.select(pack(["visit", key])).to_series().implode()).cast(pl.UInt8).alias(label)
+        pack(["visit", key])
+        .is_in(source.select(pack(["visit", key])).to_series().implode())
+        .cast(pl.UInt8)
+        .alias(label)
         for label, key, source in labels
     )
 
 
 def earlier(
-    rows: pl.DataFrame, log: pl.DataFrame, by: Sequence[str], sums: Sequence[str] = (), window: int | None = None
+    rows: pl.DataFrame,
+    log: pl.DataFrame,
+    by: Sequence[str],
+    sums: Sequence[str] = (),
+    window: int | None = None,
 ) -> pl.DataFrame:
     """What ``log`` has for each row under the row's ``by`` keys in earlier weeks; one row a row.
 
@@ -177,7 +208,14 @@ def household_history(rows: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFra
     the two are called ``hh_active_weeks`` and ``hh_recency``.
     """
     columns: list[pl.Series] = []
-    of = {"cat_": "category", "type_": "type", "line_": "line", "manu_": "manufacturer", "store_": "store", "": None}
+    of = {
+        "cat_": "category",
+        "type_": "type",
+        "line_": "line",
+        "manu_": "manufacturer",
+        "store_": "store",
+        "": None,
+    }
     for prefix, key in of.items():
         history = earlier(rows, purchases, ["household"] if key is None else ["household", key])
         wanted = [bucket(f"hh_{prefix or 'active_'}weeks", pl.col("weeks"))]
@@ -212,7 +250,9 @@ def line_popularity(rows: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFrame
     recent = earlier(rows, buyers.with_columns(pl.lit(1).alias("buyers")), ["line"], ["buyers"], window=4)
     sold = earlier(rows, purchases, ["line"], ["cents", "quantity"])
     units = pl.when(pl.col("quantity") > 0).then("quantity")
-    return pl.DataFrame([
-        recent.select(bucket("line_pop4", pl.col("buyers"))).to_series(),
-        sold.select(bucket("line_price", pl.col("cents") / (100 * units))).to_series(),
-    ])
+    return pl.DataFrame(
+        [
+            recent.select(bucket("line_pop4", pl.col("buyers"))).to_series(),
+            sold.select(bucket("line_price", pl.col("cents") / (100 * units))).to_series(),
+        ]
+    )

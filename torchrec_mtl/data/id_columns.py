@@ -1,6 +1,7 @@
 """Ids of many fields in memory, gathered row by row into KeyedJaggedTensors."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -10,62 +11,68 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.data.schema import Field
 
+Array: TypeAlias = NDArray[Any]
 ID_TYPES = (np.uint8, np.int16, np.int32, np.int64)
 
 
 class IdColumns:
     """The ids of N rows, each field's in the smallest integer type that holds them.
 
-    Single-valued fields of one type share a matrix [N, fields], so that the ids of a row lie together: a shuffled
-    batch then touches a few cache lines a row.
+    Single-valued fields of one type share a matrix [N, fields], so that the ids of a row lie together and a
+    shuffled batch touches few cache lines.
 
     Args:
         fields: the fields, in the order of the KeyedJaggedTensors' keys.
-        ids: field -> ids [N], or values [V] and offsets [N + 1]; already checked.
+        ids: field -> ids [N]; of a multi-valued one, values [V] and offsets [N + 1]. Already checked.
     """
 
-    def __init__(self, fields: Sequence[Field], ids: Mapping[str, NDArray | tuple[NDArray, NDArray]]) -> None:
+    def __init__(self, fields: Sequence[Field], ids: Mapping[str, Array | tuple[Array, Array]]) -> None:
         self._keys = [field.name for field in fields]
-        self._matrices: list[tuple[Tensor, Tensor]] = []  # positions of the fields [f], their ids [N, f]
-        self._lists: dict[int, tuple[Tensor, Tensor]] = {}  # position -> values [V], offsets [N + 1]
-        single: dict[type, list[int]] = {}
+        self._lists: dict[int, tuple[Array, Array]] = {}  # position of the field -> values [V], offsets [N + 1]
+        self._matrices: list[tuple[list[int], Array]] = []  # positions of the fields, their ids [N, fields]
+        self._ones, self._positions = torch.ones(0, dtype=torch.int64), torch.arange(1)
+        single: dict[type[np.integer[Any]], list[int]] = {}
         for position, field in enumerate(fields):
             id_type = next(kind for kind in ID_TYPES if field.num_embeddings - 1 <= np.iinfo(kind).max)
             if field.multi_valued:
                 values, offsets = ids[field.name]
-                self._lists[position] = torch.from_numpy(values.astype(id_type)), torch.from_numpy(offsets)
+                self._lists[position] = values.astype(id_type), offsets.astype(np.int64)
             else:
                 single.setdefault(id_type, []).append(position)
         for id_type, positions in single.items():
-            num_rows = len(ids[self._keys[positions[0]]])
-            matrix = np.empty((num_rows, len(positions)), id_type)
-            for column, position in enumerate(positions):
-                matrix[:, column] = ids[self._keys[position]]
-            self._matrices.append((torch.tensor(positions), torch.from_numpy(matrix)))
+            columns = [ids[self._keys[position]] for position in positions]
+            matrix = np.empty((len(columns[0]), len(columns)), id_type)
+            for index, column in enumerate(columns):
+                matrix[:, index] = column
+            self._matrices.append((positions, matrix))
 
     def gather(self, rows: Tensor) -> KeyedJaggedTensor:
         """The ids of ``rows`` (int64 [B]), one key a field."""
-        num_fields, batch_size = len(self._keys), len(rows)
-        ids = torch.empty(num_fields, batch_size, dtype=torch.int64)
+        ids = np.empty((len(self._keys), len(rows)), np.int64)
         for positions, matrix in self._matrices:
-            ids.index_copy_(0, positions, matrix[rows].t().long())
+            ids[positions] = matrix.take(rows.numpy(), axis=0).T
         if not self._lists:
-            lengths, offsets = self._one_each(ids.numel())
-            return KeyedJaggedTensor(self._keys, ids.view(-1), lengths=lengths, offsets=offsets, stride=batch_size)
-        values, lengths = list(ids), torch.ones_like(ids)
-        for position, column in self._lists.items():
-            values[position], lengths[position] = _gather_lists(*column, rows)
-        return KeyedJaggedTensor(self._keys, torch.cat(values), lengths=lengths.view(-1), stride=batch_size)
+            values = torch.from_numpy(ids.reshape(-1))
+            lengths, offsets = self._one_each(len(values))
+            return KeyedJaggedTensor(self._keys, values, lengths=lengths, offsets=offsets, stride=len(rows))
+        columns, counts = list(ids), np.ones_like(ids)
+        for position, (of_all, offsets_of_all) in self._lists.items():
+            columns[position], counts[position] = _gather_lists(of_all, offsets_of_all, rows.numpy())
+        values = torch.from_numpy(np.concatenate(columns))
+        return KeyedJaggedTensor(
+            self._keys, values, lengths=torch.from_numpy(counts.reshape(-1)), stride=len(rows)
+        )
 
     def _one_each(self, num_ids: int) -> tuple[Tensor, Tensor]:
-        """Lengths and offsets of ``num_ids`` single ids; views of one pair of tensors that batches share."""
-        return torch.ones(num_ids), ...
+        """Lengths [num_ids] and offsets [num_ids + 1] of single ids, views of what all batches share."""
+        if len(self._ones) < num_ids:
+            self._ones, self._positions = torch.ones(num_ids, dtype=torch.int64), torch.arange(num_ids + 1)
+        return self._ones[:num_ids], self._positions[: num_ids + 1]
 
 
-def _gather_lists(values: Tensor, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (int64) and lengths of the lists ``rows``."""
+def _gather_lists(values: Array, offsets: Array, rows: Array) -> tuple[Array, Array]:
+    """The values (int64) of the lists ``rows``, one list after the other, and the lists' lengths."""
     starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
-    ends = lengths.cumsum(0)
-    num_values = int(ends[-1]) if len(rows) else 0
-    source = torch.arange(num_values) + torch.repeat_interleave(starts - (ends - lengths), lengths, output_size=num_values)
-    return values[source].long(), lengths
+    starts_here = np.cumsum(lengths) - lengths
+    positions = np.arange(lengths.sum()) + np.repeat(starts - starts_here, lengths)
+    return values[positions].astype(np.int64), lengths

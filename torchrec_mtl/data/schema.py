@@ -1,6 +1,6 @@
 """What a prepared data set holds: its fields, its tasks, its row counts.
 
-A prepared data set is one directory: ``schema.json`` and ``train.parquet``, ``valid.parquet``, ``test.parquet``.
+A prepared data set is one directory: ``schema.json``, ``train.parquet``, ``valid.parquet`` and ``test.parquet``.
 """
 
 import json
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
@@ -34,6 +34,14 @@ class Field:
         name: the column, and the feature's key in a KeyedJaggedTensor.
         num_embeddings: the rows that its embedding table needs.
         multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
+
+    Raises:
+        InputError: if a value is of the wrong kind.
+
+    Example::
+
+        >>> Field("store", 112)
+        Field(name='store', num_embeddings=112, multi_valued=False)
     """
 
     name: str
@@ -44,7 +52,8 @@ class Field:
         if not isinstance(self.name, str) or not self.name:
             raise InputError(f"`name` (={self.name!r}) of a field must be a non-empty string")
         if type(self.num_embeddings) is not int or self.num_embeddings < 1:
-            raise InputError(f"`num_embeddings` (={self.num_embeddings!r}) of field {self.name!r} must be an int >= 1")
+            told = f"`num_embeddings` (={self.num_embeddings!r}) of field {self.name!r}"
+            raise InputError(f"{told} must be an integer of at least 1")
         if not isinstance(self.multi_valued, bool):
             raise InputError(f"`multi_valued` (={self.multi_valued!r}) of field {self.name!r} must be a bool")
 
@@ -57,18 +66,18 @@ class Schema:
         name: the data set's name.
         fields: its categorical fields.
         tasks: the funnel, with its label and weight columns.
-        dense: its dense columns, finite floats.
+        dense: its dense columns, of finite floats.
         group: the integer column whose values group rows for GAUC (a user, a household); it may be a field.
         num_rows: the rows of each split; empty until the data set is published.
-        notes: what a reader of the figures must know: what an exposure is, sources, licence.
+        notes: what a reader of its figures must know: what an exposure is, sources, licence.
 
     Raises:
         InputError: if a column has two roles or a value is of the wrong kind.
 
     Example::
 
-        >>> schema = Schema("shop", [Field("store", 112), Field("tags", 50, multi_valued=True)],
-        ...                 TaskChain(["click", "purchase"]), group="store")
+        >>> fields = [Field("store", 112), Field("tags", 50, multi_valued=True)]
+        >>> schema = Schema("shop", fields, TaskChain(["click", "purchase"]), group="store")
         >>> schema.columns
         ('store', 'tags', 'click', 'purchase')
         >>> [(table.name, table.num_embeddings) for table in schema.embedding_configs(embedding_dim=8)]
@@ -88,14 +97,15 @@ class Schema:
         object.__setattr__(self, "dense", tuple(self.dense))
         if not self.fields:
             raise InputError(f"`fields` of data set {self.name!r} must not be empty")
-        roles = Counter([*self.field_names, *self.dense, *self.tasks.label_columns])
-        roles.update(set(self.tasks.weight_columns or ()))
+        weight_columns = set(self.tasks.weight_columns or ())  # tasks may share one
+        roles = Counter([*self.field_names, *self.dense, *self.tasks.label_columns, *weight_columns])
         for column, count in roles.items():
             if count > 1:
                 raise InputError(f"column {column!r} of data set {self.name!r} must have one role, not {count}")
         for split, rows in self.num_rows.items():
             if split not in SPLITS or type(rows) is not int or rows < 1:
-                raise InputError(f"`num_rows` (={dict(self.num_rows)}) must map splits {list(SPLITS)} to ints >= 1")
+                counts = dict(self.num_rows)
+                raise InputError(f"`num_rows` (={counts}) must give {list(SPLITS)} integers of at least 1")
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -104,9 +114,9 @@ class Schema:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that a split's file must have."""
+        targets = (*self.tasks.label_columns, *(self.tasks.weight_columns or ()))
         group = () if self.group is None else (self.group,)
-        columns = (*self.field_names, *self.dense, *self.tasks.label_columns, *(self.tasks.weight_columns or ()), *group)
-        return tuple(dict.fromkeys(columns))
+        return tuple(dict.fromkeys((*self.field_names, *self.dense, *targets, *group)))
 
     def select(self, names: Sequence[str]) -> "Schema":
         """The same schema with only the fields ``names``, in that order."""
@@ -135,24 +145,21 @@ class Schema:
         for table in embedding_bag_collection.embedding_bag_configs():
             for feature in table.feature_names:
                 if feature not in num_ids:
-                    raise InputError(
-                        f"feature {feature!r} of table {table.name!r} must be a field of data set {self.name!r}: "
-                        f"{list(num_ids)}"
-                    )
-                if num_ids[feature] > table.num_embeddings:
-                    raise InputError(
-                        f"`num_embeddings` (={table.num_embeddings}) of table {table.name!r} must be at least "
-                        f"{num_ids[feature]}, the number of ids of field {feature!r}"
-                    )
+                    told = f"feature {feature!r} of table {table.name!r}"
+                    raise InputError(f"{told} must be a field of data set {self.name!r}: {list(num_ids)}")
+                if table.num_embeddings < num_ids[feature]:
+                    told = f"`num_embeddings` (={table.num_embeddings}) of table {table.name!r}"
+                    rule = f"must be at least that of its field {feature!r} in data set {self.name!r}"
+                    raise InputError(f"{told} {rule} ({num_ids[feature]})")
         if tasks.names != self.tasks.names:
-            raise InputError(
-                f"`tasks` (={list(tasks)}) must be those of data set {self.name!r}, in order: {list(self.tasks)}"
-            )
+            rule = f"must be those of data set {self.name!r}, in this order: {list(self.tasks)}"
+            raise InputError(f"`tasks` (={list(tasks)}) {rule}")
 
     def save(self, directory: str | Path) -> None:
         """Write ``schema.json`` into ``directory``."""
         content = {"version": FORMAT_VERSION, **asdict(self)}
-        (Path(directory) / FILE_NAME).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (Path(directory) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Schema":
@@ -161,24 +168,24 @@ class Schema:
         if not file.is_file():
             raise InputError(f"{file}: no such file, so {str(directory)!r} is not a prepared data set")
         try:
-            return cls._from_json(json.loads(file.read_text("utf-8")))
+            return cls._from_json(json.loads(file.read_text(encoding="utf-8")))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: must be JSON, but {error}") from error
+            raise InputError(f"{file}: must be JSON ({error})") from error
         except KeyError as error:
             raise InputError(f"{file}: key {error} is missing") from error
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
         except (TypeError, AttributeError) as error:
-            raise InputError(f"{file}: a value is of the wrong kind: {error}") from error
+            raise InputError(f"{file}: a value is of the wrong kind ({error})") from error
 
     @classmethod
-    def _from_json(cls, content: dict) -> "Schema":
+    def _from_json(cls, content: dict[str, Any]) -> "Schema":
         if content["version"] != FORMAT_VERSION:
             raise InputError(f"`version` (={content['version']!r}) must be {FORMAT_VERSION}")
-        tasks = content["tasks"]
+        fields, tasks = content["fields"], content["tasks"]
         return cls(
             name=content["name"],
-            fields=[Field(item["name"], item["num_embeddings"], item["multi_valued"]) for item in content["fields"]],
+            fields=[Field(item["name"], item["num_embeddings"], item["multi_valued"]) for item in fields],
             tasks=TaskChain(tasks["names"], tasks["label_columns"], tasks["weight_columns"]),
             dense=content["dense"],
             group=content["group"],

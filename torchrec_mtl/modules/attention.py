@@ -35,7 +35,5 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, inputs: Tensor) -> Tensor:
         """Queries from ``[B, N, D]``, keys and values from ``[B, M, D]``, to ``[B, N, D]``."""
-        attended = ops.attention(
-            self.query(queries), self.key(inputs), self.value(inputs), self.num_heads
-        )
-        return self.output(attended)
+        weights = (self.query.weight, self.key.weight, self.value.weight)
+        return self.output(ops.attention(queries, inputs, *weights, self.num_heads))

@@ -64,8 +64,8 @@ def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextMan
 
 def evaluate(
     model: nn.Module, batches: Iterable[Any], tasks: TaskChain, device: torch.device, group: str | None = None
-) -> Rows:
-    """Metrics of ``model`` over all ranks' batches.
+) -> MultiTaskMetrics:
+    """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures all ranks'.
 
     Args:
         model: a `MultiTaskTrain`, distributed or not.
@@ -75,9 +75,9 @@ def evaluate(
         group: the single-valued sparse feature whose ids group rows for GAUC, if any.
 
     Returns:
-        Rows ``{task, space, metric, value}``, the same on every rank.
+        The metrics, to be computed by every rank.
     """
-    metrics = MultiTaskMetrics(tasks)
+    metrics = MultiTaskMetrics(tasks, with_groups=group is not None)
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -87,7 +87,7 @@ def evaluate(
             groups = None if group is None else batch.sparse_features[group].values()
             metrics.update(logits.float(), labels, batch.weights, groups)
     model.train(was_training)
-    return metrics.compute()
+    return metrics
 
 
 def mean_auc(rows: Rows) -> float:
@@ -142,7 +142,8 @@ def fit(
                 loss = _run_steps(pipeline, batches, steps, config.batch_size, name)
             seconds += time.perf_counter() - began
             step += steps
-            rows = [{"split": "valid", **row} for row in evaluate(model, valid_batches, tasks, device)]
+            metrics = evaluate(model, valid_batches, tasks, device)
+            rows = [{"split": "valid", **row} for row in metrics.compute()]
             score = mean_auc(rows)
             result.history += [{"step": step, **row} for row in rows]
             monitor.scalars(step, [{"split": "train", "metric": "loss", "value": loss}, *rows])

@@ -1,0 +1,204 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.metrics import MultiTaskMetrics
+from torchrec_mtl.tasks import TaskChain
+
+TASKS = TaskChain(["click", "cart", "purchase"])
+SPLITS = ((700, 300), (1, 999), (0, 1000), (1000, 0))  # rows of each rank
+
+
+def funnel(num_rows: int = 1000) -> dict[str, Tensor]:
+    """Rows of three tasks: tied logits, some with p_t above p_{t-1}; a tenth of the labels masked."""
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn(num_rows, 3, generator=generator) * 4).round() / 4 - torch.tensor([0.0, 1.0, 2.0])
+    labels = (torch.rand(num_rows, 3, generator=generator) < (logits / 2 + 1.5).sigmoid()).float().cumprod(1)
+    weights = torch.rand(num_rows, 3, generator=generator) + 0.5
+    weights[torch.rand(num_rows, 3, generator=generator) < 0.1] = 0
+    labels[weights == 0] = -1
+    return {
+        "logits": logits,
+        "labels": labels,
+        "weights": weights,
+        "groups": torch.randint(0, 40, (num_rows,), generator=generator),
+    }
+
+
+def collect(rows: dict[str, Tensor], batch_size: int = 128) -> MultiTaskMetrics:
+    metrics = MultiTaskMetrics(TASKS, with_groups=True)
+    for batch in zip(*(column.split(batch_size) for column in rows.values()), strict=True):
+        metrics.update(*batch)
+    return metrics
+
+
+def by_name(results: list[dict[str, object]]) -> dict[tuple[object, ...], object]:
+    named = {(row["task"], row["space"], row["metric"]): row["value"] for row in results}
+    assert len(named) == len(results)
+    return named
+
+
+def oracle(rows: dict[str, Tensor], t: int, after: bool) -> dict[str, float]:
+    """NumPy and scikit-learn, from probabilities."""
+    logits, labels, weights, groups = (column.double().numpy() for column in rows.values())
+    kept = weights[:, t] > 0
+    probability = 1 / (1 + np.exp(-logits))
+    prediction = probability[:, t]
+    if after:
+        kept &= (weights[:, t - 1] > 0) & (labels[:, t - 1] == 1)
+        prediction = np.minimum(prediction / probability[:, t - 1], 1 - 1e-12)
+    p, s, y, w, g = (x[kept] for x in (prediction, logits[:, t], labels[:, t], weights[:, t], groups))
+    rate = np.average(y, weights=w)
+    loss = log_loss(y, p, sample_weight=w)
+    users = [g == user for user in np.unique(g) if 0 < y[g == user].mean() < 1]
+    aucs = [roc_auc_score(y[user], s[user], sample_weight=w[user]) for user in users]
+    return {
+        "num_rows": len(y),
+        "positives": y.sum(),
+        "auc": roc_auc_score(y, s, sample_weight=w),
+        "log_loss": loss,
+        "normalized_entropy": loss / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate)),
+        "calibration": (w * p).sum() / (w * y).sum(),
+        "gauc": np.average(aucs, weights=[w[user].sum() for user in users]),
+    }
+
+
+def test_every_metric_in_every_space() -> None:
+    rows = funnel()
+    expected = {
+        (task, space, metric): value
+        for t, task in enumerate(TASKS)
+        for after, space in enumerate(TASKS.spaces(task))
+        for metric, value in oracle(rows, t, bool(after)).items()
+    }
+    assert len(expected) == 35
+    assert by_name(collect(rows).compute()) == pytest.approx(expected, rel=1e-8)
+
+
+def test_a_masked_former_label_leaves_the_row_out_of_the_space_after_it() -> None:
+    metrics = MultiTaskMetrics(TaskChain(["click", "purchase"]))
+    metrics.update(
+        torch.zeros(4, 2),
+        torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]),
+        torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0]]),
+    )
+    values = by_name(metrics.compute())
+    assert values["click", "impressions", "num_rows"] == 3
+    assert values["purchase", "impressions", "num_rows"] == 4
+    assert values["purchase", "after click", "num_rows"] == 2
+    assert values["purchase", "after click", "positives"] == 1
+
+
+def test_without_weights_and_groups() -> None:
+    rows = funnel()
+    logits, labels = rows["logits"], rows["labels"].clamp(min=0)
+    plain, weighted = MultiTaskMetrics(TASKS), MultiTaskMetrics(TASKS)
+    plain.update(logits, labels)
+    weighted.update(logits, labels, torch.ones_like(logits))
+    assert plain.compute() == weighted.compute()
+    assert {row["metric"] for row in plain.compute()} == {
+        "num_rows", "positives", "auc", "log_loss", "normalized_entropy", "calibration"
+    }  # fmt: skip
+
+
+def test_a_space_with_one_class_is_nan() -> None:
+    metrics = MultiTaskMetrics(TaskChain(["click", "purchase"]))
+    metrics.update(torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    values = by_name(metrics.compute())
+    assert math.isnan(values["purchase", "after click", "auc"])
+    assert values["purchase", "after click", "num_rows"] == 1
+    assert values["click", "impressions", "auc"] == 0.5
+
+
+def test_order_of_rows_and_size_of_batches() -> None:
+    rows = funnel()
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    moved = {name: column[order] for name, column in rows.items()}
+    first, second = collect(rows).compute(), collect(moved, batch_size=77).compute()
+    assert by_name(first) == pytest.approx(by_name(second), rel=1e-12)
+    rows["weights"], moved["weights"] = ((columns["weights"] > 0).float() for columns in (rows, moved))
+    first, second = collect(rows).compute(), collect(moved).compute()
+    for metric in ("auc", "gauc", "num_rows", "positives"):
+        assert [r for r in first if r["metric"] == metric] == [r for r in second if r["metric"] == metric]
+
+
+def test_batches_are_copied_and_reset_forgets_them() -> None:
+    rows = funnel(50)
+    metrics = collect(rows)
+    before = metrics.compute()
+    for column in rows.values():
+        column.zero_()
+    assert metrics.compute() == before
+    metrics.reset()
+    with pytest.raises(InputError, match="metrics of no rows are undefined"):
+        metrics.compute()
+    metrics.update(*funnel(50).values())
+    assert metrics.compute() == before
+
+
+def test_logits_that_need_gradients() -> None:
+    metrics = MultiTaskMetrics(TASKS)
+    metrics.update(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3))
+    assert metrics.compute()[0]["value"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"logits": torch.zeros(4)}, r"`logits` must have shape \[4, 3\], not \[4\]"),
+        ({"logits": torch.zeros(4, 2)}, r"`logits` must have shape \[4, 3\], not \[4, 2\]"),
+        ({"logits": torch.full((4, 3), math.nan)}, r"`logits` must be finite, but entry \[0, 0\] is nan"),
+        ({"labels": torch.zeros(3, 3)}, r"`labels` must have shape \[4, 3\], not \[3, 3\]"),
+        ({"labels": torch.full((4, 3), 2.0)}, r"`labels` must be 0 or 1, but entry \[0, 0\] is 2.0"),
+        ({"weights": torch.zeros(4)}, r"`weights` must have shape \[4, 3\], not \[4\]"),
+        ({"weights": torch.full((4, 3), -1.0)}, r"`weights` must be finite and not negative, .* is -1.0"),
+        ({"groups": None}, r"`groups` are not given, but `with_groups` is True"),
+        ({"groups": torch.zeros(3).long()}, r"`groups` must have shape \[4\], not \[3\]"),
+        ({"groups": torch.zeros(4)}, r"`groups` must be integer ids, not torch.float32"),
+    ],
+)
+def test_wrong_batches_change_nothing(changed: dict[str, Tensor | None], sentence: str) -> None:
+    batch = {"logits": torch.zeros(4, 3), "labels": torch.zeros(4, 3), "groups": torch.zeros(4).long()}
+    metrics = MultiTaskMetrics(TASKS, with_groups=True)
+    metrics.update(**batch)
+    with pytest.raises(InputError, match=sentence):
+        metrics.update(**(batch | changed))
+    assert metrics.compute()[0]["value"] == 4
+
+
+def test_groups_that_were_not_announced() -> None:
+    with pytest.raises(InputError, match="`groups` are given, but `with_groups` is False"):
+        MultiTaskMetrics(TASKS).update(torch.zeros(1, 3), torch.zeros(1, 3), groups=torch.zeros(1).long())
+
+
+def _rank(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    rows = funnel()
+    results = []
+    for split in SPLITS:
+        metrics = collect({name: column.split(split)[rank] for name, column in rows.items()})
+        results.append(metrics.compute())
+    with pytest.raises(InputError, match="metrics of no rows"):
+        MultiTaskMetrics(TASKS).compute()
+    alone = [dist.new_group([other]) for other in range(2)][rank]
+    results.append(collect(rows).compute(alone))
+    torch.save(results, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    mp.spawn(_rank, args=(tmp_path,), nprocs=2)
+    expected = collect(funnel()).compute()
+    for rank in range(2):
+        results = torch.load(tmp_path / f"{rank}.pt")
+        assert len(results) == len(SPLITS) + 1
+        for result in results:
+            assert result == expected  # rows come in rank order here, hence every bit

@@ -1,0 +1,106 @@
+"""The papers' losses in float64, from probabilities, row by row.
+
+``predictions`` are probabilities [B, T] strictly inside (0, 1), marginal and in task order; ``labels`` are
+[B, T] in {0, 1}; ``weights`` [B, T] are plain multipliers, and a weight of 0 masks the label. Every mean is
+over the B rows, whatever their weights.
+"""
+# ruff: noqa: N806  (the papers' letters)
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tests.oracles.common import Array, sigmoid
+
+
+def binary_cross_entropy(prediction: float, label: float) -> float:
+    """One term of BPCM eq. (11): -(y log p + (1 - y) log(1 - p))."""
+    return -math.log(prediction) if label == 1 else -math.log1p(-prediction)
+
+
+def cross_entropy(
+    predictions: Array,
+    labels: Array,
+    weights: Array | None = None,
+    task_weights: Sequence[float] | None = None,
+) -> float:
+    """BPCM eq. (11), and the first sum of TAFE eq. (25), whose w_i are ``task_weights``."""
+    B, T = predictions.shape
+    total = 0.0
+    for i in range(B):
+        for t in range(T):
+            weight = 1.0 if weights is None else weights[i, t]
+            if task_weights is not None:
+                weight *= task_weights[t]
+            if weight != 0.0:
+                total += weight * binary_cross_entropy(predictions[i, t], labels[i, t])
+    return total / B
+
+
+def _pair_weight(weights: Array | None, i: int, t: int) -> float:
+    """The weight of a term of tasks t - 1 and t: the product of both tasks' weights."""
+    return 1.0 if weights is None else weights[i, t - 1] * weights[i, t]
+
+
+def calibrator(predictions: Array, weights: Array | None = None) -> float:
+    """BPCM eq. (12), read as AITM's: (1/N) sum over t >= 2 of max(p_t - p_{t-1}, 0)."""
+    B, T = predictions.shape
+    total = 0.0
+    for i in range(B):
+        for t in range(1, T):
+            total += _pair_weight(weights, i, t) * max(predictions[i, t] - predictions[i, t - 1], 0.0)
+    return total / B
+
+
+def dependence(predictions: Array, labels: Array, weights: Array | None = None) -> float:
+    """TAFE eqs. (25) second sum and (29): squared error of p_{t-1} - p_t against o_{t-1} - o_t, t >= 2."""
+    B, T = predictions.shape
+    total = 0.0
+    for i in range(B):
+        for t in range(1, T):
+            weight = _pair_weight(weights, i, t)
+            if weight != 0.0:
+                difference = predictions[i, t - 1] - predictions[i, t]
+                total += weight * ((labels[i, t - 1] - labels[i, t]) - difference) ** 2
+    return total / B
+
+
+def local_space(
+    predictions: Array, labels: Array, propensities: Array, weights: Array | None = None
+) -> float:
+    """TAFE eq. (10) as a mean over all B rows: task t >= 2 over its local space, over the propensity.
+
+    ``propensities[i, t]`` is P(y_{t-1} = 1 | x_i, y_t = labels[i, t]); column 0 is never read. Dividing by B
+    rather than by the local rows is eq. (10)'s factor P(Y = 1).
+    A row whose former label is masked is not known to be in the local space, so it is left out.
+    """
+    B, T = predictions.shape
+    total = 0.0
+    for i in range(B):
+        for t in range(T):
+            if t > 0 and labels[i, t - 1] != 1:
+                continue
+            weight = 1.0 if weights is None else weights[i, t]
+            known = t == 0 or weights is None or weights[i, t - 1] != 0.0
+            if known and weight != 0.0:
+                term = weight * binary_cross_entropy(predictions[i, t], labels[i, t])
+                total += term / (1.0 if t == 0 else propensities[i, t])
+    return total / B
+
+
+def step_propensity(logits: Array, labels: Array, min_propensity: float = 1e-2) -> Array:
+    """P(y_{t-1} = 1 | x, y_t) of a funnel with these marginal logits; [B, T], column 0 is 1.
+
+    By y_t <= y_{t-1} and TAFE eq. (3): 1 where y_t = 1; (p_{t-1} - p_t) / (1 - p_t) where y_t = 0, clipped to
+    [min_propensity, 1].
+    """
+    p = sigmoid(logits)
+    propensities = np.ones_like(p)
+    B, T = p.shape
+    for i in range(B):
+        for t in range(1, T):
+            if labels[i, t] == 0:
+                propensity = (p[i, t - 1] - p[i, t]) / (1.0 - p[i, t])
+                propensities[i, t] = min(max(propensity, min_propensity), 1.0)
+    return propensities

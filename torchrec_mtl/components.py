@@ -1,0 +1,54 @@
+"""TorchX components: what ``torchx run mtl.<name>`` launches."""
+
+import sys
+
+import torchx.specs as specs
+from torchx.components import dist
+
+
+def train(
+    *overrides: str,
+    models: str = "single_task,shared_bottom,bpcm,tafe",
+    dataset: str = "complete_journey",
+    sample: float = 0.2,
+    settings: str = "complete_journey",
+    seed: int = 0,
+    name: str = "",
+    output: str = "runs",
+    j: str = "1x1",
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,
+) -> specs.AppDef:
+    """Trains models on a funnel and reports them side by side.
+
+    Args:
+        overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
+        models: names of the models, separated by commas
+        dataset: complete_journey, or the folder of a prepared data set
+        sample: share of complete_journey's rows, above 0 and at most 1
+        settings: sizes and schedules, complete_journey or paper
+        seed: of initialisation and row order
+        name: of the run; the date and time by default
+        output: folder that the run's own folder is made in
+        j: nodes x processes a node
+        cpu: cores a node
+        gpu: GPUs a node
+        memMB: memory of a node, in MB
+    """
+    arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--settings", settings]
+    arguments += ["--seed", str(seed), "--name", name, "--output", output, *overrides]
+    module = "torchrec_mtl.jobs.train"
+    num_nodes, processes = (int(part) for part in j.split("x")) if "x" in j else (1, int(j))
+    env = {"OMP_NUM_THREADS": str(max(1, cpu // processes))}
+    if num_nodes * processes > 1:
+        return dist.ddp(*arguments, m=module, name="/train", cpu=cpu, gpu=gpu, memMB=memMB, j=j, env=env)
+    role = specs.Role(
+        name="train",
+        image="",
+        entrypoint=sys.executable,
+        args=["-m", module, *arguments],
+        env=env,
+        resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB),
+    )
+    return specs.AppDef(name="train", roles=[role])

@@ -1,0 +1,1 @@
+"""The programs that TorchX components launch; each also runs by itself with ``python -m`` or torchrun."""

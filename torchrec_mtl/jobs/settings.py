@@ -1,0 +1,154 @@
+"""What the jobs can train, and with which sizes: a run is a function that returns a `RunConfig`.
+
+`complete_journey` has the sizes chosen for that data on its validation split; `paper` those of the papers.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from torchrec_mtl import losses, models
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model and what goes with it.
+
+    Args:
+        title: its name in tables and pictures.
+        model: the class.
+        arch: the class that takes the model's own arguments: its over arch, or itself.
+        loss: the class of its paper's objective.
+    """
+
+    title: str
+    model: Callable[..., nn.Module]
+    arch: Callable[..., nn.Module]
+    loss: Callable[..., nn.Module]
+
+
+MODELS = {
+    "single_task": Entry("Single-Task", models.SingleTask, models.SingleTask, losses.CrossEntropyLoss),
+    "shared_bottom": Entry("Shared-Bottom", models.SharedBottom, models.SharedBottomArch, losses.CrossEntropyLoss),
+    "bpcm": Entry("BPCM", models.BPCM, models.BPCMArch, losses.CalibratedLoss),
+    "tafe": Entry("TAFE", models.TAFE, models.TAFEArch, losses.DependenceLoss),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One model's run.
+
+    Args:
+        model: a key of `MODELS`.
+        embedding_dim: ``D`` of every table.
+        table_init: standard deviation of the tables' initial values, drawn from a normal distribution.
+        model_args: the model's own arguments.
+        loss_args: its loss's.
+        training: see `TrainingConfig`.
+
+    Raises:
+        InputError: if the model or one of its arguments is unknown.
+    """
+
+    model: str
+    embedding_dim: int
+    table_init: float = 0.01
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    loss_args: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise InputError(f"`model` (={self.model!r}) must be one of {list(MODELS)}")
+        if self.embedding_dim < 1:
+            raise InputError(f"`embedding_dim` (={self.embedding_dim}) must be at least 1")
+        entry = MODELS[self.model]
+        for name, given, taker in [
+            ("model_args", self.model_args, entry.arch),
+            ("loss_args", self.loss_args, entry.loss),
+        ]:
+            known = list(inspect.signature(taker).parameters)
+            for argument in given:
+                if argument not in known:
+                    raise InputError(f"`{name}` of {self.model}: {argument!r} must be one of {known}")
+
+
+def complete_journey(model: str) -> RunConfig:
+    """Sizes for the Complete Journey funnel, chosen on its validation split."""
+    model_args: dict[str, dict[str, Any]] = {
+        "single_task": {"layer_sizes": (64, 32)},
+        "shared_bottom": {"bottom_layer_sizes": (64, 32), "tower_layer_sizes": ()},
+        "bpcm": {"tower_layer_sizes": (64,)},
+        "tafe": {"num_layers": 2, "num_inducing_points": 16, "tower_layer_sizes": (32,)},
+    }
+    optimizer = OptimizerConfig(table_optimizer="adam", table_learning_rate=1e-3)
+    training = TrainingConfig(batch_size=2048, max_epochs=2, evaluations_per_epoch=4, optimizer=optimizer)
+    return RunConfig(model, embedding_dim=8, model_args=model_args.get(model, {}), training=training)
+
+
+def paper(model: str) -> RunConfig:
+    """The papers' sizes: TAFE table 1 and section 4.1; for BPCM, the best of its section 4.5.
+
+    The models' defaults are the papers'; the tables' optimizer is Adam as all their parameters'.
+    """
+    optimizer = OptimizerConfig(table_optimizer="adam", table_learning_rate=1e-3)
+    training = TrainingConfig(batch_size=1024, max_epochs=1, evaluations_per_epoch=4, optimizer=optimizer)
+    return RunConfig(model, embedding_dim=5 if model == "bpcm" else 18, training=training)
+
+
+SETTINGS = {"complete_journey": complete_journey, "paper": paper}
+
+
+def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Replaces fields by ``path=value``, such as ``training.max_epochs=3`` or ``model_args.num_layers=4``.
+
+    A path that begins with a model's name (``tafe.model_args.num_layers=4``) holds for that model alone.
+
+    Raises:
+        InputError: if a path leads nowhere or a value is of another type than the field's.
+
+    Example::
+
+        >>> config = apply_overrides(paper("tafe"), ["training.max_epochs=3", "tafe.model_args.num_layers=2"])
+        >>> config.training.max_epochs, config.model_args
+        (3, {'num_layers': 2})
+    """
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.split(".")
+        if not equals or not all(keys):
+            raise InputError(f"override {override!r} must have the form path=value")
+        if keys[0] in MODELS:
+            if keys.pop(0) != config.model:
+                continue
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text  # a bare word is a string
+        config = _replaced(config, keys, value, path)
+    return config
+
+
+def _replaced(config: Any, keys: list[str], value: Any, path: str) -> Any:
+    """``config`` with the field at ``keys`` replaced."""
+    key, *rest = keys or [""]
+    if isinstance(config, Mapping) and not rest:
+        return {**config, key: value}
+    known = [f.name for f in fields(config)] if is_dataclass(config) else []
+    if key not in known:
+        raise InputError(f"override {path!r}: {key!r} must be one of {known}")
+    old = getattr(config, key)
+    if rest:
+        value = _replaced(old, rest, value, path)
+    elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    elif type(value) is not type(old):
+        raise InputError(f"override {path!r} (={value!r}) must be of type {type(old).__name__}")
+    return replace(config, **{key: value})

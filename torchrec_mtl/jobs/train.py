@@ -1,0 +1,167 @@
+"""Trains models on a prepared funnel, one after the other, and reports them side by side.
+
+``python -m torchrec_mtl.jobs.train --help``; as a TorchX job, ``torchx run -s local_cwd mtl.train``.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec import EmbeddingBagCollection
+
+from torchrec_mtl.data import BatchLoader, Schema, Split, prepare_complete_journey, read_split
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.report import ModelReport, write_report
+from torchrec_mtl.jobs.settings import MODELS, SETTINGS, RunConfig, apply_overrides
+from torchrec_mtl.training import MultiTaskTrain
+from torchrec_mtl.training.distributed import default_device, distribute, process_group
+from torchrec_mtl.training.fit import evaluate, fit, set_seed
+from torchrec_mtl.training.monitor import Monitor
+
+EVALUATION_BATCH_SIZE = 8192
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; a wrong one prints the usage and exits with status 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="settings to replace: path=value, e.g. training.max_epochs=3")
+    parser.add_argument("--models", default=",".join(MODELS), help="names, separated by commas (default: %(default)s)")
+    parser.add_argument("--dataset", default="complete_journey", help="complete_journey, or a prepared data set's folder")
+    parser.add_argument("--sample", type=float, default=0.2, help="share of complete_journey's rows (%(default)s)")
+    parser.add_argument("--settings", default="complete_journey", help=f"one of {list(SETTINGS)} (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
+    parser.add_argument("--name", default="", help="of the run (the date and time)")
+    parser.add_argument("--output", default="runs", help="folder for runs (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def configure(args: argparse.Namespace) -> list[RunConfig]:
+    """The models' runs, checked before anything is read."""
+    if args.settings not in SETTINGS:
+        raise InputError(f"`settings` (={args.settings!r}) must be one of {list(SETTINGS)}")
+    configs = []
+    for model in args.models.split(","):
+        if model not in MODELS:
+            raise InputError(f"model {model!r} must be one of {list(MODELS)}")
+        config = SETTINGS[args.settings](model)
+        config = replace(config, training=replace(config.training, seed=args.seed))
+        configs.append(apply_overrides(config, args.overrides))
+    return configs
+
+
+def data_directory(args: argparse.Namespace) -> Path:
+    """The prepared data set's folder, prepared first if need be."""
+    if args.dataset != "complete_journey":
+        return Path(args.dataset)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"
+    directory = cache / f"complete_journey-{args.sample:g}"
+    if dist.get_rank() == 0:
+        print(f"data: {directory}", flush=True)
+        prepare_complete_journey(directory, args.sample)
+    dist.barrier()
+    return directory
+
+
+def run_directory(args: argparse.Namespace) -> Path:
+    """The run's own folder, which must be new."""
+    directory = Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    if directory.exists():
+        raise InputError(f"`name` (={args.name!r}) must be a new run's, but {directory} is there")
+    return directory
+
+
+def build_model(config: RunConfig, schema: Schema) -> nn.Module:
+    """The model with tables for the data's fields, on ``meta`` until they are sharded, and its paper's loss."""
+
+    def init(table: torch.Tensor) -> None:
+        nn.init.normal_(table, std=config.table_init)
+
+    tables = schema.embedding_configs(config.embedding_dim)
+    for table in tables:
+        table.init_fn = init
+    embedding_bag_collection = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
+    entry = MODELS[config.model]
+    model = entry.model(
+        embedding_bag_collection, schema.tasks, dense_in_features=len(schema.dense), **config.model_args
+    )
+    return MultiTaskTrain(model, entry.loss(**config.loss_args))
+
+
+def train_model(
+    config: RunConfig, schema: Schema, splits: dict[str, Split], device: torch.device, directory: Path
+) -> ModelReport:
+    """Trains one model, then reads the test split, once."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    title = MODELS[config.model].title
+    set_seed(config.training.seed)
+    built = build_model(config, schema)
+    num_parameters = sum(p.numel() for p in built.parameters())
+    model, optimizer = distribute(built.to(device=None if device.type == "cpu" else device), config.training.optimizer, device)
+
+    def batches(split: str) -> BatchLoader:
+        return BatchLoader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)
+
+    train_batches = BatchLoader(
+        splits["train"],
+        config.training.batch_size,
+        shuffle=True,
+        seed=config.training.seed,
+        rank=rank,
+        world_size=world_size,
+        drop_last=True,
+    )
+    labels = {"model": config.model, "seed": config.training.seed, "dataset": schema.name}
+    monitor = Monitor(directory if rank == 0 else None, **labels)
+    result = fit(
+        model,
+        optimizer,
+        train_batches,
+        batches("valid"),
+        schema.tasks,
+        config.training,
+        device,
+        directory,
+        monitor,
+        title,
+    )
+    metrics = evaluate(model, batches("test"), schema.tasks, device, schema.group)
+    monitor.close()
+    return ModelReport(config, result, metrics.compute(), metrics.calibration_curves(), num_parameters)
+
+
+def run(args: argparse.Namespace) -> None:
+    """The whole job."""
+    configs = configure(args)
+    directory = run_directory(args)
+    device = default_device()
+    with process_group(device):
+        data = data_directory(args)
+        schema = Schema.load(data)
+        splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+        reports = []
+        for config in configs:
+            reports.append(train_model(config, schema, splits, device, directory / config.model))
+        if dist.get_rank() == 0:
+            write_report(reports, schema, directory)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Status 0, or 2 with one sentence for a user's mistake."""
+    args = parse(argv)
+    try:
+        run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
