@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import auc, gain, gauc, rela_impr, suspicious
 
+untimed = settings(deadline=None)
 WEIGHTS = (0.0, 1e-6, 0.3, 1.0, 7.0, 1e6)
 SCORES = (
     st.sampled_from([-1.0, -0.0, 0.0, 1e-45, 2.0])  # heavy ties; 1e-45 is a subnormal float32
@@ -61,12 +62,14 @@ def pairwise_auc(scores: Tensor, labels: Tensor) -> float:
     return float(Fraction(won, 2 * len(positives) * len(negatives))) if positives and negatives else math.nan
 
 
+@untimed
 @given(scored_rows())
 def test_auc_counts_pairs(rows: tuple[Tensor, ...]) -> None:
     scores, labels, _, _ = rows
     assert auc(scores, labels) == pytest.approx(pairwise_auc(scores, labels), rel=1e-15, nan_ok=True)
 
 
+@untimed
 @given(scored_rows())
 def test_weighted_auc_is_that_of_scikit_learn(rows: tuple[Tensor, ...]) -> None:
     scores, labels, weights, _ = rows
@@ -74,6 +77,7 @@ def test_weighted_auc_is_that_of_scikit_learn(rows: tuple[Tensor, ...]) -> None:
     assert auc(scores, labels, weights) == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
+@untimed
 @given(scored_rows())
 def test_whole_weights_repeat_rows(rows: tuple[Tensor, ...]) -> None:
     scores, labels, weights, groups = rows
@@ -83,6 +87,7 @@ def test_whole_weights_repeat_rows(rows: tuple[Tensor, ...]) -> None:
     assert gauc(scores, labels, groups, times) == pytest.approx(gauc(*repeated), rel=1e-15, nan_ok=True)
 
 
+@untimed
 @given(scored_rows())
 @example((torch.zeros(4), torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.ones(4), torch.tensor([1, 1, 2, 2])))
 def test_gauc_is_a_loop_over_groups(rows: tuple[Tensor, ...]) -> None:
@@ -111,6 +116,7 @@ def test_light_groups_keep_their_digits_beside_heavy_ones() -> None:
     assert gauc(scores, one_class, groups, weights) == pytest.approx(expected, rel=1e-12)
 
 
+@untimed
 @given(scored_rows(), st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(rows: tuple[Tensor, ...], random: Random) -> None:
     order = list(range(len(rows[0])))
@@ -126,6 +132,7 @@ def test_order_of_rows_does_not_matter(rows: tuple[Tensor, ...], random: Random)
     assert gauc(scores, labels, groups, weights) == pytest.approx(moved, abs=1e-12, nan_ok=True)
 
 
+@untimed
 @given(scored_rows())
 def test_one_group_is_the_auc_and_reversed_scores_its_complement(rows: tuple[Tensor, ...]) -> None:
     scores, labels, weights, _ = rows

@@ -89,7 +89,7 @@ def local_space(
     return total / B
 
 
-def step_propensity(logits: Array, labels: Array, min_propensity: float = 1e-2) -> Array:
+def step_propensity(logits: Array, labels: Array, min_propensity: float = 1e-3) -> Array:
     """P(y_{t-1} = 1 | x, y_t) of a funnel with these marginal logits; [B, T], column 0 is 1.
 
     By y_t <= y_{t-1} and TAFE eq. (3): 1 where y_t = 1; (p_{t-1} - p_t) / (1 - p_t) where y_t = 0, clipped to

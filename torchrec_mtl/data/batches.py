@@ -46,7 +46,7 @@ class MultiTaskBatch(Pipelineable):
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that ``stream`` uses the batch's memory."""
         self.dense_features.record_stream(stream)
-        self.sparse_features.record_stream(stream)
+        self.sparse_features.record_stream(stream)  # type: ignore[arg-type]  # typed for CUDA only
         self.labels.record_stream(stream)
         if self.weights is not None:
             self.weights.record_stream(stream)

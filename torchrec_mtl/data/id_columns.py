@@ -28,10 +28,12 @@ class IdColumns:
 
     def __init__(self, fields: Sequence[Field], ids: Mapping[str, Array | tuple[Array, Array]]) -> None:
         self._keys = [field.name for field in fields]
-        self._lists: dict[int, tuple[Array, Array]] = {}  # position of the field -> values [V], offsets [N + 1]
+        self._lists: dict[
+            int, tuple[Array, Array]
+        ] = {}  # position of the field -> values [V], offsets [N + 1]
         self._matrices: list[tuple[list[int], Array]] = []  # positions of the fields, their ids [N, fields]
         self._ones, self._positions = torch.ones(0, dtype=torch.int64), torch.arange(1)
-        single: dict[type[np.integer[Any]], list[int]] = {}
+        single: dict[type[np.generic], list[int]] = {}
         for position, field in enumerate(fields):
             id_type = next(kind for kind in ID_TYPES if field.num_embeddings - 1 <= np.iinfo(kind).max)
             if field.multi_valued:
@@ -39,9 +41,9 @@ class IdColumns:
                 self._lists[position] = values.astype(id_type), offsets.astype(np.int64)
             else:
                 single.setdefault(id_type, []).append(position)
-        for id_type, positions in single.items():
+        for shared_type, positions in single.items():
             columns = [ids[self._keys[position]] for position in positions]
-            matrix = np.empty((len(columns[0]), len(columns)), id_type)
+            matrix = np.empty((len(columns[0]), len(columns)), shared_type)
             for index, column in enumerate(columns):
                 matrix[:, index] = column
             self._matrices.append((positions, matrix))

@@ -64,10 +64,8 @@ class BatchLoader:
         if not 0 <= rank < world_size:
             raise InputError(f"`rank` (={rank}) must be at least 0 and below `world_size` (={world_size})")
         if drop_last and batch_size * world_size > len(split):
-            raise InputError(
-                f"`batch_size` (={batch_size}) times `world_size` (={world_size}) must be at most the rows of the "
-                f"split ({len(split)}) with `drop_last`"
-            )
+            step = f"`batch_size` (={batch_size}) times `world_size` (={world_size})"
+            raise InputError(f"{step} must be at most the rows of the split ({len(split)}) with `drop_last`")
         self.split = split
         self._batch_size, self._drop_last = batch_size, drop_last
         self._shuffle, self._seed, self._epoch = shuffle, seed, 0

@@ -25,8 +25,8 @@ def read_split(
         fields: the fields to read, in the order that batches shall have them as keys; all by default.
 
     Raises:
-        InputError: if a file is missing, cut short or not of this schema, or a row breaks a rule: an id that is
-            null, negative or outside its field's; a dense value or weight that is not finite, a negative
+        InputError: if a file is missing, cut short or not of this schema, or a row breaks a rule: an id that
+            is null, negative or outside its field's; a dense value or weight that is not finite, a negative
             weight; a label other than 0 and 1, missing where its weight is not 0, or without a step that it
             implies. Names the file, the column, the row (counted from 0) and the value.
 
@@ -66,11 +66,12 @@ def _read(file: Path, columns: Sequence[str]) -> pl.DataFrame:
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     try:
-        present = pl.read_parquet_schema(file)
+        rows = pl.scan_parquet(file, glob=False)
+        present = rows.collect_schema()
         for column in columns:
             if column not in present:
                 raise InputError(f"{file}: column {column!r} is missing")
-        return pl.read_parquet(file, columns=list(columns), glob=False)
+        return rows.select(columns).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{file}: must be a whole parquet file, but cannot be read ({reason})") from error

@@ -18,11 +18,11 @@ from torchrec_mtl.errors import InputError
 def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
     """The prepared data set ``directory``, built first if it is not there yet.
 
-    ``build(folder)`` writes ``train.parquet``, ``valid.parquet`` and ``test.parquet`` (and whatever else belongs
-    to the data set) into ``folder`` and returns the schema; row counts are added here. ``folder`` is a hidden
-    sibling of ``directory`` that takes its name in one rename at the end, so a reader finds either nothing or
-    all of it. Builders of one directory queue on a lock: the first builds, the others find its work. What a
-    killed build left behind is never read, and the next build removes it.
+    ``build(folder)`` writes ``train.parquet``, ``valid.parquet`` and ``test.parquet`` (and whatever else
+    belongs to the data set) into ``folder`` and returns the schema; row counts are added here. ``folder`` is
+    a hidden sibling of ``directory`` that takes its name in one rename at the end, so a reader finds either
+    nothing or all of it. Builders of one directory queue on a lock: the first builds, the others find its
+    work. What a killed build left behind is never read, and the next build removes it.
 
     Args:
         directory: the data set's directory; its parents are made.
@@ -72,4 +72,4 @@ def _build(directory: Path, build: Callable[[Path], Schema]) -> None:
 
 
 def _num_rows(file: Path) -> int:
-    return pl.scan_parquet(file).select(pl.len()).collect().item()
+    return pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()

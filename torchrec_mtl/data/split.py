@@ -17,8 +17,8 @@ from torchrec_mtl.errors import InputError
 class Split:
     """N rows in columns.
 
-    Ids are kept in the smallest integer type that holds their field's and handed out as int64. Float arrays may
-    be kept without a copy: do not change them afterwards.
+    Ids are kept in the smallest integer type that holds their field's and handed out as int64. Float arrays
+    may be kept without a copy: do not change them afterwards.
 
     Args:
         schema: the fields, in the order that batches have them as keys; the dense columns and the tasks.

@@ -9,8 +9,8 @@ from torchrec_mtl.errors import InputError
 def log_round(values: ArrayLike, resolution: float = 1.0) -> NDArray[np.int64]:
     """Ids of a numeric field, ``round(resolution * log2(1 + x))``: fine near 0, coarse far from it.
 
-    TAFE discretises numeric features (eq. 13) "through a Log-round operation" that it does not define; this is
-    our reading. The field's ``num_embeddings`` is the id of its largest value plus 1.
+    TAFE discretises numeric features (eq. 13) "through a Log-round operation" that it does not define; this
+    is our reading. The field's ``num_embeddings`` is the id of its largest value plus 1.
 
     Args:
         values: x >= 0, finite; any shape.
@@ -36,6 +36,7 @@ def log_round(values: ArrayLike, resolution: float = 1.0) -> NDArray[np.int64]:
     if bad.any():
         position = int(bad.argmax())
         raise InputError(
-            f"`values` (={array.flat[position]} at position {position}, counted from 0) must be finite and at least 0"
+            f"`values` (={array.flat[position]} at position {position}, counted from 0) must be finite and "
+            "at least 0"
         )
     return np.rint(resolution * np.log2(1 + array)).astype(np.int64)

@@ -68,7 +68,7 @@ def dependence(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
     return _mean_over_rows((logits.sigmoid().diff(dim=1) - labels.diff(dim=1)).square(), _pair_weights(weights))
 
 
-def step_propensity(logits: Tensor, labels: Tensor, min_propensity: float = 1e-2) -> Tensor:
+def step_propensity(logits: Tensor, labels: Tensor, min_propensity: float = 1e-3) -> Tensor:
     """``P(y_{t-1} = 1 | x, y_t)``, the denominator of TAFE eq. (10)'s weight, from marginal logits.
 
     1 where task ``t`` happened, which needs the former; ``(p_{t-1} - p_t) / (1 - p_t)`` where it did not. No
@@ -77,15 +77,16 @@ def step_propensity(logits: Tensor, labels: Tensor, min_propensity: float = 1e-2
     Args:
         logits: ``[B, T]``, marginal.
         labels: ``[B, T]``.
-        min_propensity: the least value, which bounds the weights.
+        min_propensity: the least value, which bounds the weights. Where the step before is rarer than this, the
+            clipping takes weight from its negatives: a bias for less variance.
 
     Returns:
         ``[B, T]`` in [``min_propensity``, 1]; 1 for the first task, which has none before it.
     """
-    p = logits.detach().sigmoid()
-    ratio = (p[:, :-1] - p[:, 1:]) / (1 - p[:, 1:])
+    # (p_{t-1} - p_t) / (1 - p_t) = 1 - (1 - p_{t-1}) / (1 - p_t), where 1 - p may underflow but its log does not
+    ratio = -torch.expm1(-F.logsigmoid(-logits.detach()).diff(dim=1))
     propensity = torch.where(labels[:, 1:] == 1, 1.0, ratio.clamp(min_propensity, 1.0))
-    return torch.cat([torch.ones_like(p[:, :1]), propensity], dim=1)
+    return torch.cat([torch.ones_like(logits[:, :1]), propensity], dim=1)
 
 
 def local_space_bce(

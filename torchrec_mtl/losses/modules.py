@@ -92,7 +92,7 @@ class LocalSpaceLoss(nn.Module):
     The propensities come from the model's own marginal probabilities, without gradient.
 
     Args:
-        min_propensity: bounds the weights by its inverse.
+        min_propensity: bounds the weights by its inverse, see `torchrec_mtl.losses.step_propensity`.
 
     Raises:
         InputError: if ``min_propensity`` is not in (0, 1].
@@ -103,7 +103,7 @@ class LocalSpaceLoss(nn.Module):
         tensor(1.3863)
     """
 
-    def __init__(self, min_propensity: float = 1e-2) -> None:
+    def __init__(self, min_propensity: float = 1e-3) -> None:
         super().__init__()
         if not 0 < min_propensity <= 1:
             raise InputError(f"`min_propensity` (={min_propensity}) must be above 0 and at most 1")

@@ -53,8 +53,9 @@ def normalized_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = 
         1.0
     """
     rows = checked_rows(logits, labels, weights, "logits")
-    rate = (rows.weights * rows.labels).sum() / rows.weights.sum()
-    entropy = float(torch.special.entr(rate) + torch.special.entr(1 - rate))
+    classes = torch.stack([rows.weights * rows.labels, rows.weights * (1 - rows.labels)]).sum(1)
+    rarer = classes.min() / classes.sum()  # from the commoner one, 1 - rate would lose its digits
+    entropy = float(torch.special.entr(rarer) - (1 - rarer) * torch.log1p(-rarer))
     return log_loss(logits, labels, weights) / entropy if entropy > 0 else math.nan
 
 

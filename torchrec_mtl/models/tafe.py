@@ -65,7 +65,7 @@ class TAFEArch(nn.Module):
         dropout: float = 0.0,
         selector: Literal["shared", "per_layer"] = "shared",
         selector_layer_sizes: Sequence[int] = (64,),
-        schedule: SmoothStepSchedule = SmoothStepSchedule(),
+        schedule: SmoothStepSchedule | tuple[float, float, float] = SmoothStepSchedule(),
         residual: Literal["input", "query", "none"] = "input",
         sample_wise: bool = True,
         task_indicators: bool = True,

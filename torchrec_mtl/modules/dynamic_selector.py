@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchrec.modules.mlp import MLP
+from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_mtl.errors import InputError
 
@@ -68,9 +69,10 @@ class DynamicSelector(nn.Module):
         in_features: int,
         num_inducing_points: int,
         layer_sizes: Sequence[int] = (64,),
-        schedule: SmoothStepSchedule = SmoothStepSchedule(),
+        schedule: SmoothStepSchedule | tuple[float, float, float] = SmoothStepSchedule(),
     ) -> None:
         super().__init__()
+        schedule = SmoothStepSchedule(*schedule)
         if schedule.start <= 0 or schedule.end <= 0 or schedule.rate < 0:
             raise InputError(f"`schedule` (={schedule}) must have `start` and `end` above 0, `rate` not below")
         self.schedule = schedule
@@ -117,7 +119,7 @@ def _hook_optimizers() -> None:
 
 def _advance_stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     """Advances the selectors whose parameters this optimizer has just stepped; one parameter stands for all."""
-    if not _selectors:
+    if not _selectors or isinstance(optimizer, KeyedOptimizer):  # TorchRec's wrap another, which comes here too
         return
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for selector in list(_selectors):

@@ -56,7 +56,7 @@ class FeatureInteraction(nn.Module):
         if self.residual == "input":
             output = output + inputs
         elif self.residual == "query":
-            output = output + points * selection.unsqueeze(-1)
+            output = output + (points * selection.unsqueeze(-1)).to(output.dtype)
         return self.norm(output)
 
 
@@ -97,7 +97,7 @@ class RepresentationGenerator(nn.Module):
         num_inducing_points: int = 64,
         selector: Literal["shared", "per_layer"] = "shared",
         selector_layer_sizes: Sequence[int] = (64,),
-        schedule: SmoothStepSchedule = SmoothStepSchedule(),
+        schedule: SmoothStepSchedule | tuple[float, float, float] = SmoothStepSchedule(),
         residual: Residual = "input",
         backend: str = "auto",
     ) -> None:

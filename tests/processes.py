@@ -1,0 +1,29 @@
+"""Runs a function on several ranks of a gloo group."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def _rank(rank: int, function: Callable[..., None], world_size: int, store: str, arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
+    file_store = dist.FileStore(store, world_size)
+    dist.init_process_group(
+        "gloo", store=file_store, rank=rank, world_size=world_size, timeout=timedelta(seconds=120)
+    )
+    try:
+        function(*arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def run(function: Callable[..., None], world_size: int, *arguments: object) -> None:
+    """Calls ``function(*arguments)`` on every rank; raises if any of them does."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_rank, (function, world_size, os.path.join(folder, "store"), arguments), nprocs=world_size)
