@@ -151,7 +151,7 @@ def _visits_with_flyer(purchases: pl.DataFrame, flyers: pl.DataFrame) -> tuple[p
 
 
 def _encode(table: pl.DataFrame, columns: dict[str, str], vocabularies: Vocabularies) -> pl.DataFrame:
-    """``table`` with ids in the order of the values for ``columns``; the values go into ``vocabularies``."""
+    """``table`` with ids for ``columns`` (field -> column) by the order of values, kept in ``vocabularies``."""
     for field, column in columns.items():
         values = table[column]
         vocabularies[field] = values.unique().sort().to_list()
@@ -166,11 +166,7 @@ def _exposures(visits: pl.DataFrame, flyers: pl.DataFrame, sample: float) -> pl.
     for key, factor in (("household", 1), ("week", 1000003), ("store", 1000033), ("line", 1000037)):
         hashed = hashed * np.uint64(factor) + rows[key].to_numpy().astype(np.uint64)
     hashed += np.uint64(SAMPLE_SEED)
-    for shift, factor in (
-        (30, 0xBF58476D1CE4E5B9),
-        (27, 0x94D049BB133111EB),
-        (31, 1),
-    ):  # SplitMix64's last steps
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):  # as SplitMix64 ends
         hashed = (hashed ^ (hashed >> np.uint64(shift))) * np.uint64(factor)
     kept = rows.filter((hashed >> np.uint64(11)) / 2.0**53 < sample)
     return kept.sort(features.pack(["visit", "line"]))

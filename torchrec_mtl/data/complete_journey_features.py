@@ -38,9 +38,8 @@ EDGES: dict[str, tuple[float, ...]] = {
     "line_price": (0, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15),
     "flyer_skus": (2, 3, 5, 9, 17, 33),
 }
-HISTORIES: tuple[
-    tuple[list[str], str, str | None], ...
-] = (  # keys beside the household, field of weeks, of recency
+# Keys beside the household, field of the number of weeks, field of the recency.
+HISTORIES: tuple[tuple[list[str], str, str | None], ...] = (
     ([], "hh_active_weeks", "hh_recency"),
     (["store"], "hh_store_weeks", None),
     (["category"], "hh_cat_weeks", "hh_cat_recency"),
@@ -189,17 +188,18 @@ def earlier(
         ``weeks``: the number of different weeks; ``recency``: how many weeks ago the last of them was, 0 if
         there is none; and the sum of each of ``sums``.
     """
-    key = pack([*by, "week"])
-    weekly = log.group_by(key.alias("key")).agg(pl.col(sums).sum()).sort("key")
-    keys, week = weekly["key"].to_numpy(), rows["week"].to_numpy()
-    now = rows.select(key).to_series().to_numpy()
+    key = pack([*by, "week"]).alias("key")
+    events = log.select(key, *sums).sort("key")
+    new_week = (pl.col("key") != pl.col("key").shift(1, fill_value=-1)).cast(pl.Int64).alias("weeks")
+    keys, now = events["key"].to_numpy(), rows.select(key).to_series().to_numpy()
     # Keys of one `by` differ as their weeks do: the earlier weeks of a row are an interval of `keys`.
+    week = rows["week"].to_numpy()
     start = np.searchsorted(keys, now - (week if window is None else np.minimum(week, window)))
     end = np.searchsorted(keys, now)
-    found = {"weeks": end - start, "recency": np.where(end > start, now - keys[end - 1], 0)}
-    for column in sums:
-        running = np.concatenate([[0], weekly[column].cum_sum().to_numpy()])
-        found[column] = running[end] - running[start]
+    found = {"recency": np.where(end > start, now - keys[end - 1], 0)}
+    for column in events.select(new_week, *sums):
+        running = np.concatenate([[0], column.cum_sum().to_numpy()])
+        found[column.name] = running[end] - running[start]
     return pl.DataFrame(found)
 
 

@@ -61,12 +61,9 @@ def data_directory(args: argparse.Namespace) -> Path:
     if args.dataset != "complete_journey":
         return Path(args.dataset)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"
-    directory = cache / f"complete_journey-{args.sample:g}"
     if dist.get_rank() == 0:
-        print(f"data: {directory}", flush=True)
-        prepare_complete_journey(directory, args.sample)
-    dist.barrier()
-    return directory
+        print(f"data: Complete Journey, {args.sample:.0%} of its rows, in {cache}", flush=True)
+    return prepare_complete_journey(cache, args.sample)
 
 
 def run_directory(args: argparse.Namespace) -> Path:
@@ -144,6 +141,9 @@ def run(args: argparse.Namespace) -> None:
     with process_group(device):
         data = data_directory(args)
         schema = Schema.load(data)
+        for config in configs:
+            with torch.device("meta"):  # a wrong argument of the last model is told before the first is trained
+                build_model(config, schema)
         splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
         reports = []
         for config in configs:

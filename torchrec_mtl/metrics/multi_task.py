@@ -9,7 +9,14 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics.gather import gather_rows
-from torchrec_mtl.metrics.probability import calibration, conditional_logits, log_loss, normalized_entropy
+from torchrec_mtl.metrics.probability import (
+    CalibrationCurve,
+    calibration,
+    calibration_curve,
+    conditional_logits,
+    log_loss,
+    normalized_entropy,
+)
 from torchrec_mtl.metrics.ranking import auc, gauc
 from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values
 from torchrec_mtl.tasks import TaskChain
@@ -117,16 +124,30 @@ class MultiTaskMetrics:
         Raises:
             InputError: if no rank has a row.
         """
-        columns = [torch.cat(column) for column in zip(*self._batches, strict=True)]
-        rows = gather_rows(columns, process_group)
-        if not len(rows[0]):
-            raise InputError("metrics of no rows are undefined: `update` must come before `compute`")
+        rows = self._all_rows(process_group)
         return [
             {"task": task, "space": space, "metric": metric, "value": value}
             for t, task in enumerate(self.tasks)
             for space, values in zip(self.tasks.spaces(task), _measure_spaces(rows, t), strict=True)
             for metric, value in values.items()
         ]
+
+    def calibration_curves(
+        self, process_group: dist.ProcessGroup | None = None, num_bins: int = 10
+    ) -> dict[str, CalibrationCurve]:
+        """Each task's :func:`calibration_curve` over its rows of all ranks, all impressions; called as ``compute``."""
+        logits, labels, weights, *_ = self._all_rows(process_group)
+        return {
+            task: calibration_curve(logits[:, t], labels[:, t], weights[:, t], num_bins)
+            for t, task in enumerate(self.tasks)
+        }
+
+    def _all_rows(self, process_group: dist.ProcessGroup | None) -> list[Tensor]:
+        columns = [torch.cat(column) for column in zip(*self._batches, strict=True)]
+        rows = gather_rows(columns, process_group)
+        if not len(rows[0]):
+            raise InputError("metrics of no rows are undefined: `update` must come before them")
+        return rows
 
 
 def _measure_spaces(rows: list[Tensor], t: int) -> Iterator[dict[str, float]]:

@@ -61,9 +61,16 @@ def _tables(model: nn.Module) -> list[EmbeddingBagCollection]:
     return [module for module in model.modules() if isinstance(module, EmbeddingBagCollection)]
 
 
-def plan_sharding(
-    model: nn.Module, device: torch.device, group: dist.ProcessGroup, replicate: bool
-) -> ShardingPlan:
+@torch.no_grad()
+def _materialize(collection: EmbeddingBagCollection, device: torch.device) -> None:
+    """Allocates and initialises the tables, where they are on ``meta``, by their configs' ``init_fn``."""
+    if any(p.is_meta for p in collection.parameters()):
+        collection.to_empty(device=device)
+        for config in collection.embedding_bag_configs():
+            config.init_fn(collection.embedding_bags[config.name].weight)
+
+
+def plan_sharding(model: nn.Module, device: torch.device, group: dist.ProcessGroup) -> ShardingPlan:
     """TorchRec's own plan, over the sharding types that keep the tables' optimizer.
 
     The planner would replicate small tables, and replicated tables drop an optimizer that runs in the backward pass.
@@ -72,10 +79,8 @@ def plan_sharding(
         model: holds `EmbeddingBagCollection`\\ s, on any device, ``meta`` included.
         device: where the model will run.
         group: the ranks.
-        replicate: whether every rank holds the whole tables (data-parallel), or none does.
     """
-    replicated = ShardingType.DATA_PARALLEL.value
-    allowed = [replicated] if replicate else [t.value for t in ShardingType if t.value != replicated]
+    allowed = [t.value for t in ShardingType if t is not ShardingType.DATA_PARALLEL]
     constraints = {
         table.name: ParameterConstraints(sharding_types=allowed)
         for collection in _tables(model)
@@ -114,12 +119,15 @@ def distribute(
     dense_names = {name for name, p in train_model.named_parameters() if id(p) not in names}
     if replicate:
         logger.info("fbgemm has no fused Adam on the CPU: tables are replicated and stepped as dense parameters")
+        for collection in _tables(train_model):
+            _materialize(collection, device)
+        plan = ShardingPlan({})  # tables without a plan are dense parameters
     else:
         optimizer_class, options = _FUSED[config.table_optimizer]
         options = {"lr": config.table_learning_rate, **options}
         for collection in _tables(train_model):
             apply_optimizer_in_backward(optimizer_class, collection.parameters(), options)
-    plan = plan_sharding(train_model, device, dist.group.WORLD, replicate)
+        plan = plan_sharding(train_model, device, dist.group.WORLD)
     model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=get_default_sharders())
     stepped = dict(in_backward_optimizer_filter(model.named_parameters()))
     dense = {name: p for name, p in stepped.items() if name in dense_names}

@@ -130,10 +130,9 @@ def fit(
     result = TrainingResult()
     steps_per_epoch = len(train_batches)
     interval = max(1, -(-steps_per_epoch // config.evaluations_per_epoch))
+    batches = _all_epochs(train_batches, config.max_epochs)  # one stream: pipelines fetch ahead
     step, seconds, without_gain = 0, 0.0, 0
     for epoch in range(config.max_epochs):
-        train_batches.set_epoch(epoch)
-        batches = iter(train_batches)
         for start in range(0, steps_per_epoch, interval):
             steps = min(interval, steps_per_epoch - start)
             name = f"{description} epoch {epoch + 1}/{config.max_epochs}"
@@ -160,6 +159,12 @@ def fit(
     result.samples_per_second = step * config.batch_size / seconds
     load_weights(model, directory / "best")
     return result
+
+
+def _all_epochs(batches: Batches, num_epochs: int) -> Iterator[Any]:
+    for epoch in range(num_epochs):
+        batches.set_epoch(epoch)
+        yield from batches
 
 
 def _run_steps(

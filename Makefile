@@ -1,0 +1,45 @@
+# `make train` and `make test` work in a fresh clone; everything they install goes into .venv.
+# Arguments are passed on: make train ARGS="--models tafe --sample 1.0", make test ARGS="tests/data -k schema".
+
+PYTHON ?= python3.11
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env train test lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+env: $(INSTALLED) ## create .venv with everything pinned, once
+
+train: env ## train the papers' models on the Complete Journey funnel; results in runs/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" torchx run -s local_cwd mtl.train $(ARGS)
+
+test: env ## run all tests, those in docstrings included
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: env ## check style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove .venv and the tools' caches; data and runs stay
+	rm -rf .venv build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# Written last, so an interrupted install has no stamp and starts again from an empty .venv.
+# torch comes first: only it and the installers are looked for on PyTorch's index, where the CPU build is.
+$(INSTALLED): Makefile setup.py $(wildcard requirements/*.txt requirements/shim/*/setup.py)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo 'env: Python 3.11 is needed; if it is not `$(PYTHON)`, say: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'env: creating .venv ($(PYTHON))'
+	@$(PYTHON) -m venv --clear .venv
+	@echo 'env: installing torch, CPU build (200 MB)'
+	@$(BIN)/pip install -q --retries 2 --no-deps --extra-index-url $(TORCH_CPU_INDEX) \
+		-c requirements/common.txt pip setuptools torch
+	@echo 'env: installing the other packages (a minute or two)'
+	@$(BIN)/pip install -q --no-build-isolation -r requirements/cpu.txt -r requirements/dev.txt -e .
+	@$(BIN)/pip check
+	@touch $@

@@ -1,0 +1,84 @@
+"""An over arch of yours in our training: sharding, optimizers, early stopping and metrics take any module.
+
+    python examples/own_over_arch.py
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from random_funnel import NUM_DENSE, TASKS, batches, tables
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+
+from torchrec_mtl import MultiTaskTrain
+from torchrec_mtl.data import MultiTaskBatch
+from torchrec_mtl.losses import CrossEntropyLoss
+from torchrec_mtl.modules import SparseArch
+from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
+from torchrec_mtl.training.distributed import default_device, distribute, process_group
+from torchrec_mtl.training.fit import evaluate, fit, set_seed
+from torchrec_mtl.training.monitor import Monitor
+
+
+class YourModel(nn.Module):
+    """Any ``model(dense_features, sparse_features) -> logits [B, T]``; here each task adds to the one before."""
+
+    def __init__(self, embedding_bag_collection: EmbeddingBagCollection) -> None:
+        super().__init__()
+        self.sparse_arch = SparseArch(embedding_bag_collection)
+        in_features = sum(self.sparse_arch.field_dims) + NUM_DENSE
+        self.over_arch = nn.Sequential(nn.Linear(in_features, 32), nn.ReLU(), nn.Linear(32, len(TASKS)))
+
+    def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
+        steps = self.over_arch(torch.cat([self.sparse_arch(sparse_features), dense_features], dim=1))
+        return nn.functional.logsigmoid(steps).cumsum(dim=1)
+
+
+class Batches:
+    """An epoch of batches on this rank: a length, an iterator, and the epoch's number to shuffle by."""
+
+    def __init__(self, num_batches: int, seed: int) -> None:
+        self.num_batches, self.seed = num_batches, seed
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def set_epoch(self, epoch: int) -> None:
+        self.seed += epoch
+
+    def __iter__(self) -> Iterator[MultiTaskBatch]:
+        return batches(self.num_batches, batch_size=512, seed=self.seed)
+
+
+def main() -> None:
+    config = TrainingConfig(
+        batch_size=512,
+        max_epochs=2,
+        optimizer=OptimizerConfig(learning_rate=1e-2, table_optimizer="rowwise_adagrad", table_learning_rate=0.1),
+    )
+    device = default_device()
+    with process_group(device), tempfile.TemporaryDirectory() as folder:
+        set_seed(config.seed)
+        ebc = EmbeddingBagCollection(tables=tables(embedding_dim=8), device=torch.device("meta"))
+        model, optimizer = distribute(MultiTaskTrain(YourModel(ebc), CrossEntropyLoss()), config.optimizer, device)
+        directory = Path(folder)
+        fit(
+            model,
+            optimizer,
+            Batches(60, seed=0),
+            Batches(10, seed=1000),
+            TASKS,
+            config,
+            device,
+            directory,
+            Monitor(directory, model="yours"),
+        )
+        for row in evaluate(model, Batches(10, seed=2000), TASKS, device).compute():
+            if row["metric"] == "auc":
+                print(f"test AUC of {row['task']} over {row['space']}: {row['value']:.4f}")
+
+
+if __name__ == "__main__":
+    main()

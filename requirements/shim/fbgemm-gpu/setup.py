@@ -1,0 +1,15 @@
+"""A package without code that answers torchrec's requirement `fbgemm-gpu` on a CPU.
+
+torchrec asks for `fbgemm-gpu`, without a version, also where `fbgemm-gpu-cpu` is installed. Left alone, pip
+adds the newest CUDA build, which unpacks into the same folder `fbgemm_gpu` and breaks both.
+"""
+
+from setuptools import setup
+
+setup(
+    name="fbgemm-gpu",
+    version="1.8.0+cpu.shim",
+    description="Metadata only: stands for fbgemm-gpu where fbgemm-gpu-cpu is installed",
+    install_requires=["fbgemm-gpu-cpu==1.8.0"],
+    py_modules=[],
+)

