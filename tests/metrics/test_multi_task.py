@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import MultiTaskMetrics
+from torchrec_mtl.metrics.gather import gather_rows
 from torchrec_mtl.tasks import TaskChain
 
 TASKS = TaskChain(["click", "cart", "purchase"])
@@ -190,7 +191,9 @@ def _rank(rank: int, folder: Path) -> None:
         MultiTaskMetrics(TASKS).compute()
     alone = [dist.new_group([other]) for other in range(2)][rank]
     results.append(collect(rows).compute(alone))
-    torch.save(results, folder / f"{rank}.pt")
+    columns = torch.arange(4).split((1, 3))[rank], torch.ones(4, 2, dtype=torch.bool).split((4, 0))[rank]
+    gathered = [gather_rows([column]) for column in columns]
+    torch.save((results, gathered), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -198,7 +201,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     mp.spawn(_rank, args=(tmp_path,), nprocs=2)
     expected = collect(funnel()).compute()
     for rank in range(2):
-        results = torch.load(tmp_path / f"{rank}.pt")
+        results, (uneven, with_an_empty_rank) = torch.load(tmp_path / f"{rank}.pt")
+        assert uneven[0].tolist() == [0, 1, 2, 3]  # and no padding
+        assert with_an_empty_rank[0].tolist() == [[True, True]] * 4
         assert len(results) == len(SPLITS) + 1
         for result in results:
             assert result == expected  # rows come in rank order here, hence every bit

@@ -161,13 +161,13 @@ def test_calibration_curve_holds_every_row_once(rows: tuple[Tensor, Tensor, Tens
 def test_calibration_curve_weighs_rows_and_keeps_ties_together() -> None:
     logits = torch.tensor([0.0, 1.0, 1.0, 1.0, 2.0])
     labels = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0])
-    weights = torch.tensor([6.0, 3.0, 1.0, 0.0, 2.0])
+    weights = torch.tensor([5.0, 4.0, 2.0, 0.0, 1.0])
     curve = calibration_curve(logits, labels, weights, num_bins=2)
-    # Of a weight of 12: the row at 0 ends at 6, those at 1 at 10, the last at 12.
+    # Of a weight of 12, the ties lie from 5 to 11: across the edge at 6, their middle above it.
     assert curve.num_rows.tolist() == [1, 3]
-    assert curve.positive_rate.tolist() == pytest.approx([0, 5 / 6])
+    assert curve.positive_rate.tolist() == pytest.approx([0, 5 / 7])
     p = torch.tensor([1.0, 2.0], dtype=torch.float64).sigmoid().tolist()
-    assert curve.mean_prediction.tolist() == pytest.approx([0.5, (4 * p[0] + 2 * p[1]) / 6])
+    assert curve.mean_prediction.tolist() == pytest.approx([0.5, (6 * p[0] + p[1]) / 7])
 
 
 @untimed

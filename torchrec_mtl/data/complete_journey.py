@@ -87,6 +87,12 @@ def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path
 
     Raises:
         InputError: if ``sample`` is out of range, or the package with the raw files is not installed.
+
+    Example::
+
+        >>> prepare_complete_journey("datasets", sample=20)
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `sample` (=20) must be above 0 and at most 1
     """
     if not 0 < sample <= 1:
         raise InputError(f"`sample` (={sample}) must be above 0 and at most 1")
@@ -151,7 +157,7 @@ def _visits_with_flyer(purchases: pl.DataFrame, flyers: pl.DataFrame) -> tuple[p
 
 
 def _encode(table: pl.DataFrame, columns: dict[str, str], vocabularies: Vocabularies) -> pl.DataFrame:
-    """``table`` with ids for ``columns`` (field -> column) by the order of values, kept in ``vocabularies``."""
+    """``table`` with ids for ``columns`` (field -> column), in the order of their ``vocabularies``."""
     for field, column in columns.items():
         values = table[column]
         vocabularies[field] = values.unique().sort().to_list()
@@ -166,7 +172,8 @@ def _exposures(visits: pl.DataFrame, flyers: pl.DataFrame, sample: float) -> pl.
     for key, factor in (("household", 1), ("week", 1000003), ("store", 1000033), ("line", 1000037)):
         hashed = hashed * np.uint64(factor) + rows[key].to_numpy().astype(np.uint64)
     hashed += np.uint64(SAMPLE_SEED)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):  # as SplitMix64 ends
+    # The last steps of SplitMix64.
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
         hashed = (hashed ^ (hashed >> np.uint64(shift))) * np.uint64(factor)
     kept = rows.filter((hashed >> np.uint64(11)) / 2.0**53 < sample)
     return kept.sort(features.pack(["visit", "line"]))

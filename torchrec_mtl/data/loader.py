@@ -16,8 +16,9 @@ class BatchLoader:
 
     In each step all ranks together take the next ``batch_size * world_size`` rows, each an equal part. The
     last step shares out what is left, as evenly as it can; a rank that gets none of it has an empty batch
-    (B = 0), so that all ranks take the same number of steps and collective calls line up; sharded modules take
-    such a batch. Every row is handed out exactly once an epoch, unless ``drop_last`` leaves out that last step.
+    (B = 0), so that all ranks take the same number of steps and collective calls line up; TorchRec's sharded
+    modules take it. Every row is handed out exactly once an epoch, unless ``drop_last`` leaves out that last
+    step.
 
     Args:
         split: the rows.

@@ -21,8 +21,8 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
     ``build(folder)`` writes ``train.parquet``, ``valid.parquet`` and ``test.parquet`` (and whatever else
     belongs to the data set) into ``folder`` and returns the schema; row counts are added here. ``folder`` is
     a hidden sibling of ``directory`` that takes its name in one rename at the end, so a reader finds either
-    nothing or all of it. Builders of one directory queue on a lock: the first builds, the others find its
-    work. What a killed build left behind is never read, and the next build removes it.
+    nothing or all of it. Builders of one directory queue on a hidden lock file, which stays: the first
+    builds, the others find its work. What a killed build left is never read, and the next build removes it.
 
     Args:
         directory: the data set's directory; its parents are made.
@@ -33,6 +33,20 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
 
     Raises:
         InputError: if ``directory`` is there but is not a prepared data set.
+
+    Example::
+
+        >>> import tempfile
+        >>> from torchrec_mtl.data import Field, read_split
+        >>> from torchrec_mtl.tasks import TaskChain
+        >>> def build(folder):
+        ...     for split in SPLITS:
+        ...         rows = pl.DataFrame({"store": [8, 0], "click": [0, 1]})
+        ...         rows.write_parquet(folder / f"{split}.parquet")
+        ...     return Schema("shop", [Field("store", 9)], TaskChain(["click"]))
+        >>> directory = build_once(f"{tempfile.mkdtemp()}/shop", build)
+        >>> len(read_split(directory, "train"))
+        2
     """
     directory = Path(directory)
     if not (directory / FILE_NAME).is_file():

@@ -107,7 +107,7 @@ def train_model(
 
     train_batches = BatchLoader(
         splits["train"],
-        config.training.batch_size,
+        config.training.batch_size // world_size,
         shuffle=True,
         seed=config.training.seed,
         rank=rank,
@@ -142,6 +142,11 @@ def run(args: argparse.Namespace) -> None:
         data = data_directory(args)
         schema = Schema.load(data)
         for config in configs:
+            if config.training.batch_size % dist.get_world_size():
+                raise InputError(
+                    f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes "
+                    f"({dist.get_world_size()})"
+                )
             with torch.device("meta"):  # a wrong argument of the last model is told before the first is trained
                 build_model(config, schema)
         splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}

@@ -7,6 +7,7 @@ from torchrec_mtl.errors import InputError
 
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam")
 PRECISIONS = ("fp32", "bf16")
+DECAYS = ("none", "linear")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -63,6 +64,8 @@ class TrainingConfig:
         seed: of initialisation, dropout and the order of rows. The same seed, ranks and threads on a CPU repeat a
             run bit for bit.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
+        learning_rate_decay: ``"none"``, or ``"linear"`` from the full rates at the first step to 0 after the last of
+            ``max_epochs``.
         optimizer: see `OptimizerConfig`.
 
     Raises:
@@ -75,10 +78,12 @@ class TrainingConfig:
     patience: int = 3
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    learning_rate_decay: Literal["none", "linear"] = "none"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
         _check_at_least(
             1,
             batch_size=self.batch_size,

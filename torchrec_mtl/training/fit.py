@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
+from torchrec.distributed.embedding_types import ShardedModule
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 
 from torchrec_mtl.metrics import MultiTaskMetrics
@@ -79,9 +81,12 @@ def evaluate(
     """
     metrics = MultiTaskMetrics(tasks, with_groups=group is not None)
     was_training = model.training
+    sharded = any(isinstance(module, ShardedModule) for module in model.modules())
     model.eval()
     with torch.no_grad():
         for batch in batches:
+            if not len(batch.labels) and not sharded:
+                continue  # only sharded tables take an empty batch, and they must: the other ranks wait for them
             batch = batch.to(device)
             _, (_, logits, labels) = model(batch)
             groups = None if group is None else batch.sparse_features[group].values()
@@ -129,6 +134,7 @@ def fit(
     pipeline = pipeline_class(model, optimizer, device)
     result = TrainingResult()
     steps_per_epoch = len(train_batches)
+    schedule = _schedule(optimizer, config, steps_per_epoch * config.max_epochs)
     interval = max(1, -(-steps_per_epoch // config.evaluations_per_epoch))
     batches = _all_epochs(train_batches, config.max_epochs)  # one stream: pipelines fetch ahead
     step, seconds, without_gain = 0, 0.0, 0
@@ -138,7 +144,7 @@ def fit(
             name = f"{description} epoch {epoch + 1}/{config.max_epochs}"
             began = time.perf_counter()
             with autocast(config, device):
-                loss = _run_steps(pipeline, batches, steps, config.batch_size, name)
+                loss = _run_steps(pipeline, schedule, batches, steps, config.batch_size, name)
             seconds += time.perf_counter() - began
             step += steps
             metrics = evaluate(model, valid_batches, tasks, device)
@@ -167,14 +173,26 @@ def _all_epochs(batches: Batches, num_epochs: int) -> Iterator[Any]:
         yield from batches
 
 
+def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LRScheduler:
+    if config.learning_rate_decay == "linear":
+        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=num_steps)
+    return LambdaLR(optimizer, lambda step: 1.0)
+
+
 def _run_steps(
-    pipeline: TrainPipelineBase, batches: Iterator[Any], steps: int, batch_size: int, name: str
+    pipeline: TrainPipelineBase,
+    schedule: LRScheduler,
+    batches: Iterator[Any],
+    steps: int,
+    batch_size: int,
+    name: str,
 ) -> float:
     """Takes ``steps`` steps; returns their mean loss."""
     total = torch.zeros(())
     with progress_bar(name, steps * batch_size, disable=dist.get_rank() != 0) as bar:
         for taken in range(1, steps + 1):
             loss, _, _ = pipeline.progress(batches)
+            schedule.step()
             total = total.to(loss.device) + loss
             if taken % 20 == 0 or taken == steps:
                 bar.set_postfix_str(f"loss {total.item() / taken:.4f}", refresh=False)

@@ -1,0 +1,123 @@
+"""The loop: when it stops, which weights it leaves, what it seeds."""
+
+import pytest
+import torch
+from torchrec import EmbeddingBagCollection
+
+from tests.support import NUM_DENSE, TASKS, batch, tables
+from torchrec_mtl import MultiTaskTrain
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.losses import CrossEntropyLoss
+from torchrec_mtl.models import SharedBottom
+from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
+from torchrec_mtl.training.distributed import distribute, process_group
+from torchrec_mtl.training.fit import evaluate, fit, mean_auc, set_seed
+from torchrec_mtl.training.monitor import Monitor
+
+CPU = torch.device("cpu")
+
+
+class Batches:
+    """The same batches every epoch."""
+
+    def __init__(self, num_batches: int, seed: int) -> None:
+        self.batches = [batch(32, seed + i) for i in range(num_batches)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+
+def train(directory, learning_rate, **options):
+    """Returns the result, the model and the batches; the labels are noise, so a model can only overfit."""
+    config = TrainingConfig(
+        batch_size=32,
+        optimizer=OptimizerConfig(learning_rate, table_optimizer="adam", table_learning_rate=learning_rate),
+        **options,
+    )
+    train_batches, valid_batches = Batches(7, 0), Batches(3, 100)
+    set_seed(config.seed)
+    model = SharedBottom(tables(device="meta"), TASKS, NUM_DENSE, (4,))
+    model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config.optimizer, CPU)
+    monitor = Monitor(directory)
+    result = fit(
+        model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor
+    )
+    monitor.close()
+    return result, model, valid_batches
+
+
+@pytest.fixture(autouse=True)
+def _group():
+    with process_group(CPU):
+        yield
+
+
+def test_the_best_weights_are_left(tmp_path):
+    result, model, valid_batches = train(tmp_path, 0.05, max_epochs=4, evaluations_per_epoch=2, patience=8, seed=1)
+    scores = {}
+    for row in result.history:
+        if (row["metric"], row["space"]) == ("auc", "impressions"):
+            scores.setdefault(row["step"], []).append(row["value"])
+    means = {step: sum(values) / len(values) for step, values in scores.items()}
+    assert list(means) == [4, 7, 11, 14, 18, 21, 25, 28]
+    assert result.best_step == max(means, key=means.get)
+    assert result.best_step != 28, "nothing to restore: choose another seed"
+    assert result.best_score == pytest.approx(means[result.best_step], abs=1e-12)
+    left = mean_auc(evaluate(model, valid_batches, TASKS, CPU).compute())
+    assert left == pytest.approx(result.best_score, abs=1e-12)
+
+
+def test_training_stops_after_patience_evaluations_without_gain(tmp_path):
+    result, *_ = train(tmp_path, 0.0, max_epochs=9, evaluations_per_epoch=2, patience=3)
+    assert result.best_step == 4
+    assert sorted({row["step"] for row in result.history}) == [4, 7, 11, 14]  # the best and three more
+
+
+def test_rates_fall_linearly_to_zero(tmp_path):
+    """With them at zero the last steps change nothing; a constant rate changes as much as at first."""
+    torch.manual_seed(0)
+    changes = {}
+    for decay in ("none", "linear"):
+        config = TrainingConfig(batch_size=32, max_epochs=3, learning_rate_decay=decay)
+        rates = []
+
+        class Recorded(torch.optim.SGD):
+            def step(self, closure=None, rates=rates):
+                rates.append(self.param_groups[0]["lr"])
+                return super().step(closure)
+
+        model = MultiTaskTrain(SharedBottom(tables(), TASKS, NUM_DENSE, (4,)), CrossEntropyLoss())
+        optimizer = Recorded(model.parameters(), lr=1.0)
+        fit(model, optimizer, Batches(2, 0), Batches(1, 9), TASKS, config, CPU, tmp_path / decay, Monitor(None))
+        changes[decay] = rates
+    assert changes["none"] == [1.0] * 6
+    assert changes["linear"] == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+
+
+def test_replicated_tables_start_from_their_own_initialisation():
+    collection = tables(device="meta")
+    for config in collection.embedding_bag_configs():
+        config.init_fn = lambda table: torch.nn.init.constant_(table, 0.25)
+    model = MultiTaskTrain(SharedBottom(collection, TASKS, NUM_DENSE, (4,)), CrossEntropyLoss())
+    distribute(model, OptimizerConfig(table_optimizer="adam"), CPU)
+    found = [m for m in model.modules() if isinstance(m, EmbeddingBagCollection)]
+    assert all((p == 0.25).all() for m in found for p in m.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: TrainingConfig(patience=0), r"`patience` \(=0\) must be at least 1"),
+        (lambda: TrainingConfig(learning_rate_decay="cosine"), r"`learning_rate_decay` \(='cosine'\) must be one of"),
+        (lambda: OptimizerConfig(learning_rate=-1), r"`learning_rate` \(=-1\) must be at least 0"),
+    ],
+)
+def test_a_wrong_configuration_is_told(make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make()
