@@ -1,6 +1,6 @@
 """An over arch of ours in a model of yours: BPCM's on your own features, your own training loop.
 
-    python examples/over_arch_in_own_model.py
+python examples/over_arch_in_own_model.py
 """
 
 import torch

@@ -1,6 +1,6 @@
 """An over arch of yours in our training: sharding, optimizers, early stopping and metrics take any module.
 
-    python examples/own_over_arch.py
+python examples/own_over_arch.py
 """
 
 import tempfile

@@ -14,9 +14,7 @@ def _rank(rank: int, function: Callable[..., None], world_size: int, store: str,
     torch.set_num_threads(1)
     os.environ.update(LOCAL_WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
     file_store = dist.FileStore(store, world_size)
-    dist.init_process_group(
-        "gloo", store=file_store, rank=rank, world_size=world_size, timeout=timedelta(seconds=120)
-    )
+    dist.init_process_group("gloo", store=file_store, rank=rank, world_size=world_size, timeout=timedelta(seconds=120))
     try:
         function(*arguments)
     finally:

@@ -42,9 +42,7 @@ def tables(
 ) -> EmbeddingBagCollection:
     """One table a field, ``f0``, ``f1``, ..."""
     configs = [
-        EmbeddingBagConfig(
-            name=f"t{i}", embedding_dim=dim, num_embeddings=NUM_EMBEDDINGS[i], feature_names=[f"f{i}"]
-        )
+        EmbeddingBagConfig(name=f"t{i}", embedding_dim=dim, num_embeddings=NUM_EMBEDDINGS[i], feature_names=[f"f{i}"])
         for i, dim in enumerate(embedding_dims)
     ]
     return EmbeddingBagCollection(tables=configs, device=torch.device(device) if device else None)

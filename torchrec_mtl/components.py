@@ -18,7 +18,7 @@ def train(
     j: str = "1x1",
     cpu: int = 2,
     gpu: int = 0,
-    memMB: int = 4096,
+    memMB: int = 4096,  # noqa: N803  (TorchX's own name)
 ) -> specs.AppDef:
     """Trains models on a funnel and reports them side by side.
 

@@ -30,9 +30,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Path]:
 
 
 def table(directory: Path) -> pl.DataFrame:
-    frames = [
-        pl.read_parquet(directory / f"{split}.parquet").with_columns(split=pl.lit(split)) for split in SPLITS
-    ]
+    frames = [pl.read_parquet(directory / f"{split}.parquet").with_columns(split=pl.lit(split)) for split in SPLITS]
     return pl.concat(frames)
 
 
@@ -91,9 +89,7 @@ class Raw:
         folder = Path(PACKAGE.origin).parent / "data"
         names = ("transactions", "promotions", "products", "demographics")
         self.files = SimpleNamespace(**{name: pl.read_parquet(folder / f"{name}.parquet") for name in names})
-        self.products = self.files.products.with_columns(
-            pl.col("product_category", "product_type").fill_null("NA")
-        )
+        self.products = self.files.products.with_columns(pl.col("product_category", "product_type").fill_null("NA"))
         on_page = pl.col("mailer_location").is_in(["D", "F", "H", "L"])
         self.flyers = self.files.promotions.filter(on_page)
         self.log = self.files.transactions.join(self.products, on="product_id")
@@ -183,9 +179,7 @@ def test_rows_follow_from_the_raw_files(prepared: dict[float, Path]) -> None:
     fields = set(rows.columns) - {*KEYS, "split"}
     for sample in (rows.sample(20, seed=0), lucky.sample(10, seed=0)):
         for row in sample.iter_rows(named=True):
-            told = {
-                name: vocabularies[name][row[name]] if name in vocabularies else row[name] for name in row
-            }
+            told = {name: vocabularies[name][row[name]] if name in vocabularies else row[name] for name in row}
             expected = raw.row(told["household_id"], told["store_id"], told["week"], told["line_id"])
             assert {name: told[name] for name in fields} == {name: expected[name] for name in fields}
 

@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 
 from torchrec_mtl.data.complete_journey_features import EDGES, bucket, earlier, pack
 
-events = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(1, 12), st.integers(0, 9)), min_size=1
-)
+events = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(1, 12), st.integers(0, 9)), min_size=1)
 
 
 def frame(rows: list[tuple[int, int, int, int]]) -> pl.DataFrame:
@@ -16,9 +14,7 @@ def frame(rows: list[tuple[int, int, int, int]]) -> pl.DataFrame:
 
 
 @given(events, events, st.sampled_from([None, 1, 4]))
-def test_earlier_looks_at_earlier_weeks_of_the_same_keys_only(
-    rows: list, log: list, window: int | None
-) -> None:
+def test_earlier_looks_at_earlier_weeks_of_the_same_keys_only(rows: list, log: list, window: int | None) -> None:
     found = earlier(frame(rows), frame(log), ["household", "line"], ["units"], window)
     assert found.height == len(rows)
     for (household, line, week, _), row in zip(rows, found.iter_rows(named=True), strict=True):

@@ -65,11 +65,7 @@ def assert_is_rows(batch: MultiTaskBatch, source: Source, rows: list[int]) -> No
     assert sparse.keys() == [field.name for field in source.fields]
     assert sparse.stride() == len(rows)
     values, lengths, offsets = sparse.values().tolist(), sparse.lengths().tolist(), sparse.offsets().tolist()
-    lists = [
-        column[row] if isinstance(column[row], list) else [column[row]]
-        for column in source.ids
-        for row in rows
-    ]
+    lists = [column[row] if isinstance(column[row], list) else [column[row]] for column in source.ids for row in rows]
     assert values == [value for ids in lists for value in ids]
     assert lengths == [len(ids) for ids in lists]
     assert offsets == [sum(lengths[:position]) for position in range(len(lengths) + 1)]
@@ -82,10 +78,7 @@ def test_ranks_share_out_every_row_once(
     with tempfile.TemporaryDirectory() as directory:
         source.write(directory)
         split = read_split(directory, "train")
-    loaders = [
-        BatchLoader(split, batch_size, shuffle, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
+    loaders = [BatchLoader(split, batch_size, shuffle, rank=rank, world_size=world_size) for rank in range(world_size)]
     seen: list[int] = []
     steps = set()
     for loader in loaders:
@@ -118,9 +111,7 @@ def test_drop_last_leaves_out_the_uneven_step_only(
 ) -> None:
     split, step_size = split_of(num_rows), batch_size * world_size
     if step_size > num_rows:
-        with pytest.raises(
-            InputError, match=r"must be at most the rows of the split \(\d+\) with `drop_last`"
-        ):
+        with pytest.raises(InputError, match=r"must be at most the rows of the split \(\d+\) with `drop_last`"):
             BatchLoader(split, batch_size, world_size=world_size, drop_last=True)
         return
     loaders = [
@@ -216,9 +207,7 @@ def every_row_once_through_a_sharded_collection(num_rows: int, batch_size: int) 
     with torch.no_grad():
         logits = [pipeline.progress(batches) for _ in range(len(loader))]
     assert [len(part) for part in logits] == [batch_size, 1 if rank == 0 else 0]
-    own = dict(
-        zip(torch.cat(list(loader.rows())).tolist(), map(tuple, torch.cat(logits).tolist()), strict=True)
-    )
+    own = dict(zip(torch.cat(list(loader.rows())).tolist(), map(tuple, torch.cat(logits).tolist()), strict=True))
     of_ranks: list = [None] * world_size
     dist.all_gather_object(of_ranks, own)
     by_row = {row: found for of_rank in of_ranks for row, found in of_rank.items()}

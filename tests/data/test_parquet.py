@@ -103,9 +103,7 @@ def test_wrong_value(tmp_path: Path, column: str, values: list[Any], row: int, r
 
 def test_a_step_without_the_one_before_a_masked_one(tmp_path: Path) -> None:
     write(tmp_path, click=[1, 1, 0, 0])  # row 3 has a purchase and an unknown cart
-    sentence = (
-        "column 'purchase', row 3 (counted from 0): 'purchase' (=1) must not happen without 'click' (=0)"
-    )
+    sentence = "column 'purchase', row 3 (counted from 0): 'purchase' (=1) must not happen without 'click' (=0)"
     with pytest.raises(InputError, match=re.escape(sentence)):
         read_split(tmp_path, "train")
 

@@ -72,9 +72,7 @@ def kill_itself(folder: Path) -> Schema:
 
 
 def test_what_a_killed_build_left_is_ignored_then_removed(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(
-        target=build_once, args=(tmp_path / "shop", kill_itself)
-    )
+    process = multiprocessing.get_context("fork").Process(target=build_once, args=(tmp_path / "shop", kill_itself))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

@@ -54,21 +54,17 @@ def collection_of(feature: str, num_embeddings: int) -> EmbeddingBagCollection:
             "b",
             19,
             TASKS,
-            "`num_embeddings` (=19) of table 'table' must be at least that of its field 'b' in data set 's' "
-            "(20)",
+            "`num_embeddings` (=19) of table 'table' must be at least that of its field 'b' in data set 's' (20)",
         ),
         (
             "b",
             20,
             TaskChain(["purchase", "click"]),
-            "`tasks` (=['purchase', 'click']) must be those of data set 's', in this order: "
-            "['click', 'purchase']",
+            "`tasks` (=['purchase', 'click']) must be those of data set 's', in this order: ['click', 'purchase']",
         ),
     ],
 )
-def test_a_model_that_does_not_fit(
-    feature: str, num_embeddings: int, tasks: TaskChain, sentence: str
-) -> None:
+def test_a_model_that_does_not_fit(feature: str, num_embeddings: int, tasks: TaskChain, sentence: str) -> None:
     schema = Schema("s", [Field("a", 3), Field("b", 20)], TASKS)
     with pytest.raises(InputError, match=re.escape(sentence)):
         schema.check_fits(collection_of(feature, num_embeddings), tasks)

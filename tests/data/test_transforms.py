@@ -25,9 +25,7 @@ def test_keeps_order_and_shape() -> None:
 
 @pytest.mark.parametrize("value", [-1.0, -1e-9, math.nan, math.inf])
 def test_wrong_value(value: float) -> None:
-    with pytest.raises(
-        InputError, match=rf"`values` \(={value} at position 2, counted from 0\) must be finite and"
-    ):
+    with pytest.raises(InputError, match=rf"`values` \(={value} at position 2, counted from 0\) must be finite and"):
         log_round([0.0, 1.0, value])
 
 

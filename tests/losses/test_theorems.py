@@ -70,9 +70,7 @@ def cases(draw: st.DrawFn) -> tuple[Distribution, Loss]:
 @both_theorems
 @untimed
 @given(cases())
-def test_weighted_local_loss_is_the_entire_space_loss(
-    target: Target, case: tuple[Distribution, Loss]
-) -> None:
+def test_weighted_local_loss_is_the_entire_space_loss(target: Target, case: tuple[Distribution, Loss]) -> None:
     P, loss = case
     assume(not unseen(P, target))
     weighted = local_space_loss(P, target, loss, lambda cell: clicked_share(P, target, cell))
@@ -82,9 +80,7 @@ def test_weighted_local_loss_is_the_entire_space_loss(
 @both_theorems
 @untimed
 @given(cases())
-def test_without_support_exactly_the_unseen_mass_is_missing(
-    target: Target, case: tuple[Distribution, Loss]
-) -> None:
+def test_without_support_exactly_the_unseen_mass_is_missing(target: Target, case: tuple[Distribution, Loss]) -> None:
     P, loss = case
     missing = sum((P[cell] * loss[cell.x, target(cell)] for cell in unseen(P, target)), Fraction(0))
     weighted = local_space_loss(P, target, loss, lambda cell: clicked_share(P, target, cell))
@@ -124,9 +120,7 @@ def in_torch(*arrays: np.ndarray) -> list[Tensor]:
 @st.composite
 def batches(draw: st.DrawFn) -> Enumeration:
     """1 to 4 values of x, a funnel of 2 to 4 tasks, every depth possible: the support that 2.1 needs."""
-    depths = st.integers(3, 5).flatmap(
-        lambda n: st.lists(st.tuples(*[st.integers(1, 40)] * n), min_size=1, max_size=4)
-    )
+    depths = st.integers(3, 5).flatmap(lambda n: st.lists(st.tuples(*[st.integers(1, 40)] * n), min_size=1, max_size=4))
     return enumeration(np.array(draw(depths)))
 
 
@@ -180,9 +174,7 @@ def test_step_propensity_of_true_marginals_is_the_true_conditional(batch: Enumer
 
 @untimed
 @given(st.integers(1, 5), seeds, st.sampled_from([1e-2, 0.2]))
-def test_step_propensity_is_the_oracle_where_the_funnel_is_broken_too(
-    T: int, seed: int, floor: float
-) -> None:
+def test_step_propensity_is_the_oracle_where_the_funnel_is_broken_too(T: int, seed: int, floor: float) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(size=(16, T)) * 4, rng.integers(0, 2, size=(16, T))
     actual = step_propensity(*in_torch(logits, labels), min_propensity=floor).numpy()

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.metrics import MultiTaskMetrics
+from torchrec_mtl.metrics import MultiTaskMetrics, calibration_curve
 from torchrec_mtl.metrics.gather import gather_rows
 from torchrec_mtl.tasks import TaskChain
 
@@ -143,6 +143,17 @@ def test_batches_are_copied_and_reset_forgets_them() -> None:
         metrics.compute()
     metrics.update(*funnel(50).values())
     assert metrics.compute() == before
+
+
+def test_calibration_curves_leave_masked_rows_out() -> None:
+    rows = funnel()
+    curves = collect(rows).calibration_curves(num_bins=5)
+    assert list(curves) == list(TASKS)
+    for t, task in enumerate(TASKS):
+        kept = rows["weights"][:, t] > 0
+        logits, labels, weights = (rows[name][kept, t] for name in ("logits", "labels", "weights"))
+        for column, expected in zip(curves[task], calibration_curve(logits, labels, weights, 5), strict=True):
+            torch.testing.assert_close(column, expected, rtol=1e-12, atol=0)
 
 
 def test_logits_that_need_gradients() -> None:

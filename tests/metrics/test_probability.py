@@ -25,9 +25,7 @@ ROW = st.tuples(
     st.sampled_from([0.0, 1.0]),
     st.sampled_from([0.0, 1e-4, 0.3, 1.0, 7.0, 1e4]),
 )
-ROWS = st.lists(ROW, min_size=1, max_size=40).map(
-    lambda rows: torch.tensor(rows, dtype=torch.float64).unbind(1)
-)
+ROWS = st.lists(ROW, min_size=1, max_size=40).map(lambda rows: torch.tensor(rows, dtype=torch.float64).unbind(1))
 
 
 untimed = settings(deadline=None)
@@ -133,9 +131,7 @@ def test_calibration_curve_is_that_of_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(400, generator=generator, dtype=torch.float64)
     labels = (torch.rand(400, generator=generator) < logits.sigmoid()).double()
-    rate, prediction = sklearn_calibration.calibration_curve(
-        labels, logits.sigmoid(), n_bins=8, strategy="quantile"
-    )
+    rate, prediction = sklearn_calibration.calibration_curve(labels, logits.sigmoid(), n_bins=8, strategy="quantile")
     curve = calibration_curve(logits, labels, num_bins=8)
     assert curve.num_rows.tolist() == [50] * 8
     assert curve.mean_prediction.tolist() == pytest.approx(prediction.tolist(), rel=1e-12)
@@ -152,9 +148,7 @@ def test_calibration_curve_holds_every_row_once(rows: tuple[Tensor, Tensor, Tens
     assert (curve.num_rows > 0).all()
     assert (curve.mean_prediction.diff() > -1e-15).all()
     assert (curve.num_rows * curve.positive_rate).sum().item() == pytest.approx(labels.sum().item(), abs=1e-9)
-    assert (curve.num_rows * curve.mean_prediction).sum().item() == pytest.approx(
-        logits.sigmoid().sum().item()
-    )
+    assert (curve.num_rows * curve.mean_prediction).sum().item() == pytest.approx(logits.sigmoid().sum().item())
     assert calibration_curve(logits, labels, weights, num_bins).num_rows.sum() == (weights > 0).sum()
 
 

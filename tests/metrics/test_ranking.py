@@ -24,9 +24,7 @@ SCORES = (
 @st.composite
 def scored_rows(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores, labels, weights and groups of 1 to 40 rows."""
-    row = st.tuples(
-        SCORES, st.booleans(), st.sampled_from(WEIGHTS), st.sampled_from([-5, 0, 2**40, 2**40 + 1])
-    )
+    row = st.tuples(SCORES, st.booleans(), st.sampled_from(WEIGHTS), st.sampled_from([-5, 0, 2**40, 2**40 + 1]))
     scores, labels, weights, groups = zip(*draw(st.lists(row, min_size=1, max_size=40)), strict=True)
     return (
         torch.tensor(scores),
@@ -105,10 +103,7 @@ def test_light_groups_keep_their_digits_beside_heavy_ones() -> None:
         torch.randn(200, generator=generator),
         (torch.rand(200, generator=generator) < 0.4).float(),
     )
-    weights = (
-        torch.rand(200, generator=generator, dtype=torch.float64)
-        * torch.tensor([1e8, 1.0, 1e-4, 1e-8])[groups]
-    )
+    weights = torch.rand(200, generator=generator, dtype=torch.float64) * torch.tensor([1e8, 1.0, 1e-4, 1e-8])[groups]
     light = groups == 3
     # Heavy groups of one class have no AUC, so the answer is the light group's alone.
     one_class = torch.where(light, labels, 0.0)

@@ -39,9 +39,7 @@ def fields():
     ],
 )
 def test_bpcm_is_its_equations(over, num_heads, arguments, without):
-    arch = scrambled(
-        BPCMArch(F, D, T, num_heads, tower_layer_sizes=(7, 4), aggregation_over=over, **arguments)
-    )
+    arch = scrambled(BPCMArch(F, D, T, num_heads, tower_layer_sizes=(7, 4), aggregation_over=over, **arguments))
     expected = bpcm.forward(fields().numpy(), parameters.bpcm(arch), num_heads, over, without)
     np.testing.assert_allclose(arch(fields()).detach().numpy(), expected, rtol=1e-11)
 

@@ -55,7 +55,10 @@ def test_aggregation_is_bpcm_equation_4(over):
 def test_gate_is_bpcm_equations_5_and_6():
     module = scrambled(ComplementaryGate(D))
     attended, organic = torch.randn(B, F, D), torch.randn(B, F, D)
-    weights = {"aggregated": parameters.array(module.organic.weight), "attended": parameters.array(module.attended.weight)}
+    weights = {
+        "aggregated": parameters.array(module.organic.weight),
+        "attended": parameters.array(module.attended.weight),
+    }
 
     def gate(e_att, e_org):
         return bpcm.complementary_gate(e_org, e_att, bpcm.gate_signal(e_org, e_att, weights))
@@ -67,7 +70,7 @@ def test_gate_is_bpcm_equations_5_and_6():
 @pytest.mark.parametrize("num_heads", [1, 3])
 @pytest.mark.parametrize("over", ["embedding", "fields"])
 def test_feature_tower_is_bpcm_equations_2_to_6(without, num_heads, over):
-    kept = {unit: False for unit in without}
+    kept = dict.fromkeys(without, False)
     module = scrambled(FeatureTower(F, D, num_heads, over, **kept))
     x = torch.randn(B, F, D)
     tower = parameters.feature_tower(module)
@@ -83,9 +86,7 @@ def test_conversion_is_bpcm_equations_7_to_9(layer_norm, num_heads):
     module = scrambled(BehaviorPatternConversion(D, num_heads, layer_norm=layer_norm))
     query, former = torch.randn(B, F, D), torch.randn(B, F, D)
     transition = parameters.conversion(module)
-    expected = common.per_sample(
-        bpcm.bpc, query.numpy(), former.numpy(), transition=transition, num_heads=num_heads
-    )
+    expected = common.per_sample(bpcm.bpc, query.numpy(), former.numpy(), transition=transition, num_heads=num_heads)
     assert_close(module(query, former), expected)
 
 
@@ -109,9 +110,7 @@ def test_selector_is_tafe_equations_14_to_16(step):
     x = torch.randn(B, F, D)
     assert module.gamma().item() == pytest.approx(tafe.gamma_schedule(step), rel=1e-12)
     layers = parameters.mlp(module)
-    expected = tafe.smooth_step(
-        common.per_sample(tafe.selector, x.numpy(), layers=layers), tafe.gamma_schedule(step)
-    )
+    expected = tafe.smooth_step(common.per_sample(tafe.selector, x.numpy(), layers=layers), tafe.gamma_schedule(step))
     assert_close(module(x.flatten(1)), expected)
 
 

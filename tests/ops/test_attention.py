@@ -35,9 +35,7 @@ def test_inducing_attention_is_the_equation(backend, batch, rows, dim, points, h
     selection = rng.random((batch, points)) * (rng.random((batch, points)) < 0.6)
     key, value, out = weights(rng, dim, dim)
     layer = {"inducing_points": induced, "key": key, "value": value, "out": out}
-    expected = common.per_sample(
-        tafe.inducing_attention, inputs, selection, layer=layer, num_heads=heads
-    )
+    expected = common.per_sample(tafe.inducing_attention, inputs, selection, layer=layer, num_heads=heads)
     tensors = [torch.tensor(x) for x in (induced, selection, inputs, key, value, out)]
     actual = ops.inducing_attention(*tensors, heads, backend)
     np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)

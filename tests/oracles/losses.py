@@ -66,9 +66,7 @@ def dependence(predictions: Array, labels: Array, weights: Array | None = None) 
     return total / B
 
 
-def local_space(
-    predictions: Array, labels: Array, propensities: Array, weights: Array | None = None
-) -> float:
+def local_space(predictions: Array, labels: Array, propensities: Array, weights: Array | None = None) -> float:
     """TAFE eq. (10) as a mean over all B rows: task t >= 2 over its local space, over the propensity.
 
     ``propensities[i, t]`` is P(y_{t-1} = 1 | x_i, y_t = labels[i, t]); column 0 is never read. Dividing by B

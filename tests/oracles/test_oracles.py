@@ -92,9 +92,7 @@ def test_bpcm_by_hand():
     }
     close(bpcm.forward(E[None], params), [[6.25, 17.75, 40.75]])  # Z_{t+1} = 2 Z_t + 5.75
     close(bpcm.forward(E[None], params, without={"transition"}), [[6.25] * 3])
-    params["transitions"] = [
-        {**t, "norm": {"weight": np.ones(1), "bias": np.ones(1)}} for t in params["transitions"]
-    ]
+    params["transitions"] = [{**t, "norm": {"weight": np.ones(1), "bias": np.ones(1)}} for t in params["transitions"]]
     close(bpcm.forward(E[None], params), [[6.25, 1.5, 1.5]])  # one number normalises to 0
 
 
@@ -137,9 +135,7 @@ def test_losses_by_hand():
     close(losses.cross_entropy(p, y), (first.sum() + 2 * log(4 / 3) + log(8 / 7)) / 3)
     close(losses.cross_entropy(p, y, w, [1.0, 10.0]), (3 * first[:2].sum() + 30 * log(4 / 3)) / 3)
     close([losses.calibrator(p), losses.calibrator(p, w)], [0.25 / 3, 6 * 0.25 / 3])
-    close(
-        [losses.dependence(p, y), losses.dependence(p, y, w)], [(1 / 16 + 49 / 64 + 1 / 16) / 3, 6 / 16 / 3]
-    )
+    close([losses.dependence(p, y), losses.dependence(p, y, w)], [(1 / 16 + 49 / 64 + 1 / 16) / 3, 6 / 16 / 3])
     close(bpcm.objective(p, y), losses.cross_entropy(p, y) + 0.05)
     close(tafe.objective(p, y, dependence_weight=2.0), losses.cross_entropy(p, y) + 2 * 57 / 64 / 3)
     q = np.array([[np.nan, 1.0], [np.nan, 0.5], [np.nan, 0.25]])

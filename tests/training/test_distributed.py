@@ -66,7 +66,9 @@ def equals_unsharded(name: str, table_optimizer: str, folder: str) -> None:
     save_weights(sharded, Path(folder) / "end")
     gathered = train_model(name)
     load_weights(gathered, Path(folder) / "end")
-    for (parameter_name, actual), expected in zip(gathered.state_dict().items(), whole.state_dict().values()):
+    expected_state = whole.state_dict()
+    for parameter_name, actual in gathered.state_dict().items():
+        expected = expected_state[parameter_name]
         torch.testing.assert_close(
             actual, expected, rtol=1e-4, atol=2e-5, msg=lambda text, n=parameter_name: f"{n}: {text}"
         )

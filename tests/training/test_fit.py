@@ -45,9 +45,7 @@ def train(directory, learning_rate, **options):
     model = SharedBottom(tables(device="meta"), TASKS, NUM_DENSE, (4,))
     model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config.optimizer, CPU)
     monitor = Monitor(directory)
-    result = fit(
-        model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor
-    )
+    result = fit(model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor)
     monitor.close()
     return result, model, valid_batches
 

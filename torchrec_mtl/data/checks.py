@@ -17,9 +17,7 @@ from torchrec_mtl.tasks import TaskChain
 Array = NDArray[Any]
 
 
-def reject(
-    source: str, column: str, bad: Array, rule: str, values: Array, offsets: Array | None = None
-) -> None:
+def reject(source: str, column: str, bad: Array, rule: str, values: Array, offsets: Array | None = None) -> None:
     """Raise on the first True of ``bad``, whose value takes the place of ``{}`` in ``rule``.
 
     ``bad`` and ``values`` are [N]; or [V], where ``offsets`` [N + 1] say which row each of V values is of.

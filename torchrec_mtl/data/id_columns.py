@@ -28,9 +28,7 @@ class IdColumns:
 
     def __init__(self, fields: Sequence[Field], ids: Mapping[str, Array | tuple[Array, Array]]) -> None:
         self._keys = [field.name for field in fields]
-        self._lists: dict[
-            int, tuple[Array, Array]
-        ] = {}  # position of the field -> values [V], offsets [N + 1]
+        self._lists: dict[int, tuple[Array, Array]] = {}  # position of the field -> values [V], offsets [N + 1]
         self._matrices: list[tuple[list[int], Array]] = []  # positions of the fields, their ids [N, fields]
         self._ones, self._positions = torch.ones(0, dtype=torch.int64), torch.arange(1)
         single: dict[type[np.generic], list[int]] = {}
@@ -61,9 +59,7 @@ class IdColumns:
         for position, (of_all, offsets_of_all) in self._lists.items():
             columns[position], counts[position] = _gather_lists(of_all, offsets_of_all, rows.numpy())
         values = torch.from_numpy(np.concatenate(columns))
-        return KeyedJaggedTensor(
-            self._keys, values, lengths=torch.from_numpy(counts.reshape(-1)), stride=len(rows)
-        )
+        return KeyedJaggedTensor(self._keys, values, lengths=torch.from_numpy(counts.reshape(-1)), stride=len(rows))
 
     def _one_each(self, num_ids: int) -> tuple[Tensor, Tensor]:
         """Lengths [num_ids] and offsets [num_ids + 1] of single ids, views of what all batches share."""

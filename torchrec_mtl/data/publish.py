@@ -69,9 +69,7 @@ def _build(directory: Path, build: Callable[[Path], Schema]) -> None:
         raise InputError(f"{directory}: is there but has no {FILE_NAME}; remove it or name another directory")
     prefix = f".{directory.name}.partial-"
     for path in directory.parent.iterdir():
-        if path.name.startswith(
-            prefix
-        ):  # left by a killed build: this one holds the lock, so nobody else builds
+        if path.name.startswith(prefix):  # left by a killed build: this one holds the lock, so nobody else builds
             shutil.rmtree(path)
     folder = directory.with_name(prefix + uuid4().hex)
     folder.mkdir()

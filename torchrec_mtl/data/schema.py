@@ -101,9 +101,7 @@ class Schema:
         roles = Counter([*self.field_names, *self.dense, *self.tasks.label_columns, *weight_columns])
         for column, count in roles.items():
             if count > 1:
-                raise InputError(
-                    f"column {column!r} of data set {self.name!r} must have one role, not {count}"
-                )
+                raise InputError(f"column {column!r} of data set {self.name!r} must have one role, not {count}")
         for split, rows in self.num_rows.items():
             if split not in SPLITS or type(rows) is not int or rows < 1:
                 counts = dict(self.num_rows)

@@ -36,7 +36,6 @@ def log_round(values: ArrayLike, resolution: float = 1.0) -> NDArray[np.int64]:
     if bad.any():
         position = int(bad.argmax())
         raise InputError(
-            f"`values` (={array.flat[position]} at position {position}, counted from 0) must be finite and "
-            "at least 0"
+            f"`values` (={array.flat[position]} at position {position}, counted from 0) must be finite and at least 0"
         )
     return np.rint(resolution * np.log2(1 + array)).astype(np.int64)

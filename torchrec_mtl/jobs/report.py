@@ -37,9 +37,7 @@ class ModelReport:
 
     def auc(self, task: str, space: str) -> float:
         """Test AUC of ``task`` in ``space``."""
-        return next(
-            r["value"] for r in self.test if (r["task"], r["space"], r["metric"]) == (task, space, "auc")
-        )
+        return next(r["value"] for r in self.test if (r["task"], r["space"], r["metric"]) == (task, space, "auc"))
 
 
 def result_rows(reports: list[ModelReport], dataset: str) -> Rows:
@@ -51,9 +49,7 @@ def result_rows(reports: list[ModelReport], dataset: str) -> Rows:
     for report in reports:
         labels = {"model": report.config.model, "seed": report.config.training.seed, "dataset": dataset}
         whole = {"task": None, "space": None}
-        figures = [
-            {"split": "test", **row} for row in report.test
-        ] + [
+        figures = [{"split": "test", **row} for row in report.test] + [
             {"split": "valid", **whole, "metric": "mean_auc", "value": report.result.best_score},
             {"split": "train", **whole, "metric": "best_step", "value": report.result.best_step},
             {"split": "train", **whole, "metric": "samples_per_second", "value": report.result.samples_per_second},
@@ -80,8 +76,8 @@ def table(reports: list[ModelReport], tasks: TaskChain) -> str:
                 cell += f" {100 * rela_impr(report.auc(*column), base.auc(*column)):+.1f}%"
             cells.append(cell)
         body.append([*cells, f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"])
-    widths = [max(map(len, column)) for column in zip(*header, *body)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in header + body]
+    widths = [max(map(len, column)) for column in zip(*header, *body, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in header + body]
     lines.insert(2, "-" * max(map(len, lines)))
     if base is not None:
         lines.append("+x.x%: RelaImpr over Single-Task, (AUC - .5) / (AUC of Single-Task - .5) - 1")
@@ -96,14 +92,14 @@ def draw(reports: list[ModelReport], tasks: TaskChain, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, len(tasks), figsize=(4 * len(tasks), 7.5), squeeze=False, layout="constrained")
-    for (curve_axis, calibration_axis), task in zip(axes.T, tasks):
+    for (curve_axis, calibration_axis), task in zip(axes.T, tasks, strict=True):
         for report in reports:
             points = [
                 (row["step"], row["value"])
                 for row in report.result.history
                 if (row["task"], row["space"], row["metric"]) == (task, "impressions", "auc")
             ]
-            curve_axis.plot(*zip(*points), marker="o", markersize=3, label=report.title)
+            curve_axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=report.title)
             curve = report.curves[task]
             calibration_axis.plot(curve.mean_prediction, curve.positive_rate, marker="o", markersize=3)
         curve_axis.set(title=task, xlabel="optimizer step")

@@ -125,9 +125,8 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         keys = path.split(".")
         if not equals or not all(keys):
             raise InputError(f"override {override!r} must have the form path=value")
-        if keys[0] in MODELS:
-            if keys.pop(0) != config.model:
-                continue
+        if keys[0] in MODELS and keys.pop(0) != config.model:
+            continue
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):

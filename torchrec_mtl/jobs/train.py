@@ -33,7 +33,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="settings to replace: path=value, e.g. training.max_epochs=3")
     parser.add_argument("--models", default=",".join(MODELS), help="names, separated by commas (default: %(default)s)")
-    parser.add_argument("--dataset", default="complete_journey", help="complete_journey, or a prepared data set's folder")
+    parser.add_argument(
+        "--dataset", default="complete_journey", help="complete_journey, or a prepared data set's folder"
+    )
     parser.add_argument("--sample", type=float, default=0.2, help="share of complete_journey's rows (%(default)s)")
     parser.add_argument("--settings", default="complete_journey", help=f"one of {list(SETTINGS)} (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
@@ -100,7 +102,9 @@ def train_model(
     set_seed(config.training.seed)
     built = build_model(config, schema)
     num_parameters = sum(p.numel() for p in built.parameters())
-    model, optimizer = distribute(built.to(device=None if device.type == "cpu" else device), config.training.optimizer, device)
+    model, optimizer = distribute(
+        built.to(device=None if device.type == "cpu" else device), config.training.optimizer, device
+    )
 
     def batches(split: str) -> BatchLoader:
         return BatchLoader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)

@@ -89,9 +89,7 @@ def step_propensity(logits: Tensor, labels: Tensor, min_propensity: float = 1e-3
     return torch.cat([torch.ones_like(logits[:, :1]), propensity], dim=1)
 
 
-def local_space_bce(
-    logits: Tensor, labels: Tensor, propensities: Tensor, weights: Tensor | None = None
-) -> Tensor:
+def local_space_bce(logits: Tensor, labels: Tensor, propensities: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross entropy of each task over the rows where the step before happened, made unbiased: TAFE theorem 2.1.
 
     Equals `cross_entropy` over all rows in expectation. ``P(Y = 1)`` of eq. (10) is the share of such rows in the

@@ -47,21 +47,19 @@ class SingleTask(nn.Module):
         dense_device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self.sparse_arch = nn.ModuleList(
-            SparseArch(copy.deepcopy(embedding_bag_collection) if task else embedding_bag_collection)
-            for task in range(len(tasks))
-        )
+        collections = [copy.deepcopy(embedding_bag_collection) for _ in range(len(tasks) - 1)]
+        sparse_archs = [SparseArch(collection) for collection in (embedding_bag_collection, *collections)]
         with torch.device(dense_device or torch.get_default_device()):
-            self.dense_arch = nn.ModuleList(
-                DenseArch(dense_in_features, dense_arch_layer_sizes) for _ in tasks
-            )
-            in_features = sum(self.sparse_arch[0].field_dims + self.dense_arch[0].field_dims)
+            dense_archs = [DenseArch(dense_in_features, dense_arch_layer_sizes) for _ in tasks]
+            in_features = sum(sparse_archs[0].field_dims + dense_archs[0].field_dims)
             self.over_arch = nn.ModuleList(Tower(in_features, layer_sizes, dropout) for _ in tasks)
+        self.sparse_arch = nn.ModuleList(sparse_archs)
+        self.dense_arch = nn.ModuleList(dense_archs)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
         logits = []
-        for sparse_arch, dense_arch, tower in zip(self.sparse_arch, self.dense_arch, self.over_arch):
+        for sparse_arch, dense_arch, tower in zip(self.sparse_arch, self.dense_arch, self.over_arch, strict=True):
             embeddings = torch.cat([sparse_arch(sparse_features), dense_arch(dense_features)], dim=1)
             logits.append(tower(embeddings))
         return torch.cat(logits, dim=1)

@@ -25,9 +25,7 @@ class BehaviorPatternConversion(nn.Module):
         torch.Size([2, 6, 8])
     """
 
-    def __init__(
-        self, embedding_dim: int, num_heads: int = 1, dropout: float = 0.1, layer_norm: bool = False
-    ) -> None:
+    def __init__(self, embedding_dim: int, num_heads: int = 1, dropout: float = 0.1, layer_norm: bool = False) -> None:
         super().__init__()
         self.message = nn.Dropout(dropout)
         self.attention = Attention(embedding_dim, num_heads)

@@ -72,8 +72,7 @@ class FieldProjection(nn.Module):
         self.field_dims = list(field_dims)
         self.embedding_dim = embedding_dim
         self.projections = nn.ModuleList(
-            nn.Identity() if dim == embedding_dim else nn.Linear(dim, embedding_dim, bias=False)
-            for dim in field_dims
+            nn.Identity() if dim == embedding_dim else nn.Linear(dim, embedding_dim, bias=False) for dim in field_dims
         )
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ class FieldProjection(nn.Module):
         if all(dim == self.embedding_dim for dim in self.field_dims):
             return embeddings.reshape(-1, len(self.field_dims), self.embedding_dim)
         fields = embeddings.split(self.field_dims, dim=1)
-        return torch.stack([project(field) for project, field in zip(self.projections, fields)], dim=1)
+        return torch.stack([project(field) for project, field in zip(self.projections, fields, strict=True)], dim=1)
 
 
 class DenseArch(nn.Module):

@@ -98,17 +98,16 @@ class FeatureTower(nn.Module):
         if not (attention or aggregation):
             raise InputError("a feature tower must keep one of its units: `attention` or `aggregation`")
         self.attention = Attention(embedding_dim, num_heads) if attention else None
-        self.aggregation = (
-            FeatureAggregation(num_fields, embedding_dim, over=aggregation_over) if aggregation else None
-        )
+        self.aggregation = FeatureAggregation(num_fields, embedding_dim, over=aggregation_over) if aggregation else None
         self.gate = ComplementaryGate(embedding_dim) if gate and attention and aggregation else None
 
     def forward(self, fields: Tensor) -> Tensor:
         """``E [B, F, D]`` to ``q [B, F, D]``."""
-        if self.attention is None:
-            return self.aggregation(fields)
-        attended = self.attention(fields, fields)
         if self.aggregation is None:
-            return attended
+            assert self.attention is not None  # one of them is there
+            return self.attention(fields, fields)
         organic = self.aggregation(fields)
+        if self.attention is None:
+            return organic
+        attended = self.attention(fields, fields)
         return attended + organic if self.gate is None else self.gate(attended, organic)

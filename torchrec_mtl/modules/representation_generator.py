@@ -112,9 +112,7 @@ class RepresentationGenerator(nn.Module):
         )
         first: Residual = "query" if residual == "input" else residual
         self.layers = nn.ModuleList(
-            FeatureInteraction(
-                embedding_dim, num_inducing_points, num_heads, residual if layer else first, backend
-            )
+            FeatureInteraction(embedding_dim, num_inducing_points, num_heads, residual if layer else first, backend)
             for layer in range(num_layers)
         )
 

@@ -46,9 +46,7 @@ class TaskTowers(nn.Module):
         dropout: see `Tower`.
     """
 
-    def __init__(
-        self, num_tasks: int, in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0
-    ) -> None:
+    def __init__(self, num_tasks: int, in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__()
         self.towers = nn.ModuleList(Tower(in_features, layer_sizes, dropout) for _ in range(num_tasks))
 

@@ -42,7 +42,7 @@ def default_device() -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[dist.ProcessGroup]:
+def process_group(device: torch.device) -> Iterator[None]:
     """The default process group: torchrun's where it launched this process, else a group of one."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
@@ -52,7 +52,7 @@ def process_group(device: torch.device) -> Iterator[dist.ProcessGroup]:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield dist.group.WORLD
+        yield
     finally:
         dist.destroy_process_group()
 
@@ -67,10 +67,13 @@ def _materialize(collection: EmbeddingBagCollection, device: torch.device) -> No
     if any(p.is_meta for p in collection.parameters()):
         collection.to_empty(device=device)
         for config in collection.embedding_bag_configs():
-            config.init_fn(collection.embedding_bags[config.name].weight)
+            table = collection.embedding_bags[config.name].weight
+            assert config.init_fn is not None  # its config sees to it
+            assert isinstance(table, torch.Tensor)
+            config.init_fn(table)
 
 
-def plan_sharding(model: nn.Module, device: torch.device, group: dist.ProcessGroup) -> ShardingPlan:
+def plan_sharding(model: nn.Module, device: torch.device) -> ShardingPlan:
     """TorchRec's own plan, over the sharding types that keep the tables' optimizer.
 
     The planner would replicate small tables, and replicated tables drop an optimizer that runs in the backward pass.
@@ -78,7 +81,6 @@ def plan_sharding(model: nn.Module, device: torch.device, group: dist.ProcessGro
     Args:
         model: holds `EmbeddingBagCollection`\\ s, on any device, ``meta`` included.
         device: where the model will run.
-        group: the ranks.
     """
     allowed = [t.value for t in ShardingType if t is not ShardingType.DATA_PARALLEL]
     constraints = {
@@ -86,7 +88,7 @@ def plan_sharding(model: nn.Module, device: torch.device, group: dist.ProcessGro
         for collection in _tables(model)
         for table in collection.embedding_bag_configs()
     }
-    world_size = dist.get_world_size(group)
+    world_size = dist.get_world_size()
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=get_local_size(world_size)),
         HardwareConfig(),
@@ -97,7 +99,7 @@ def plan_sharding(model: nn.Module, device: torch.device, group: dist.ProcessGro
         constraints=constraints,
         storage_reservation=FixedPercentageStorageReservation(0.15),
     )
-    return planner.collective_plan(model, get_default_sharders(), group)
+    return planner.collective_plan(model, get_default_sharders(), dist.group.WORLD)
 
 
 def distribute(
@@ -127,7 +129,7 @@ def distribute(
         options = {"lr": config.table_learning_rate, **options}
         for collection in _tables(train_model):
             apply_optimizer_in_backward(optimizer_class, collection.parameters(), options)
-        plan = plan_sharding(train_model, device, dist.group.WORLD)
+        plan = plan_sharding(train_model, device)
     model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=get_default_sharders())
     stepped = dict(in_backward_optimizer_filter(model.named_parameters()))
     dense = {name: p for name, p in stepped.items() if name in dense_names}

@@ -130,7 +130,7 @@ def fit(
     Returns:
         The validation history and the throughput.
     """
-    pipeline_class = TrainPipelineSparseDist if device.type == "cuda" else TrainPipelineBase
+    pipeline_class: Any = TrainPipelineSparseDist if device.type == "cuda" else TrainPipelineBase
     pipeline = pipeline_class(model, optimizer, device)
     result = TrainingResult()
     steps_per_epoch = len(train_batches)
@@ -180,7 +180,7 @@ def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_step
 
 
 def _run_steps(
-    pipeline: TrainPipelineBase,
+    pipeline: TrainPipelineBase[Any, Any],
     schedule: LRScheduler,
     batches: Iterator[Any],
     steps: int,

@@ -23,7 +23,7 @@ class _Lines:
         self.stream.flush()
 
 
-def progress_bar(description: str, total: int, disable: bool = False) -> tqdm:
+def progress_bar(description: str, total: int, disable: bool = False) -> "tqdm[Any]":
     """A bar in rows: redrawn in place on a terminal, a line every few seconds elsewhere (a file, a scheduler)."""
     on_terminal = sys.stderr.isatty()
     return tqdm(

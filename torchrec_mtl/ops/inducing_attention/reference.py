@@ -28,7 +28,7 @@ def indicator_attention(
 ) -> Tensor:
     """Eq. (21), task by task; shapes as in the front door."""
     outputs = [
-        _attend(indicator.expand(inputs.shape[0], 1, -1), inputs, *weights, num_heads)
-        for indicator, *weights in zip(indicators, wk, wv, wo, strict=True)
+        _attend(indicator.expand(inputs.shape[0], 1, -1), inputs, key, value, output, num_heads)
+        for indicator, key, value, output in zip(indicators, wk, wv, wo, strict=True)
     ]
     return torch.cat(outputs, dim=1)
