@@ -1,13 +1,15 @@
 """What a training job leaves: a table, ``results.json`` and a picture."""
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.data import Schema
 from torchrec_mtl.jobs.settings import MODELS, RunConfig
-from torchrec_mtl.metrics import CalibrationCurve, rela_impr
+from torchrec_mtl.metrics import CalibrationCurve, gain, rela_impr
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.fit import Rows, TrainingResult
 
@@ -40,47 +42,63 @@ class ModelReport:
         return next(r["value"] for r in self.test if (r["task"], r["space"], r["metric"]) == (task, space, "auc"))
 
 
+def _single_task(reports: list[ModelReport]) -> ModelReport | None:
+    """The base of RelaImpr and Gain, where it was run."""
+    return next((report for report in reports if report.config.model == "single_task"), None)
+
+
 def result_rows(reports: list[ModelReport], dataset: str) -> Rows:
     """Rows ``{model, seed, dataset, split, task, space, metric, value}``: the test split, and the run's own figures.
 
-    Those have no task and no space.
+    Those have no task and no space. A metric that is undefined, one class being absent, has the value None.
     """
-    rows = []
+    rows: Rows = []
+    base = _single_task(reports)
     for report in reports:
         labels = {"model": report.config.model, "seed": report.config.training.seed, "dataset": dataset}
-        whole = {"task": None, "space": None}
-        figures = [{"split": "test", **row} for row in report.test] + [
-            {"split": "valid", **whole, "metric": "mean_auc", "value": report.result.best_score},
-            {"split": "train", **whole, "metric": "best_step", "value": report.result.best_step},
-            {"split": "train", **whole, "metric": "samples_per_second", "value": report.result.samples_per_second},
-            {"split": "train", **whole, "metric": "num_parameters", "value": report.num_parameters},
-        ]
+        figures = [{"split": "test", **row} for row in report.test]
+        if base is not None and report is not base:
+            for row in [row for row in figures if row["metric"] == "auc"]:
+                base_auc = base.auc(row["task"], row["space"])
+                figures.append({**row, "metric": "rela_impr", "value": rela_impr(row["value"], base_auc)})
+                figures.append({**row, "metric": "gain", "value": gain(row["value"], base_auc)})
+        for split, metric, value in [
+            ("valid", "mean_auc", report.result.best_score),
+            ("train", "best_step", report.result.best_step),
+            ("train", "samples_per_second", report.result.samples_per_second),
+            ("train", "num_parameters", report.num_parameters),
+        ]:
+            figures.append({"split": split, "task": None, "space": None, "metric": metric, "value": value})
         rows += [{**labels, **figure} for figure in figures]
-    return rows
+    return [{**row, "value": None if math.isnan(row["value"]) else row["value"]} for row in rows]
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Lines of left-aligned columns, the first line underlined."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def table(reports: list[ModelReport], tasks: TaskChain) -> str:
-    """Test AUC of each task in each of its spaces, RelaImpr over Single-Task where it was run, speed and size."""
-    base = next((report for report in reports if report.config.model == "single_task"), None)
-    columns = [(task, space) for place in (0, 1) for task in tasks for space in tasks.spaces(task)[place : place + 1]]
-    header = [
-        ["", *(task for task, _ in columns), "samples/s", "parameters"],
-        ["test AUC", *("all" if space == "impressions" else space for _, space in columns), "", ""],
-    ]
-    body = []
+    """Test AUC of each task in each of its spaces, with RelaImpr over Single-Task in percent; speed and size."""
+    base = _single_task(reports)
+
+    def cell(report: ModelReport, task: str, space: str) -> str:
+        auc = report.auc(task, space)
+        if base is None or report is base:
+            return f"{auc:.4f}"
+        return f"{auc:.4f} {rela_impr(auc, base.auc(task, space)):+.1%}"
+
+    whole = [["test AUC, all impressions", *tasks, "samples/s", "parameters"]]
+    after = [["test AUC, where the step before happened", *list(tasks)[1:]]]
     for report in reports:
-        cells = [report.title]
-        for column in columns:
-            cell = f"{report.auc(*column):.4f}"
-            if base is not None and report is not base:
-                cell += f" {100 * rela_impr(report.auc(*column), base.auc(*column)):+.1f}%"
-            cells.append(cell)
-        body.append([*cells, f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"])
-    widths = [max(map(len, column)) for column in zip(*header, *body, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in header + body]
-    lines.insert(2, "-" * max(map(len, lines)))
+        speed, size = f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"
+        whole.append([report.title, *(cell(report, task, "impressions") for task in tasks), speed, size])
+        after.append([report.title, *(cell(report, task, tasks.spaces(task)[1]) for task in list(tasks)[1:])])
+    lines = [*_aligned(whole), *(["", *_aligned(after)] if len(tasks) > 1 else [])]
     if base is not None:
-        lines.append("+x.x%: RelaImpr over Single-Task, (AUC - .5) / (AUC of Single-Task - .5) - 1")
+        lines += ["", "with RelaImpr over Single-Task: (AUC - .5) / (AUC of Single-Task - .5) - 1"]
     return "\n".join(lines)
 
 
@@ -113,12 +131,17 @@ def draw(reports: list[ModelReport], tasks: TaskChain, file: Path) -> None:
 
 
 def write_report(reports: list[ModelReport], schema: Schema, directory: Path) -> None:
-    """Prints the table and writes it with ``results.json``, ``config.json`` and ``report.png`` into ``directory``."""
-    rows = result_rows(reports, schema.name)
+    """Prints the table and writes it with ``config.json``, ``report.png`` and ``results.json`` into ``directory``.
+
+    ``results.json`` comes last and whole: where it is, the run is.
+    """
     text = table(reports, schema.tasks)
     configs: dict[str, Any] = {report.config.model: asdict(report.config) for report in reports}
     (directory / "config.json").write_text(json.dumps(configs, indent=2) + "\n")
-    (directory / "results.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     (directory / "table.txt").write_text(text + "\n")
     draw(reports, schema.tasks, directory / "report.png")
+    aside = directory / "results.json.partial"
+    rows = [json.dumps(row, allow_nan=False) for row in result_rows(reports, schema.name)]
+    aside.write_text("[\n" + ",\n".join(rows) + "\n]\n")
+    os.replace(aside, directory / "results.json")
     print(f"\n{text}\n\n{directory}: results.json, report.png, table.txt, config.json", flush=True)
