@@ -25,7 +25,7 @@ from torchrec_mtl.training.distributed import default_device, distribute, proces
 from torchrec_mtl.training.fit import evaluate, fit, set_seed
 from torchrec_mtl.training.monitor import Monitor
 
-EVALUATION_BATCH_SIZE = 8192
+EVALUATION_BATCH_SIZE = 2048
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
     parser.add_argument("--name", default="", help="of the run (the date and time)")
     parser.add_argument("--output", default="runs", help="folder for runs (%(default)s)")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # settings may stand before, between and after options
 
 
 def configure(args: argparse.Namespace) -> list[RunConfig]:
