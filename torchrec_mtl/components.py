@@ -5,14 +5,13 @@ import sys
 import torchx.specs as specs
 from torchx.components import dist
 
-
 # glibc gives large blocks back to the kernel when they are freed, and on a CPU a step then spends up to half its
 # time on page faults.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 def _check(arguments: list[str]) -> None:
-    """Tells a user's mistake here, with status 2, and not from every process of a job that had to be scheduled first."""
+    """Tells a user's mistake here, with status 2, rather than from every process of a scheduled job."""
     from torchrec_mtl.errors import InputError  # heavy imports: TorchX imports this file for every command
     from torchrec_mtl.jobs.train import configure, parse
 
