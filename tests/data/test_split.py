@@ -96,3 +96,10 @@ def test_batches_do_not_share_what_they_are_made_of() -> None:
     assert second.sparse_features["store"].values().tolist() == [8, 0, 3]
     assert second.labels.tolist() == ARGUMENTS["labels"]
     assert second.dense_features.tolist() == ARGUMENTS["dense"]
+
+
+def test_base_rates_are_those_of_labelled_rows():
+    assert Split(SCHEMA, **ARGUMENTS).base_rates().tolist() == pytest.approx([2 / 3, 1 / 3])
+    schema = Schema("shop", SCHEMA.fields, TaskChain(["click", "buy"], weight_columns=["w1", "w2"]), ["price"])
+    weighted = Split(schema, **{**ARGUMENTS, "weights": [[1, 0], [2, 1], [1, 1]]})
+    assert weighted.base_rates().tolist() == pytest.approx([2 / 3, 0])  # the only purchase is masked

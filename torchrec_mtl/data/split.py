@@ -79,6 +79,14 @@ class Split:
             weights=None if self._weights is None else self._weights.index_select(0, rows),
         )
 
+    def base_rates(self) -> Tensor:
+        """Each task's share of positives among its labelled rows, ``[T]``."""
+        labels = self._labels.float()
+        if self._weights is None:
+            return labels.mean(0)
+        known = self._weights > 0
+        return labels.where(known, 0.0).sum(0) / known.sum(0)
+
     def _checked_weights(self, weights: ArrayLike) -> Tensor:
         array = self._floats("weights", weights, len(self.schema.tasks))
         columns = self.schema.tasks.weight_columns or self.schema.tasks.names

@@ -20,6 +20,7 @@ from torchrec_mtl.data import BatchLoader, Schema, Split, prepare_complete_journ
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.report import ModelReport, write_report
 from torchrec_mtl.jobs.settings import MODELS, SETTINGS, RunConfig, apply_overrides
+from torchrec_mtl.modules import start_from_base_rates
 from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.distributed import default_device, distribute, process_group
 from torchrec_mtl.training.fit import evaluate, fit, set_seed
@@ -101,6 +102,7 @@ def train_model(
     title = MODELS[config.model].title
     set_seed(config.training.seed)
     built = build_model(config, schema)
+    start_from_base_rates(built, splits["train"].base_rates())
     num_parameters = sum(p.numel() for p in built.parameters())
     model, optimizer = distribute(
         built.to(device=None if device.type == "cpu" else device), config.training.optimizer, device

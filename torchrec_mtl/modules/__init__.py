@@ -11,7 +11,7 @@ from torchrec_mtl.modules.representation_generator import (
     SelfAttentionStack,
 )
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter, TaskAdapterLayer
-from torchrec_mtl.modules.towers import TaskTowers, Tower
+from torchrec_mtl.modules.towers import TaskTowers, Tower, start_from_base_rates
 
 __all__ = [
     "Attention",
@@ -33,4 +33,5 @@ __all__ = [
     "TaskTowers",
     "Tower",
     "smooth_step",
+    "start_from_base_rates",
 ]

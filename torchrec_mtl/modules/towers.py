@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
+from torchrec_mtl.errors import InputError
+
 
 class Tower(nn.Module):
     """ReLU layers, then a linear one to a single logit.
@@ -29,11 +31,12 @@ class Tower(nn.Module):
             for width, size in zip(widths, layer_sizes, strict=False)
             for layer in (MLP(width, [size]), *([nn.Dropout(dropout)] if dropout else []))
         ]
-        self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
+        self.hidden = nn.Sequential(*hidden)
+        self.output = nn.Linear(widths[-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_features]`` to a logit, ``[B, 1]``."""
-        return self.layers(x)
+        return self.output(self.hidden(x))
 
 
 class TaskTowers(nn.Module):
@@ -53,3 +56,30 @@ class TaskTowers(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """``T`` tensors ``[B, in_features]`` to logits ``[B, T]``."""
         return torch.cat([tower(x) for tower, x in zip(self.towers, inputs, strict=True)], dim=1)
+
+
+@torch.no_grad()
+def start_from_base_rates(model: nn.Module, base_rates: Tensor) -> None:
+    """Sets the towers' last biases to the tasks' base rates, so that training need not first find how rare they are.
+
+    Args:
+        model: has one `Tower` a task, in task order, and no other.
+        base_rates: ``[T]``, each task's share of positives.
+
+    Raises:
+        InputError: if the towers are not one a task, or a rate is not between 0 and 1.
+
+    Example::
+
+        >>> towers = TaskTowers(num_tasks=2, in_features=3, layer_sizes=[])
+        >>> start_from_base_rates(towers, torch.tensor([0.5, 0.01]))
+        >>> towers([torch.zeros(1, 3)] * 2).sigmoid()
+        tensor([[0.5000, 0.0100]], grad_fn=<SigmoidBackward0>)
+    """
+    towers = [module for module in model.modules() if isinstance(module, Tower)]
+    if len(towers) != len(base_rates):
+        raise InputError(f"`base_rates` (={base_rates.tolist()}) must be one a tower, of which there are {len(towers)}")
+    if not ((base_rates > 0) & (base_rates < 1)).all():
+        raise InputError(f"`base_rates` (={base_rates.tolist()}) must be above 0 and below 1")
+    for tower, rate in zip(towers, base_rates, strict=True):
+        tower.output.bias.fill_(torch.logit(rate))

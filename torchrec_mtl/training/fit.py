@@ -152,7 +152,7 @@ def fit(
             score = mean_auc(rows)
             result.history += [{"step": step, **row} for row in rows]
             monitor.scalars(step, [{"split": "train", "metric": "loss", "value": loss}, *rows])
-            _say(f"{name}: loss {loss:.4f}, validation AUC {_aucs(rows)}, mean {score:.4f}")
+            _say(f"{name}, step {step}: loss {loss:.4f}, validation AUC {_aucs(rows)}, mean {score:.4f}")
             without_gain += 1
             if score > result.best_score:
                 result.best_score, result.best_step, without_gain = score, step, 0
