@@ -27,7 +27,7 @@ def train(
     models: str = "single_task,shared_bottom,bpcm,tafe",
     dataset: str = "complete_journey",
     sample: float = 0.2,
-    settings: str = "complete_journey",
+    settings: str = "",
     seed: int = 0,
     name: str = "",
     output: str = "runs",
@@ -43,7 +43,7 @@ def train(
         models: names of the models, separated by commas
         dataset: complete_journey, or the folder of a prepared data set
         sample: share of complete_journey's rows, above 0 and at most 1
-        settings: sizes and schedules, complete_journey or paper
+        settings: sizes and schedules, complete_journey or paper; the first for that data, else the second
         seed: of initialisation and row order
         name: of the run; the date and time by default
         output: folder that the run's own folder is made in
@@ -52,8 +52,8 @@ def train(
         gpu: GPUs a node
         memMB: memory of a node, in MB
     """
-    arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--settings", settings]
-    arguments += ["--seed", str(seed), "--name", name, "--output", output, *overrides]
+    arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample)]
+    arguments += ["--settings", settings, "--seed", str(seed), "--name", name, "--output", output, *overrides]
     _check(arguments)
     module = "torchrec_mtl.jobs.train"
     num_nodes, processes = (int(part) for part in j.split("x")) if "x" in j else (1, int(j))

@@ -122,7 +122,8 @@ WRONG_ARGUMENTS = [
     (["bpcm.loss_args.beta=3"], "`loss_args` of bpcm: 'beta' must be one of"),
     (["training.precision=fp8"], "`precision` (='fp8') must be one of ['fp32', 'bf16']"),
     (["training.optimizer.table_optimizer=lion"], "`table_optimizer` (='lion') must be one of"),
-    (["tafe.model_args.num_heads=3"], "`num_heads` (=3) must divide `embedding_dim` (="),  # the last model's
+    (["tafe.model_args.num_heads=5"], "`num_heads` (=5) must divide `embedding_dim` (="),  # the last model's
+    (["--models", "tafe", "loss_args.task_weights=[1.0,2.0]"], "`task_weights` (=[1.0, 2.0]) must be one a task of"),
     (["training.max_epochs"], "override 'training.max_epochs' must have the form path=value"),
 ]
 

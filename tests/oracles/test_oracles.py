@@ -145,7 +145,7 @@ def test_losses_by_hand():
 def test_step_propensity_by_hand():
     logits = np.log(np.array([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]]))  # p = (.75, .5), (.5, .75), (.75, .5)
     propensities = losses.step_propensity(logits, np.array([[1, 0], [1, 0], [1, 1]]))
-    close(propensities, [[1, 0.5], [1, 0.01], [1, 1]])
+    close(propensities, [[1, 0.5], [1, 0.001], [1, 1]])
 
 
 def test_rela_impr_is_that_of_the_paper():

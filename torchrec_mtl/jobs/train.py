@@ -38,7 +38,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--dataset", default="complete_journey", help="complete_journey, or a prepared data set's folder"
     )
     parser.add_argument("--sample", type=float, default=0.2, help="share of complete_journey's rows (%(default)s)")
-    parser.add_argument("--settings", default="complete_journey", help=f"one of {list(SETTINGS)} (%(default)s)")
+    parser.add_argument("--settings", default="", help=f"one of {list(SETTINGS)} (complete_journey for it, else paper)")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
     parser.add_argument("--name", default="", help="of the run (the date and time)")
     parser.add_argument("--output", default="runs", help="folder for runs (%(default)s)")
@@ -47,13 +47,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The models' runs, checked before anything is read."""
-    if args.settings not in SETTINGS:
-        raise InputError(f"`settings` (={args.settings!r}) must be one of {list(SETTINGS)}")
+    settings = args.settings or ("complete_journey" if args.dataset == "complete_journey" else "paper")
+    if settings not in SETTINGS:
+        raise InputError(f"`settings` (={settings!r}) must be one of {list(SETTINGS)}")
     configs = []
     for model in args.models.split(","):
         if model not in MODELS:
             raise InputError(f"model {model!r} must be one of {list(MODELS)}")
-        config = SETTINGS[args.settings](model)
+        config = SETTINGS[settings](model)
         config = replace(config, training=replace(config.training, seed=args.seed))
         configs.append(apply_overrides(config, args.overrides))
     return configs
@@ -83,6 +84,9 @@ def build_model(config: RunConfig, schema: Schema) -> nn.Module:
     def init(table: torch.Tensor) -> None:
         nn.init.normal_(table, std=config.table_init)
 
+    task_weights = config.loss_args.get("task_weights")
+    if task_weights is not None and len(task_weights) != len(schema.tasks):
+        raise InputError(f"`task_weights` (={task_weights}) must be one a task of the data: {list(schema.tasks)}")
     tables = schema.embedding_configs(config.embedding_dim)
     for table in tables:
         table.init_fn = init
