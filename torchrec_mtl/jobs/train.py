@@ -78,7 +78,7 @@ def run_directory(args: argparse.Namespace) -> Path:
     return directory
 
 
-def build_model(config: RunConfig, schema: Schema) -> nn.Module:
+def build_model(config: RunConfig, schema: Schema, device: torch.device) -> nn.Module:
     """The model with tables for the data's fields, on ``meta`` until they are sharded, and its paper's loss."""
 
     def init(table: torch.Tensor) -> None:
@@ -93,9 +93,13 @@ def build_model(config: RunConfig, schema: Schema) -> nn.Module:
     embedding_bag_collection = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
     entry = MODELS[config.model]
     model = entry.model(
-        embedding_bag_collection, schema.tasks, dense_in_features=len(schema.dense), **config.model_args
+        embedding_bag_collection,
+        schema.tasks,
+        dense_in_features=len(schema.dense),
+        dense_device=device,
+        **config.model_args,
     )
-    return MultiTaskTrain(model, entry.loss(**config.loss_args))
+    return MultiTaskTrain(model, entry.loss(**config.loss_args).to(device))
 
 
 def train_model(
@@ -105,12 +109,10 @@ def train_model(
     rank, world_size = dist.get_rank(), dist.get_world_size()
     title = MODELS[config.model].title
     set_seed(config.training.seed)
-    built = build_model(config, schema)
+    built = build_model(config, schema, device)
     start_from_base_rates(built, splits["train"].base_rates())
     num_parameters = sum(p.numel() for p in built.parameters())
-    model, optimizer = distribute(
-        built.to(device=None if device.type == "cpu" else device), config.training.optimizer, device
-    )
+    model, optimizer = distribute(built, config.training.optimizer, device)
 
     def batches(split: str) -> BatchLoader:
         return BatchLoader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)
@@ -157,8 +159,8 @@ def run(args: argparse.Namespace) -> None:
                     f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes "
                     f"({dist.get_world_size()})"
                 )
-            with torch.device("meta"):  # a wrong argument of the last model is told before the first is trained
-                build_model(config, schema)
+            # a wrong argument of the last model is told before the first is trained
+            build_model(config, schema, torch.device("meta"))
         splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
         reports = []
         for config in configs:
