@@ -5,26 +5,20 @@ Symbols: ``H`` fields' embeddings ``fields [B, F, D]``; ``z`` selection ``[B, K]
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.models.base import FieldModel
 from torchrec_mtl.modules import (
-    DenseArch,
-    FieldProjection,
     PooledRepresentation,
     RepresentationGenerator,
     SelfAttentionStack,
     SmoothStepSchedule,
-    SparseArch,
     TaskAdapter,
     TaskTowers,
 )
-from torchrec_mtl.tasks import TaskChain
 
 
 class TAFEArch(nn.Module):
@@ -49,6 +43,7 @@ class TAFEArch(nn.Module):
 
     Example::
 
+        >>> import torch
         >>> TAFEArch(num_fields=6, embedding_dim=8, num_tasks=3)(torch.randn(2, 6, 8)).shape
         torch.Size([2, 3])
     """
@@ -105,51 +100,13 @@ class TAFEArch(nn.Module):
         return self.towers(adapted.unbind(1))
 
 
-class TAFE(nn.Module):
+class TAFE(FieldModel):
     """`TAFEArch` on the embeddings; train it with `torchrec_mtl.losses.DependenceLoss`, TAFE eq. (25).
 
-    Args:
-        embedding_bag_collection: the tables.
-        tasks: the funnel, ``T`` tasks.
-        dense_in_features: number of dense features.
-        dense_arch_layer_sizes: MLP of the dense features.
-        embedding_dim: ``D``; the widest field's by default. Fields of another dimension are projected to it.
-        dense_device: device of everything but the tables.
-        over_arch: further arguments are `TAFEArch`'s.
+    Args: those of `FieldModel`, then `TAFEArch`'s.
 
     Raises:
         InputError: see `TAFEArch`.
-
-    Example::
-
-        >>> from torchrec import EmbeddingBagConfig
-        >>> table = EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=9, feature_names=["item"])
-        >>> model = TAFE(EmbeddingBagCollection(tables=[table]), TaskChain(["click", "purchase"]))
-        >>> ids = KeyedJaggedTensor.from_lengths_sync(["item"], torch.tensor([3, 5]), torch.tensor([1, 1]))
-        >>> model(torch.empty(2, 0), ids).shape
-        torch.Size([2, 2])
     """
 
-    def __init__(
-        self,
-        embedding_bag_collection: EmbeddingBagCollection,
-        tasks: TaskChain,
-        dense_in_features: int = 0,
-        dense_arch_layer_sizes: Sequence[int] = (64,),
-        embedding_dim: int | None = None,
-        dense_device: torch.device | None = None,
-        **over_arch: Any,
-    ) -> None:
-        super().__init__()
-        self.sparse_arch = SparseArch(embedding_bag_collection)
-        embedding_dim = embedding_dim or max(self.sparse_arch.field_dims)
-        with torch.device(dense_device or torch.get_default_device()):
-            self.dense_arch = DenseArch(dense_in_features, dense_arch_layer_sizes)
-            field_dims = self.sparse_arch.field_dims + self.dense_arch.field_dims
-            self.projection = FieldProjection(field_dims, embedding_dim)
-            self.over_arch = TAFEArch(len(field_dims), embedding_dim, len(tasks), **over_arch)
-
-    def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
-        """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
-        embeddings = torch.cat([self.sparse_arch(sparse_features), self.dense_arch(dense_features)], dim=1)
-        return self.over_arch(self.projection(embeddings))
+    over_arch_class = TAFEArch
