@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
-from torchrec_mtl import TaskChain, losses, models
+from torchrec_mtl import MultiTaskTrain, TaskChain, losses, models
 from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.modules import SmoothStepSchedule
 
@@ -22,6 +22,35 @@ MODELS = {
         {"bottom_layer_sizes": (8,), "tower_layer_sizes": (4,)},
         losses.CrossEntropyLoss,
     ),
+    "omoe": (
+        models.OMoE,
+        {"num_experts": 3, "expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,)},
+        losses.CrossEntropyLoss,
+    ),
+    "mmoe": (
+        models.MMoE,
+        {"num_experts": 3, "expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,)},
+        losses.CrossEntropyLoss,
+    ),
+    "mmoe_dselect_k": (
+        models.MMoE,
+        {"num_experts": 3, "expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,), "gate": "dselect_k"},
+        losses.CrossEntropyLoss,
+    ),
+    "ple": (
+        models.PLE,
+        {"num_task_experts": 1, "expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,)},
+        losses.CrossEntropyLoss,
+    ),
+    "cross_stitch": (
+        models.CrossStitch,
+        {"layer_sizes": (8, 6), "tower_layer_sizes": (4,)},
+        losses.CrossEntropyLoss,
+    ),
+    "esmm": (models.ESMM, {"tower_layer_sizes": (8,)}, losses.CrossEntropyLoss),
+    "escm2_ips": (models.ESCM2, {"tower_layer_sizes": (8,)}, losses.CounterfactualLoss),
+    "escm2_dr": (models.ESCM2, {"tower_layer_sizes": (8,), "estimator": "dr"}, losses.CounterfactualLoss),
+    "aitm": (models.AITM, {"tower_layer_sizes": (8, 6)}, losses.CalibratedLoss),
     "bpcm": (models.BPCM, {"tower_layer_sizes": (8,), "num_heads": 2}, losses.CalibratedLoss),
     "tafe": (
         models.TAFE,
@@ -61,6 +90,13 @@ def build(
         dense_device=torch.device(device) if device else None,
         **{**small, **arguments},
     )
+
+
+def train_model(name: str, **arguments: object) -> nn.Module:
+    """A model of `build`'s with its loss, as it is trained."""
+    model, _, loss = MODELS[name]
+    wrapper = models.ESCM2Train if model is models.ESCM2 else MultiTaskTrain
+    return wrapper(build(name, **arguments), loss())
 
 
 def batch(size: int, seed: int = 0, weighted: bool = False) -> MultiTaskBatch:

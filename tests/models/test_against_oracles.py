@@ -7,7 +7,18 @@ from torch.autograd import gradcheck
 
 from tests.modules import parameters
 from tests.oracles import bpcm, tafe
-from torchrec_mtl.models import BPCMArch, SharedBottomArch, TAFEArch
+from torchrec_mtl.models import (
+    AITMArch,
+    BPCMArch,
+    CrossStitchArch,
+    ESCM2Arch,
+    ESMMArch,
+    MMoEArch,
+    OMoEArch,
+    PLEArch,
+    SharedBottomArch,
+    TAFEArch,
+)
 from torchrec_mtl.modules import SmoothStepSchedule
 
 B, F, D, K, T = 3, 5, 6, 4, 3
@@ -86,11 +97,32 @@ def test_tafe_is_its_equations(selector, residual, sample_wise, task_indicators,
     "arch",
     [
         SharedBottomArch(F * D, T, (4,), (3,)),
+        CrossStitchArch(F * D, T, (4,), (3,)),
+        ESMMArch(F * D, T, (3,)),
+        ESCM2Arch(F * D, T, tower_layer_sizes=(3,)),
+        AITMArch(F * D, T, (4, 3)),
+        OMoEArch(F * D, T, 3, (4, 5), (3,)),
+        MMoEArch(F * D, T, 3, (4, 5), (3,)),
+        MMoEArch(F * D, T, 3, (4, 5), (3,), gate="dselect_k", gamma=8.0),
+        PLEArch(F * D, T, 3, 1, 2, (4, 5), (3,)),
         BPCMArch(F, D, T, 2, tower_layer_sizes=(3,), message_dropout=0.0),
         TAFEArch(F, D, T, 2, 2, K, (3,), selector_layer_sizes=(3,)),
         TAFEArch(F, D, T, 2, 2, K, (3,), selector_layer_sizes=(3,), sample_wise=False, task_indicators=False),
     ],
-    ids=["shared_bottom", "bpcm", "tafe", "tafe_ablated"],
+    ids=[
+        "shared_bottom",
+        "cross_stitch",
+        "esmm",
+        "escm2",
+        "aitm",
+        "omoe",
+        "mmoe",
+        "mmoe_dselect_k",
+        "ple",
+        "bpcm",
+        "tafe",
+        "tafe_ablated",
+    ],
 )
 def test_gradients_are_those_of_the_function(arch):
     """Of the embeddings and of every parameter."""

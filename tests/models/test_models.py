@@ -10,13 +10,37 @@ from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 from torchrec.datasets.utils import Batch
 from torchrec.fx import symbolic_trace
 
-from tests.support import MODELS, NUM_EMBEDDINGS, TASKS, batch, build, tables, take
-from torchrec_mtl import MultiTaskTrain, TaskChain
+from tests.support import MODELS, NUM_EMBEDDINGS, TASKS, batch, build, tables, take, train_model
+from torchrec_mtl import TaskChain
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.models import BPCM, TAFE, BPCMArch, SharedBottomArch, TAFEArch
+from torchrec_mtl.models import (
+    AITM,
+    BPCM,
+    ESCM2,
+    TAFE,
+    AITMArch,
+    BPCMArch,
+    CrossStitch,
+    CrossStitchArch,
+    ESCM2Arch,
+    ESMMArch,
+    MMoEArch,
+    OMoEArch,
+    PLEArch,
+    SharedBottomArch,
+    TAFEArch,
+)
 
 OVER_ARCHS = {
     "shared_bottom": lambda: SharedBottomArch(5 * 4, 3, (8,), (4,)),
+    "omoe": lambda: OMoEArch(5 * 4, 3, 3, (8, 6), (4,)),
+    "mmoe": lambda: MMoEArch(5 * 4, 3, 3, (8, 6), (4,)),
+    "mmoe_dselect_k": lambda: MMoEArch(5 * 4, 3, 3, (8, 6), (4,), gate="dselect_k"),
+    "ple": lambda: PLEArch(5 * 4, 3, 3, 1, 2, (8, 6), (4,)),
+    "cross_stitch": lambda: CrossStitchArch(5 * 4, 3, (8, 6), (4,)),
+    "esmm": lambda: ESMMArch(5 * 4, 3, (8,)),
+    "escm2": lambda: ESCM2Arch(5 * 4, 3, tower_layer_sizes=(8,)),
+    "aitm": lambda: AITMArch(5 * 4, 3, (8, 6)),
     "bpcm": lambda: BPCMArch(5, 4, 3, tower_layer_sizes=(8,)),
     "tafe": lambda: TAFEArch(5, 4, 3, num_layers=2, num_inducing_points=6, tower_layer_sizes=(4,)),
 }
@@ -58,11 +82,10 @@ def test_one_task_is_a_funnel_too(name):
 
 @every_model
 def test_every_parameter_gets_a_gradient(name):
-    model = build(name, (4, 8, 4, 4))
-    rows = batch(64)
-    loss, _ = MultiTaskTrain(model, MODELS[name][2]())(rows)
+    trained = train_model(name, embedding_dims=(4, 8, 4, 4))
+    loss, _ = trained(batch(64))
     loss.backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    without = [n for n, p in trained.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 
 
@@ -191,23 +214,23 @@ def test_over_arch_runs_in_bf16(name):
 @every_model
 def test_torchrecs_own_batch_is_taken(name):
     rows = batch(6)
-    train_model = MultiTaskTrain(build(name), MODELS[name][2]())
     own = Batch(rows.dense_features, rows.sparse_features, rows.labels.int())
-    loss, (detached, logits, labels) = train_model(own)
+    loss, (detached, logits, labels) = train_model(name)(own)
     assert loss.requires_grad
     assert not detached.requires_grad
     assert not logits.requires_grad
     assert labels.dtype == torch.float32
 
 
-def test_a_masked_label_changes_nothing():
+@every_model
+def test_a_masked_label_changes_nothing(name):
     rows = batch(40, weighted=True)
-    train_model = MultiTaskTrain(build("tafe"), MODELS["tafe"][2]())
-    loss, _ = train_model(rows)
+    trained = train_model(name).eval()
+    loss, _ = trained(rows)
     rows.labels = torch.where(rows.weights == 0, 1 - rows.labels, rows.labels)
-    torch.testing.assert_close(train_model(rows)[0], loss)
+    torch.testing.assert_close(trained(rows)[0], loss)
     rows.labels = torch.where(rows.weights == 0, torch.nan, rows.labels)
-    torch.testing.assert_close(train_model(rows)[0], loss)
+    torch.testing.assert_close(trained(rows)[0], loss)
 
 
 def test_single_task_shares_nothing():
@@ -229,6 +252,9 @@ def test_single_task_shares_nothing():
         (lambda: BPCM(tables(), TASKS, aggregation_over="rows"), r"`over` \(='rows'\) must be"),
         (lambda: BPCM(tables(), TASKS, attention=False, aggregation=False), "must keep one of its units"),
         (lambda: TAFE(tables(), TASKS, schedule=(1, -1)), "`schedule`"),
+        (lambda: ESCM2(tables(), TASKS, estimator="snips"), r"`estimator` \(='snips'\) must be 'ips' or 'dr'"),
+        (lambda: AITM(tables(), TASKS, tower_layer_sizes=()), r"`tower_layer_sizes` \(=\[\]\) must have at least one"),
+        (lambda: CrossStitch(tables(), TASKS, stitch="unit"), r"`per` \(='unit'\) must be 'channel' or 'layer'"),
         (lambda: TAFE(tables(), TASKS, dense_in_features=2, dense_arch_layer_sizes=()), "dense_arch_layer_sizes"),
         (lambda: TAFE(tables(()), TASKS), "at least one table"),
     ],

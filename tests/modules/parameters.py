@@ -1,6 +1,9 @@
 """A module's parameters in the oracles' layout."""
 
+import numpy as np
 from torch import Tensor, nn
+
+from torchrec_mtl.modules import SoftmaxGate
 
 
 def array(x: Tensor):
@@ -90,4 +93,75 @@ def tafe(arch):
         "layers": layers,
         "adapters": [adapters(layer) for layer in getattr(adapter, "layers", [])],
         "towers": [mlp(tower) for tower in arch.towers.towers],
+    }
+
+
+def experts(module):
+    """Each expert an MLP."""
+    return [
+        [(array(w[i]), array(b[i])) for w, b in zip(module.weights, module.biases, strict=True)]
+        for i in range(len(module.weights[0]))
+    ]
+
+
+def gates(module):
+    """Each of a module's gates."""
+    if isinstance(module, SoftmaxGate):
+        weights = array(module.linear.weight)
+        return [{"weight": weight} for weight in weights.reshape(-1, module.num_experts, weights.shape[1])]
+    num_gates, num_selected = module.shape
+    inputs = module.mixture.shape[1:]
+    codes = array(module.codes).reshape(num_gates, num_selected, module.num_digits, *inputs)
+    mixture = array(module.mixture).reshape(num_gates, num_selected, *inputs)
+    return [
+        {"codes": of_gate, "mixture": weights, "num_experts": module.num_experts, "gamma": module.gamma}
+        for of_gate, weights in zip(codes, mixture, strict=True)
+    ]
+
+
+def mixture(arch):
+    return {
+        "experts": experts(arch.mixture.experts),
+        "gates": gates(arch.mixture.gate),
+        "towers": [mlp(tower) for tower in arch.towers.towers],
+    }
+
+
+def ple(arch):
+    return {
+        "layers": [
+            {
+                "task_experts": [experts(of_task) for of_task in layer.task_experts] or [[]] * arch.num_tasks,
+                "shared_experts": experts(layer.shared_experts),
+                "gates": [gate for module in layer.gates for gate in gates(module)],
+            }
+            for layer in arch.layers
+        ],
+        "towers": [mlp(tower) for tower in arch.towers.towers],
+    }
+
+
+def towers(module):
+    return [mlp(tower) for tower in module.towers]
+
+
+def cross_stitch(arch):
+    """The oracle has an ``alpha`` a channel, whether or not they are one."""
+    alphas = [array(layer.unit.alpha) for layer in arch.layers]
+    widths = [mlp(layer.networks[0])[0][0].shape[0] for layer in arch.layers]
+    return {
+        "layers": [[mlp(network)[0] for network in layer.networks] for layer in arch.layers],
+        "alphas": [np.broadcast_to(alpha, (w, *alpha.shape[-2:])) for alpha, w in zip(alphas, widths, strict=True)],
+        "towers": towers(arch.towers),
+    }
+
+
+def aitm(arch):
+    return {
+        "f": [mlp(network) for network in arch.representations],
+        "g": [mlp(network) for network in arch.information],
+        "h1": array(arch.transfer.value.weight),
+        "h2": array(arch.transfer.key.weight),
+        "h3": array(arch.transfer.query.weight),
+        "towers": towers(arch.towers),
     }

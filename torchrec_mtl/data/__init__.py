@@ -7,6 +7,8 @@ from torchrec_mtl.data.parquet import read_split
 from torchrec_mtl.data.publish import build_once
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.split import Split
+from torchrec_mtl.data.synthetic import SyntheticFunnel
+from torchrec_mtl.data.synthetic_dataset import oracle_auc, prepare_synthetic
 from torchrec_mtl.data.transforms import log_round
 
 __all__ = [
@@ -16,8 +18,11 @@ __all__ = [
     "MultiTaskBatch",
     "Schema",
     "Split",
+    "SyntheticFunnel",
     "build_once",
     "log_round",
+    "oracle_auc",
     "prepare_complete_journey",
+    "prepare_synthetic",
     "read_split",
 ]

@@ -3,12 +3,13 @@
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.data import Schema
-from torchrec_mtl.jobs.settings import MODELS, RunConfig
+from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.jobs.settings import RunConfig
 from torchrec_mtl.metrics import CalibrationCurve, gain, rela_impr
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.fit import Rows, TrainingResult
@@ -21,16 +22,16 @@ class ModelReport:
     Args:
         config: what was run.
         result: its training.
-        test: test rows ``{task, space, metric, value}``.
-        curves: calibration on the test split, by task.
         num_parameters: of the whole model, tables included.
+        test: test rows ``{task, space, metric, value}``; empty if the test split was not read.
+        curves: calibration on the test split, by task.
     """
 
     config: RunConfig
     result: TrainingResult
-    test: Rows
-    curves: dict[str, CalibrationCurve]
     num_parameters: int
+    test: Rows = field(default_factory=list)
+    curves: dict[str, CalibrationCurve] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

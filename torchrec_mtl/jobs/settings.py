@@ -5,40 +5,13 @@
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from torch import nn
-
-from torchrec_mtl import losses, models
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model and what goes with it.
-
-    Args:
-        title: its name in tables and pictures.
-        model: the class.
-        arch: the class that takes the model's own arguments: its over arch, or itself.
-        loss: the class of its paper's objective.
-    """
-
-    title: str
-    model: Callable[..., nn.Module]
-    arch: Callable[..., nn.Module]
-    loss: Callable[..., nn.Module]
-
-
-MODELS = {
-    "single_task": Entry("Single-Task", models.SingleTask, models.SingleTask, losses.CrossEntropyLoss),
-    "shared_bottom": Entry("Shared-Bottom", models.SharedBottom, models.SharedBottomArch, losses.CrossEntropyLoss),
-    "bpcm": Entry("BPCM", models.BPCM, models.BPCMArch, losses.CalibratedLoss),
-    "tafe": Entry("TAFE", models.TAFE, models.TAFEArch, losses.DependenceLoss),
-}
 
 
 @dataclass(frozen=True)
@@ -81,10 +54,21 @@ class RunConfig:
 
 
 def complete_journey(model: str) -> RunConfig:
-    """Sizes for the Complete Journey funnel, chosen on its validation split; two epochs for every model."""
+    """Sizes for the Complete Journey funnel, chosen on its validation split; one epoch for every model."""
+    base = MODELS[model].ablation_of or model
+    small_experts = {"expert_layer_sizes": (64, 32), "tower_layer_sizes": ()}
     model_args: dict[str, dict[str, Any]] = {
         "single_task": {"layer_sizes": (64, 32), "dropout": 0.3},
         "shared_bottom": {"bottom_layer_sizes": (64, 32), "tower_layer_sizes": ()},
+        "cross_stitch": {"layer_sizes": (64, 32), "tower_layer_sizes": ()},
+        "omoe": small_experts,
+        "mmoe": small_experts,
+        "mmoe_dselect_k": small_experts,
+        "ple": small_experts,
+        "esmm": {"tower_layer_sizes": (64, 32), "dropout": 0.3},
+        "escm2_ips": {"tower_layer_sizes": (64, 32), "dropout": 0.3},
+        "escm2_dr": {"tower_layer_sizes": (64, 32), "dropout": 0.3},
+        "aitm": {"tower_layer_sizes": (64, 32)},
         "bpcm": {"tower_layer_sizes": (64,), "dropout": 0.1},
         "tafe": {
             "num_layers": 2,
@@ -93,20 +77,15 @@ def complete_journey(model: str) -> RunConfig:
             "schedule": (10.0, 1e-2, 1e-3),  # the paper's rate counts on a million steps, this run has 840
         },
     }
-    optimizer = OptimizerConfig(
-        learning_rate=2e-3 if model in ("bpcm", "tafe") else 1e-3,
-        table_optimizer="adam",
-        table_learning_rate=2e-3 if model == "bpcm" else 1e-3,
-    )
-    training = TrainingConfig(batch_size=2048, max_epochs=2, evaluations_per_epoch=2, optimizer=optimizer)
+    optimizer = OptimizerConfig(learning_rate=2e-3, table_optimizer="adam", table_learning_rate=2e-3)
     return RunConfig(
         model,
-        embedding_dim=16 if model == "tafe" else 8,
-        table_init=0.1 if model == "bpcm" else 0.01,  # its attention is uniform while the fields are all near 0
-        model_args=model_args.get(model, {}),
+        embedding_dim=8,
+        table_init=0.1 if base == "bpcm" else 0.01,  # its attention is uniform while the fields are all near 0
+        model_args=model_args[base],
         # what models share is else drawn to the first step, 30 times as frequent as the last
-        loss_args={} if model == "single_task" else {"task_weights": (1.0, 2.0, 4.0, 8.0)},
-        training=training,
+        loss_args={"task_weights": (1.0, 2.0, 4.0, 8.0)},
+        training=TrainingConfig(batch_size=1024, evaluations_per_epoch=2, optimizer=optimizer),
     )
 
 
@@ -115,9 +94,10 @@ def paper(model: str) -> RunConfig:
 
     The models' defaults are the papers'; the tables' optimizer is Adam as all their parameters'.
     """
+    base = MODELS[model].ablation_of or model
     optimizer = OptimizerConfig(table_optimizer="adam", table_learning_rate=1e-3)
     training = TrainingConfig(batch_size=1024, max_epochs=1, evaluations_per_epoch=4, optimizer=optimizer)
-    return RunConfig(model, embedding_dim=5 if model == "bpcm" else 18, training=training)
+    return RunConfig(model, embedding_dim=5 if base == "bpcm" else 18, training=training)
 
 
 SETTINGS = {"complete_journey": complete_journey, "paper": paper}
@@ -126,7 +106,7 @@ SETTINGS = {"complete_journey": complete_journey, "paper": paper}
 def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """Replaces fields by ``path=value``, such as ``training.max_epochs=3`` or ``model_args.num_layers=4``.
 
-    A path that begins with a model's name (``tafe.model_args.num_layers=4``) holds for that model alone.
+    A path that begins with a model's name (``tafe.model_args.num_layers=4``) holds for that model and its ablations.
 
     Raises:
         InputError: if a path leads nowhere or a value is of another type than the field's.
@@ -142,7 +122,7 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         keys = path.split(".")
         if not equals or not all(keys):
             raise InputError(f"override {override!r} must have the form path=value")
-        if keys[0] in MODELS and keys.pop(0) != config.model:
+        if keys[0] in MODELS and keys.pop(0) not in (config.model, MODELS[config.model].ablation_of):
             continue
         try:
             value = ast.literal_eval(text)

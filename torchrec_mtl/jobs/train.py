@@ -4,7 +4,6 @@
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,12 +15,13 @@ import torch.distributed as dist
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
-from torchrec_mtl.data import BatchLoader, Schema, Split, prepare_complete_journey, read_split
+from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
+from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.report import ModelReport, write_report
-from torchrec_mtl.jobs.settings import MODELS, SETTINGS, RunConfig, apply_overrides
+from torchrec_mtl.jobs.settings import SETTINGS, RunConfig, apply_overrides
 from torchrec_mtl.modules import start_from_base_rates
-from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.distributed import default_device, distribute, process_group
 from torchrec_mtl.training.fit import evaluate, fit, set_seed
 from torchrec_mtl.training.monitor import Monitor
@@ -33,11 +33,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; a wrong one prints the usage and exits with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="settings to replace: path=value, e.g. training.max_epochs=3")
-    parser.add_argument("--models", default=",".join(MODELS), help="names, separated by commas (default: %(default)s)")
     parser.add_argument(
-        "--dataset", default="complete_journey", help="complete_journey, or a prepared data set's folder"
+        "--models",
+        default="single_task,shared_bottom,bpcm,tafe",
+        help=f"names, separated by commas (default: %(default)s), of {', '.join(MODELS)}",
     )
-    parser.add_argument("--sample", type=float, default=0.2, help="share of complete_journey's rows (%(default)s)")
+    parser.add_argument(
+        "--dataset", default="complete_journey", help=f"one of {list(DATASETS)}, or a prepared data set's folder"
+    )
+    parser.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
     parser.add_argument("--settings", default="", help=f"one of {list(SETTINGS)} (complete_journey for it, else paper)")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
     parser.add_argument("--name", default="", help="of the run (the date and time)")
@@ -58,16 +62,6 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
         config = replace(config, training=replace(config.training, seed=args.seed))
         configs.append(apply_overrides(config, args.overrides))
     return configs
-
-
-def data_directory(args: argparse.Namespace) -> Path:
-    """The prepared data set's folder, prepared first if need be."""
-    if args.dataset != "complete_journey":
-        return Path(args.dataset)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"
-    if dist.get_rank() == 0:
-        print(f"data: Complete Journey, {args.sample:.0%} of its rows, in {cache}", flush=True)
-    return prepare_complete_journey(cache, args.sample)
 
 
 def run_directory(args: argparse.Namespace) -> Path:
@@ -97,15 +91,15 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> nn.M
         schema.tasks,
         dense_in_features=len(schema.dense),
         dense_device=device,
-        **config.model_args,
+        **{**entry.model_args, **config.model_args},
     )
-    return MultiTaskTrain(model, entry.loss(**config.loss_args).to(device))
+    return entry.train(model, entry.loss(**{**entry.loss_args, **config.loss_args}).to(device))
 
 
 def train_model(
     config: RunConfig, schema: Schema, splits: dict[str, Split], device: torch.device, directory: Path
 ) -> ModelReport:
-    """Trains one model, then reads the test split, once."""
+    """Trains one model, then reads the test split, once; where ``splits`` has none, it stops at validation."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     title = MODELS[config.model].title
     set_seed(config.training.seed)
@@ -140,9 +134,12 @@ def train_model(
         monitor,
         title,
     )
-    metrics = evaluate(model, batches("test"), schema.tasks, device, schema.group)
     monitor.close()
-    return ModelReport(config, result, metrics.compute(), metrics.calibration_curves(), num_parameters)
+    report = ModelReport(config, result, num_parameters)
+    if "test" in splits:
+        metrics = evaluate(model, batches("test"), schema.tasks, device, schema.group)
+        report = replace(report, test=metrics.compute(), curves=metrics.calibration_curves())
+    return report
 
 
 def run(args: argparse.Namespace) -> None:
@@ -151,7 +148,7 @@ def run(args: argparse.Namespace) -> None:
     directory = run_directory(args)
     device = default_device()
     with process_group(device):
-        data = data_directory(args)
+        data = dataset_directory(args.dataset, args.sample)
         schema = Schema.load(data)
         for config in configs:
             if config.training.batch_size % dist.get_world_size():

@@ -1,5 +1,6 @@
 """Objectives of multi-task models on a funnel: modules, and the terms they are made of."""
 
+from torchrec_mtl.losses.counterfactual import CounterfactualLoss, dr_risk, imputation_loss, ips_risk
 from torchrec_mtl.losses.functional import (
     calibrator,
     cross_entropy,
@@ -11,12 +12,16 @@ from torchrec_mtl.losses.modules import CalibratedLoss, CrossEntropyLoss, Depend
 
 __all__ = [
     "CalibratedLoss",
+    "CounterfactualLoss",
     "CrossEntropyLoss",
     "DependenceLoss",
     "LocalSpaceLoss",
     "calibrator",
     "cross_entropy",
     "dependence",
+    "dr_risk",
+    "imputation_loss",
+    "ips_risk",
     "local_space_bce",
     "step_propensity",
 ]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _mean_over_rows(terms: Tensor, weights: Tensor | None) -> Tensor:
+def mean_over_rows(terms: Tensor, weights: Tensor | None) -> Tensor:
     """Sum over tasks, mean over rows. A masked term is dropped rather than multiplied, whatever its label holds."""
     if weights is not None:
         terms = torch.where(weights == 0, 0.0, terms * weights)
@@ -39,7 +39,7 @@ def cross_entropy(
         tensor(1.3863)
     """
     terms = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return _mean_over_rows(terms if task_weights is None else terms * task_weights, weights)
+    return mean_over_rows(terms if task_weights is None else terms * task_weights, weights)
 
 
 def calibrator(logits: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -53,7 +53,7 @@ def calibrator(logits: Tensor, weights: Tensor | None = None) -> Tensor:
         >>> calibrator(torch.tensor([[-1.0, 1.0]])), calibrator(torch.tensor([[1.0, -1.0]]))
         (tensor(0.4621), tensor(0.))
     """
-    return _mean_over_rows(logits.sigmoid().diff(dim=1).relu(), _pair_weights(weights))
+    return mean_over_rows(logits.sigmoid().diff(dim=1).relu(), _pair_weights(weights))
 
 
 def dependence(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -65,7 +65,7 @@ def dependence(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
         >>> dependence(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))  # p equal, labels differ
         tensor(1.)
     """
-    return _mean_over_rows((logits.sigmoid().diff(dim=1) - labels.diff(dim=1)).square(), _pair_weights(weights))
+    return mean_over_rows((logits.sigmoid().diff(dim=1) - labels.diff(dim=1)).square(), _pair_weights(weights))
 
 
 def step_propensity(logits: Tensor, labels: Tensor, min_propensity: float = 1e-3) -> Tensor:
@@ -111,4 +111,4 @@ def local_space_bce(logits: Tensor, labels: Tensor, propensities: Tensor, weight
     inside = torch.cat([torch.ones_like(terms[:, :1]), labels[:, :-1] / propensities[:, 1:]], dim=1)
     if weights is not None:
         inside = inside * torch.cat([weights[:, :1], weights[:, 1:] * (weights[:, :-1] != 0)], dim=1)
-    return _mean_over_rows(terms, inside)
+    return mean_over_rows(terms, inside)

@@ -1,17 +1,39 @@
 """The models, one paper a file: embeddings, dense arch and over arch to logits ``[B, T]``."""
 
+from torchrec_mtl.models.aitm import AITM, AITMArch
 from torchrec_mtl.models.base import FieldModel, FlatModel
 from torchrec_mtl.models.bpcm import BPCM, BPCMArch
+from torchrec_mtl.models.cross_stitch import CrossStitch, CrossStitchArch
+from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch, ESCM2Train
+from torchrec_mtl.models.esmm import ESMM, ESMMArch
+from torchrec_mtl.models.mmoe import MMoE, MMoEArch
+from torchrec_mtl.models.omoe import OMoE, OMoEArch
+from torchrec_mtl.models.ple import PLE, PLEArch
 from torchrec_mtl.models.shared_bottom import SharedBottom, SharedBottomArch
 from torchrec_mtl.models.single_task import SingleTask
 from torchrec_mtl.models.tafe import TAFE, TAFEArch
 
 __all__ = [
+    "AITM",
     "BPCM",
+    "ESCM2",
+    "ESMM",
+    "PLE",
     "TAFE",
+    "AITMArch",
     "BPCMArch",
+    "CrossStitch",
+    "CrossStitchArch",
+    "ESCM2Arch",
+    "ESCM2Train",
+    "ESMMArch",
     "FieldModel",
     "FlatModel",
+    "MMoE",
+    "MMoEArch",
+    "OMoE",
+    "OMoEArch",
+    "PLEArch",
     "SharedBottom",
     "SharedBottomArch",
     "SingleTask",

@@ -56,8 +56,11 @@ class FlatModel(nn.Module):
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
-        embeddings = torch.cat([self.sparse_arch(sparse_features), self.dense_arch(dense_features)], dim=1)
-        return self.over_arch(embeddings)
+        return self.over_arch(self.embed(dense_features, sparse_features))
+
+    def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
+        """``[B, num_dense]`` and the sparse features to what the over arch takes, ``[B, sum(D_f)]``."""
+        return torch.cat([self.sparse_arch(sparse_features), self.dense_arch(dense_features)], dim=1)
 
 
 class FieldModel(nn.Module):
@@ -109,5 +112,8 @@ class FieldModel(nn.Module):
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
-        embeddings = torch.cat([self.sparse_arch(sparse_features), self.dense_arch(dense_features)], dim=1)
-        return self.over_arch(self.projection(embeddings))
+        return self.over_arch(self.embed(dense_features, sparse_features))
+
+    def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
+        """``[B, num_dense]`` and the sparse features to what the over arch takes, ``[B, F, D]``."""
+        return self.projection(torch.cat([self.sparse_arch(sparse_features), self.dense_arch(dense_features)], dim=1))

@@ -109,4 +109,5 @@ class TAFE(FieldModel):
         InputError: see `TAFEArch`.
     """
 
+    over_arch: TAFEArch
     over_arch_class = TAFEArch

@@ -1,37 +1,56 @@
 """The parts models are made of, with plain arguments; one file a section of a paper."""
 
 from torchrec_mtl.modules.attention import Attention
+from torchrec_mtl.modules.batch import labels_and_weights
 from torchrec_mtl.modules.behavior_conversion import BehaviorPatternConversion
+from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit
 from torchrec_mtl.modules.dynamic_selector import DynamicSelector, SmoothStepSchedule, smooth_step
+from torchrec_mtl.modules.experts import Experts, ExtractionLayer, MixtureOfExperts
 from torchrec_mtl.modules.feature_arch import DenseArch, FieldProjection, SparseArch
 from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggregation, FeatureTower
+from torchrec_mtl.modules.funnel import MarginalFromConditional
+from torchrec_mtl.modules.gates import DSelectGate, GateKind, SoftmaxGate, make_gate
+from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.representation_generator import (
     FeatureInteraction,
     RepresentationGenerator,
     SelfAttentionStack,
 )
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter, TaskAdapterLayer
-from torchrec_mtl.modules.towers import TaskTowers, Tower, start_from_base_rates
+from torchrec_mtl.modules.towers import TaskTowers, Tower, hidden_layers, start_from_base_rates
 
 __all__ = [
     "Attention",
     "BehaviorPatternConversion",
     "ComplementaryGate",
+    "CrossStitchLayer",
+    "CrossStitchUnit",
+    "DSelectGate",
     "DenseArch",
     "DynamicSelector",
+    "Experts",
+    "ExtractionLayer",
     "FeatureAggregation",
     "FeatureInteraction",
     "FeatureTower",
     "FieldProjection",
+    "GateKind",
+    "InformationTransfer",
+    "MarginalFromConditional",
+    "MixtureOfExperts",
     "PooledRepresentation",
     "RepresentationGenerator",
     "SelfAttentionStack",
     "SmoothStepSchedule",
+    "SoftmaxGate",
     "SparseArch",
     "TaskAdapter",
     "TaskAdapterLayer",
     "TaskTowers",
     "Tower",
+    "hidden_layers",
+    "labels_and_weights",
+    "make_gate",
     "smooth_step",
     "start_from_base_rates",
 ]

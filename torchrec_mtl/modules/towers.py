@@ -7,6 +7,26 @@ from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.funnel import MarginalFromConditional
+
+
+def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """ReLU layers, and after each, where asked for, dropout.
+
+    Args:
+        in_features: width of the input.
+        layer_sizes: the layers; none for the identity.
+        dropout: probability of dropping a unit in training.
+
+    Example::
+
+        >>> hidden_layers(8, [6, 4], dropout=0.1)(torch.randn(2, 8)).shape
+        torch.Size([2, 4])
+    """
+    layers: list[nn.Module] = []
+    for width, size in zip([in_features, *layer_sizes], layer_sizes, strict=False):
+        layers += [MLP(width, [size]), *([nn.Dropout(dropout)] if dropout else [])]
+    return nn.Sequential(*layers)
 
 
 class Tower(nn.Module):
@@ -25,14 +45,8 @@ class Tower(nn.Module):
 
     def __init__(self, in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__()
-        widths = [in_features, *layer_sizes]
-        hidden = [
-            layer
-            for width, size in zip(widths, layer_sizes, strict=False)
-            for layer in (MLP(width, [size]), *([nn.Dropout(dropout)] if dropout else []))
-        ]
-        self.hidden = nn.Sequential(*hidden)
-        self.output = nn.Linear(widths[-1], 1)
+        self.hidden = hidden_layers(in_features, layer_sizes, dropout)
+        self.output = nn.Linear([in_features, *layer_sizes][-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_features]`` to a logit, ``[B, 1]``."""
@@ -62,12 +76,16 @@ class TaskTowers(nn.Module):
 def start_from_base_rates(model: nn.Module, base_rates: Tensor) -> None:
     """Sets the towers' last biases to the tasks' base rates, so that training need not first find how rare they are.
 
+    Towers of conditional logits, those of a model with a `MarginalFromConditional`, are set to each task's share
+    among the positives of the task before.
+
     Args:
         model: has one `Tower` a task, in task order, and no other.
-        base_rates: ``[T]``, each task's share of positives.
+        base_rates: ``[T]``, each task's share of positives among all rows.
 
     Raises:
-        InputError: if the towers are not one a task, or a rate is not between 0 and 1.
+        InputError: if the towers are not one a task, or a rate, or a conditional one where that is set, is not
+            between 0 and 1.
 
     Example::
 
@@ -81,5 +99,9 @@ def start_from_base_rates(model: nn.Module, base_rates: Tensor) -> None:
         raise InputError(f"`base_rates` (={base_rates.tolist()}) must be one a tower, of which there are {len(towers)}")
     if not ((base_rates > 0) & (base_rates < 1)).all():
         raise InputError(f"`base_rates` (={base_rates.tolist()}) must be above 0 and below 1")
+    if any(isinstance(module, MarginalFromConditional) for module in model.modules()):
+        if not (base_rates.diff() < 0).all():
+            raise InputError(f"`base_rates` (={base_rates.tolist()}) must fall from task to task for this model")
+        base_rates = torch.cat([base_rates[:1], base_rates[1:] / base_rates[:-1]])
     for tower, rate in zip(towers, base_rates, strict=True):
         tower.output.bias.fill_(torch.logit(rate))

@@ -5,14 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.modules import labels_and_weights
 
-@torch.fx.wrap
-def _labels_and_weights(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Labels as floats, and weights if the batch has any: TorchRec's own batches do not.
-
-    Not traced: a traced batch would seem to have every attribute.
-    """
-    return batch.labels.float(), getattr(batch, "weights", None)
+torch.fx.wrap("labels_and_weights")
 
 
 class MultiTaskTrain(nn.Module):
@@ -51,6 +46,6 @@ class MultiTaskTrain(nn.Module):
                 [B, T]`` and perhaps ``weights [B, T]``: `torchrec_mtl.data.MultiTaskBatch`, or TorchRec's ``Batch``.
         """
         logits = self.model(batch.dense_features, batch.sparse_features)
-        labels, weights = _labels_and_weights(batch)
+        labels, weights = labels_and_weights(batch)
         loss = self.loss(logits, labels, weights)
         return loss, (loss.detach(), logits.detach(), labels)

@@ -1,0 +1,107 @@
+"""The models of the funnel in NumPy float64: ESMM, ESCM2, AITM, and Cross-Stitch; one sample at a time.
+
+``x`` is one sample's embeddings side by side [n]. Parameters (matrices as ``torch.nn.Linear`` has them, [out, in])::
+
+    esmm = [mlp] * T
+    escm2 = {"towers": [mlp] * T, "imputation": [mlp] * (T - 1)}
+    aitm = {"f": [mlp] * T, "g": [mlp] * (T - 1), "h1": [d, d], "h2": [d, d], "h3": [d, d], "towers": [mlp] * T}
+    cross_stitch = {"layers": [[(weight, bias)] * T, ...], "alphas": [[channels, T, T], ...], "towers": [mlp] * T}
+"""
+# ruff: noqa: N806  (the papers' letters)
+
+from typing import Any
+
+import mpmath
+import numpy as np
+
+from tests.oracles.common import Array, mlp, relu, sigmoid, softmax
+from tests.oracles.losses import binary_cross_entropy
+
+
+def marginal_logits(conditional_logits: Array) -> Array:
+    """Logits of the running products of probabilities, in 400 digits; [T]."""
+    with mpmath.workdps(400):
+        logits, p = [], mpmath.mpf(1)
+        for logit in conditional_logits:
+            p *= 1 / (1 + mpmath.exp(-mpmath.mpf(float(logit))))
+            logits.append(float(mpmath.log(p / (1 - p))))
+    return np.array(logits)
+
+
+def conditional_logits(x: Array, towers: list[Any]) -> Array:
+    """ESMM's and ESCM2's towers; [T]."""
+    return np.concatenate([mlp(x, tower) for tower in towers])
+
+
+def esmm(x: Array, towers: list[Any]) -> Array:
+    """ESMM eq. (1): the marginal logits; [T]."""
+    return marginal_logits(conditional_logits(x, towers))
+
+
+def imputed_errors(x: Array, towers: list[Any]) -> Array:
+    """ESCM2's delta^, log(1 + exp(MLP(x))); [T - 1]."""
+    return np.logaddexp(0.0, np.concatenate([mlp(x, tower) for tower in towers]))
+
+
+def aitm(x: Array, parameters: dict[str, Any]) -> Array:
+    """z_1 = q_1; z_t = sum_u w_u h_1(u) over u in {p_{t-1}, q_t}; logits MLP(z_t); [T]."""
+    logits, z = [], None
+    for t, f in enumerate(parameters["f"]):
+        q = relu(mlp(x, f))
+        if z is None:
+            z = q
+        else:
+            p = relu(mlp(z, parameters["g"][t - 1]))
+            scores = [parameters["h2"] @ u @ (parameters["h3"] @ u) / np.sqrt(len(u)) for u in (p, q)]
+            w_p, w_q = softmax(np.array(scores))
+            z = w_p * (parameters["h1"] @ p) + w_q * (parameters["h1"] @ q)
+        logits.append(mlp(z, parameters["towers"][t]))
+    return np.concatenate(logits)
+
+
+def cross_stitch(x: Array, parameters: dict[str, Any]) -> Array:
+    """Misra et al. eq. (1) after every layer; [T]."""
+    T = len(parameters["towers"])
+    states = [x] * T
+    for networks, alphas in zip(parameters["layers"], parameters["alphas"], strict=True):
+        outputs = [relu(weight @ state + bias) for state, (weight, bias) in zip(states, networks, strict=True)]
+        states = [np.zeros(len(alphas)) for _ in range(T)]
+        for c, alpha in enumerate(alphas):
+            for task in range(T):
+                for other in range(T):
+                    states[task][c] += alpha[task, other] * outputs[other][c]
+    return np.concatenate([mlp(state, tower) for state, tower in zip(states, parameters["towers"], strict=True)])
+
+
+def counterfactual(
+    conditional: Array,
+    labels: Array,
+    weights: Array,
+    task_weights: Array,
+    imputed: Array | None,
+    counterfactual_weight: float,
+    global_weight: float,
+    min_propensity: float,
+) -> float:
+    """ESCM2's L_CTR + lambda_c L_CVR + lambda_g L_CTCVR, from conditional logits [B, T]; ``imputed`` for DR."""
+    B, T = labels.shape
+    total = 0.0
+    for i in range(B):
+        c = sigmoid(conditional[i])
+        p = np.cumprod(c)
+        for t in range(T):
+            weight = weights[i, t] * task_weights[t]
+            if weight == 0:
+                continue
+            total += weight * (global_weight if t else 1.0) * binary_cross_entropy(p[t], labels[i, t])
+            if t == 0 or weights[i, t - 1] == 0:
+                continue
+            o, propensity = labels[i, t - 1], max(p[t - 1], min_propensity)
+            delta = binary_cross_entropy(c[t], labels[i, t])
+            if imputed is None:
+                risk = o * delta / propensity
+            else:
+                e = delta - imputed[i, t - 1]
+                risk = imputed[i, t - 1] + o * e / propensity + o * e**2 / propensity
+            total += counterfactual_weight * weight * risk
+    return total / B

@@ -1,0 +1,178 @@
+"""A synthetic funnel whose probabilities are known: what the best possible model would reach on it is too.
+
+Each field draws its ids by itself, from a power law: ``P(id = v) ~ (v + 1)^-zipf_exponent``. Step ``t`` happens,
+where the one before did, with probability ``sigmoid(intercept_t + signal * score_t)``. A score is a sum of one effect
+an id, and a sum over neighbouring fields ``(f, f + 1)`` of products of two effects. Effects are drawn once, then
+centred and scaled under the power law. So each sum has the variance that it shall have, and the products are pure
+interactions: given one of the two ids, their mean is 0, and a model that adds up effects cannot see them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from torchrec_mtl.data.schema import Field, Schema
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.tasks import TaskChain
+
+Array = NDArray[Any]
+MAX_LIST_LENGTH = 4  # of the multi-valued field; the least is 0
+EFFECTS, INTERCEPTS, ROWS = range(3)  # streams of random numbers under one seed
+NUM_ROWS_FOR_INTERCEPTS = 2**17
+
+
+@dataclass(frozen=True)
+class SyntheticFunnel:
+    """The funnel: tasks ``step_1``, ``step_2``, ... and fields ``field_1``, ``field_2``, ...; ids fall in frequency.
+
+    Args:
+        base_rates: each task's share of positives among all rows, falling; one a task.
+        field_sizes: the fields' numbers of ids.
+        list_size: ids of one more field, ``list``, with 0 to 4 ids a row and no interactions; 0 for none.
+        signal: standard deviation of a step's logit, over rows and effects.
+        interaction: share of its variance that products of two fields' effects make up.
+        correlation: between the logits of any two steps, over rows and effects.
+        zipf_exponent: of the power law; 0 for uniform ids.
+        seed: what the effects are drawn from.
+
+    Raises:
+        InputError: if a number is out of its range.
+
+    Example::
+
+        >>> funnel = SyntheticFunnel(base_rates=(0.4, 0.1), field_sizes=(50, 10, 20))
+        >>> rows = funnel.sample(4)
+        >>> rows.columns
+        ['field_1', 'field_2', 'field_3', 'step_1', 'step_2', 'p_step_1', 'p_step_2']
+        >>> funnel.conditional_probabilities(rows).shape
+        (4, 2)
+    """
+
+    base_rates: Sequence[float] = (0.2, 0.08, 0.03)
+    field_sizes: Sequence[int] = (20_000, 50, 5_000, 20, 1_000, 100, 10_000, 10, 500, 200)
+    list_size: int = 0
+    signal: float = 1.0
+    interaction: float = 0.4
+    correlation: float = 0.5
+    zipf_exponent: float = 1.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_rates", tuple(self.base_rates))
+        object.__setattr__(self, "field_sizes", tuple(self.field_sizes))
+        rates, sizes = list(self.base_rates), list(self.field_sizes)
+        if not rates or any(not 0 < after < before for before, after in zip([1.0, *rates], rates, strict=False)):
+            raise InputError(f"`base_rates` (={rates}) must fall, the first below 1 and the last above 0")
+        if len(sizes) < 2 or min(sizes) < 2:
+            raise InputError(f"`field_sizes` (={sizes}) must be two or more numbers of at least 2")
+        if self.list_size < 0 or self.list_size == 1:
+            raise InputError(f"`list_size` (={self.list_size}) must be 0 or at least 2")
+        for name in ("interaction", "correlation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and at most 1")
+        for name in ("signal", "zipf_exponent", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0")
+
+    @cached_property
+    def schema(self) -> Schema:
+        """Its fields and tasks; ``field_1`` groups rows, as a user does."""
+        fields = [Field(f"field_{i}", size) for i, size in enumerate(self.field_sizes, 1)]
+        if self.list_size:
+            fields.append(Field("list", self.list_size, multi_valued=True))
+        tasks = TaskChain([f"step_{t}" for t in range(1, len(self.base_rates) + 1)])
+        return Schema("synthetic", fields, tasks, group="field_1", notes={"source": repr(self)})
+
+    def sample(self, num_rows: int, seed: int = 0) -> pl.DataFrame:
+        """``num_rows`` rows: ids, labels, and ``p_<task>``, the marginal probability of each label given the ids."""
+        if num_rows < 1:
+            raise InputError(f"`num_rows` (={num_rows}) must be at least 1")
+        rng = np.random.default_rng([self.seed, ROWS, seed])
+        rows, tasks = self._draw_ids(rng, num_rows), list(self.schema.tasks)
+        conditional = self.conditional_probabilities(rows)
+        labels = (rng.random(conditional.shape) < conditional).astype(np.int8).cumprod(axis=1, dtype=np.int8)
+        marginal = conditional.cumprod(axis=1)
+        of_labels = {task: labels[:, t] for t, task in enumerate(tasks)}
+        return rows.with_columns(**of_labels, **{f"p_{task}": marginal[:, t] for t, task in enumerate(tasks)})
+
+    def conditional_probabilities(self, rows: pl.DataFrame) -> Array:
+        """``P(y_t = 1 | y_{t-1} = 1, ids)``, float64 ``[N, T]``, of rows with a column a field."""
+        return _sigmoid(self._logits(rows) + self._intercepts)
+
+    def _draw_ids(self, rng: np.random.Generator, num_rows: int) -> pl.DataFrame:
+        columns = {}
+        for field in self.schema.fields:
+            cumulative = _zipf(field.num_embeddings, self.zipf_exponent).cumsum()[:-1]  # the last may fall short of 1
+            uniform = rng.random((num_rows, MAX_LIST_LENGTH if field.multi_valued else 1))
+            ids = pl.DataFrame(cumulative.searchsorted(uniform, side="right").astype(np.int32))
+            if field.multi_valued:
+                lengths = rng.integers(0, MAX_LIST_LENGTH, num_rows, endpoint=True)
+                ids = ids.select(pl.concat_list(pl.all())).with_columns(lengths=lengths)
+                ids = ids.select(pl.first().list.head("lengths"))
+            columns[field.name] = ids.to_series()
+        return pl.DataFrame(columns)
+
+    @cached_property
+    def _effects(self) -> dict[str, Array]:
+        """field -> ``[ids, 3, 1 + T]``: effect alone, with the field after, with the one before; of each score."""
+        effects = {}
+        for index, field in enumerate(self.schema.fields):
+            rng = np.random.default_rng([self.seed, EFFECTS, index])
+            effect = rng.normal(size=(field.num_embeddings, 3, 1 + len(self.base_rates)))
+            frequencies = _zipf(field.num_embeddings, self.zipf_exponent)
+            effect -= np.tensordot(frequencies, effect, 1)
+            effects[field.name] = effect / np.sqrt(np.tensordot(frequencies, effect**2, 1))
+        return effects
+
+    def _logits(self, rows: pl.DataFrame) -> Array:
+        """``signal * score``, ``[N, T]``: score ``t`` is a mixture of one that all steps share and one of its own."""
+        alone = products = before = np.zeros((rows.height, 1))
+        for field in self.schema.fields:
+            effects = self._effects[field.name]
+            if field.multi_valued:
+                alone = alone + _sums(rows[field.name], effects[:, 0]) / np.sqrt(MAX_LIST_LENGTH / 2)
+                continue
+            effect = effects[rows[field.name].to_numpy()]
+            alone = alone + effect[:, 0]
+            products = products + before * effect[:, 2]
+            before = effect[:, 1]
+        scores = np.sqrt((1 - self.interaction) / len(self.schema.fields)) * alone
+        scores += np.sqrt(self.interaction / (len(self.field_sizes) - 1)) * products
+        shared, own = scores[:, :1], scores[:, 1:]
+        return self.signal * (np.sqrt(self.correlation) * shared + np.sqrt(1 - self.correlation) * own)
+
+    @cached_property
+    def _intercepts(self) -> Array:
+        """``[T]``, by bisection: on a sample of rows the mean marginal probabilities are the base rates."""
+        logits = self._logits(self._draw_ids(np.random.default_rng([self.seed, INTERCEPTS]), NUM_ROWS_FOR_INTERCEPTS))
+        reached, intercepts = np.ones(len(logits)), []
+        for rate, logit in zip(self.base_rates, logits.T, strict=True):
+            low, high = -100 - np.abs(logit).max(), 100 + np.abs(logit).max()
+            for _ in range(60):
+                middle = (low + high) / 2
+                too_high = (reached * _sigmoid(logit + middle)).mean() > rate
+                low, high = (low, middle) if too_high else (middle, high)
+            intercepts.append(middle)
+            reached = reached * _sigmoid(logit + middle)
+        return np.array(intercepts)
+
+
+def _sigmoid(logits: Array) -> Array:
+    return 1 / (1 + np.exp(-logits))
+
+
+def _zipf(size: int, exponent: float) -> Array:
+    weights = np.arange(1.0, size + 1) ** -exponent
+    return weights / weights.sum()
+
+
+def _sums(lists: pl.Series, effects: Array) -> Array:
+    """``[N, 1 + T]``: the sums of the lists' ids' effects."""
+    rows = np.repeat(np.arange(len(lists)), lists.list.len().to_numpy())
+    of_ids = effects[lists.explode().drop_nulls().to_numpy()]
+    return np.stack([np.bincount(rows, column, len(lists)) for column in of_ids.T], axis=1)

@@ -1,0 +1,73 @@
+"""The few pieces of HTML that the report is made of: one file, no links out."""
+
+import base64
+import html
+import math
+from collections.abc import Sequence
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; font-size: 13px; }
+caption { text-align: left; font-weight: 600; padding: .4em 0; }
+th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+tr.rule td { border-top: 2px solid #888; }
+img { max-width: 100%; } pre { background: #f6f6f6; padding: 1em; overflow: auto; font-size: 12px; }
+"""
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A whole page."""
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
+    )
+
+
+def heading(text: str) -> str:
+    """A section's heading."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
+def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def preformatted(text: str, summary: str) -> str:
+    """Plain text as it is, folded under ``summary``."""
+    return f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
+
+
+def picture(png: bytes, description: str) -> str:
+    """A picture inside the page."""
+    data = base64.b64encode(png).decode()
+    told = html.escape(description)
+    return f'<p><img alt="{told}" src="data:image/png;base64,{data}"><br>{told}</p>'
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, rules: Sequence[int] = ()) -> str:
+    """A table of plain texts.
+
+    Args:
+        header: the columns' names.
+        rows: the cells.
+        caption: what it shows.
+        rules: the rows that have a line above them.
+    """
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    lines = []
+    for number, row in enumerate(rows):
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr{' class=rule' if number in rules else ''}>{cells}</tr>")
+    return (
+        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+def number(value: float | None, form: str) -> str:
+    """``value`` formatted, a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else format(value, form)

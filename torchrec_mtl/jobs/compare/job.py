@@ -1,0 +1,135 @@
+"""Compares systems under one protocol: models x seeds x data sets, one report.
+
+Every model tries the protocol's candidates with the first seed and takes the one with the best validation AUC; then
+it is trained with every seed, and only then, once a run, the test split is read. Runs that are finished are not made
+again: the same command goes on where it was stopped.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from torchrec_mtl.data import Schema
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
+from torchrec_mtl.jobs.compare.plan import Plan
+from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
+from torchrec_mtl.jobs.compare.report import write_report
+from torchrec_mtl.jobs.compare.runs import Run, make, read_result
+from torchrec_mtl.jobs.compare.workers import make_all
+from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
+from torchrec_mtl.jobs.train import build_model
+
+STAGES = ("search", "final", "sweep", "efficiency", "report")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; a wrong one prints the usage and exits with status 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="settings replaced in every run: path=value")
+    parser.add_argument("--protocol", default="complete_journey", help=f"one of {list(PROTOCOLS)} (%(default)s)")
+    parser.add_argument(
+        "--datasets",
+        default="complete_journey",
+        help=f"of {list(DATASETS)} or prepared folders, by commas (%(default)s)",
+    )
+    parser.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
+    parser.add_argument("--models", default="", help="names, by commas (all of the protocol's)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (%(default)s)")
+    parser.add_argument("--workers", type=int, default=_default_workers(), help="runs at a time (%(default)s)")
+    parser.add_argument("--stages", default=",".join(STAGES), help="which, by commas (%(default)s)")
+    parser.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
+    return parser.parse_intermixed_args(argv)
+
+
+def _default_workers() -> int:
+    """One a GPU; on a CPU one a core, as two processes of one thread do more than one of two."""
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
+
+
+def plans(args: argparse.Namespace) -> list[Plan]:
+    """One a data set, checked before anything is trained."""
+    if args.protocol not in PROTOCOLS:
+        raise InputError(f"`protocol` (={args.protocol!r}) must be one of {list(PROTOCOLS)}")
+    protocol = PROTOCOLS[args.protocol]
+    for option in ("seeds", "workers"):
+        if getattr(args, option) < 1:
+            raise InputError(f"`{option}` (={getattr(args, option)}) must be at least 1")
+    for stage in args.stages.split(","):
+        if stage not in STAGES:
+            raise InputError(f"stage {stage!r} must be one of {list(STAGES)}")
+    systems = args.models.split(",") if args.models else protocol.systems
+    for system in systems:
+        if system not in protocol.systems:
+            raise InputError(f"model {system!r} must be one of protocol {args.protocol!r}: {list(protocol.systems)}")
+    made = []
+    for dataset in args.datasets.split(","):
+        folder = dataset_directory(dataset, args.sample)
+        schema = Schema.load(folder)
+        directory = Path(args.output) / schema.name
+        plan = Plan(protocol, folder.resolve(), directory, range(args.seeds), systems, args.overrides)
+        for system in systems:  # a wrong argument of the last is told before the first is trained
+            for candidate in protocol.search:
+                build_model(plan.config(system, candidate, seed=0), schema, torch.device("meta"))
+        made.append(plan)
+    return made
+
+
+def _log_file(run: Run) -> Path:
+    return run.directory.with_name(run.directory.name + ".log")
+
+
+def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
+    """Makes the runs that are not finished; one sentence for each that failed."""
+    missing = [run for run in runs if read_result(run) is None]
+    print(f"{name}: {len(runs)} runs, {len(runs) - len(missing)} are there, {num_workers} at a time", flush=True)
+    failures, began = [], time.perf_counter()
+    for done, (run, error) in enumerate(make_all(missing, make, _log_file, num_workers), start=1):
+        result = read_result(run) if error is None else None
+        left = (time.perf_counter() - began) / done * (len(missing) - done) / 60
+        if result is None:
+            failures.append(f"{run} failed ({error}); its log is {_log_file(run)}")
+            print(f"  {failures[-1]}", flush=True)
+        else:
+            told = f"validation AUC, mean {result['valid_mean_auc']:.4f}, {result['seconds']:.0f} s"
+            print(f"  {done}/{len(missing)} {run}: {told}; {left:.0f} min left", flush=True)
+    return failures
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """The whole job; the sentences of what failed."""
+    stages = args.stages.split(",")
+    # as many threads a worker as cores divide to; glibc else gives large blocks back and pays page faults for them
+    os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // args.workers))
+    os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+    failures = []
+    for plan in plans(args):
+        for stage in ("search", "final", "sweep"):
+            if stage == "final" and "final" in stages:
+                undecided = [system for system in plan.systems if system not in plan.chosen()]
+                failures += [f"{system} has no finished search, so it is not trained" for system in undecided]
+            if stage in stages:
+                failures += make_missing(stage, getattr(plan, f"{stage}_runs")(), args.workers)
+        if "efficiency" in stages:
+            measure_efficiency(plan)
+        if "report" in stages:
+            write_report(plan)
+    return failures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Status 0; 1 if a run failed; 2 with one sentence for a user's mistake."""
+    args = parse(argv)
+    try:
+        failures = run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failures else 0

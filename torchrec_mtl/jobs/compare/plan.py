@@ -1,0 +1,95 @@
+"""Which runs a comparison takes, and what the search chose."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torchrec_mtl.jobs.compare.protocols import Protocol
+from torchrec_mtl.jobs.compare.runs import Run, read_result
+from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.jobs.settings import RunConfig, apply_overrides
+
+SWEPT = "bpcm"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of one data set.
+
+    Args:
+        protocol: what is compared.
+        dataset: the prepared data set's folder.
+        directory: where its runs go.
+        seeds: of initialisation and row order; the search and the sweep take the first.
+        systems: those of the protocol that are asked for.
+        overrides: settings replaced in every run, ``path=value``.
+    """
+
+    protocol: Protocol
+    dataset: Path
+    directory: Path
+    seeds: Sequence[int]
+    systems: Sequence[str]
+    overrides: Sequence[str] = ()
+
+    @property
+    def searched(self) -> list[str]:
+        """The models that choose for themselves; ablations take over their model's choice."""
+        return list(dict.fromkeys(MODELS[system].ablation_of or system for system in self.systems))
+
+    def config(self, system: str, candidate: Sequence[str], seed: int) -> RunConfig:
+        """The settings of a system with a candidate's overrides."""
+        config = apply_overrides(self.protocol.settings(system), [*candidate, *self.overrides])
+        return replace(config, training=replace(config.training, seed=seed))
+
+    def _run(self, stage: str, variant: str, config: RunConfig, **options: Any) -> Run:
+        names = [stage, config.model, *([variant] if variant else []), f"seed-{config.training.seed}"]
+        return Run(stage, variant, self.dataset, config, self.directory.joinpath(*names), **options)
+
+    def search_runs(self) -> list[Run]:
+        """Every model with every candidate; none where there is nothing to choose from."""
+        if len(self.protocol.search) < 2:
+            return []
+        return [
+            self._run("search", f"candidate-{i}", self.config(system, candidate, self.seeds[0]))
+            for system in self.searched
+            for i, candidate in enumerate(self.protocol.search)
+        ]
+
+    def choices(self) -> dict[str, int]:
+        """The candidate with the best mean validation AUC, for every model that has finished one."""
+        best: dict[str, tuple[float, int]] = {}
+        for run in self.search_runs():
+            result = read_result(run)
+            if result is not None:
+                score = (result["valid_mean_auc"], -int(run.variant.removeprefix("candidate-")))
+                best[run.config.model] = max(score, best.get(run.config.model, score))
+        return {system: -candidate for system, (_, candidate) in best.items()}
+
+    def chosen(self) -> dict[str, Sequence[str]]:
+        """System -> its candidate, for every system whose model has finished a search."""
+        choices = self.choices() if self.search_runs() else dict.fromkeys(self.searched, 0)
+        bases = {system: MODELS[system].ablation_of or system for system in self.systems}
+        return {s: self.protocol.search[choices[base]] for s, base in bases.items() if base in choices}
+
+    def final_runs(self) -> list[Run]:
+        """Every system that has chosen with every seed, seed by seed; those of the first seed keep their weights."""
+        return [
+            self._run("final", "", self.config(system, candidate, seed), keep_weights=seed == self.seeds[0])
+            for seed in self.seeds
+            for system, candidate in self.chosen().items()
+        ]
+
+    def sweep_runs(self) -> list[Run]:
+        """BPCM over the product of the sweep's settings."""
+        chosen = self.chosen()
+        if SWEPT not in chosen or not self.protocol.sweep:
+            return []
+        runs = []
+        for values in itertools.product(*self.protocol.sweep.values()):
+            point = [f"{setting}={value}" for setting, value in zip(self.protocol.sweep, values, strict=True)]
+            config = apply_overrides(self.config(SWEPT, chosen[SWEPT], self.seeds[0]), point)
+            runs.append(self._run("sweep", ",".join(point), config))
+        return runs

@@ -1,0 +1,140 @@
+"""What is compared, how, and what the papers published for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.jobs.settings import RunConfig, complete_journey, paper
+from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
+
+Figures = Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A comparison: every system gets the same data order per seed, the same candidates and the same epochs.
+
+    Args:
+        title: its name in the report.
+        settings: a system's name to its settings before the search.
+        systems: names of `torchrec_mtl.jobs.registry.MODELS`; ablations take over their model's choice.
+        search: the candidates, overrides of settings each; every model tries all of them with the first seed, and the
+            best mean validation AUC decides.
+        sweep: setting -> its values: BPCM on their product, with the first seed, measured on validation.
+        published: system -> the AUC that the paper reports for each task, over all impressions.
+        source: where.
+    """
+
+    title: str
+    settings: Callable[[str], RunConfig]
+    systems: tuple[str, ...] = tuple(MODELS)
+    search: tuple[tuple[str, ...], ...] = ((),)
+    sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    published: Figures = field(default_factory=dict)
+    source: str = ""
+
+
+_RATES = tuple(
+    (f"training.optimizer.learning_rate={rate}", f"training.optimizer.table_learning_rate={rate}")
+    for rate in (5e-4, 1e-3, 2e-3)
+)
+_PAPERS_SWEEP = {"embedding_dim": (5, 16, 32, 64, 120), "loss_args.alpha": (0.2, 0.4, 0.6, 0.8, 1.0)}
+
+
+def _aitm_authors(model: str) -> RunConfig:
+    """BPCM gives an embedding of 5 and alpha .6; the rest is from AITM's published programs, whose preparation of
+    Ali-CCP it follows: batches of 2,000, Adam at 1e-3, towers 128-64-32 with dropout .1, .3, .3 (here .3).
+    """
+    towers: dict[str, Any] = {"tower_layer_sizes": (128, 64, 32), "dropout": 0.3}
+    experts: dict[str, Any] = {"expert_layer_sizes": (128,), "tower_layer_sizes": (64, 32), "dropout": 0.3}
+    model_args = {
+        "single_task": {"layer_sizes": (128, 64, 32), "dropout": 0.3},
+        "omoe": experts,
+        "mmoe": experts,
+        "ple": experts,
+    }
+    optimizer = OptimizerConfig(table_optimizer="adam", table_learning_rate=1e-3)
+    training = TrainingConfig(batch_size=2000, max_epochs=10, patience=3, optimizer=optimizer)
+    base = MODELS[model].ablation_of or model
+    return RunConfig(model, embedding_dim=5, model_args=model_args.get(base, towers), training=training)
+
+
+_BPCM_SYSTEMS = ("single_task", "omoe", "mmoe", "ple", "aitm", "bpcm")
+_BPCM_ABLATIONS = ("bpcm_wo_att", "bpcm_wo_org", "bpcm_wo_gate", "bpcm_wo_bpc")
+_BPCM_ALICCP = Protocol(
+    title="BPCM's tables 2 and 3, Ali-CCP",
+    settings=_aitm_authors,
+    systems=_BPCM_SYSTEMS + _BPCM_ABLATIONS,
+    search=_RATES,
+    sweep=_PAPERS_SWEEP,
+    published={
+        "single_task": (0.6035, 0.5841),
+        "omoe": (0.6031, 0.6405),
+        "mmoe": (0.6042, 0.6420),
+        "ple": (0.6039, 0.6417),
+        "aitm": (0.6051, 0.6506),
+        "bpcm": (0.6192, 0.6556),
+        "bpcm_wo_att": (0.6183, 0.6240),
+        "bpcm_wo_org": (0.6178, 0.6286),
+        "bpcm_wo_gate": (0.6185, 0.6447),
+        "bpcm_wo_bpc": (0.6118, 0.5324),
+    },
+    source="BPCM tables 2 and 3, Ali-CCP: click, purchase",
+)
+
+PROTOCOLS = {
+    "complete_journey": Protocol(
+        title="The Complete Journey",
+        settings=complete_journey,
+        search=tuple((*rates, f"table_init={init}") for rates in (_RATES[1], _RATES[2]) for init in (0.01, 0.1)),
+        sweep={"embedding_dim": (4, 8, 16), "loss_args.alpha": (0.0, 0.2, 0.6, 1.0)},
+    ),
+    "paper": Protocol(title="The papers' sizes", settings=paper, search=_RATES, sweep=_PAPERS_SWEEP),
+    "bpcm_aliccp": _BPCM_ALICCP,
+    "bpcm_taobao": replace(
+        _BPCM_ALICCP,
+        title="BPCM's tables 2 and 3, TaoBao",
+        published={
+            "single_task": (0.5771, 0.5770),
+            "omoe": (0.5918, 0.5887),
+            "mmoe": (0.5922, 0.5891),
+            "ple": (0.5852, 0.5858),
+            "aitm": (0.6191, 0.6201),
+            "bpcm": (0.6245, 0.6343),
+            "bpcm_wo_att": (0.6191, 0.6183),
+            "bpcm_wo_org": (0.6076, 0.6096),
+            "bpcm_wo_gate": (0.6187, 0.6186),
+            "bpcm_wo_bpc": (0.5645, 0.5514),
+        },
+        source="BPCM tables 2 and 3, TaoBao, whose columns are headed impression and click; table 3 has .6342 for BPCM",
+    ),
+    "tafe_aliccp": Protocol(
+        title="TAFE's tables 2 and 3, Ali-CCP",
+        settings=paper,
+        systems=(
+            "single_task",
+            "shared_bottom",
+            "mmoe",
+            "ple",
+            "aitm",
+            "tafe",
+            "tafe_wo_asrg",
+            "tafe_wo_tsa",
+            "tafe_wo_dependence",
+        ),
+        search=_RATES,
+        published={
+            "single_task": (0.6089, 0.6011),
+            "shared_bottom": (0.6098, 0.6225),
+            "mmoe": (0.6177, 0.6223),
+            "ple": (0.6195, 0.6355),
+            "aitm": (0.6133, 0.6391),
+            "tafe": (0.6198, 0.6436),
+            "tafe_wo_asrg": (0.6178, 0.6379),
+            "tafe_wo_tsa": (0.6158, 0.6382),
+            "tafe_wo_dependence": (0.6199, 0.6319),
+        },
+        source='TAFE tables 2 and 3, Ali-CCP: CTR, and "CVR", whose sample space the paper does not say',
+    ),
+}

@@ -1,0 +1,144 @@
+"""One run of a comparison: what it is, making it, and finding it made."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchrec_mtl.data import Schema, Split, read_split
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.settings import RunConfig
+from torchrec_mtl.jobs.train import train_model
+from torchrec_mtl.training.distributed import default_device, process_group
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    Args:
+        stage: ``"search"``, ``"final"`` or ``"sweep"``; only final runs read the test split.
+        variant: what tells it from other runs of the same model and seed: a candidate, a point of the sweep.
+        dataset: the prepared data set's folder.
+        config: the run.
+        directory: where its result, log and history go.
+        keep_weights: whether the best weights stay.
+    """
+
+    stage: str
+    variant: str
+    dataset: Path
+    config: RunConfig
+    directory: Path
+    keep_weights: bool = False
+
+    def __str__(self) -> str:
+        names = [self.stage, self.config.model, self.variant, f"seed {self.config.training.seed}"]
+        return " ".join(name for name in names if name)
+
+
+def _plain(config: RunConfig) -> Any:
+    """The config as JSON gives it back."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def read_result(run: Run) -> dict[str, Any] | None:
+    """What ``run`` left, or None if it was not finished.
+
+    Raises:
+        InputError: if the run there was made with other settings: results of two settings must not mix.
+    """
+    file = run.directory / RESULT
+    if not file.is_file():
+        return None
+    result: dict[str, Any] = json.loads(file.read_text())
+    made, wanted = (_flat(config) for config in (result["config"], _plain(run.config)))
+    for setting in sorted({*made, *wanted}):
+        if made.get(setting) != wanted.get(setting):
+            raise InputError(
+                f"{file}: was made with {setting}={made.get(setting)!r}, now {wanted.get(setting)!r} is asked for; "
+                "name another `output`, or remove the folder"
+            )
+    return result
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, value in config.items():
+        settings |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return settings
+
+
+@lru_cache(maxsize=1)
+def _load(dataset: Path) -> tuple[Schema, dict[str, Split]]:
+    schema = Schema.load(dataset)
+    return schema, {split: read_split(dataset, split, schema) for split in ("train", "valid", "test")}
+
+
+def make(run: Run) -> None:
+    """Trains, measures and leaves ``result.json``, which comes last and whole; what a killed run left is removed."""
+    shutil.rmtree(run.directory, ignore_errors=True)
+    run.directory.mkdir(parents=True)
+    began = time.perf_counter()
+    device = default_device()
+    with process_group(device):
+        schema, splits = _load(run.dataset)
+        if run.stage != "final":
+            splits = {split: rows for split, rows in splits.items() if split != "test"}
+        report = train_model(run.config, schema, splits, device, run.directory)
+    best = [{**row} for row in report.result.history if row["step"] == report.result.best_step]
+    result = {
+        "config": asdict(run.config),
+        "valid": [{key: row[key] for key in ("task", "space", "metric", "value")} for row in best],
+        "test": report.test,
+        "valid_mean_auc": report.result.best_score,
+        "best_step": report.result.best_step,
+        "samples_per_second": report.result.samples_per_second,
+        "num_parameters": report.num_parameters,
+        "seconds": time.perf_counter() - began,
+        **provenance(),
+    }
+    if not run.keep_weights:
+        shutil.rmtree(run.directory / "best")
+    aside = run.directory / f"{RESULT}.partial"
+    aside.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(aside, run.directory / RESULT)
+
+
+def provenance() -> dict[str, Any]:
+    """When, from which commit, on what, with which versions."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        commit = ""
+    packages = ("torch", "torchrec", "numpy", "torchrec_mtl")
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit or "not a git checkout",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{processor()}, {os.cpu_count()} cores",
+    }
+
+
+def processor() -> str:
+    """The CPU's name and number of cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

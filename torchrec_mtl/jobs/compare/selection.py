@@ -1,0 +1,62 @@
+"""What a trained TAFE selects: the data of TAFE figure 7."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from torchrec_mtl.data import BatchLoader, Schema, read_split
+from torchrec_mtl.jobs.compare.runs import Run
+from torchrec_mtl.jobs.train import build_model
+from torchrec_mtl.models import TAFE
+from torchrec_mtl.modules import RepresentationGenerator
+from torchrec_mtl.training.checkpoint import load_weights
+from torchrec_mtl.training.distributed import default_device, distribute, process_group
+
+MAX_SAMPLES = 20_000
+
+
+@dataclass(frozen=True)
+class Selection:
+    """N samples of the validation split.
+
+    Args:
+        selected: ``z > 0``, ``[N, K]``.
+        plane: first two principal components of the samples' last representation, averaged over its rows, ``[N, 2]``.
+    """
+
+    selected: np.ndarray
+    plane: np.ndarray
+
+    @property
+    def rate(self) -> np.ndarray:
+        """Share of inducing points selected, ``[N]``."""
+        return self.selected.mean(1)
+
+
+@torch.no_grad()
+def read_selection(run: Run) -> Selection:
+    """Runs the trained model of ``run``, a TAFE that kept its weights, over samples of the validation split."""
+    device = default_device()
+    schema = Schema.load(run.dataset)
+    with process_group(device):
+        train_model = build_model(run.config, schema, device)
+        distributed, _ = distribute(train_model, run.config.training.optimizer, device)
+        load_weights(distributed, run.directory / "best")
+        model = train_model.eval().get_submodule("model")
+        assert isinstance(model, TAFE)
+        generator = model.over_arch.generator
+        assert isinstance(generator, RepresentationGenerator)  # it selects, so it is no ablation
+        selections, representations, num_samples = [], [], 0
+        for batch in BatchLoader(read_split(run.dataset, "valid", schema), 2048, shuffle=True):
+            batch = batch.to(device)
+            fields = model.embed(batch.dense_features, batch.sparse_features)
+            selections.append(generator.select(fields)[0] > 0)
+            representations.append(generator(fields)[-1].mean(1))
+            num_samples += len(fields)
+            if num_samples >= MAX_SAMPLES:
+                break
+    embedded = torch.cat(representations).double()
+    _, _, directions = torch.linalg.svd(embedded - embedded.mean(0), full_matrices=False)
+    plane = (embedded - embedded.mean(0)) @ directions[:2].T
+    return Selection(torch.cat(selections).cpu().numpy(), plane.cpu().numpy())

@@ -1,0 +1,124 @@
+"""From runs to rows, and from rows to what a table says."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from torchrec_mtl.jobs.compare.plan import Plan
+from torchrec_mtl.jobs.compare.runs import Run, read_result
+from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.metrics import gain, rela_impr
+from torchrec_mtl.tasks import TaskChain
+
+Key = tuple[str, str]  # task, space
+PROPOSED = ("bpcm", "tafe")
+BASE = "single_task"
+
+
+def finished(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
+    """The runs that have a result, with it."""
+    results = [(run, read_result(run)) for run in runs]
+    return [(run, result) for run, result in results if result is not None]
+
+
+def result_rows(plan: Plan, dataset: str) -> list[dict[str, Any]]:
+    """Every metric of every finished run, a row each: what ``results.csv`` holds."""
+    rows = []
+    for run, result in finished([*plan.search_runs(), *plan.final_runs(), *plan.sweep_runs()]):
+        labels = {
+            "dataset": dataset,
+            "stage": run.stage,
+            "model": run.config.model,
+            "variant": run.variant,
+            "seed": run.config.training.seed,
+        }
+        for split in ("valid", "test"):
+            rows += [{**labels, "split": split, **row} for row in result[split]]
+        for metric in ("valid_mean_auc", "best_step", "samples_per_second", "num_parameters", "seconds"):
+            rows.append({**labels, "split": "", "task": "", "space": "", "metric": metric, "value": result[metric]})
+    return rows
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One system's test AUCs.
+
+    Args:
+        title: the system's.
+        seeds: of the runs, in order.
+        auc: (task, space) -> AUC of each seed.
+    """
+
+    title: str
+    seeds: tuple[int, ...]
+    auc: Mapping[Key, np.ndarray]
+
+    def mean(self, key: Key) -> float:
+        return float(self.auc[key].mean())
+
+    def deviation(self, key: Key) -> float:
+        """Sample standard deviation over the seeds; NaN with one."""
+        return float(self.auc[key].std(ddof=1)) if len(self.seeds) > 1 else math.nan
+
+
+def keys(tasks: TaskChain) -> list[Key]:
+    """Every task in every of its spaces: the whole space of all tasks first."""
+    whole = [(task, "impressions") for task in tasks]
+    return whole + [(task, space) for task in tasks for space in tasks.spaces(task)[1:]]
+
+
+def scores(plan: Plan) -> dict[str, Scores]:
+    """The final runs' test AUCs by system, in the protocol's order."""
+    by_system: dict[str, list[tuple[int, dict[Key, float]]]] = defaultdict(list)
+    for run, result in finished(plan.final_runs()):
+        aucs = {(r["task"], r["space"]): r["value"] for r in result["test"] if r["metric"] == "auc"}
+        by_system[run.config.model].append((run.config.training.seed, aucs))
+    collected = {}
+    for system in plan.systems:
+        if system in by_system:
+            runs = sorted(by_system[system], key=lambda pair: pair[0])
+            values = {key: np.array([of_seed[key] for _, of_seed in runs]) for key in runs[0][1]}
+            collected[system] = Scores(MODELS[system].title, tuple(seed for seed, _ in runs), values)
+    return collected
+
+
+def best_baseline(collected: Mapping[str, Scores], key: Key) -> str | None:
+    """The system with the highest mean AUC but for the papers' own and ablations."""
+    baselines = [s for s in collected if s not in PROPOSED and MODELS[s].ablation_of is None]
+    return max(baselines, key=lambda system: collected[system].mean(key), default=None)
+
+
+def p_value(one: Scores, other: Scores, key: Key) -> float:
+    """Two-sided paired t-test over the seeds that both have; NaN with fewer than two, or without any difference."""
+    common = [seed for seed in one.seeds if seed in other.seeds]
+    if len(common) < 2:
+        return math.nan
+    first, second = ([s.auc[key][s.seeds.index(seed)] for seed in common] for s in (one, other))
+    return math.nan if first == second else float(stats.ttest_rel(first, second).pvalue)
+
+
+def comparison_rows(collected: Mapping[str, Scores], tasks: TaskChain) -> list[dict[str, Any]]:
+    """A row a system, task and space: mean, deviation, RelaImpr and Gain over Single-Task, test against the baseline.
+
+    RelaImpr and Gain are of the mean AUCs. ``baseline`` is the best one's title, ``difference`` the mean AUC less its.
+    """
+    rows = []
+    for system, own in collected.items():
+        for key in keys(tasks):
+            row: dict[str, Any] = {"model": system, "title": own.title, "task": key[0], "space": key[1]}
+            row |= {"seeds": len(own.seeds), "auc_mean": own.mean(key), "auc_std": own.deviation(key)}
+            if BASE in collected:
+                base = collected[BASE].mean(key)
+                row |= {"rela_impr": rela_impr(own.mean(key), base), "gain": gain(own.mean(key), base)}
+            name = MODELS[system].ablation_of or best_baseline(collected, key)
+            other = collected.get(name or "", own)
+            if other is not own:
+                row |= {"against": other.title, "difference": own.mean(key) - other.mean(key)}
+                row |= {"p_value": p_value(own, other, key)}
+            rows.append(row)
+    return rows

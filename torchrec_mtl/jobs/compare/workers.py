@@ -1,0 +1,94 @@
+"""Runs in parallel processes, of which one may die without the others."""
+
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
+    os._exit(1)
+
+
+def _serve(connection: Connection, make: Callable[[T], None], log_file: Callable[[T], Path]) -> None:
+    """A worker: a task in, its error or None out, until there is no more."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    while (task := connection.recv()) is not None:
+        file = log_file(task)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        error = None
+        try:
+            make(task)
+        except Exception as exception:  # told to the parent, which goes on with the other tasks
+            traceback.print_exc()
+            error = f"{type(exception).__name__}: {exception}"
+        sys.stdout.flush()
+        connection.send(error)
+
+
+class _Worker:
+    def __init__(self, make: Callable[[T], None], log_file: Callable[[T], Path]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, make, log_file), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def outcome(self) -> tuple[bool, str | None]:
+        """Whether the worker is alive, and its task's error."""
+        try:
+            return True, self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return False, f"its process ended with exit code {self.process.exitcode}"
+
+
+def make_all(
+    tasks: Sequence[T], make: Callable[[T], None], log_file: Callable[[T], Path], num_workers: int
+) -> Iterator[tuple[T, str | None]]:
+    """Makes every task in one of ``num_workers`` processes; yields each as it ends, with its error if it failed.
+
+    Args:
+        tasks: what to make, in order; picklable.
+        make: makes one; importable.
+        log_file: where a task's output goes.
+        num_workers: processes at a time. A process that dies fails its task alone, and another takes its place.
+    """
+    waiting = list(reversed(tasks))
+    at_work: dict[Connection, tuple[_Worker, T]] = {}
+
+    def start(worker: _Worker | None) -> None:
+        worker = worker or _Worker(make, log_file)
+        task = waiting.pop()
+        worker.connection.send(task)
+        at_work[worker.connection] = (worker, task)
+
+    try:
+        while waiting and len(at_work) < num_workers:
+            start(None)
+        while at_work:
+            for connection in wait(list(at_work)):
+                assert isinstance(connection, Connection)
+                worker, task = at_work.pop(connection)
+                alive, error = worker.outcome()
+                if waiting:
+                    start(worker if alive else None)
+                elif alive:
+                    worker.connection.send(None)
+                yield task, error
+    finally:
+        for worker, _ in at_work.values():
+            worker.process.terminate()

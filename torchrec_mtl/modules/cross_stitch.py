@@ -1,0 +1,72 @@
+"""Layers of cross-stitch networks (Misra et al., CVPR 2016)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.mlp import MLP
+
+from torchrec_mtl.errors import InputError
+
+
+class CrossStitchUnit(nn.Module):
+    """Mixes the tasks' activations: ``x~_s = sum_t alpha_st x_t``, eq. (1).
+
+    It starts as a convex combination, 0.9 of a task's own activation, the best in the paper's table 1; the rest is
+    shared equally by the others, of which the paper has one. Nothing keeps it convex.
+
+    Args:
+        num_tasks: ``T``.
+        features: ``D``, width of each task's activation.
+        per: ``"channel"`` for an ``alpha [T, T]`` for each of the ``D`` channels, as in the paper's experiments, or
+            ``"layer"`` for one.
+
+    Raises:
+        InputError: if ``per`` is neither.
+
+    Example::
+
+        >>> unit = CrossStitchUnit(num_tasks=2, features=1)
+        >>> unit(torch.tensor([[[1.0], [0.0]]])).flatten()
+        tensor([0.9000, 0.1000], grad_fn=<ViewBackward0>)
+    """
+
+    def __init__(self, num_tasks: int, features: int, per: Literal["channel", "layer"] = "channel") -> None:
+        super().__init__()
+        if per not in ("channel", "layer"):
+            raise InputError(f"`per` (={per!r}) must be 'channel' or 'layer'")
+        own = 0.9 if num_tasks > 1 else 1.0
+        alpha = torch.full((num_tasks, num_tasks), (1 - own) / max(num_tasks - 1, 1)).fill_diagonal_(own)
+        self.alpha = nn.Parameter(alpha if per == "layer" else alpha.expand(features, -1, -1).clone())
+        self.equation = "st,btd->bsd" if per == "layer" else "dst,btd->bsd"
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """``[B, T, D]`` to ``[B, T, D]``."""
+        return torch.einsum(self.equation, self.alpha, activations)
+
+
+class CrossStitchLayer(nn.Module):
+    """A linear layer and ReLU a task, then a `CrossStitchUnit` across them.
+
+    Args:
+        num_tasks: ``T``.
+        in_features: width of each task's input.
+        out_features: ``D``, width of each task's output.
+        per: see `CrossStitchUnit`.
+
+    Raises:
+        InputError: if ``per`` is neither ``"channel"`` nor ``"layer"``.
+    """
+
+    def __init__(
+        self, num_tasks: int, in_features: int, out_features: int, per: Literal["channel", "layer"] = "channel"
+    ) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(MLP(in_features, [out_features]) for _ in range(num_tasks))
+        self.unit = CrossStitchUnit(num_tasks, out_features, per)
+
+    def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """``T`` tensors ``[B, in_features]`` to ``T`` tensors ``[B, D]``."""
+        activations = [network(x) for network, x in zip(self.networks, inputs, strict=True)]
+        return list(self.unit(torch.stack(activations, dim=1)).unbind(dim=1))

@@ -1,0 +1,157 @@
+"""Gates over experts: softmax (Ma et al., KDD 2018) and DSelect-k (Hazimeh et al., NeurIPS 2021).
+
+``B`` samples, ``G`` gates on one input, ``E`` experts, ``k`` selectors a gate, ``m`` binary digits an expert.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.dynamic_selector import smooth_step
+
+GateKind = Literal["softmax", "dselect_k"]
+
+
+class SoftmaxGate(nn.Module):
+    """``g(x) = softmax(W_g x)``, MMoE section 4.2: every expert has some weight. No bias, as the paper has none.
+
+    Parameters: ``linear.weight [G * E, in_features]``, gate ``g`` the rows from ``g * E``.
+
+    Args:
+        in_features: width of the input.
+        num_experts: ``E``.
+        num_gates: ``G``.
+
+    Example::
+
+        >>> weights = SoftmaxGate(in_features=6, num_experts=4, num_gates=3)(torch.randn(2, 6))
+        >>> weights.shape, bool(weights.sum(2).allclose(torch.ones(2, 3)))
+        (torch.Size([2, 3, 4]), True)
+    """
+
+    def __init__(self, in_features: int, num_experts: int, num_gates: int = 1) -> None:
+        super().__init__()
+        self.num_experts = num_experts
+        self.linear = nn.Linear(in_features, num_gates * num_experts, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, in_features]`` to weights ``[B, G, E]`` that sum to 1 over the experts."""
+        return self.linear(x).unflatten(1, (-1, self.num_experts)).softmax(2)
+
+
+class DSelectGate(nn.Module):
+    """DSelect-k: ``q(x) = sum_i softmax(alpha)_i r(z^i)``, at most ``k`` experts once the selectors are binary.
+
+    A selector ``r(z) [E]`` gives expert ``e`` the product, over the ``m = ceil(log2 E)`` digits of ``e``, of
+    ``S(z_j)`` where digit ``j`` is 1 and ``1 - S(z_j)`` where it is 0; ``S`` is the smooth step, exactly 0 below
+    ``-gamma / 2`` and 1 above ``gamma / 2``. Symbols: ``z`` ``codes``, ``alpha`` ``mixture``.
+
+    What the paper leaves, or where this differs:
+
+    * If ``E`` is no power of two, ``2^m - E`` codes name no expert. The authors add a penalty to the objective to
+      keep selectors off them; here such a code ``c`` names expert ``c - E``, so weights always sum to 1.
+    * The entropy regulariser, which the authors' layer leaves off by default, is not part of the objectives here.
+      Without it a selector becomes binary only where the loss pulls it there.
+    * Per example, ``z`` and ``alpha`` are linear in ``x`` without bias; the authors' layer has biases.
+    * Initial values are the authors': ``z`` within ``gamma / 100`` of 0, where all codes weigh about the same.
+
+    Parameters: ``codes [G * k * m, in_features]`` (the least significant digit first) and
+    ``mixture [G * k, in_features]``; without ``in_features`` if not per example.
+
+    Args:
+        in_features: width of the input.
+        num_experts: ``E``.
+        num_gates: ``G``.
+        num_selected: ``k``.
+        per_example: ``z`` and ``alpha`` depend on the input; if not, they are the gate's own ("static").
+        gamma: width of the smooth step.
+
+    Raises:
+        InputError: if ``num_selected`` is not between 1 and ``num_experts``, or ``gamma`` is not positive.
+
+    Example::
+
+        >>> gate = DSelectGate(in_features=6, num_experts=4, num_selected=1, per_example=False)
+        >>> _ = nn.init.constant_(gate.codes, 1.0)  # both digits are 1: expert 3
+        >>> gate(torch.randn(1, 6))
+        tensor([[[0., 0., 0., 1.]]], grad_fn=<ExpandBackward0>)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_experts: int,
+        num_gates: int = 1,
+        num_selected: int = 2,
+        per_example: bool = True,
+        gamma: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 1 <= num_selected <= num_experts:
+            raise InputError(
+                f"`num_selected` (={num_selected}) must be from 1 to the number of experts of a gate (={num_experts})"
+            )
+        if gamma <= 0:
+            raise InputError(f"`gamma` (={gamma}) must be above 0")
+        self.num_experts, self.per_example, self.gamma = num_experts, per_example, gamma
+        self.num_digits = (num_experts - 1).bit_length()
+        self.shape = (num_gates, num_selected)
+        inputs = (in_features,) if per_example else ()
+        num_selectors = num_gates * num_selected
+        self.codes = nn.Parameter(torch.empty(num_selectors * self.num_digits, *inputs))
+        self.mixture = nn.Parameter(torch.empty(num_selectors, *inputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the authors' initial values."""
+        nn.init.uniform_(self.codes, -self.gamma / 100, self.gamma / 100)
+        nn.init.uniform_(self.mixture, -0.05, 0.05)
+
+    def select(self, codes: Tensor) -> Tensor:
+        """Codes ``z [..., m]`` to the selectors' weights ``r(z) [..., E]``."""
+        weights = codes.new_ones(*codes.shape[:-1], 1)
+        for digit in smooth_step(codes, self.gamma).unsqueeze(-1).unbind(-2):
+            weights = torch.cat([weights * (1 - digit), weights * digit], dim=-1)
+        num_spare = weights.shape[-1] - self.num_experts
+        experts, spare = weights.split([self.num_experts, num_spare], dim=-1)
+        return experts + F.pad(spare, (0, self.num_experts - num_spare))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, in_features]`` to weights ``[B, G, E]`` that sum to 1 over the experts."""
+        codes, mixture = (
+            F.linear(x, parameter) if self.per_example else parameter.unsqueeze(0)
+            for parameter in (self.codes, self.mixture)
+        )
+        selectors = self.select(codes.unflatten(1, (*self.shape, self.num_digits)))
+        mixture = mixture.unflatten(1, self.shape).softmax(2)
+        weights = (mixture.unsqueeze(-1) * selectors).sum(2)
+        return weights.expand(x.shape[0], -1, -1)
+
+
+def make_gate(
+    in_features: int,
+    num_experts: int,
+    num_gates: int = 1,
+    gate: GateKind = "softmax",
+    num_selected: int = 2,
+    per_example: bool = True,
+    gamma: float = 1.0,
+) -> nn.Module:
+    """A `SoftmaxGate` or, with the arguments from ``num_selected`` on, a `DSelectGate`.
+
+    Raises:
+        InputError: if ``gate`` is neither, or see `DSelectGate`.
+
+    Example::
+
+        >>> make_gate(in_features=6, num_experts=4, gate="dselect_k")(torch.randn(2, 6)).shape
+        torch.Size([2, 1, 4])
+    """
+    if gate == "softmax":
+        return SoftmaxGate(in_features, num_experts, num_gates)
+    if gate == "dselect_k":
+        return DSelectGate(in_features, num_experts, num_gates, num_selected, per_example, gamma)
+    raise InputError(f"`gate` (={gate!r}) must be 'softmax' or 'dselect_k'")
