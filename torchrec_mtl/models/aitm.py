@@ -66,8 +66,6 @@ class AITMArch(nn.Module):
 class AITM(FlatModel):
     """`AITMArch` on the embeddings; train it with `torchrec_mtl.losses.CalibratedLoss`.
 
-    Its calibrator's weight is 0.6 in the paper's experiments.
-
     Args: those of `FlatModel`, then `AITMArch`'s.
 
     Raises:

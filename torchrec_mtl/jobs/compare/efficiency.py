@@ -46,6 +46,7 @@ class _Timed:
                 module.step.fill_(10**9)
         self.megabytes = sum(p.numel() * p.element_size() for p in built.parameters()) / 1e6
         self.model, self.optimizer = distribute(built, config.training.optimizer, device)
+        self.predict = built.get_submodule("model")
         loader = BatchLoader(split, config.training.batch_size, drop_last=True)
         self.batches = self._forever(loader, device)
 
@@ -65,7 +66,7 @@ class _Timed:
     def infer(self) -> None:
         """Logits of one batch."""
         batch = next(self.batches)
-        self.model.module.model(batch.dense_features, batch.sparse_features)
+        self.predict(batch.dense_features, batch.sparse_features)
 
 
 def measure_efficiency(plan: Plan) -> None:
