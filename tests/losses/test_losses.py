@@ -66,6 +66,19 @@ def test_extreme_logits_and_empty_batches_stay_finite(loss):
     assert loss(torch.empty(0, 2), torch.empty(0, 2)) == 0
 
 
+@pytest.mark.parametrize("loss", [CrossEntropyLoss(), CalibratedLoss(), DependenceLoss(), LocalSpaceLoss()])
+def test_a_masked_label_may_be_nan(loss):
+    """It changes neither the value nor the gradient."""
+    weights = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    labels = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    outcomes = []
+    for masked in (labels, torch.where(weights == 0, torch.nan, labels)):
+        logits = torch.linspace(-2, 2, 9).view(3, 3).requires_grad_()
+        value = loss(logits, masked, weights)
+        outcomes.append((value, *torch.autograd.grad(value, logits)))
+    torch.testing.assert_close(outcomes[1], outcomes[0])
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [

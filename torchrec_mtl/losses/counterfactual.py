@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.losses.functional import mean_over_rows
+from torchrec_mtl.losses.functional import known_labels, mean_over_rows
 from torchrec_mtl.losses.modules import CrossEntropyLoss
 
 
@@ -118,7 +118,7 @@ class CounterfactualLoss(nn.Module):
         ``imputed_errors``, ``[B, T - 1]``, or none for IPS.
         """
         weights = torch.ones_like(labels) if weights is None else weights
-        labels = torch.where(weights == 0, 0.0, labels)  # whatever a masked label holds
+        labels = known_labels(labels, weights)
         scale = F.pad(weights.new_full((labels.shape[1] - 1,), self.global_weight), (1, 0), value=1.0)
         risk = self.cross_entropy(logits, labels, weights * scale)
 

@@ -17,6 +17,11 @@ def mean_over_rows(terms: Tensor, weights: Tensor | None) -> Tensor:
     return terms.sum() / max(terms.shape[0], 1)
 
 
+def known_labels(labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Labels with 0 where masked: a masked one may be NaN, and would reach the gradient through a product with 0."""
+    return labels if weights is None else torch.where(weights == 0, 0.0, labels)
+
+
 def _pair_weights(weights: Tensor | None) -> Tensor | None:
     """Weights of neighbouring tasks' pairs, ``[B, T - 1]``: the product of both tasks'."""
     return None if weights is None else weights[:, :-1] * weights[:, 1:]
@@ -38,7 +43,7 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(3, 2), torch.ones(3, 2))  # 2 log 2
         tensor(1.3863)
     """
-    terms = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    terms = F.binary_cross_entropy_with_logits(logits, known_labels(labels, weights), reduction="none")
     return mean_over_rows(terms if task_weights is None else terms * task_weights, weights)
 
 
@@ -65,7 +70,8 @@ def dependence(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
         >>> dependence(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))  # p equal, labels differ
         tensor(1.)
     """
-    return mean_over_rows((logits.sigmoid().diff(dim=1) - labels.diff(dim=1)).square(), _pair_weights(weights))
+    differences = known_labels(labels, weights).diff(dim=1)
+    return mean_over_rows((logits.sigmoid().diff(dim=1) - differences).square(), _pair_weights(weights))
 
 
 def step_propensity(logits: Tensor, labels: Tensor, min_propensity: float = 1e-3) -> Tensor:
@@ -107,6 +113,7 @@ def local_space_bce(logits: Tensor, labels: Tensor, propensities: Tensor, weight
         >>> local_space_bce(torch.zeros(2, 2), labels, torch.ones(2, 2))  # (2 log 2 + log 2) / 2
         tensor(1.0397)
     """
+    labels = known_labels(labels, weights)
     terms = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     inside = torch.cat([torch.ones_like(terms[:, :1]), labels[:, :-1] / propensities[:, 1:]], dim=1)
     if weights is not None:

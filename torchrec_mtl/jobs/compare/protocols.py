@@ -35,10 +35,13 @@ class Protocol:
     source: str = ""
 
 
-_RATES = tuple(
-    (f"training.optimizer.learning_rate={rate}", f"training.optimizer.table_learning_rate={rate}")
-    for rate in (5e-4, 1e-3, 2e-3)
-)
+def _rates(*rates: float) -> tuple[tuple[str, ...], ...]:
+    """Candidates that differ in the learning rate, of tables and dense parameters alike."""
+    names = ("training.optimizer.learning_rate", "training.optimizer.table_learning_rate")
+    return tuple(tuple(f"{name}={rate}" for name in names) for rate in rates)
+
+
+_RATES = _rates(5e-4, 1e-3, 2e-3)
 _PAPERS_SWEEP = {"embedding_dim": (5, 16, 32, 64, 120), "loss_args.alpha": (0.2, 0.4, 0.6, 0.8, 1.0)}
 
 
@@ -87,7 +90,7 @@ PROTOCOLS = {
     "complete_journey": Protocol(
         title="The Complete Journey",
         settings=complete_journey,
-        search=tuple((*rates, f"table_init={init}") for rates in (_RATES[1], _RATES[2]) for init in (0.01, 0.1)),
+        search=_rates(1e-3, 2e-3, 4e-3),
         sweep={"embedding_dim": (4, 8, 16), "loss_args.alpha": (0.0, 0.2, 0.6, 1.0)},
     ),
     "paper": Protocol(title="The papers' sizes", settings=paper, search=_RATES, sweep=_PAPERS_SWEEP),

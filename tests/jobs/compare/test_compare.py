@@ -1,0 +1,198 @@
+"""Whole comparisons on a small funnel."""
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from tests.jobs import funnel
+from torchrec_mtl.jobs.compare import job, runs
+from torchrec_mtl.jobs.compare.protocols import PROTOCOLS, Protocol
+from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.jobs.settings import RunConfig, paper
+from torchrec_mtl.training.config import TrainingConfig
+
+SYSTEMS = ("single_task", "shared_bottom", "bpcm", "tafe", "tafe_wo_tsa")
+SMALL = ["training.batch_size=128", "tafe.model_args.num_layers=2", "tafe.model_args.num_inducing_points=4"]
+
+
+def settings(model):
+    config = paper(model)
+    return replace(config, embedding_dim=4, training=replace(config.training, evaluations_per_epoch=1))
+
+
+PROTOCOL = Protocol(
+    title="A small one",
+    settings=settings,
+    systems=SYSTEMS,
+    search=(("training.optimizer.learning_rate=0.01",), ("training.optimizer.learning_rate=0.00001",)),
+    sweep={"embedding_dim": (2, 4), "loss_args.alpha": (0.0, 0.6)},
+    published={"tafe": (0.6, 0.7, 0.8)},
+    source="A paper's table",
+)
+
+
+@pytest.fixture(autouse=True)
+def _protocol(monkeypatch):
+    monkeypatch.setitem(job.PROTOCOLS, "small", PROTOCOL)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return funnel.prepare(tmp_path_factory.mktemp("data") / "tiny")
+
+
+def compare(data, output, *arguments):
+    options = ["--protocol", "small", "--datasets", str(data), "--seeds", "2", "--output", str(output)]
+    return job.main([*options, *arguments, *SMALL])
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("compare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(job.PROTOCOLS, "small", PROTOCOL)
+        assert compare(data, output) == 0
+    return output / "tiny"
+
+
+def result(folder, *names):
+    return json.loads(folder.joinpath(*names, "result.json").read_text())
+
+
+def test_all_runs_are_made_and_only_final_ones_read_the_test_split(finished):
+    by_stage = {stage: list((finished / stage).rglob("result.json")) for stage in ("search", "final", "sweep")}
+    assert {stage: len(files) for stage, files in by_stage.items()} == {"search": 8, "final": 10, "sweep": 4}
+    for stage, files in by_stage.items():
+        for file in files:
+            assert bool(json.loads(file.read_text())["test"]) == (stage == "final"), file
+
+
+def test_the_search_decides_by_validation_for_the_model_and_its_ablations(finished):
+    for system in SYSTEMS:
+        base = MODELS[system].ablation_of or system
+        candidates = [result(finished, "search", base, f"candidate-{i}", "seed-0") for i in (0, 1)]
+        best = max(candidates, key=lambda candidate: candidate["valid_mean_auc"])
+        for seed in (0, 1):
+            config = result(finished, "final", system, f"seed-{seed}")["config"]
+            assert config["training"]["optimizer"] == best["config"]["training"]["optimizer"]
+            assert config["training"]["seed"] == seed
+    rate = result(finished, "final", "tafe", "seed-0")["config"]["training"]["optimizer"]["learning_rate"]
+    assert rate == 0.01  # at the other one nothing is learnt
+
+
+def test_only_the_first_seed_keeps_its_weights(finished):
+    assert (finished / "final" / "tafe" / "seed-0" / "best").is_dir()
+    assert not (finished / "final" / "tafe" / "seed-1" / "best").exists()
+    assert not list((finished / "search").rglob("best"))
+
+
+def test_the_tables_are_the_runs(finished):
+    with (finished / "results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    aucs = {
+        row["seed"]: float(row["value"])
+        for row in rows
+        if (row["stage"], row["model"], row["split"], row["metric"]) == ("final", "tafe", "test", "auc")
+        and (row["task"], row["space"]) == ("purchase", "after cart")
+    }
+    assert set(aucs) == {"0", "1"}
+    with (finished / "comparison.csv").open() as stream:
+        compared = {(row["model"], row["task"], row["space"]): row for row in csv.DictReader(stream)}
+    assert len(compared) == len(SYSTEMS) * 5
+    assert float(compared["tafe", "purchase", "after cart"]["auc_mean"]) == pytest.approx(sum(aucs.values()) / 2)
+    measured = json.loads((finished / "efficiency.json").read_text())["rows"]
+    assert [row["model"] for row in measured] == ["single_task", "shared_bottom", "bpcm", "tafe"]
+    assert measured[1]["train_ratio"] == measured[1]["infer_ratio"] == 1
+
+
+def test_the_report_is_one_whole_page(finished):
+    text = (finished / "report.html").read_text()
+    for system in SYSTEMS:
+        assert MODELS[system].title in text
+    for part in (
+        "RelaImpr",
+        "paired t-test",
+        "w/o TSA",
+        "Sweep",
+        "Efficiency",
+        "figure 5",
+        "figures 7a and 7b",
+        "figure 8",
+    ):
+        assert part in text
+    assert "0.7000" in text  # published
+    assert text.count("data:image/png;base64,") == 5
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    assert '"learning_rate": 0.01' in text.replace("&quot;", '"')
+
+
+def test_an_interrupted_comparison_goes_on(finished, data, tmp_path, capsys):
+    folder = tmp_path / "copy" / "tiny"
+    shutil.copytree(finished, folder)
+    lost = folder / "final" / "shared_bottom" / "seed-1"
+    before = json.loads((lost / "result.json").read_text())["test"]
+    kept = {file: file.stat().st_mtime_ns for file in folder.rglob("result.json") if file.parent != lost}
+    (lost / "result.json").unlink()  # as a kill leaves it
+    (lost / "result.json.partial").write_text("{")
+    assert compare(data, tmp_path / "copy", "--stages", "search,final,report") == 0
+    assert "final: 10 runs, 9 are there" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert json.loads((lost / "result.json").read_text())["test"] == before  # bit for bit
+
+
+def test_results_of_other_settings_do_not_mix(finished, data, capsys):
+    assert compare(data, finished.parent, "embedding_dim=8") == 2
+    assert re.search(r"result.json: was made with embedding_dim=4, now 8 is asked for", capsys.readouterr().err)
+
+
+def test_a_failed_run_does_not_lose_the_others(data, tmp_path, monkeypatch, capsys):
+    """The widest of the runs cannot be made: its tables are larger than any memory."""
+    candidates = (("embedding_dim=4",), ("shared_bottom.embedding_dim=100000000000000",))
+    monkeypatch.setitem(job.PROTOCOLS, "small", replace(PROTOCOL, search=candidates))
+    options = ["--models", "single_task,shared_bottom", "--stages", "search,final,report", "--seeds", "1"]
+    assert compare(data, tmp_path, *options) == 1
+    said = capsys.readouterr()
+    assert "search shared_bottom candidate-1 seed 0 failed" in said.err
+    assert len(list((tmp_path / "tiny" / "final").rglob("result.json"))) == 2
+    assert "Shared-Bottom" in (tmp_path / "tiny" / "report.html").read_text()
+
+
+WRONG = [
+    (["--protocol", "mine"], "`protocol` (='mine') must be one of"),
+    (["--models", "tafe,esmm"], "model 'esmm' must be one of protocol 'small'"),
+    (["--seeds", "0"], "`seeds` (=0) must be at least 1"),
+    (["--workers", "0"], "`workers` (=0) must be at least 1"),
+    (["--stages", "train"], "stage 'train' must be one of"),
+    (["--datasets", "/nowhere"], "/nowhere/schema.json: no such file"),
+    (["tafe.model_args.num_heads=3"], "`num_heads` (=3) must divide `embedding_dim` (=4)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG)
+def test_a_wrong_argument_is_one_sentence_and_status_2(data, tmp_path, capsys, arguments, sentence):
+    assert compare(data, tmp_path / "out", *arguments) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_hold_together(name):
+    protocol = PROTOCOLS[name]
+    assert set(protocol.published) <= set(protocol.systems) <= set(MODELS)
+    for system in protocol.systems:
+        assert (MODELS[system].ablation_of or system) in protocol.systems
+        assert isinstance(protocol.settings(system), RunConfig)
+
+
+@pytest.mark.parametrize("system", MODELS)
+def test_every_system_trains(data, tmp_path, system):
+    config = replace(settings(system), training=TrainingConfig(batch_size=256, evaluations_per_epoch=1))
+    runs.make(runs.Run("search", "", data, config, tmp_path / "run"))
+    made = result(tmp_path, "run")
+    assert made["test"] == []
+    assert made["best_step"] == funnel.ROWS["train"] // 256
+    assert 0 < made["valid_mean_auc"] < 1

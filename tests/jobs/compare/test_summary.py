@@ -1,0 +1,66 @@
+"""What the tables say, against SciPy and by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from torchrec_mtl.jobs.compare import summary
+from torchrec_mtl.jobs.compare.summary import Scores
+from torchrec_mtl.tasks import TaskChain
+
+TASKS = TaskChain(["click", "purchase"])
+KEYS = [("click", "impressions"), ("purchase", "impressions"), ("purchase", "after click")]
+
+
+def scores(title, *by_seed, seeds=(0, 1, 2)):
+    return Scores(title, seeds, dict.fromkeys(KEYS, np.array(by_seed)))
+
+
+COLLECTED = {
+    "single_task": scores("Single-Task", 0.60, 0.61, 0.62),
+    "mmoe": scores("MMoE", 0.66, 0.65, 0.64),
+    "tafe": scores("TAFE", 0.70, 0.69, 0.71),
+    "tafe_wo_tsa": scores("TAFE w/o TSA", 0.68, 0.69, 0.67),
+}
+
+
+def rows(collected, system):
+    return [row for row in summary.comparison_rows(collected, TASKS) if row["model"] == system]
+
+
+def test_keys_have_the_whole_space_first():
+    assert summary.keys(TASKS) == KEYS
+
+
+def test_a_model_is_held_to_the_best_baseline_and_an_ablation_to_its_model():
+    for row in rows(COLLECTED, "tafe"):
+        assert row["against"] == "MMoE"
+        assert row["difference"] == pytest.approx(0.05)
+        assert row["p_value"] == pytest.approx(stats.ttest_rel([0.70, 0.69, 0.71], [0.66, 0.65, 0.64]).pvalue)
+        assert row["auc_mean"] == pytest.approx(0.70)
+        assert row["auc_std"] == pytest.approx(0.01)
+        assert row["rela_impr"] == pytest.approx(0.20 / 0.11 - 1)
+        assert row["gain"] == pytest.approx(0.70 / 0.61 - 1)
+    for row in rows(COLLECTED, "tafe_wo_tsa"):
+        assert row["against"] == "TAFE"
+        assert row["difference"] == pytest.approx(-0.02)
+    assert all("against" not in row for row in rows(COLLECTED, "mmoe"))  # it is the best one
+
+
+def test_the_test_is_over_the_seeds_that_both_have():
+    some = {**COLLECTED, "tafe": scores("TAFE", 0.69, 0.71, seeds=(1, 2))}
+    expected = stats.ttest_rel([0.69, 0.71], [0.65, 0.64]).pvalue
+    assert rows(some, "tafe")[0]["p_value"] == pytest.approx(expected)
+
+
+def test_one_seed_has_no_deviation_and_no_test():
+    one = {system: Scores(s.title, (0,), {k: v[:1] for k, v in s.auc.items()}) for system, s in COLLECTED.items()}
+    row = rows(one, "tafe")[0]
+    assert math.isnan(row["auc_std"])
+    assert math.isnan(row["p_value"])
+
+
+def test_without_single_task_there_is_no_gain():
+    assert "gain" not in rows({"mmoe": COLLECTED["mmoe"], "tafe": COLLECTED["tafe"]}, "tafe")[0]
