@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test lint clean
+.PHONY: help env train compare test lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -16,6 +16,9 @@ env: $(INSTALLED) ## create .venv with everything pinned, once
 
 train: env ## train the papers' models on the Complete Journey funnel; results in runs/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" torchx run -s local_cwd mtl.train $(ARGS)
+
+compare: env ## compare every model, ablations too: five seeds, one report; hours, and goes on where it was
+	@$(BIN)/python -m torchrec_mtl.jobs.compare $(ARGS)
 
 test: env ## run all tests, those in docstrings included
 	@$(BIN)/python -m pytest $(ARGS)

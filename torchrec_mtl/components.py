@@ -5,9 +5,7 @@ import sys
 import torchx.specs as specs
 from torchx.components import dist
 
-# glibc gives large blocks back to the kernel when they are freed, and on a CPU a step then spends up to half its
-# time on page faults.
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+from torchrec_mtl.jobs.environment import worker_environment
 
 
 def _check(arguments: list[str]) -> None:
@@ -57,7 +55,7 @@ def train(
     _check(arguments)
     module = "torchrec_mtl.jobs.train"
     num_nodes, processes = (int(part) for part in j.split("x")) if "x" in j else (1, int(j))
-    env = {"OMP_NUM_THREADS": str(max(1, cpu // processes)), **KEEP_FREED_MEMORY}
+    env = worker_environment(cpu, processes)
     if num_nodes * processes > 1:
         return dist.ddp(*arguments, m=module, name="/train", cpu=cpu, gpu=gpu, memMB=memMB, j=j, env=env)
     role = specs.Role(

@@ -40,7 +40,7 @@ def fill_experts(experts: Experts, of_peer: list[Layers]) -> None:
     by_layer = list(zip(*of_peer, strict=True))
     for ours, position in ((experts.weights, 0), (experts.biases, 1)):
         for parameter, layer in zip(ours, by_layer, strict=True):
-            parameter.data = torch.stack([of_expert[position] for of_expert in layer])
+            parameter.copy_(torch.stack([of_expert[position] for of_expert in layer]))
 
 
 def shared_bottom(in_features: int, peer: dict) -> nn.Module:

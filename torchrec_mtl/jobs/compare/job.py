@@ -23,6 +23,7 @@ from torchrec_mtl.jobs.compare.report import write_report
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
+from torchrec_mtl.jobs.environment import worker_environment
 from torchrec_mtl.jobs.train import build_model
 
 STAGES = ("search", "final", "sweep", "efficiency", "report")
@@ -104,9 +105,7 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
 def run(args: argparse.Namespace) -> list[str]:
     """The whole job; the sentences of what failed."""
     stages = args.stages.split(",")
-    # as many threads a worker as cores divide to; glibc else gives large blocks back and pays page faults for them
-    os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // args.workers))
-    os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+    os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     failures = []
     for plan in plans(args):
         for stage in ("search", "final", "sweep"):
