@@ -90,7 +90,7 @@ PROTOCOLS = {
     "complete_journey": Protocol(
         title="The Complete Journey",
         settings=complete_journey,
-        search=(*_rates(1e-3, 2e-3, 4e-3), ("embedding_dim=16",), ("embedding_dim=32",)),
+        search=_rates(1e-3, 2e-3, 4e-3),
         sweep={"embedding_dim": (4, 8, 16), "loss_args.alpha": (0.0, 0.2, 0.6, 1.0)},
     ),
     "paper": Protocol(title="The papers' sizes", settings=paper, search=_RATES, sweep=_PAPERS_SWEEP),
