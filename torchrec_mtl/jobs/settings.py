@@ -70,7 +70,12 @@ def complete_journey(model: str) -> RunConfig:
         "escm2_dr": {"tower_layer_sizes": (64, 32), "dropout": 0.3},
         "aitm": {"tower_layer_sizes": (64, 32)},
         # over the embedding axis, eq. (4)'s layers never see two fields together, and the AUC is lower by .005
-        "bpcm": {"aggregation_over": "fields", "tower_layer_sizes": (64,), "dropout": 0.1},
+        "bpcm": {
+            "aggregation_over": "fields",
+            "aggregation_size": 64,
+            "tower_layer_sizes": (64,),
+            "dropout": 0.1,
+        },
         "tafe": {
             "num_layers": 2,
             "num_inducing_points": 8,

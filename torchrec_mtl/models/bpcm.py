@@ -26,7 +26,7 @@ class BPCMArch(nn.Module):
         num_tasks: ``T``.
         num_heads: heads of all attentions; must divide ``D``. The paper has one.
         tower_layer_sizes: hidden layers of eq. (10)'s MLP, which the paper does not give.
-        aggregation_over: the axis of eq. (4), see `FeatureAggregation`.
+        aggregation_over, aggregation_size: axis and hidden width of eq. (4), see `FeatureAggregation`.
         message_dropout, layer_norm: see `BehaviorPatternConversion`.
         dropout: probability of dropping a prediction tower's hidden unit in training.
         attention, aggregation, gate: False for the ablations "w/o Att", "w/o Org", "w/o Gate", see `FeatureTower`.
@@ -47,6 +47,7 @@ class BPCMArch(nn.Module):
         num_heads: int = 1,
         tower_layer_sizes: Sequence[int] = (128, 64),
         aggregation_over: Literal["embedding", "fields"] = "embedding",
+        aggregation_size: int | None = None,
         message_dropout: float = 0.1,
         layer_norm: bool = False,
         dropout: float = 0.0,
@@ -58,7 +59,9 @@ class BPCMArch(nn.Module):
         super().__init__()
         self.shape = (num_fields, embedding_dim)
         self.feature_towers = nn.ModuleList(
-            FeatureTower(num_fields, embedding_dim, num_heads, aggregation_over, attention, aggregation, gate)
+            FeatureTower(
+                num_fields, embedding_dim, num_heads, aggregation_over, aggregation_size, attention, aggregation, gate
+            )
             for _ in range(num_tasks)
         )
         self.conversions = nn.ModuleList(

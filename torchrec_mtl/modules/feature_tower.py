@@ -70,7 +70,7 @@ class FeatureTower(nn.Module):
         num_fields: ``F``.
         embedding_dim: ``D``.
         num_heads: heads of the self-attention; the paper has one.
-        aggregation_over: see `FeatureAggregation`.
+        aggregation_over, aggregation_size: ``over`` and ``hidden_size`` of `FeatureAggregation`.
         attention: whether there is the self-attention unit (ablation "w/o Att": without, ``q = E_org``).
         aggregation: whether there is the aggregation unit (ablation "w/o Org": without, ``q = E_att``).
         gate: whether the two are fused by the gate (ablation "w/o Gate": without, they are added).
@@ -90,6 +90,7 @@ class FeatureTower(nn.Module):
         embedding_dim: int,
         num_heads: int = 1,
         aggregation_over: Literal["embedding", "fields"] = "embedding",
+        aggregation_size: int | None = None,
         attention: bool = True,
         aggregation: bool = True,
         gate: bool = True,
@@ -98,7 +99,9 @@ class FeatureTower(nn.Module):
         if not (attention or aggregation):
             raise InputError("a feature tower must keep one of its units: `attention` or `aggregation`")
         self.attention = Attention(embedding_dim, num_heads) if attention else None
-        self.aggregation = FeatureAggregation(num_fields, embedding_dim, over=aggregation_over) if aggregation else None
+        self.aggregation = (
+            FeatureAggregation(num_fields, embedding_dim, aggregation_size, aggregation_over) if aggregation else None
+        )
         self.gate = ComplementaryGate(embedding_dim) if gate and attention and aggregation else None
 
     def forward(self, fields: Tensor) -> Tensor:
