@@ -85,7 +85,7 @@ def test_in_float32_it_is_as_exact_as_the_reference(batch, rows, inputs, dim, he
 
 @pytest.mark.usefixtures("kernel")
 def test_gradcheck():
-    assert torch.autograd.gradcheck(lambda *x: small_attention(*x, 2), arguments(5, 3, 4, 6))
+    assert torch.autograd.gradcheck(lambda *x: small_attention(*x, 2), arguments(2, 3, 4, 6))
 
 
 @pytest.mark.usefixtures("kernel")

@@ -147,11 +147,12 @@ int64_t num_groups(Shape s) {
 
 template <class T>
 void forward(Shape s, Weights<T> w, const T* queries, const T* inputs, T* output, int threads) {
-#pragma omp parallel num_threads(threads)
+  const int64_t groups = num_groups<T>(s);
+#pragma omp parallel num_threads(std::clamp<int64_t>(groups, 1, threads))
   {
     Forward<T> pass(s, w);
 #pragma omp for
-    for (int64_t g = 0; g < num_groups<T>(s); ++g) pass.run(Group<T>(g, s.batch), queries, inputs, output);
+    for (int64_t g = 0; g < groups; ++g) pass.run(Group<T>(g, s.batch), queries, inputs, output);
   }
 }
 
@@ -161,7 +162,7 @@ void backward(Shape s, Weights<T> w, const T* grad, const T* queries, const T* i
               T* d_weights, int threads) {
   const int64_t groups = num_groups<T>(s), parts = std::min<int64_t>(groups, 64), size = 3 * s.D * s.D;
   std::vector<T> partial(parts * size);
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(std::clamp<int64_t>(parts, 1, threads))
   {
     Backward<T> pass(s, w);
 #pragma omp for

@@ -71,23 +71,28 @@ struct Format<double> {
   static constexpr int kMantissa = 52, kLowest = -1022, kTerms = 13;
 };
 
-// The n-th coefficient of Taylor's series of 2^x.
+// The coefficients of Taylor's series of 2^x.
 template <class T>
-constexpr T taylor(int n) {
-  return n == 0 ? T(1) : taylor<T>(n - 1) * T(0.69314718055994530942) / n;
-}
+struct Taylor {
+  T coefficient[Format<T>::kTerms + 1] = {1};
+  constexpr Taylor() {
+    for (int n = 1; n <= Format<T>::kTerms; ++n) coefficient[n] = coefficient[n - 1] * T(0.69314718055994530942) / n;
+  }
+};
 
 // 2^x to an ulp or two for x <= 0; below the least normal number it is that number. NaN stays NaN.
 template <class T>
 inline Vector<T> power_of_two(Vector<T> x) {
   using F = Format<T>;
   using Bits = typename F::Bits;
+  constexpr Taylor<T> series;
   constexpr T kRound = T(3) * (int64_t(1) << (F::kMantissa - 1));  // adding it leaves the integer in the low bits
   const Vector<T> lowest = T(F::kLowest) + Vector<T>{};
   x = lowest > x ? lowest : x;
   const Vector<T> integer = x + kRound, fraction = x - (integer - kRound);
-  Vector<T> sum = taylor<T>(F::kTerms) + Vector<T>{};
-  for (int n = F::kTerms - 1; n >= 0; --n) sum = sum * fraction + taylor<T>(n);
+  Vector<T> sum = series.coefficient[F::kTerms] + Vector<T>{};
+#pragma GCC unroll 16
+  for (int n = F::kTerms - 1; n >= 0; --n) sum = sum * fraction + series.coefficient[n];
   return (Vector<T>)((Bits)sum + ((Bits)integer << F::kMantissa));
 }
 
