@@ -62,5 +62,12 @@ def test_one_seed_has_no_deviation_and_no_test():
     assert math.isnan(row["p_value"])
 
 
+def test_noise_is_of_the_models_alone():
+    for key in KEYS:
+        deviation, highest_less_lowest = summary.noise(COLLECTED, key)
+        assert deviation == pytest.approx(0.01)  # every model's own
+        assert highest_less_lowest == pytest.approx(0.70 - 0.61)
+
+
 def test_without_single_task_there_is_no_gain():
     assert "gain" not in rows({"mmoe": COLLECTED["mmoe"], "tafe": COLLECTED["tafe"]}, "tafe")[0]

@@ -82,6 +82,16 @@ def _auc_tables(rows: Sequence[Row], tasks: TaskChain) -> list[str]:
     return [*parts, html.table(["", *names], cells, caption, rules)]
 
 
+def _noise_table(collected: Mapping[str, summary.Scores], tasks: TaskChain) -> str:
+    keys = summary.keys(tasks)
+    deviations, ranges = zip(*(summary.noise(collected, key) for key in keys), strict=True)
+    rows = [
+        ["standard deviation over seeds, pooled", *(html.number(value, ".4f") for value in deviations)],
+        ["highest mean less lowest", *(html.number(value, ".4f") for value in ranges)],
+    ]
+    return html.table(["", *(f"{task}, {space}" for task, space in keys)], rows, "Noise and differences, all models")
+
+
 def _ablation_tables(rows: Sequence[Row], tasks: TaskChain) -> list[str]:
     grouped = _by_system(rows)
     names = [task for task, _ in summary.keys(tasks)[: len(tasks)]]
@@ -190,7 +200,8 @@ def _search(plan: Plan) -> list[str]:
             mark = " *" if choices.get(system) == candidate else ""
             row.append("-" if result is None else f"{result['valid_mean_auc']:.4f}{mark}")
         cells.append(row)
-    header = ["", *(" ".join(setting.split(".")[-1] for setting in candidate) for candidate in plan.protocol.search)]
+    names = [[setting.rpartition("optimizer.")[2] for setting in candidate] for candidate in plan.protocol.search]
+    header = ["", *(", ".join(candidate) for candidate in names)]
     caption = "Mean validation AUC of every candidate, first seed; * is taken for all seeds and ablations"
     return [html.heading("What the search chose"), html.table(header, cells, caption)]
 
@@ -234,6 +245,7 @@ def write_report(plan: Plan) -> None:
             "best baseline's mean",
         ),
         *_auc_tables(rows, schema.tasks),
+        _noise_table(collected, schema.tasks),
         *_published(plan, rows, schema.tasks),
         html.heading("Ablations"),
         *_ablation_tables(rows, schema.tasks),

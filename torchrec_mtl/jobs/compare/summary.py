@@ -102,6 +102,13 @@ def p_value(one: Scores, other: Scores, key: Key) -> float:
     return math.nan if first == second else float(stats.ttest_rel(first, second).pvalue)
 
 
+def noise(collected: Mapping[str, Scores], key: Key) -> tuple[float, float]:
+    """Seeds' standard deviation, pooled over the models, and the highest mean AUC less the lowest; no ablations."""
+    models = [own for system, own in collected.items() if MODELS[system].ablation_of is None]
+    means = [own.mean(key) for own in models]
+    return math.sqrt(np.mean([own.deviation(key) ** 2 for own in models])), max(means) - min(means)
+
+
 def comparison_rows(collected: Mapping[str, Scores], tasks: TaskChain) -> list[dict[str, Any]]:
     """A row a system, task and space: mean, deviation, RelaImpr and Gain over Single-Task, test against the baseline.
 
