@@ -2,9 +2,9 @@
 
 Each field draws its ids by itself, from a power law: ``P(id = v) ~ (v + 1)^-zipf_exponent``. Step ``t`` happens,
 where the one before did, with probability ``sigmoid(intercept_t + signal * score_t)``. A score is a sum of one effect
-an id, and a sum over neighbouring fields ``(f, f + 1)`` of products of two effects. Effects are drawn once, then
-centred and scaled under the power law. So each sum has the variance that it shall have, and the products are pure
-interactions: given one of the two ids, their mean is 0, and a model that adds up effects cannot see them.
+an id, and a sum over some pairs of fields of products of two effects. Effects are drawn once, then centred and scaled
+under the power law. So each sum has the variance that it shall have, and the products are pure interactions: given one
+of the two ids, their mean is 0, and a model that adds up effects cannot see them.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,10 @@ class SyntheticFunnel:
     Args:
         base_rates: each task's share of positives among all rows, falling; one a task.
         field_sizes: the fields' numbers of ids.
+        num_pairs: of fields that interact: ``field_1`` with ``field_2``, ``field_3`` with ``field_4``, ...
         list_size: ids of one more field, ``list``, with 0 to 4 ids a row and no interactions; 0 for none.
         signal: standard deviation of a step's logit, over rows and effects.
-        interaction: share of its variance that products of two fields' effects make up.
+        interaction: share of its variance that the pairs make up.
         correlation: between the logits of any two steps, over rows and effects.
         zipf_exponent: of the power law; 0 for uniform ids.
         seed: what the effects are drawn from.
@@ -45,7 +46,7 @@ class SyntheticFunnel:
 
     Example::
 
-        >>> funnel = SyntheticFunnel(base_rates=(0.4, 0.1), field_sizes=(50, 10, 20))
+        >>> funnel = SyntheticFunnel(base_rates=(0.4, 0.1), field_sizes=(50, 10, 20), num_pairs=1)
         >>> rows = funnel.sample(4)
         >>> rows.columns
         ['field_1', 'field_2', 'field_3', 'step_1', 'step_2', 'p_step_1', 'p_step_2']
@@ -54,12 +55,13 @@ class SyntheticFunnel:
     """
 
     base_rates: Sequence[float] = (0.2, 0.08, 0.03)
-    field_sizes: Sequence[int] = (20_000, 50, 5_000, 20, 1_000, 100, 10_000, 10, 500, 200)
+    field_sizes: Sequence[int] = (10, 100, 20, 50, 30, 200, 500, 1_000, 5_000, 20_000)
+    num_pairs: int = 3
     list_size: int = 0
-    signal: float = 1.0
-    interaction: float = 0.4
+    signal: float = 1.2
+    interaction: float = 0.5
     correlation: float = 0.5
-    zipf_exponent: float = 1.1
+    zipf_exponent: float = 1.3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class SyntheticFunnel:
             raise InputError(f"`base_rates` (={rates}) must fall, the first below 1 and the last above 0")
         if len(sizes) < 2 or min(sizes) < 2:
             raise InputError(f"`field_sizes` (={sizes}) must be two or more numbers of at least 2")
+        if not 1 <= self.num_pairs <= len(sizes) // 2:
+            raise InputError(f"`num_pairs` (={self.num_pairs}) must be from 1 to half the fields ({len(sizes)})")
         if self.list_size < 0 or self.list_size == 1:
             raise InputError(f"`list_size` (={self.list_size}) must be 0 or at least 2")
         for name in ("interaction", "correlation"):
@@ -81,12 +85,13 @@ class SyntheticFunnel:
 
     @cached_property
     def schema(self) -> Schema:
-        """Its fields and tasks; ``field_1`` groups rows, as a user does."""
+        """Its fields and tasks; the last of ``field_sizes`` groups rows, as a user does."""
         fields = [Field(f"field_{i}", size) for i, size in enumerate(self.field_sizes, 1)]
+        group = fields[-1].name
         if self.list_size:
             fields.append(Field("list", self.list_size, multi_valued=True))
         tasks = TaskChain([f"step_{t}" for t in range(1, len(self.base_rates) + 1)])
-        return Schema("synthetic", fields, tasks, group="field_1", notes={"source": repr(self)})
+        return Schema("synthetic", fields, tasks, group=group, notes={"source": repr(self)})
 
     def sample(self, num_rows: int, seed: int = 0) -> pl.DataFrame:
         """``num_rows`` rows: ids, labels, and ``p_<task>``, the marginal probability of each label given the ids."""
@@ -119,11 +124,11 @@ class SyntheticFunnel:
 
     @cached_property
     def _effects(self) -> dict[str, Array]:
-        """field -> ``[ids, 3, 1 + T]``: effect alone, with the field after, with the one before; of each score."""
+        """field -> ``[ids, 2, 1 + T]``: effect alone and in its pair, of each score."""
         effects = {}
         for index, field in enumerate(self.schema.fields):
             rng = np.random.default_rng([self.seed, EFFECTS, index])
-            effect = rng.normal(size=(field.num_embeddings, 3, 1 + len(self.base_rates)))
+            effect = rng.normal(size=(field.num_embeddings, 2, 1 + len(self.base_rates)))
             frequencies = _zipf(field.num_embeddings, self.zipf_exponent)
             effect -= np.tensordot(frequencies, effect, 1)
             effects[field.name] = effect / np.sqrt(np.tensordot(frequencies, effect**2, 1))
@@ -131,18 +136,19 @@ class SyntheticFunnel:
 
     def _logits(self, rows: pl.DataFrame) -> Array:
         """``signal * score``, ``[N, T]``: score ``t`` is a mixture of one that all steps share and one of its own."""
-        alone = products = before = np.zeros((rows.height, 1))
-        for field in self.schema.fields:
+        alone = products = first = np.zeros((rows.height, 1))
+        for index, field in enumerate(self.schema.fields):
             effects = self._effects[field.name]
             if field.multi_valued:
                 alone = alone + _sums(rows[field.name], effects[:, 0]) / np.sqrt(MAX_LIST_LENGTH / 2)
                 continue
             effect = effects[rows[field.name].to_numpy()]
             alone = alone + effect[:, 0]
-            products = products + before * effect[:, 2]
-            before = effect[:, 1]
+            if index < 2 * self.num_pairs and index % 2:
+                products = products + first * effect[:, 1]
+            first = effect[:, 1]
         scores = np.sqrt((1 - self.interaction) / len(self.schema.fields)) * alone
-        scores += np.sqrt(self.interaction / (len(self.field_sizes) - 1)) * products
+        scores += np.sqrt(self.interaction / self.num_pairs) * products
         shared, own = scores[:, :1], scores[:, 1:]
         return self.signal * (np.sqrt(self.correlation) * shared + np.sqrt(1 - self.correlation) * own)
 

@@ -36,7 +36,7 @@ def prepare_synthetic(
     Example::
 
         >>> import tempfile
-        >>> funnel = SyntheticFunnel(base_rates=(0.4, 0.1), field_sizes=(50, 10, 20))
+        >>> funnel = SyntheticFunnel(base_rates=(0.4, 0.1), field_sizes=(50, 10, 20), num_pairs=1)
         >>> directory = prepare_synthetic(tempfile.mkdtemp(), funnel, {"train": 200, "valid": 200, "test": 2000})
         >>> Schema.load(directory).num_rows["test"]
         2000

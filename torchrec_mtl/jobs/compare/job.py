@@ -105,9 +105,9 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
 def run(args: argparse.Namespace) -> list[str]:
     """The whole job; the sentences of what failed."""
     stages = args.stages.split(",")
+    planned, failures = plans(args), []
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
-    failures = []
-    for plan in plans(args):
+    for plan in planned:
         for stage in ("search", "final", "sweep"):
             if stage == "final" and "final" in stages:
                 undecided = [system for system in plan.systems if system not in plan.chosen()]
