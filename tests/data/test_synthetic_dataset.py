@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,7 @@ from torchrec_mtl.data import SPLITS, Schema, SyntheticFunnel, oracle_auc, prepa
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import MultiTaskMetrics
 
-FUNNEL = SyntheticFunnel(base_rates=(0.4, 0.2, 0.1), field_sizes=(60, 10, 20), list_size=8)
+FUNNEL = SyntheticFunnel(base_rates=(0.4, 0.2, 0.1), field_sizes=(60, 10, 20), num_pairs=1, list_size=8)
 NUM_ROWS = {"train": 300, "valid": 200, "test": 5000}
 
 
@@ -42,7 +43,7 @@ def test_the_same_arguments_are_the_same_bytes(directory: Path, tmp_path: Path) 
         assert (again / file.name).read_bytes() == file.read_bytes()
     others = [
         prepare_synthetic(tmp_path, FUNNEL, {**NUM_ROWS, "valid": 100}),
-        prepare_synthetic(tmp_path, SyntheticFunnel(FUNNEL.base_rates, FUNNEL.field_sizes, seed=1), NUM_ROWS),
+        prepare_synthetic(tmp_path, replace(FUNNEL, seed=1), NUM_ROWS),
     ]
     assert len({again, *others}) == 3
 
@@ -54,7 +55,7 @@ def test_the_oracle_is_what_metrics_say_of_the_true_probabilities(directory: Pat
     probabilities = rows.select(f"p_{task}" for task in tasks).to_torch(dtype=pl.Float64)
     metrics.update(probabilities.logit(), rows.select(tasks.names).to_torch(dtype=pl.Float32))
     told = {(row["task"], row["space"]): row["value"] for row in metrics.compute() if row["metric"] == "auc"}
-    assert oracle_auc(directory) == pytest.approx(told, abs=1e-6)  # its logits are float32
+    assert oracle_auc(directory) == pytest.approx(told, abs=1e-5)  # its logits are float32
     clicked = rows.filter(pl.col("step_1") == 1)
     exact = {
         ("step_1", "impressions"): roc_auc_score(rows["step_1"], rows["p_step_1"]),
@@ -65,7 +66,9 @@ def test_the_oracle_is_what_metrics_say_of_the_true_probabilities(directory: Pat
 
 
 def test_the_oracle_without_both_classes_is_undefined(tmp_path: Path) -> None:
-    directory = prepare_synthetic(tmp_path, SyntheticFunnel((1e-9,), (5, 5)), {"train": 9, "valid": 9, "test": 9})
+    directory = prepare_synthetic(
+        tmp_path, SyntheticFunnel((1e-9,), (5, 5), num_pairs=1), {"train": 9, "valid": 9, "test": 9}
+    )
     assert math.isnan(oracle_auc(directory, "valid")["step_1", "impressions"])
 
 
