@@ -91,7 +91,7 @@ PROTOCOLS = {
         title="The Complete Journey",
         settings=complete_journey,
         search=_rates(1e-3, 2e-3, 4e-3),
-        sweep={"embedding_dim": (4, 8, 16), "loss_args.alpha": (0.0, 0.2, 0.6, 1.0)},
+        sweep={"embedding_dim": (4, 8, 16), "loss_args.alpha": (0.2, 0.6, 1.0)},
     ),
     "paper": Protocol(title="The papers' sizes", settings=paper, search=_RATES, sweep=_PAPERS_SWEEP),
     "bpcm_aliccp": _BPCM_ALICCP,
