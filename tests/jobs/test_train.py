@@ -91,8 +91,8 @@ def test_a_run_repeats_bit_for_bit(finished, data, tmp_path):
 
 
 def test_another_seed_is_another_run(finished, data, tmp_path):
-    assert run(data, tmp_path, "--seed", "1", models="shared_bottom") == 0
-    first, second = ((path / "shared_bottom" / "metrics.jsonl").read_text() for path in (finished, tmp_path / "run"))
+    assert run(data, tmp_path, "--seed", "1", models="single_task") == 0
+    first, second = ((path / "single_task" / "metrics.jsonl").read_text() for path in (finished, tmp_path / "run"))
     assert first.replace('"seed": 0', '"seed": 1') != second
 
 

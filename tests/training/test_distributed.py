@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torchrec import EmbeddingBagCollection
 
 from tests import processes
-from tests.support import MODELS, batch, build, take
-from torchrec_mtl import MultiTaskTrain
+from tests.support import MODELS, batch, take, train_model
 from torchrec_mtl.modules import DynamicSelector
 from torchrec_mtl.training.checkpoint import load_weights, save_weights
 from torchrec_mtl.training.config import OptimizerConfig
@@ -19,19 +19,19 @@ STEPS, SIZE = 5, 16
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}
 
 
-def train_model(name: str, device: str | None = None) -> MultiTaskTrain:
+def build(name: str) -> nn.Module:
     """Without dropout, whose masks are a rank's own, and with tables of unequal dimensions."""
     options = {"bpcm": {"message_dropout": 0.0, "embedding_dim": 4}, "tafe": {"embedding_dim": 4}}.get(name, {})
     # tables of a multiple of four columns, which is what sharded tables have
-    return MultiTaskTrain(build(name, (4, 8, 4, 4), device, **options), MODELS[name][2]())
+    return train_model(name, embedding_dims=(4, 8, 4, 4), **options)
 
 
 def equals_unsharded(name: str, table_optimizer: str, folder: str) -> None:
     """Forward, gradients, and parameters after some steps, starting from the same weights."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     config = OptimizerConfig(learning_rate=0.01, table_optimizer=table_optimizer, table_learning_rate=0.05)
-    sharded, optimizer = distribute(train_model(name), config, torch.device("cpu"))
-    whole = train_model(name)
+    sharded, optimizer = distribute(build(name), config, torch.device("cpu"))
+    whole = build(name)
     save_weights(sharded, Path(folder) / "start")
     load_weights(whole, Path(folder) / "start")
 
@@ -64,7 +64,7 @@ def equals_unsharded(name: str, table_optimizer: str, folder: str) -> None:
             each.step()
 
     save_weights(sharded, Path(folder) / "end")
-    gathered = train_model(name)
+    gathered = build(name)
     load_weights(gathered, Path(folder) / "end")
     expected_state = whole.state_dict()
     for parameter_name, actual in gathered.state_dict().items():
