@@ -61,7 +61,8 @@ def heat_maps(points: Mapping[tuple[float, float], Mapping[str, float]], names: 
         axis.imshow(grid, cmap="viridis", aspect="auto")
         for (i, j), value in np.ndenumerate(grid):
             dark = value < np.nanmean(grid)
-            axis.text(j, i, f"{value:.4f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            text = "" if np.isnan(value) else f"{value:.4f}"
+            axis.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         axis.set(title=measure, xticks=range(len(columns)), yticks=range(len(rows)), xlabel=names[1], ylabel=names[0])
         axis.set_xticklabels([f"{c:g}" for c in columns])
         axis.set_yticklabels([f"{r:g}" for r in rows])
