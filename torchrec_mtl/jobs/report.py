@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.data import Schema
+from torchrec_mtl.jobs.files import write_whole
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.settings import RunConfig
 from torchrec_mtl.metrics import CalibrationCurve, gain, rela_impr
@@ -141,8 +141,6 @@ def write_report(reports: list[ModelReport], schema: Schema, directory: Path) ->
     (directory / "config.json").write_text(json.dumps(configs, indent=2) + "\n")
     (directory / "table.txt").write_text(text + "\n")
     draw(reports, schema.tasks, directory / "report.png")
-    aside = directory / "results.json.partial"
     rows = [json.dumps(row, allow_nan=False) for row in result_rows(reports, schema.name)]
-    aside.write_text("[\n" + ",\n".join(rows) + "\n]\n")
-    os.replace(aside, directory / "results.json")
+    write_whole(directory / "results.json", "[\n" + ",\n".join(rows) + "\n]\n")
     print(f"\n{text}\n\n{directory}: results.json, report.png, table.txt, config.json", flush=True)

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from torchrec_mtl.data import BatchLoader, Schema, read_split
+from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import provenance
+from torchrec_mtl.jobs.files import write_whole
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.settings import RunConfig
 from torchrec_mtl.jobs.train import build_model
@@ -37,9 +38,8 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
 class _Timed:
     """A model with its optimizer and batches; its smooth step stands where training leaves it."""
 
-    def __init__(self, config: RunConfig, plan: Plan, schema: Schema, device: torch.device) -> None:
-        split = read_split(plan.dataset, "valid", schema)
-        built = build_model(config, schema, device)
+    def __init__(self, config: RunConfig, split: Split, device: torch.device) -> None:
+        built = build_model(config, split.schema, device)
         start_from_base_rates(built, split.base_rates())
         for module in built.modules():
             if isinstance(module, DynamicSelector):
@@ -47,7 +47,8 @@ class _Timed:
         self.megabytes = sum(p.numel() * p.element_size() for p in built.parameters()) / 1e6
         self.model, self.optimizer = distribute(built, config.training.optimizer, device)
         self.predict = built.get_submodule("model")
-        loader = BatchLoader(split, config.training.batch_size, drop_last=True)
+        self.batch_size = config.training.batch_size
+        loader = BatchLoader(split, self.batch_size, drop_last=True)
         self.batches = self._forever(loader, device)
 
     def _forever(self, loader: BatchLoader, device: torch.device) -> Iterator[Any]:
@@ -80,10 +81,10 @@ def measure_efficiency(plan: Plan) -> None:
         print(f"efficiency: not measured, as {BASE} is not compared", flush=True)
         return
     device = default_device()
-    schema = Schema.load(plan.dataset)
+    split = read_split(plan.dataset, "valid", Schema.load(plan.dataset))
     times: dict[str, dict[str, list[float]]] = {s: {"train": [], "infer": []} for s in chosen}
     with process_group(device):
-        timed = {s: _Timed(plan.config(s, c, plan.seeds[0]), plan, schema, device) for s, c in chosen.items()}
+        timed = {s: _Timed(plan.config(s, c, plan.seeds[0]), split, device) for s, c in chosen.items()}
         for round_number in range(WARM_UP + ROUNDS):
             for system, model in timed.items():
                 for name, function in (("train", model.train), ("infer", model.infer)):
@@ -94,14 +95,13 @@ def measure_efficiency(plan: Plan) -> None:
     rows = []
     for system, model in timed.items():
         row: dict[str, Any] = {"model": system, "parameter_mb": model.megabytes}
-        batch_size = plan.config(system, chosen[system], 0).training.batch_size
         for name, measured in times[system].items():
             ratios = [own / base for own, base in zip(measured, times[BASE][name], strict=True)]
             row[f"{name}_ratio"] = statistics.median(ratios)
             row[f"{name}_ratio_low"], row[f"{name}_ratio_high"] = sorted(ratios)[1], sorted(ratios)[-2]
-            row[f"{name}_samples_per_second"] = batch_size / statistics.median(measured)
+            row[f"{name}_samples_per_second"] = model.batch_size / statistics.median(measured)
         rows.append(row)
     about = {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rounds": ROUNDS, **provenance()}
     plan.directory.mkdir(parents=True, exist_ok=True)
-    (plan.directory / FILE).write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    write_whole(plan.directory / FILE, json.dumps({**about, "rows": rows}, indent=1) + "\n")
     print(f"efficiency: {plan.directory / FILE}", flush=True)

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from torchrec_mtl.jobs.compare.selection import Selection
-from torchrec_mtl.jobs.compare.summary import Scores, best_baseline
+from torchrec_mtl.jobs.compare.summary import PROPOSED, Scores, best_baseline
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.modules import SmoothStepSchedule, smooth_step
 from torchrec_mtl.tasks import TaskChain
@@ -35,9 +35,7 @@ def auc_dots(collected: Mapping[str, Scores], tasks: TaskChain) -> bytes:
     for axis, task in zip(axes[0], tasks, strict=True):
         key = (task, "impressions")
         for row, system in enumerate(systems):
-            color = (
-                "tab:grey" if MODELS[system].ablation_of else "tab:red" if system in ("bpcm", "tafe") else "tab:blue"
-            )
+            color = "tab:grey" if MODELS[system].ablation_of else "tab:red" if system in PROPOSED else "tab:blue"
             values = collected[system].auc[key]
             axis.plot(values, [row] * len(values), "o", color=color, alpha=0.35, markersize=4)
             axis.plot(values.mean(), row, "|", color=color, markersize=14, markeredgewidth=2)

@@ -110,7 +110,8 @@ def run(args: argparse.Namespace) -> list[str]:
     for plan in planned:
         for stage in ("search", "final", "sweep"):
             if stage == "final" and "final" in stages:
-                undecided = [system for system in plan.systems if system not in plan.chosen()]
+                chosen = plan.chosen()
+                undecided = [system for system in plan.systems if system not in chosen]
                 failures += [f"{system} has no finished search, so it is not trained" for system in undecided]
             if stage in stages:
                 failures += make_missing(stage, getattr(plan, f"{stage}_runs")(), args.workers)

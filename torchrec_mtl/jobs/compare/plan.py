@@ -76,10 +76,11 @@ class Plan:
 
     def final_runs(self) -> list[Run]:
         """Every system that has chosen with every seed, seed by seed; those of the first seed keep their weights."""
+        chosen = self.chosen()  # it reads every result of the search
         return [
             self._run("final", "", self.config(system, candidate, seed), keep_weights=seed == self.seeds[0])
             for seed in self.seeds
-            for system, candidate in self.chosen().items()
+            for system, candidate in chosen.items()
         ]
 
     def sweep_runs(self) -> list[Run]:

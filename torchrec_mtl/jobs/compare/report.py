@@ -1,11 +1,10 @@
 """A comparison's report: ``results.csv``, ``comparison.csv``, ``settings.json`` and ``report.html``."""
 
 import csv
+import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torchrec_mtl.jobs.compare import efficiency, figures, html, summary
 from torchrec_mtl.jobs.compare.plan import SWEPT, Plan
 from torchrec_mtl.jobs.compare.runs import Run
 from torchrec_mtl.jobs.compare.selection import read_selection
+from torchrec_mtl.jobs.files import write_whole
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.modules import SmoothStepSchedule
 from torchrec_mtl.tasks import TaskChain
@@ -22,19 +22,13 @@ from torchrec_mtl.tasks import TaskChain
 Row = dict[str, Any]
 
 
-def _write(file: Path, text: str) -> None:
-    aside = file.with_name(file.name + ".partial")
-    aside.write_text(text)
-    os.replace(aside, file)
-
-
-def _write_csv(file: Path, rows: Sequence[Row]) -> None:
-    aside = file.with_name(file.name + ".partial")
-    with aside.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(aside, file)
+def _csv(rows: Sequence[Row]) -> str:
+    stream = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def _by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -99,7 +93,7 @@ def _ablation_tables(rows: Sequence[Row], tasks: TaskChain) -> list[str]:
     for whole in summary.PROPOSED:
         ablations = [system for system in grouped if MODELS[system].ablation_of == whole]
         if whole in grouped and ablations:
-            cells = [[own[0]["title"], *map(_auc_cell, own[: len(tasks)])] for own in [grouped[whole]]]
+            cells = [[MODELS[whole].title, *map(_auc_cell, grouped[whole][: len(tasks)])]]
             for own in (grouped[system] for system in ablations):
                 cells.append([own[0]["title"], *(f"{_auc_cell(row)} ({_test_cell(row)})" for row in own[: len(tasks)])])
             caption = f"Without a part: test AUC, all impressions (difference to {MODELS[whole].title}, paired t-test)"
@@ -256,8 +250,8 @@ def write_report(plan: Plan) -> None:
         html.heading("Settings"),
         html.preformatted(text, "every setting of the first seed's runs, to repeat them"),
     ]
-    _write_csv(plan.directory / "results.csv", summary.result_rows(plan, schema.name))
-    _write_csv(plan.directory / "comparison.csv", rows)
-    _write(plan.directory / "settings.json", text + "\n")
-    _write(plan.directory / "report.html", html.page(f"{plan.protocol.title}: {schema.name}", parts))
+    write_whole(plan.directory / "results.csv", _csv(summary.result_rows(plan, schema.name)))
+    write_whole(plan.directory / "comparison.csv", _csv(rows))
+    write_whole(plan.directory / "settings.json", text + "\n")
+    write_whole(plan.directory / "report.html", html.page(f"{plan.protocol.title}: {schema.name}", parts))
     print(f"report: {plan.directory}: report.html, comparison.csv, results.csv, settings.json", flush=True)

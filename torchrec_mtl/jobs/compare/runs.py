@@ -18,6 +18,7 @@ import torch
 
 from torchrec_mtl.data import Schema, Split, read_split
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.files import write_whole
 from torchrec_mtl.jobs.settings import RunConfig
 from torchrec_mtl.jobs.train import train_model
 from torchrec_mtl.training.distributed import default_device, process_group
@@ -99,7 +100,7 @@ def make(run: Run) -> None:
         if run.stage != "final":
             splits = {split: rows for split, rows in splits.items() if split != "test"}
         report = train_model(run.config, schema, splits, device, run.directory)
-    best = [{**row} for row in report.result.history if row["step"] == report.result.best_step]
+    best = [row for row in report.result.history if row["step"] == report.result.best_step]
     result = {
         "config": asdict(run.config),
         "valid": [{key: row[key] for key in ("task", "space", "metric", "value")} for row in best],
@@ -113,9 +114,7 @@ def make(run: Run) -> None:
     }
     if not run.keep_weights:
         shutil.rmtree(run.directory / "best")
-    aside = run.directory / f"{RESULT}.partial"
-    aside.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(aside, run.directory / RESULT)
+    write_whole(run.directory / RESULT, json.dumps(result, indent=1) + "\n")
 
 
 def provenance() -> dict[str, Any]:
