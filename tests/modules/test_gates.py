@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.modules import DSelectGate, Experts, make_gate
+from torchrec_mtl.modules import DSelectGate, make_gate
 
 IN = 6
 
@@ -100,14 +100,6 @@ def test_a_static_gate_learns_which_expert_is_right():
         loss.backward()
         optimizer.step()
     assert gate(torch.empty(1, IN)).flatten().tolist() == [0.0, 0.0, 1.0]
-
-
-def test_experts_are_drawn_as_linear_layers_are():
-    torch.manual_seed(0)
-    experts = Experts(num_experts=64, in_features=100, layer_sizes=[32])
-    for parameter in (*experts.weights, *experts.biases):
-        assert parameter.abs().max() <= 0.1
-        torch.testing.assert_close(parameter.std().item(), 0.1 / 3**0.5, rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_mtl.modules import DenseArch, FieldProjection, SparseArch
+from torchrec_mtl.modules import DenseArch, FieldProjection, SparseArch, initialize_linear_layers
 from torchrec_mtl.tasks import TaskChain
 
 
@@ -16,6 +16,7 @@ class FlatModel(nn.Module):
     """An over arch on the embeddings side by side, ``[B, sum(D_f)]``.
 
     A model is a subclass that names its over arch, which is made as ``Arch(in_features, num_tasks, **over_arch)``.
+    Its linear layers start as `initialize_linear_layers` has it.
 
     Args:
         embedding_bag_collection: the tables.
@@ -53,6 +54,7 @@ class FlatModel(nn.Module):
             self.dense_arch = DenseArch(dense_in_features, dense_arch_layer_sizes)
             in_features = sum(self.sparse_arch.field_dims + self.dense_arch.field_dims)
             self.over_arch = type(self).over_arch_class(in_features, len(tasks), **over_arch)
+        initialize_linear_layers(self)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
@@ -67,7 +69,8 @@ class FieldModel(nn.Module):
     """An over arch on one embedding a field, ``[B, F, D]``.
 
     A model is a subclass that names its over arch, which is made as
-    ``Arch(num_fields, embedding_dim, num_tasks, **over_arch)``.
+    ``Arch(num_fields, embedding_dim, num_tasks, **over_arch)``. Its linear layers start as
+    `initialize_linear_layers` has it.
 
     Args:
         embedding_bag_collection: the tables.
@@ -109,6 +112,7 @@ class FieldModel(nn.Module):
             field_dims = self.sparse_arch.field_dims + self.dense_arch.field_dims
             self.projection = FieldProjection(field_dims, embedding_dim)
             self.over_arch = type(self).over_arch_class(len(field_dims), embedding_dim, len(tasks), **over_arch)
+        initialize_linear_layers(self)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_mtl.modules import DenseArch, SparseArch, Tower
+from torchrec_mtl.modules import DenseArch, SparseArch, Tower, initialize_linear_layers
 from torchrec_mtl.tasks import TaskChain
 
 
@@ -55,6 +55,7 @@ class SingleTask(nn.Module):
             self.over_arch = nn.ModuleList(Tower(in_features, layer_sizes, dropout) for _ in tasks)
         self.sparse_arch = nn.ModuleList(sparse_archs)
         self.dense_arch = nn.ModuleList(dense_archs)
+        initialize_linear_layers(self)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""

@@ -11,6 +11,7 @@ from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggrega
 from torchrec_mtl.modules.funnel import MarginalFromConditional
 from torchrec_mtl.modules.gates import DSelectGate, GateKind, SoftmaxGate, make_gate
 from torchrec_mtl.modules.information_transfer import InformationTransfer
+from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
 from torchrec_mtl.modules.representation_generator import (
     FeatureInteraction,
     RepresentationGenerator,
@@ -48,7 +49,9 @@ __all__ = [
     "TaskAdapterLayer",
     "TaskTowers",
     "Tower",
+    "he_normal_",
     "hidden_layers",
+    "initialize_linear_layers",
     "labels_and_weights",
     "make_gate",
     "smooth_step",

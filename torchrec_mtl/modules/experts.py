@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.gates import GateKind, make_gate
+from torchrec_mtl.modules.initialization import he_normal_
 
 
 class Experts(nn.Module):
     """``E`` MLPs ``f_i`` of the same sizes on the same input, ReLU after every layer, the last one too.
 
     Their matrices are stacked, so that a layer of all experts is one product. Layer ``l`` of expert ``i`` is the
-    ``nn.Linear`` with ``weights[l][i] [out, in]`` and ``biases[l][i] [out]``, and is drawn as that is.
+    ``nn.Linear`` with ``weights[l][i] [out, in]`` and ``biases[l][i] [out]``.
 
     Args:
         num_experts: ``E``.
@@ -47,11 +48,9 @@ class Experts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws every expert as `torch.nn.Linear` draws itself."""
+        """Draws every expert with `he_normal_`."""
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            bound = weight.shape[-1] ** -0.5
-            nn.init.uniform_(weight, -bound, bound)
-            nn.init.uniform_(bias, -bound, bound)
+            he_normal_(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_features]`` to ``[B, E, D]``."""

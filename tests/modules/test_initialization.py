@@ -1,0 +1,28 @@
+"""What models start from."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support import MODELS, build
+from torchrec_mtl.modules import Experts
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_linear_layers_start_he_normal_with_zero_biases(name):
+    """Their weights, each over its own deviation, are together standard normal, by two moments."""
+    torch.manual_seed(0)
+    model = build(name)
+    drawn = []
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            drawn.append(module.weight.flatten() * (module.in_features / 2) ** 0.5)
+            assert module.bias is None or not module.bias.any()
+        elif isinstance(module, Experts):
+            drawn += [(weight * (weight.shape[-1] / 2) ** 0.5).flatten() for weight in module.weights]
+            assert not any(bias.any() for bias in module.biases)
+    values = torch.cat(drawn).double()
+    assert len(values) > 100
+    error = len(values) ** -0.5
+    assert abs(values.square().mean() - 1) < 6 * error
+    assert abs(values.pow(4).mean() - 3) < 6 * 96**0.5 * error
