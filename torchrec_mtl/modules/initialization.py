@@ -15,8 +15,8 @@ def he_normal_(weight: Tensor, bias: Tensor | None = None) -> None:
 
         >>> layer = nn.Linear(512, 2048)
         >>> he_normal_(layer.weight, layer.bias)
-        >>> round(float(layer.weight.var() * 512), 1), float(layer.bias.abs().max())
-        (2.0, 0.0)
+        >>> round((layer.weight.detach().var() * 512).item(), 1), layer.bias.any().item()
+        (2.0, False)
     """
     weight.normal_(std=(2 / weight.shape[-1]) ** 0.5)
     if bias is not None:
