@@ -5,6 +5,7 @@ python examples/own_over_arch.py
 
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,9 +17,10 @@ from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.modules import SparseArch
-from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
+from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import default_device, distribute, process_group
-from torchrec_mtl.training.fit import evaluate, fit, set_seed
+from torchrec_mtl.training.evaluation import evaluate
+from torchrec_mtl.training.fit import fit, set_seed
 from torchrec_mtl.training.monitor import Monitor
 
 
@@ -37,32 +39,36 @@ class YourModel(nn.Module):
 
 
 class Batches:
-    """An epoch of batches on this rank: a length, an iterator, and the epoch's number to shuffle by."""
+    """An epoch of batches on this rank: a length, an iterator, where to begin, and what tells it from other data."""
 
     def __init__(self, num_batches: int, seed: int) -> None:
-        self.num_batches, self.seed = num_batches, seed
+        self.num_batches, self.seed, self.epoch, self.step = num_batches, seed, 0, 0
 
     def __len__(self) -> int:
         return self.num_batches
 
-    def set_epoch(self, epoch: int) -> None:
-        self.seed += epoch
+    def set_epoch(self, epoch: int, step: int = 0) -> None:
+        self.epoch, self.step = epoch, step
+
+    def identity(self) -> dict[str, int]:
+        return {"num_batches": self.num_batches, "seed": self.seed}
 
     def __iter__(self) -> Iterator[MultiTaskBatch]:
-        return batches(self.num_batches, batch_size=512, seed=self.seed)
+        return islice(batches(self.num_batches, batch_size=512, seed=self.seed + self.epoch), self.step, None)
 
 
 def main() -> None:
     config = TrainingConfig(
         batch_size=512,
         max_epochs=2,
-        optimizer=OptimizerConfig(learning_rate=1e-2, table_optimizer="rowwise_adagrad", table_learning_rate=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        table=TableConfig("rowwise_adagrad", learning_rate=0.1),
     )
     device = default_device()
     with process_group(device), tempfile.TemporaryDirectory() as folder:
         set_seed(config.seed)
         ebc = EmbeddingBagCollection(tables=tables(embedding_dim=8), device=torch.device("meta"))
-        model, optimizer = distribute(MultiTaskTrain(YourModel(ebc), CrossEntropyLoss()), config.optimizer, device)
+        model, optimizer = distribute(MultiTaskTrain(YourModel(ebc), CrossEntropyLoss()), config, device)
         directory = Path(folder)
         fit(
             model,

@@ -23,5 +23,7 @@ def _rank(rank: int, function: Callable[..., None], world_size: int, store: str,
 
 def run(function: Callable[..., None], world_size: int, *arguments: object) -> None:
     """Calls ``function(*arguments)`` on every rank; raises if any of them does."""
+    mp.set_forkserver_preload(["tests.support", "torchrec_mtl.training.fit"])  # once, not in every process
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (function, world_size, os.path.join(folder, "store"), arguments), nprocs=world_size)
+        of_rank = (function, world_size, os.path.join(folder, "store"), arguments)
+        mp.start_processes(_rank, of_rank, nprocs=world_size, start_method="forkserver")

@@ -35,9 +35,9 @@ def columns(num_rows: int, seed: int) -> dict[str, list]:
     }
 
 
-def prepare(directory: Path) -> Path:
+def prepare(directory: Path, **rows: int) -> Path:
     def build(folder: Path) -> Schema:
-        for seed, (split, num_rows) in enumerate(ROWS.items()):
+        for seed, (split, num_rows) in enumerate({**ROWS, **rows}.items()):
             pl.DataFrame(columns(num_rows, seed)).write_parquet(folder / f"{split}.parquet")
         return SCHEMA
 

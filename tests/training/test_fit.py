@@ -3,15 +3,17 @@
 import pytest
 import torch
 from torchrec import EmbeddingBagCollection
+from torchrec.optim.keyed import KeyedOptimizerWrapper
 
 from tests.support import NUM_DENSE, TASKS, batch, tables
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.models import SharedBottom
-from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
+from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute, process_group
-from torchrec_mtl.training.fit import evaluate, fit, mean_auc, set_seed
+from torchrec_mtl.training.evaluation import evaluate, mean_auc
+from torchrec_mtl.training.fit import fit, set_seed
 from torchrec_mtl.training.monitor import Monitor
 
 CPU = torch.device("cpu")
@@ -22,28 +24,33 @@ class Batches:
 
     def __init__(self, num_batches: int, seed: int) -> None:
         self.batches = [batch(32, seed + i) for i in range(num_batches)]
+        self.first = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self):
-        return iter(self.batches)
+        return iter(self.batches[self.first :])
 
-    def set_epoch(self, epoch: int) -> None:
-        pass
+    def set_epoch(self, epoch: int, step: int = 0) -> None:
+        self.first = step
+
+    def identity(self) -> dict[str, int]:
+        return {}
 
 
 def train(directory, learning_rate, **options):
     """Returns the result, the model and the batches; the labels are noise, so a model can only overfit."""
     config = TrainingConfig(
         batch_size=32,
-        optimizer=OptimizerConfig(learning_rate, table_optimizer="adam", table_learning_rate=learning_rate),
+        optimizer=OptimizerConfig(learning_rate),
+        table=TableConfig("adam", learning_rate),
         **options,
     )
     train_batches, valid_batches = Batches(7, 0), Batches(3, 100)
     set_seed(config.seed)
     model = SharedBottom(tables(device="meta"), TASKS, NUM_DENSE, (4,))
-    model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config.optimizer, CPU)
+    model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config, CPU)
     monitor = Monitor(directory)
     result = fit(model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor)
     monitor.close()
@@ -91,7 +98,7 @@ def test_rates_fall_linearly_to_zero(tmp_path):
                 return super().step(closure)
 
         model = MultiTaskTrain(SharedBottom(tables(), TASKS, NUM_DENSE, (4,)), CrossEntropyLoss())
-        optimizer = Recorded(model.parameters(), lr=1.0)
+        optimizer = KeyedOptimizerWrapper(dict(model.named_parameters()), lambda params: Recorded(params, lr=1.0))
         fit(model, optimizer, Batches(2, 0), Batches(1, 9), TASKS, config, CPU, tmp_path / decay, Monitor(None))
         changes[decay] = rates
     assert changes["none"] == [1.0] * 6
@@ -103,7 +110,7 @@ def test_replicated_tables_start_from_their_own_initialisation():
     for config in collection.embedding_bag_configs():
         config.init_fn = lambda table: torch.nn.init.constant_(table, 0.25)
     model = MultiTaskTrain(SharedBottom(collection, TASKS, NUM_DENSE, (4,)), CrossEntropyLoss())
-    distribute(model, OptimizerConfig(table_optimizer="adam"), CPU)
+    distribute(model, TrainingConfig(table=TableConfig("adam")), CPU)
     found = [m for m in model.modules() if isinstance(m, EmbeddingBagCollection)]
     assert all((p == 0.25).all() for m in found for p in m.parameters())
 

@@ -69,12 +69,23 @@ class BatchLoader:
             raise InputError(f"{step} must be at most the rows of the split ({len(split)}) with `drop_last`")
         self.split = split
         self._batch_size, self._drop_last = batch_size, drop_last
-        self._shuffle, self._seed, self._epoch = shuffle, seed, 0
+        self._shuffle, self._seed, self._epoch, self._step = shuffle, seed, 0, 0
         self._rank, self._world_size = rank, world_size
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration is of; it changes the order of shuffled rows."""
-        self._epoch = epoch
+    def set_epoch(self, epoch: int, step: int = 0) -> None:
+        """The epoch that the next iteration is of, which changes the order of shuffled rows, and its first step.
+
+        Iterations after it begin at the epoch's first step again.
+        """
+        self._epoch, self._step = epoch, step
+
+    def identity(self) -> dict[str, int]:
+        """What must be the same for a step of an epoch to be the same rows, on any number of ranks."""
+        return {
+            "num_rows": len(self.split),
+            "global_batch_size": self._batch_size * self._world_size,
+            "seed": self._seed if self._shuffle else -1,
+        }
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -90,6 +101,7 @@ class BatchLoader:
         order = torch.arange(num_rows)
         if self._shuffle:
             order = torch.from_numpy(np.random.default_rng([self._seed, self._epoch]).permutation(num_rows))
-        for step in range(len(self)):
+        first, self._step = self._step, 0
+        for step in range(first, len(self)):
             of_step = order[step * step_size : (step + 1) * step_size]
             yield of_step.tensor_split(self._world_size)[self._rank]

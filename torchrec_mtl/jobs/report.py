@@ -4,15 +4,17 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from torchrec_mtl.data import Schema
-from torchrec_mtl.jobs.files import write_whole
+from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.settings import RunConfig
 from torchrec_mtl.metrics import CalibrationCurve, gain, rela_impr
 from torchrec_mtl.tasks import TaskChain
-from torchrec_mtl.training.fit import Rows, TrainingResult
+from torchrec_mtl.training.evaluation import Rows
+from torchrec_mtl.training.fit import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class ModelReport:
     def auc(self, task: str, space: str) -> float:
         """Test AUC of ``task`` in ``space``."""
         return next(r["value"] for r in self.test if (r["task"], r["space"], r["metric"]) == (task, space, "auc"))
+
+
+def save_report(report: ModelReport, file: Path) -> None:
+    """Keeps a finished model's run, so that a job that goes on need not repeat it nor read the test split again."""
+    curves = {task: [values.tolist() for values in curve] for task, curve in report.curves.items()}
+    write_whole(file, json.dumps({**asdict(report), "curves": curves}) + "\n")
+
+
+def read_report(config: RunConfig, file: Path) -> ModelReport | None:
+    """What `save_report` kept of the run of ``config``, or None."""
+    if not file.is_file():
+        return None
+    kept = json.loads(file.read_text())
+    curves = {task: CalibrationCurve(*map(torch.tensor, curve)) for task, curve in kept["curves"].items()}
+    return ModelReport(config, TrainingResult(**kept["result"]), kept["num_parameters"], kept["test"], curves)
 
 
 def _single_task(reports: list[ModelReport]) -> ModelReport | None:
@@ -132,13 +149,11 @@ def draw(reports: list[ModelReport], tasks: TaskChain, file: Path) -> None:
 
 
 def write_report(reports: list[ModelReport], schema: Schema, directory: Path) -> None:
-    """Prints the table and writes it with ``config.json``, ``report.png`` and ``results.json`` into ``directory``.
+    """Prints the table and writes it with ``report.png`` and ``results.json`` into ``directory``.
 
     ``results.json`` comes last and whole: where it is, the run is.
     """
     text = table(reports, schema.tasks)
-    configs: dict[str, Any] = {report.config.model: asdict(report.config) for report in reports}
-    (directory / "config.json").write_text(json.dumps(configs, indent=2) + "\n")
     (directory / "table.txt").write_text(text + "\n")
     draw(reports, schema.tasks, directory / "report.png")
     rows = [json.dumps(row, allow_nan=False) for row in result_rows(reports, schema.name)]

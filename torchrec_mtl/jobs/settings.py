@@ -5,13 +5,14 @@
 
 import ast
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.registry import MODELS
-from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
+from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ def complete_journey(model: str) -> RunConfig:
             "schedule": (10.0, 1e-2, 1e-3),  # the paper's rate counts on a million steps, this run has 840
         },
     }
-    optimizer = OptimizerConfig(learning_rate=2e-3, table_optimizer="adam", table_learning_rate=2e-3)
     return RunConfig(
         model,
         embedding_dim=32 if base == "tafe" else 8,  # the width of all that TAFE's towers see
@@ -91,7 +91,12 @@ def complete_journey(model: str) -> RunConfig:
         model_args=model_args[base],
         # what models share is else drawn to the first step, 30 times as frequent as the last
         loss_args={"task_weights": (1.0, 2.0, 4.0, 8.0)},
-        training=TrainingConfig(batch_size=1024, evaluations_per_epoch=2, optimizer=optimizer),
+        training=TrainingConfig(
+            batch_size=1024,
+            evaluations_per_epoch=2,
+            optimizer=OptimizerConfig(learning_rate=2e-3),
+            table=TableConfig("adam", learning_rate=2e-3),
+        ),
     )
 
 
@@ -101,8 +106,8 @@ def paper(model: str) -> RunConfig:
     The models' defaults are the papers'; the tables' optimizer is Adam as all their parameters'.
     """
     base = MODELS[model].ablation_of or model
-    optimizer = OptimizerConfig(table_optimizer="adam", table_learning_rate=1e-3)
-    training = TrainingConfig(batch_size=1024, max_epochs=1, evaluations_per_epoch=4, optimizer=optimizer)
+    table = TableConfig("adam", learning_rate=1e-3)
+    training = TrainingConfig(batch_size=1024, max_epochs=1, evaluations_per_epoch=4, table=table)
     return RunConfig(model, embedding_dim=5 if base == "bpcm" else 18, training=training)
 
 
@@ -141,8 +146,8 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 def _replaced(config: Any, keys: list[str], value: Any, path: str) -> Any:
     """``config`` with the field at ``keys`` replaced."""
     key, *rest = keys or [""]
-    if isinstance(config, Mapping) and not rest:
-        return {**config, key: value}
+    if isinstance(config, Mapping):
+        return {**config, key: _replaced(config.get(key, {}), rest, value, path) if rest else value}
     known = [f.name for f in fields(config)] if is_dataclass(config) else []
     if key not in known:
         raise InputError(f"override {path!r}: {key!r} must be one of {known}")
@@ -154,3 +159,26 @@ def _replaced(config: Any, keys: list[str], value: Any, path: str) -> Any:
     elif type(value) is not type(old):
         raise InputError(f"override {path!r} (={value!r}) must be of type {type(old).__name__}")
     return replace(config, **{key: value})
+
+
+def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first setting that differs between what a run was made with and what is asked for, told; or None.
+
+    Example::
+
+        >>> first_difference({"training": {"seed": 0}}, {"training": {"seed": 1}})
+        'training.seed=0, now 1 is asked for'
+    """
+    flat = [_flat(json.loads(json.dumps(config))) for config in (made, wanted)]  # JSON makes lists of tuples
+    for setting in sorted({*flat[0], *flat[1]}):
+        was, now = (config.get(setting) for config in flat)
+        if was != now:
+            return f"{setting}={was!r}, now {now!r} is asked for"
+    return None
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, value in config.items():
+        settings |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return settings

@@ -2,31 +2,30 @@
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec import EmbeddingBagCollection
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.comm import get_local_size
-from torchrec.distributed.model_parallel import get_default_sharders
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, TopologyFactory, TrainerConfig
-from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from torchrec_mtl.training.config import OptimizerConfig
+from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.sharding import TableSharder, collections, is_replicated, plan_sharding
+from torchrec_mtl.training.table_start import start_tables
 
 logger = logging.getLogger(__name__)
 
-_FUSED: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
+_OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
     "rowwise_adagrad": (RowWiseAdagrad, {"eps": 1e-8}),
     "adagrad": (torch.optim.Adagrad, {"eps": 1e-8}),
     "sgd": (torch.optim.SGD, {}),
@@ -42,103 +41,86 @@ def default_device() -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """The default process group: torchrun's where it launched this process, else a group of one."""
+def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=10)) -> Iterator[None]:
+    """The default process group: torchrun's where it launched this process, else a group of one.
+
+    Args:
+        device: NCCL on CUDA, gloo on the CPU.
+        timeout: how long a rank waits for the others in one operation.
+    """
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if dist.is_torchelastic_launched():
-        dist.init_process_group(backend)
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun keeps one store over restarts, where the ranks of a dead attempt left their addresses
+        attempt = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=timeout)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     try:
         yield
     finally:
         dist.destroy_process_group()
 
 
-def _tables(model: nn.Module) -> list[EmbeddingBagCollection]:
-    return [module for module in model.modules() if isinstance(module, EmbeddingBagCollection)]
-
-
-@torch.no_grad()
-def _materialize(collection: EmbeddingBagCollection, device: torch.device) -> None:
-    """Allocates and initialises the tables, where they are on ``meta``, by their configs' ``init_fn``."""
-    if any(p.is_meta for p in collection.parameters()):
-        collection.to_empty(device=device)
-        for config in collection.embedding_bag_configs():
-            table = collection.embedding_bags[config.name].weight
-            assert config.init_fn is not None  # its config sees to it
-            assert isinstance(table, torch.Tensor)
-            config.init_fn(table)
-
-
-def plan_sharding(model: nn.Module, device: torch.device) -> ShardingPlan:
-    """TorchRec's own plan, over the sharding types that keep the tables' optimizer.
-
-    The planner would replicate small tables, and replicated tables drop an optimizer that runs in the backward pass.
-
-    Args:
-        model: holds `EmbeddingBagCollection`\\ s, on any device, ``meta`` included.
-        device: where the model will run.
-    """
-    allowed = [t.value for t in ShardingType if t is not ShardingType.DATA_PARALLEL]
-    constraints = {
-        table.name: ParameterConstraints(sharding_types=allowed)
-        for collection in _tables(model)
-        for table in collection.embedding_bag_configs()
-    }
-    world_size = dist.get_world_size()
-    topology = TopologyFactory.create_topology(
-        TrainerConfig(world_size=world_size, local_world_size=get_local_size(world_size)),
-        HardwareConfig(),
-        KernelConfig(compute_device=device.type),
-    )
-    planner = EmbeddingShardingPlanner(
-        topology=topology,
-        constraints=constraints,
-        storage_reservation=FixedPercentageStorageReservation(0.15),
-    )
-    return planner.collective_plan(model, get_default_sharders(), dist.group.WORLD)
-
-
 def distribute(
-    train_model: nn.Module, config: OptimizerConfig, device: torch.device
+    train_model: nn.Module, config: TrainingConfig, device: torch.device
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Shards the tables, replicates the rest, and makes the optimizer that steps both.
 
     Args:
-        train_model: a `MultiTaskTrain`; tables may be on ``meta``. They are (re-)initialised.
-        config: the optimizers.
+        train_model: a `MultiTaskTrain`; tables may be on ``meta``. They are (re-)initialised by their configs'
+            ``init_fn``, the same on any number of ranks.
+        config: tables, optimizer and seed are read.
         device: where it runs. The process group must stand.
 
     Returns:
-        The distributed model, and its optimizer for TorchRec's pipelines: fused table optimizers, if any, and one
-        Adam with a parameter group for replicated tables and one for dense parameters.
+        The distributed model, and its optimizer for TorchRec's pipelines: fused table optimizers, if any, one AdamW of
+        the dense parameters and replicated Adam tables, and one for each other setting of replicated tables.
+
+    Raises:
+        InputError: see `plan_sharding`.
     """
-    replicate = config.table_optimizer == "adam" and device.type == "cpu"
-    names = {id(p) for collection in _tables(train_model) for p in collection.parameters()}
-    dense_names = {name for name, p in train_model.named_parameters() if id(p) not in names}
-    if replicate:
-        logger.info("fbgemm has no fused Adam on the CPU: tables are replicated and stepped as dense parameters")
-        for collection in _tables(train_model):
-            _materialize(collection, device)
-        plan = ShardingPlan({})  # tables without a plan are dense parameters
-    else:
-        optimizer_class, options = _FUSED[config.table_optimizer]
-        options = {"lr": config.table_learning_rate, **options}
-        for collection in _tables(train_model):
-            apply_optimizer_in_backward(optimizer_class, collection.parameters(), options)
-        plan = plan_sharding(train_model, device)
-    model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=get_default_sharders())
+    plan = plan_sharding(train_model, config, device)
+    return distribute_as_planned(train_model, plan, config, device)
+
+
+def distribute_as_planned(
+    train_model: nn.Module, plan: ShardingPlan, config: TrainingConfig, device: torch.device
+) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+    """`distribute` with a plan of `plan_sharding`'s."""
+    tables: dict[str, tuple[str, Any]] = {}  # by parameter name: the table's name and init_fn
+    for path, collection in collections(train_model):
+        for table in collection.embedding_bag_configs():
+            tables[f"{path}.embedding_bags.{table.name}.weight"] = (table.name, table.init_fn)
+            settings = config.table_config(table.name)
+            if not is_replicated(settings, device):
+                optimizer, options = _OPTIMIZERS[settings.optimizer]
+                weights = collection.embedding_bags[table.name].parameters()
+                apply_optimizer_in_backward(optimizer, weights, {"lr": settings.learning_rate, **options})
+        if plan.get_plan_for_module(path) is None:
+            collection.to_empty(device=device)  # sharding would see to it
+    sharders: Any = [TableSharder()]
+    model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=sharders)
+    start_tables(model, {name: init_fn for name, (_, init_fn) in tables.items()}, config.seed)
+
     stepped = dict(in_backward_optimizer_filter(model.named_parameters()))
-    dense = {name: p for name, p in stepped.items() if name in dense_names}
-    tables = {name: p for name, p in stepped.items() if name not in dense_names}
+    replicated: dict[tuple[str, float], dict[str, Any]] = defaultdict(dict)
+    for name in stepped.keys() & tables.keys():
+        settings = config.table_config(tables[name][0])
+        replicated[settings.optimizer, settings.learning_rate][name] = stepped.pop(name)
+    with_adam = {key: replicated.pop(key) for key in list(replicated) if key[0] == "adam"}
 
     def adam(params: Any) -> torch.optim.Optimizer:
-        groups = [{"params": list(dense.values()), "lr": config.learning_rate, "weight_decay": config.weight_decay}]
-        if tables:
-            groups.append({"params": list(tables.values()), "lr": config.table_learning_rate})
+        dense = {"params": list(stepped.values()), "lr": config.optimizer.learning_rate}
+        groups = [{**dense, "weight_decay": config.optimizer.weight_decay}]
+        groups += [{"params": list(of_rate.values()), "lr": rate} for (_, rate), of_rate in with_adam.items()]
         return torch.optim.AdamW(groups, weight_decay=0.0)
 
-    return model, CombinedOptimizer([model.fused_optimizer, KeyedOptimizerWrapper({**dense, **tables}, adam)])
+    named = {name: p for parameters in (stepped, *with_adam.values()) for name, p in parameters.items()}
+    after_backward: list[KeyedOptimizer] = [KeyedOptimizerWrapper(named, adam)]
+    for (kind, rate), parameters in replicated.items():
+        optimizer, options = _OPTIMIZERS[kind]
+        after_backward.append(KeyedOptimizerWrapper(parameters, partial(optimizer, lr=rate, **options)))
+    return model, CombinedOptimizer([model.fused_optimizer, *after_backward])

@@ -1,10 +1,10 @@
-"""The training loop: TorchRec's pipeline, validation, early stopping."""
+"""The training loop: TorchRec's pipeline, validation, early stopping, checkpoints."""
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,17 +12,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler
-from torchrec.distributed.embedding_types import ShardedModule
+from torch.optim.lr_scheduler import LambdaLR
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.optim.keyed import KeyedOptimizer
 
-from torchrec_mtl.metrics import MultiTaskMetrics
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
-from torchrec_mtl.training.checkpoint import load_weights, save_weights
+from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, load_weights
 from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.evaluation import Rows, evaluate, mean_auc
+from torchrec_mtl.training.faults import Recorded, tell_non_finite
 from torchrec_mtl.training.monitor import Monitor, progress_bar
-
-Rows = list[dict[str, Any]]
+from torchrec_mtl.training.step import NonFiniteLossError, Step
 
 
 class Batches(Protocol):
@@ -32,24 +33,49 @@ class Batches(Protocol):
 
     def __iter__(self) -> Iterator[Any]: ...
 
-    def set_epoch(self, epoch: int) -> None: ...
+    def set_epoch(self, epoch: int, step: int = 0) -> None:
+        """The epoch that the next iteration is of, and the batch it begins with."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a batch of an epoch depends on, besides its number."""
 
 
 @dataclass
 class TrainingResult:
-    """What came of a run.
+    """What came of a run, or has come of it so far: with the checkpoint's tensors, all that is needed to go on.
 
     Args:
         history: validation rows ``{step, split, task, space, metric, value}``, in order.
-        best_step: the optimizer step whose weights were kept.
+        best_step: the optimizer step whose weights are the best.
         best_score: their mean validation AUC.
-        samples_per_second: training rows per second of training, evaluation left out, over all ranks.
+        seconds: of training, evaluation and checkpoints left out.
+        num_rows: training rows taken, over all ranks.
+        num_skipped: batches left out because their loss was not finite.
+        epoch, epoch_step: the present epoch, and optimizer steps taken in it.
+        step: optimizer steps taken.
+        without_gain: evaluations since the best.
+        loss_sum, loss_rows: of the rows since the last evaluation.
+        stopped: whether the run was told to stop before its end.
     """
 
     history: Rows = field(default_factory=list)
     best_step: int = 0
     best_score: float = float("-inf")
-    samples_per_second: float = 0.0
+    seconds: float = 0.0
+    num_rows: int = 0
+    num_skipped: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
+    step: int = 0
+    without_gain: int = 0
+    loss_sum: float = 0.0
+    loss_rows: int = 0
+    stopped: bool = False
+
+    @property
+    def samples_per_second(self) -> float:
+        """Training rows per second of training, over all ranks."""
+        return self.num_rows / self.seconds if self.seconds else 0.0
 
 
 def set_seed(seed: int) -> None:
@@ -64,46 +90,174 @@ def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextMan
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def evaluate(
-    model: nn.Module, batches: Iterable[Any], tasks: TaskChain, device: torch.device, group: str | None = None
-) -> MultiTaskMetrics:
-    """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures all ranks'.
+class Training:
+    """A run of `fit`, whose arguments it takes."""
 
-    Args:
-        model: a `MultiTaskTrain`, distributed or not.
-        batches: this rank's part of the split; as many on every rank.
-        tasks: the funnel.
-        device: where the model runs.
-        group: the single-valued sparse feature whose ids group rows for GAUC, if any.
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: KeyedOptimizer,
+        train_batches: Batches,
+        valid_batches: Iterable[Any],
+        tasks: TaskChain,
+        config: TrainingConfig,
+        device: torch.device,
+        directory: Path,
+        monitor: Monitor,
+        description: str,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self.model, self.optimizer, self.device = model, optimizer, device
+        self.train_batches, self.valid_batches, self.tasks = train_batches, valid_batches, tasks
+        self.config, self.directory, self.monitor, self.description = config, directory, monitor, description
+        self.steps_per_epoch = -(-len(train_batches) // config.micro_batches)
+        self.interval = max(1, -(-self.steps_per_epoch // config.evaluations_per_epoch))
+        self.agreement = dist.new_group(backend="gloo")
+        self.checkpointer = Checkpointer(
+            directory / "checkpoints",
+            dist.new_group(backend="gloo"),
+            config.checkpoint.keep_last,
+            config.checkpoint.asynchronous,
+        )
+        self.result = TrainingResult()
+        self._go_on()
+        norm = config.optimizer.max_gradient_norm
+        self.step = Step(model, optimizer, self.agreement, config.non_finite_loss, norm, stop_requested)
+        self.step.num_skipped = self.result.num_skipped
+        first = self.result.step
+        self.schedule = LambdaLR(optimizer, lambda step: self._rate(first + step))
+        self.batches = Recorded(self._all_batches())  # one stream: pipelines fetch ahead
+        self.pipeline: Any = (
+            TrainPipelineSparseDist(model, self.step, device, custom_model_fwd=self.step)
+            if device.type == "cuda"
+            else TrainPipelineBase(self.step, self.step, device)
+        )
 
-    Returns:
-        The metrics, to be computed by every rank.
-    """
-    metrics = MultiTaskMetrics(tasks, with_groups=group is not None)
-    was_training = model.training
-    sharded = any(isinstance(module, ShardedModule) for module in model.modules())
-    model.eval()
-    with torch.no_grad():
-        for batch in batches:
-            if not len(batch.labels) and not sharded:
-                continue  # only sharded tables take an empty batch, and they must: the other ranks wait for them
-            batch = batch.to(device)
-            _, (_, logits, labels) = model(batch)
-            groups = None if group is None else batch.sparse_features[group].values()
-            metrics.update(logits.float(), labels, batch.weights, groups)
-    model.train(was_training)
-    return metrics
+    def _go_on(self) -> None:
+        """From the newest checkpoint, if there is one."""
+        checkpoint = self.checkpointer.latest()
+        torch.manual_seed(self.config.seed + 1_000_003 * dist.get_rank())  # each rank's dropout is its own
+        if checkpoint is None:
+            return
+        state = self.checkpointer.load(checkpoint, self.model, self.optimizer)
+        for name, value in self.train_batches.identity().items():
+            if state["data"].get(name) != value:
+                was = state["data"].get(name)
+                raise InputError(f"{checkpoint}: `{name}` (={value}) of the training data must be as it was, {was}")
+        self.result = TrainingResult(**state["result"])
+        _say(f"{self.description}: goes on from {checkpoint}")
 
+    def _rate(self, step: int) -> float:
+        if self.config.learning_rate_decay == "linear":
+            return max(0.0, 1 - step / (self.steps_per_epoch * self.config.max_epochs))
+        return 1.0
 
-def mean_auc(rows: Rows) -> float:
-    """The mean of the tasks' AUCs over all impressions: what early stopping goes by."""
-    values = [r["value"] for r in rows if r["metric"] == "auc" and r["space"] == "impressions"]
-    return float(np.mean(values))
+    def _all_batches(self) -> Iterator[Any]:
+        first_epoch, first_step = self.result.epoch, self.result.epoch_step
+        for epoch in range(first_epoch, self.config.max_epochs):
+            first = first_step * self.config.micro_batches if epoch == first_epoch else 0
+            self.train_batches.set_epoch(epoch, first)
+            yield from self.train_batches
+
+    def is_over(self) -> bool:
+        """Whether all epochs are done or validation has stopped improving."""
+        return self.result.epoch >= self.config.max_epochs or self.result.without_gain >= self.config.patience
+
+    def run(self) -> TrainingResult:
+        """To the end, or until told to stop."""
+        result = self.result
+        self.monitor.start(result.step)
+        while not self.is_over():
+            with autocast(self.config, self.device):
+                self._run_to_evaluation()
+            if self.step.stop:
+                result.stopped = True
+                self.checkpointer.wait()
+                _say(f"{self.description}: told to stop, after step {result.step}")
+                return result
+        if result.without_gain >= self.config.patience:
+            _say(f"{self.description}: no better for {result.without_gain} evaluations, stopped")
+        self.checkpointer.wait()
+        load_weights(self.model, best_checkpoint(self.directory / "checkpoints"), self.agreement)
+        return result
+
+    def _run_to_evaluation(self) -> None:
+        """Takes steps up to the next evaluation, and evaluates; or up to where it is told to stop."""
+        result, every = self.result, self.config.checkpoint.interval
+        done = result.epoch_step % self.interval
+        steps = min(self.interval, self.steps_per_epoch - result.epoch_step + done)
+        name = f"{self.description} epoch {result.epoch + 1}/{self.config.max_epochs}"
+        total = steps * self.config.batch_size
+        with progress_bar(name, total, dist.get_rank() != 0, done * self.config.batch_size) as bar:
+            for taken in range(done + 1, steps + 1):
+                self._take_step()
+                bar.update(self.config.batch_size)
+                if taken % 20 == 0 or taken == steps:
+                    bar.set_postfix_str(f"loss {self.step.mean_loss():.4f}", refresh=False)
+                if taken < steps and (self.step.stop or (every and result.step % every == 0)):
+                    self._save(None)
+                if self.step.stop and taken < steps:
+                    return
+        self._evaluate(name)
+
+    def _take_step(self) -> None:
+        result, parts = self.result, self.config.micro_batches
+        parts = min(parts, len(self.train_batches) - result.epoch_step * parts)
+        began = time.perf_counter()
+        for part in range(parts):
+            with self.step.micro_batch(part, parts):
+                try:
+                    self.pipeline.progress(self.batches)
+                except NonFiniteLossError as error:
+                    batch = self.batches.batch(self.step.num_calls - 1)
+                    step = result.step + 1
+                    raise tell_non_finite(error, batch, step, self.tasks, self.directory, self.agreement) from None
+        self.schedule.step()
+        result.seconds += time.perf_counter() - began
+        result.step += 1
+        result.epoch_step += 1
+
+    def _evaluate(self, name: str) -> None:
+        self._take_loss()
+        result = self.result
+        loss = result.loss_sum / max(result.loss_rows, 1)
+        result.loss_sum, result.loss_rows = 0.0, 0
+        metrics = evaluate(self.model, self.valid_batches, self.tasks, self.device)
+        rows = [{"split": "valid", **row} for row in metrics.compute()]
+        score = mean_auc(rows)
+        result.history += [{"step": result.step, **row} for row in rows]
+        self.monitor.scalars(result.step, [{"split": "train", "metric": "loss", "value": loss}, *rows])
+        skipped = f", {result.num_skipped} batches skipped" if result.num_skipped else ""
+        _say(f"{name}, step {result.step}: loss {loss:.4f}, validation AUC {_aucs(rows)}, mean {score:.4f}{skipped}")
+        result.without_gain += 1
+        if score > result.best_score:
+            result.best_score, result.best_step, result.without_gain = score, result.step, 0
+        if result.epoch_step == self.steps_per_epoch:
+            result.epoch, result.epoch_step = result.epoch + 1, 0
+        self._save(score)
+
+    def _take_loss(self) -> None:
+        """Brings what the ranks have summed up since the last time into the result."""
+        loss_sum, num_rows = self.step.take_sums()
+        self.result.loss_sum += loss_sum
+        self.result.loss_rows += num_rows
+        self.result.num_rows += num_rows
+        self.result.num_skipped = self.step.num_skipped
+
+    def _save(self, score: float | None) -> None:
+        self._take_loss()
+        state = {"result": asdict(self.result), "data": self.train_batches.identity()}
+        self.checkpointer.save(self.result.step, self.model, self.optimizer, state, score)
+
+    def close(self) -> None:
+        """After a run that came to its end on all ranks."""
+        dist.destroy_process_group(self.agreement)
+        dist.destroy_process_group(self.checkpointer.group)
 
 
 def fit(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: KeyedOptimizer,
     train_batches: Batches,
     valid_batches: Iterable[Any],
     tasks: TaskChain,
@@ -112,92 +266,49 @@ def fit(
     directory: Path,
     monitor: Monitor,
     description: str = "train",
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
-    """Trains until validation stops improving, and leaves the best weights in the model and in ``best/``.
+    """Trains until validation stops improving, and leaves the best weights in the model.
+
+    If ``directory`` holds checkpoints of the same run, it goes on from the newest: bit for bit on a CPU with as many
+    ranks, with the same values on another number of them.
 
     Args:
         model: a `MultiTaskTrain`, distributed by `distribute`.
         optimizer: its optimizer.
-        train_batches: this rank's part of every global batch.
+        train_batches: this rank's part of every global batch, or of every micro-batch.
         valid_batches: this rank's part of the validation split.
         tasks: the funnel.
         config: the run.
         device: where the model runs.
-        directory: where ``best/`` goes.
+        directory: where ``checkpoints/`` goes, a folder that all ranks see.
         monitor: takes loss and validation metrics.
         description: what the progress bar says.
+        stop_requested: whether this rank was told to stop; asked at every step.
 
     Returns:
-        The validation history and the throughput.
+        The validation history and the throughput; ``stopped`` if it was told to stop, after a checkpoint.
+
+    Raises:
+        TrainingError: if the loss is not finite, or a checkpoint cannot be written.
+        InputError: if a checkpoint in ``directory`` is damaged or of another run.
     """
-    pipeline_class: Any = TrainPipelineSparseDist if device.type == "cuda" else TrainPipelineBase
-    pipeline = pipeline_class(model, optimizer, device)
-    result = TrainingResult()
-    steps_per_epoch = len(train_batches)
-    schedule = _schedule(optimizer, config, steps_per_epoch * config.max_epochs)
-    interval = max(1, -(-steps_per_epoch // config.evaluations_per_epoch))
-    batches = _all_epochs(train_batches, config.max_epochs)  # one stream: pipelines fetch ahead
-    step, seconds, without_gain = 0, 0.0, 0
-    for epoch in range(config.max_epochs):
-        for start in range(0, steps_per_epoch, interval):
-            steps = min(interval, steps_per_epoch - start)
-            name = f"{description} epoch {epoch + 1}/{config.max_epochs}"
-            began = time.perf_counter()
-            with autocast(config, device):
-                loss = _run_steps(pipeline, schedule, batches, steps, config.batch_size, name)
-            seconds += time.perf_counter() - began
-            step += steps
-            metrics = evaluate(model, valid_batches, tasks, device)
-            rows = [{"split": "valid", **row} for row in metrics.compute()]
-            score = mean_auc(rows)
-            result.history += [{"step": step, **row} for row in rows]
-            monitor.scalars(step, [{"split": "train", "metric": "loss", "value": loss}, *rows])
-            _say(f"{name}, step {step}: loss {loss:.4f}, validation AUC {_aucs(rows)}, mean {score:.4f}")
-            without_gain += 1
-            if score > result.best_score:
-                result.best_score, result.best_step, without_gain = score, step, 0
-                save_weights(model, directory / "best")
-            if without_gain >= config.patience:
-                break
-        if without_gain >= config.patience:
-            _say(f"{description}: no better for {without_gain} evaluations, stopped")
-            break
-    result.samples_per_second = step * config.batch_size / seconds
-    load_weights(model, directory / "best")
+    training = Training(
+        model,
+        optimizer,
+        train_batches,
+        valid_batches,
+        tasks,
+        config,
+        device,
+        directory,
+        monitor,
+        description,
+        stop_requested,
+    )
+    result = training.run()
+    training.close()
     return result
-
-
-def _all_epochs(batches: Batches, num_epochs: int) -> Iterator[Any]:
-    for epoch in range(num_epochs):
-        batches.set_epoch(epoch)
-        yield from batches
-
-
-def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, num_steps: int) -> LRScheduler:
-    if config.learning_rate_decay == "linear":
-        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=num_steps)
-    return LambdaLR(optimizer, lambda step: 1.0)
-
-
-def _run_steps(
-    pipeline: TrainPipelineBase[Any, Any],
-    schedule: LRScheduler,
-    batches: Iterator[Any],
-    steps: int,
-    batch_size: int,
-    name: str,
-) -> float:
-    """Takes ``steps`` steps; returns their mean loss."""
-    total = torch.zeros(())
-    with progress_bar(name, steps * batch_size, disable=dist.get_rank() != 0) as bar:
-        for taken in range(1, steps + 1):
-            loss, _, _ = pipeline.progress(batches)
-            schedule.step()
-            total = total.to(loss.device) + loss
-            if taken % 20 == 0 or taken == steps:
-                bar.set_postfix_str(f"loss {total.item() / taken:.4f}", refresh=False)
-            bar.update(batch_size)
-    return total.item() / steps
 
 
 def _aucs(rows: Rows) -> str:

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from torchrec_mtl.files import write_whole
+
 
 class _Lines:
     """A text stream for tqdm where nothing can be overwritten: every update is a line of its own."""
@@ -23,12 +25,13 @@ class _Lines:
         self.stream.flush()
 
 
-def progress_bar(description: str, total: int, disable: bool = False) -> "tqdm[Any]":
+def progress_bar(description: str, total: int, disable: bool = False, done: int = 0) -> "tqdm[Any]":
     """A bar in rows: redrawn in place on a terminal, a line every few seconds elsewhere (a file, a scheduler)."""
     on_terminal = sys.stderr.isatty()
     return tqdm(
         desc=description,
         total=total,
+        initial=done,
         unit=" samples",
         unit_scale=True,
         disable=disable,
@@ -50,10 +53,17 @@ class Monitor:
     def __init__(self, directory: Path | None, **labels: Any) -> None:
         self.labels = labels
         self.directory = directory
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lines = (directory / "metrics.jsonl").open("w")
-            self._events = SummaryWriter(str(directory))
+
+    def start(self, step: int) -> None:
+        """Opens the files, for what comes after ``step``; what a former process wrote of later steps is dropped."""
+        if self.directory is None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        file = self.directory / "metrics.jsonl"
+        former = file.read_text().splitlines(keepends=True) if step and file.is_file() else []
+        write_whole(file, "".join(line for line in former if line.endswith("\n") and json.loads(line)["step"] <= step))
+        self._lines = file.open("a")
+        self._events = SummaryWriter(str(self.directory), purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Writes rows of ``{split, task, space, metric, value}`` measured at ``step``."""
@@ -67,6 +77,6 @@ class Monitor:
 
     def close(self) -> None:
         """Closes the files."""
-        if self.directory is not None:
+        if self.directory is not None and hasattr(self, "_lines"):
             self._lines.close()
             self._events.close()

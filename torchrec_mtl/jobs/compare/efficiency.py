@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
+from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import provenance
-from torchrec_mtl.jobs.files import write_whole
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.settings import RunConfig
 from torchrec_mtl.jobs.train import build_model
@@ -45,7 +45,7 @@ class _Timed:
             if isinstance(module, DynamicSelector):
                 module.step.fill_(10**9)
         self.megabytes = sum(p.numel() * p.element_size() for p in built.parameters()) / 1e6
-        self.model, self.optimizer = distribute(built, config.training.optimizer, device)
+        self.model, self.optimizer = distribute(built, config.training, device)
         self.predict = built.get_submodule("model")
         self.batch_size = config.training.batch_size
         loader = BatchLoader(split, self.batch_size, drop_last=True)

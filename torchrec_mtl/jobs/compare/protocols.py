@@ -6,7 +6,7 @@ from typing import Any
 
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.settings import RunConfig, complete_journey, paper
-from torchrec_mtl.training.config import OptimizerConfig, TrainingConfig
+from torchrec_mtl.training.config import TableConfig, TrainingConfig
 
 Figures = Mapping[str, tuple[float, ...]]
 
@@ -37,7 +37,7 @@ class Protocol:
 
 def _rates(*rates: float) -> tuple[tuple[str, ...], ...]:
     """Candidates that differ in the learning rate, of tables and dense parameters alike."""
-    names = ("training.optimizer.learning_rate", "training.optimizer.table_learning_rate")
+    names = ("training.optimizer.learning_rate", "training.table.learning_rate")
     return tuple(tuple(f"{name}={rate}" for name in names) for rate in rates)
 
 
@@ -57,8 +57,8 @@ def _aitm_authors(model: str) -> RunConfig:
         "mmoe": experts,
         "ple": experts,
     }
-    optimizer = OptimizerConfig(table_optimizer="adam", table_learning_rate=1e-3)
-    training = TrainingConfig(batch_size=2000, max_epochs=10, patience=3, optimizer=optimizer)
+    table = TableConfig("adam", learning_rate=1e-3)
+    training = TrainingConfig(batch_size=2000, max_epochs=10, patience=3, table=table)
     base = MODELS[model].ablation_of or model
     return RunConfig(model, embedding_dim=5, model_args=model_args.get(base, towers), training=training)
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from torchrec_mtl.data import Schema
+from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.compare import efficiency, figures, html, summary
 from torchrec_mtl.jobs.compare.plan import SWEPT, Plan
 from torchrec_mtl.jobs.compare.runs import Run
 from torchrec_mtl.jobs.compare.selection import read_selection
-from torchrec_mtl.jobs.files import write_whole
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.modules import SmoothStepSchedule
 from torchrec_mtl.tasks import TaskChain
@@ -165,7 +165,7 @@ def _tafe_figures(plan: Plan) -> list[str]:
     made = [
         (run, result)
         for run, result in summary.finished(plan.final_runs())
-        if run.config.model == "tafe" and (run.directory / "best").is_dir()
+        if run.config.model == "tafe" and (run.directory / "checkpoints").is_dir()
     ]
     if not made:
         return []
@@ -194,7 +194,7 @@ def _search(plan: Plan) -> list[str]:
             mark = " *" if choices.get(system) == candidate else ""
             row.append("-" if result is None else f"{result['valid_mean_auc']:.4f}{mark}")
         cells.append(row)
-    names = [[setting.rpartition("optimizer.")[2] for setting in candidate] for candidate in plan.protocol.search]
+    names = [[setting.removeprefix("training.") for setting in candidate] for candidate in plan.protocol.search]
     header = ["", *(", ".join(candidate) for candidate in names)]
     caption = "Mean validation AUC of every candidate, first seed; * is taken for all seeds and ablations"
     return [html.heading("What the search chose"), html.table(header, cells, caption)]

@@ -6,7 +6,6 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -18,8 +17,8 @@ import torch
 
 from torchrec_mtl.data import Schema, Split, read_split
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs.files import write_whole
-from torchrec_mtl.jobs.settings import RunConfig
+from torchrec_mtl.files import write_whole
+from torchrec_mtl.jobs.settings import RunConfig, first_difference
 from torchrec_mtl.jobs.train import train_model
 from torchrec_mtl.training.distributed import default_device, process_group
 
@@ -51,11 +50,6 @@ class Run:
         return " ".join(name for name in names if name)
 
 
-def _plain(config: RunConfig) -> Any:
-    """The config as JSON gives it back."""
-    return json.loads(json.dumps(asdict(config)))
-
-
 def read_result(run: Run) -> dict[str, Any] | None:
     """What ``run`` left, or None if it was not finished.
 
@@ -66,21 +60,9 @@ def read_result(run: Run) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     result: dict[str, Any] = json.loads(file.read_text())
-    made, wanted = (_flat(config) for config in (result["config"], _plain(run.config)))
-    for setting in sorted({*made, *wanted}):
-        if made.get(setting) != wanted.get(setting):
-            raise InputError(
-                f"{file}: was made with {setting}={made.get(setting)!r}, now {wanted.get(setting)!r} is asked for; "
-                "name another `output`, or remove the folder"
-            )
+    if difference := first_difference(result["config"], asdict(run.config)):
+        raise InputError(f"{file}: was made with {difference}; name another `output`, or remove the folder")
     return result
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for name, value in config.items():
-        settings |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return settings
 
 
 @lru_cache(maxsize=1)
@@ -113,7 +95,7 @@ def make(run: Run) -> None:
         **provenance(),
     }
     if not run.keep_weights:
-        shutil.rmtree(run.directory / "best")
+        shutil.rmtree(run.directory / "checkpoints")
     write_whole(run.directory / RESULT, json.dumps(result, indent=1) + "\n")
 
 

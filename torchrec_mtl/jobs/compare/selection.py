@@ -10,7 +10,7 @@ from torchrec_mtl.jobs.compare.runs import Run
 from torchrec_mtl.jobs.train import build_model
 from torchrec_mtl.models import TAFE
 from torchrec_mtl.modules import RepresentationGenerator
-from torchrec_mtl.training.checkpoint import load_weights
+from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights
 from torchrec_mtl.training.distributed import default_device, distribute, process_group
 
 MAX_SAMPLES = 20_000
@@ -41,8 +41,8 @@ def read_selection(run: Run) -> Selection:
     schema = Schema.load(run.dataset)
     with process_group(device):
         train_model = build_model(run.config, schema, device)
-        distributed, _ = distribute(train_model, run.config.training.optimizer, device)
-        load_weights(distributed, run.directory / "best")
+        distributed, _ = distribute(train_model, run.config.training, device)
+        load_weights(distributed, best_checkpoint(run.directory / "checkpoints"))
         model = train_model.eval().get_submodule("model")
         assert isinstance(model, TAFE)
         generator = model.over_arch.generator

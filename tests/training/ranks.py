@@ -1,0 +1,51 @@
+"""A run of `fit` on any number of ranks, for tests that compare them."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec import EmbeddingBagCollection
+
+from tests.jobs import funnel
+from torchrec_mtl import MultiTaskTrain
+from torchrec_mtl.data import BatchLoader, read_split
+from torchrec_mtl.losses import DependenceLoss
+from torchrec_mtl.models import TAFE
+from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.fit import TrainingResult, fit, set_seed
+from torchrec_mtl.training.monitor import Monitor
+
+CPU = torch.device("cpu")
+
+
+def build(config: TrainingConfig, **arguments: object) -> nn.Module:
+    """A TAFE without dropout, whose selector, adapters and towers all train; tables on ``meta``."""
+    set_seed(config.seed)
+    tables = funnel.SCHEMA.embedding_configs(8)
+    collection = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
+    small = {"num_layers": 2, "num_inducing_points": 4, "tower_layer_sizes": (4,), "schedule": (10.0, 0.05, 0.1)}
+    model = TAFE(collection, funnel.SCHEMA.tasks, dense_in_features=1, **{**small, **arguments})
+    return MultiTaskTrain(model, DependenceLoss())
+
+
+def train(config: TrainingConfig, data: Path, directory: Path, **arguments: object) -> TrainingResult:
+    """`fit` on this rank; ``metrics.jsonl`` is left by the first."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    model, optimizer = distribute(build(config, **arguments), config, CPU)
+    of_rank = {"rank": rank, "world_size": world_size}
+    size = config.batch_size // (world_size * config.micro_batches)
+    train_batches = BatchLoader(read_split(data, "train"), size, shuffle=True, seed=config.seed, **of_rank)
+    valid_batches = BatchLoader(read_split(data, "valid"), 16, **of_rank)
+    monitor = Monitor(directory if rank == 0 else None)
+    result = fit(model, optimizer, train_batches, valid_batches, funnel.SCHEMA.tasks, config, CPU, directory, monitor)
+    monitor.close()
+    return result
+
+
+def history(directory: Path) -> dict[tuple, float]:
+    """What `train` left, by step, split, task, space and metric."""
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return {tuple(row.get(k) for k in ("step", "split", "task", "space", "metric")): row["value"] for row in rows}

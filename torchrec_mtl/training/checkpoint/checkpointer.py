@@ -1,0 +1,188 @@
+"""The checkpoints of one run: written, kept or removed, and read."""
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torchrec.optim.keyed import KeyedOptimizer
+
+from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.training.checkpoint.manifest import (
+    PARTIAL,
+    VERSION,
+    best_checkpoint,
+    checkpoints,
+    digest,
+    publish,
+    read_manifest,
+    remove,
+    verify,
+)
+from torchrec_mtl.training.checkpoint.random_state import random_state, restore_random_state
+from torchrec_mtl.training.checkpoint.tensors import read_tensors
+from torchrec_mtl.training.first_rank import on_first_rank
+
+
+@contextlib.contextmanager
+def _told_in_one_sentence(checkpoint: Path) -> Iterator[None]:
+    """A write that fails, of a full disk say, as one sentence; what was written of it is removed."""
+    try:
+        yield
+    except (CheckpointException, InputError, OSError, RuntimeError) as error:
+        failures = error.failures.values() if isinstance(error, CheckpointException) else [(error, None)]
+        causes = "; ".join(sorted({" ".join(str(cause).split()) for cause, _ in failures}))
+        shutil.rmtree(checkpoint.with_name(checkpoint.name + PARTIAL), ignore_errors=True)
+        raise TrainingError(f"{checkpoint}: could not be written, {causes}; the checkpoint before it stays") from error
+
+
+class Checkpointer:
+    """Writes the checkpoints of one run, and keeps the newest and the best.
+
+    All ranks make one and call it alike. The folder must be one that all of them see.
+
+    Args:
+        directory: where the checkpoints go; left-overs of a killed run's last write are removed.
+        keep_last: see `CheckpointConfig`.
+        asynchronous: see `CheckpointConfig`.
+        group: a gloo group of all ranks that nothing else uses while files are written.
+    """
+
+    def __init__(
+        self, directory: Path, group: dist.ProcessGroup, keep_last: int = 1, asynchronous: bool = False
+    ) -> None:
+        self.directory, self.group = directory, group
+        self.keep_last, self.asynchronous = keep_last, asynchronous
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        if dist.get_rank() == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            for left in directory.glob(f"step_*{PARTIAL}"):
+                shutil.rmtree(left)
+        dist.barrier(group=group)
+
+    def save(
+        self, step: int, model: nn.Module, optimizer: KeyedOptimizer, state: Mapping[str, Any], score: float | None
+    ) -> None:
+        """Writes ``step_<step>``, in the background if asked; a former write is waited for first.
+
+        Args:
+            step: optimizer steps taken.
+            model: as `distribute` gives it.
+            optimizer: its optimizer.
+            state: the rest: anything JSON holds, the same on all ranks.
+            score: what the best is chosen by; None where it was not measured.
+
+        Raises:
+            TrainingError: if this or the former write fails; what stands stays.
+        """
+        self.wait()
+        tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random_state()}
+        _check_tensors(tensors)
+        body = {"version": VERSION, "step": step, "score": score, "world_size": dist.get_world_size(), "state": state}
+        if not self.asynchronous:
+            self._write(step, tensors, body)
+            return
+        staged = BlockingAsyncStager(cache_staged_state_dict=False).stage(tensors)
+
+        def write() -> None:
+            try:
+                self._write(step, staged, body)
+            except BaseException as error:  # raised again in `wait`
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name=f"checkpoint {step}")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the write in the background, if any, is done.
+
+        Raises:
+            TrainingError: if it failed.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _write(self, step: int, tensors: dict[str, Any], body: dict[str, Any]) -> None:
+        checkpoint = self.directory / f"step_{step:09d}"
+        partial = checkpoint.with_name(checkpoint.name + PARTIAL)
+        with _told_in_one_sentence(checkpoint):
+            dcp.save(tensors, checkpoint_id=partial, process_group=self.group)
+            files = self._digests(partial)
+
+            def finish() -> None:
+                try:
+                    publish(partial, checkpoint, {**body, "files": files})
+                    self._prune()
+                except OSError as error:
+                    raise InputError(str(error)) from error
+
+            on_first_rank(finish, self.group)
+
+    def _digests(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Of every file; ranks share them out."""
+        names = sorted(path.name for path in folder.iterdir())
+        own = {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)}
+            for name in names[dist.get_rank() :: dist.get_world_size()]
+        }
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, own, group=self.group)
+        return {name: part[name] for part in parts for name in part}
+
+    def _prune(self) -> None:
+        """Removes what is neither among the last nor the best."""
+        kept = checkpoints(self.directory)
+        scored = [path for path in kept if read_manifest(path)["score"] is not None]
+        best = best_checkpoint(self.directory) if scored else None
+        for path in kept[: -self.keep_last]:
+            if path != best:
+                remove(path)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, if there is one; the same on all ranks."""
+        self.wait()
+        return on_first_rank(lambda: next(iter(checkpoints(self.directory)[-1:]), None), self.group)
+
+    def load(self, checkpoint: Path, model: nn.Module, optimizer: KeyedOptimizer) -> dict[str, Any]:
+        """Restores model, optimizer and, on as many ranks as wrote it, the random state.
+
+        On another number of ranks dropout goes on from what this rank's generators hold.
+
+        Returns:
+            The ``state`` that was given to `save`.
+
+        Raises:
+            InputError: if a file is damaged, or the checkpoint does not fit the model or its optimizer.
+        """
+        manifest = verify(checkpoint, self.group)
+        optimizer.init_state()  # a step, which gives lazy optimizers the state that is read into
+        tensors: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        if same_ranks := manifest["world_size"] == dist.get_world_size():
+            tensors["random"] = random_state()
+        read_tensors(tensors, checkpoint, self.group)
+        model.load_state_dict(tensors["model"])
+        optimizer.load_state_dict(tensors["optimizer"])
+        optimizer.zero_grad()
+        if same_ranks:
+            restore_random_state(tensors["random"])
+        return manifest["state"]
+
+
+def _check_tensors(value: Any, path: str = "") -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_tensors(inner, f"{path}.{key}" if path else str(key))
+    elif not hasattr(value, "dtype"):
+        raise TrainingError(f"`{path}` (={value!r}) must be a tensor to be kept in a checkpoint")

@@ -1,0 +1,130 @@
+"""What makes a folder a checkpoint: its manifest, and files that are as the manifest says."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from torchrec_mtl.errors import InputError
+
+MANIFEST = "manifest.json"
+VERSION = 1
+PARTIAL = ".partial"
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    sha256 = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(2**20):
+            sha256.update(piece)
+    return sha256.hexdigest()
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """What ``checkpoint`` says of itself: ``step``, ``score``, ``world_size``, ``state``, ``files``.
+
+    Raises:
+        InputError: if it has no manifest, or one that this version does not read.
+    """
+    file = checkpoint / MANIFEST
+    if not file.is_file():
+        raise InputError(f"{checkpoint}: must be a checkpoint, but holds no {MANIFEST}")
+    try:
+        manifest = json.loads(file.read_bytes())
+        version = manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: must be the manifest of a checkpoint, but is damaged ({error!r})") from error
+    if version != VERSION:
+        raise InputError(f"{file}: `version` (={version}) must be {VERSION}")
+    body = {key: value for key, value in manifest.items() if key != "sha256"}
+    if manifest.get("sha256") != _manifest_digest(body):
+        raise InputError(f"{file}: was changed since it was written")
+    return manifest
+
+
+def _manifest_digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _damage(checkpoint: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What is wrong with the first file that is not as it was written."""
+    for name, written in files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{file}: is missing"
+        if (size := file.stat().st_size) != written["bytes"]:
+            return f"{file}: must have {written['bytes']} bytes, but has {size}"
+        if digest(file) != written["sha256"]:
+            return f"{file}: was changed since it was written"
+    return None
+
+
+def verify(checkpoint: Path, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
+    """Reads every file and compares it with the manifest; ranks share the files out.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: if a file is missing, cut or changed; on every rank, with its name.
+    """
+    manifest = read_manifest(checkpoint)
+    files = sorted(manifest["files"].items())
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    found = [_damage(checkpoint, dict(files[rank::world_size]))] * world_size
+    if world_size > 1:
+        dist.all_gather_object(found, found[0], group=group)
+    for damage in found:
+        if damage:
+            raise InputError(damage)
+    return manifest
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints in ``directory``, oldest first."""
+    return sorted(path for path in directory.glob("step_*") if not path.name.endswith(PARTIAL))
+
+
+def best_checkpoint(directory: Path) -> Path:
+    """The one with the highest score, the first of equals.
+
+    Raises:
+        InputError: if none has a score.
+    """
+    scored = [(read_manifest(path)["score"], path) for path in checkpoints(directory)]
+    scored = [(score, path) for score, path in scored if score is not None]
+    if not scored:
+        raise InputError(f"{directory}: must hold a checkpoint with a score")
+    return max(scored, key=lambda pair: pair[0])[1]
+
+
+def publish(partial: Path, checkpoint: Path, body: dict[str, Any]) -> None:
+    """Completes ``partial`` with its manifest and renames it, each made sure of on disk before the next."""
+    with (partial / MANIFEST).open("w") as stream:
+        json.dump({**body, "sha256": _manifest_digest(body)}, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    _sync(partial)
+    partial.rename(checkpoint)
+    _sync(checkpoint.parent)
+
+
+def remove(checkpoint: Path) -> None:
+    """By way of a rename: a folder of a checkpoint's name is always whole."""
+    aside = checkpoint.with_name(checkpoint.name + PARTIAL)
+    checkpoint.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

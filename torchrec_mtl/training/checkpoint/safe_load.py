@@ -1,0 +1,72 @@
+"""Reading `torch.distributed.checkpoint` files without running what they may hold.
+
+Its own reader unpickles the metadata, and objects that are not tensors, whatever they are. Here the metadata may name
+nothing but the classes that describe tensors, and everything else is read as torch's ``weights_only`` has it.
+"""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
+
+from torchrec_mtl.errors import InputError
+
+_ALLOWED = {
+    "collections": {"OrderedDict"},
+    "pathlib": {"Path", "PosixPath"},
+    "torch": {"Size"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.serialization": {"_get_layout"},
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _ALLOWED.get(module, ()) or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"names {module}.{name}, which describes no tensor")
+
+
+class TensorReader(FileSystemReader):
+    """Reads metadata that names nothing but descriptions of tensors.
+
+    Raises:
+        InputError: if the metadata is unreadable or names anything else.
+    """
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The metadata of the checkpoint, or of one rank of it."""
+        file = Path(self._get_metadata_path(kwargs.get("rank")))
+        try:
+            with file.open("rb") as stream:
+                metadata = _MetadataUnpickler(stream).load()
+        except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, OSError) as error:
+            raise InputError(f"{file}: must be the metadata of a checkpoint, but {error}") from error
+        if not isinstance(metadata, Metadata):
+            raise InputError(f"{file}: must be the metadata of a checkpoint, but is a {type(metadata).__name__}")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class TensorPlanner(DefaultLoadPlanner):
+    """Loads tensors, and refuses anything pickled among them."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Refuses."""
+        raise InputError(f"`{read_item.dest_index.fqn}` must be a tensor, but the checkpoint holds a pickled object")

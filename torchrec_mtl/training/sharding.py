@@ -1,0 +1,167 @@
+"""Where each table lies: TorchRec's planner, within what the run asks for."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec import EmbeddingBagCollection
+from torchrec.distributed.comm import get_local_size
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    HardwareConfig,
+    KernelConfig,
+    PlannerError,
+    TopologyFactory,
+    TrainerConfig,
+)
+from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
+from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS, BaseEmbeddingConfig
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
+from torchrec_mtl.training.first_rank import on_first_rank
+
+REPLICATED = ShardingType.DATA_PARALLEL.value
+
+
+class TableSharder(EmbeddingBagCollectionSharder):
+    """TorchRec's, with every sharding type on the CPU too, where TorchRec runs but does not offer the row-wise ones."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """All of them."""
+        return list(SHARDINGS[1:])
+
+
+def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection]]:
+    """The model's tables, with the path of each collection."""
+    return ((path, m) for path, m in model.named_modules() if isinstance(m, EmbeddingBagCollection))
+
+
+def is_replicated(table: TableConfig, device: torch.device) -> bool:
+    """Whether every rank holds the whole table and steps it after the backward pass."""
+    return table.sharding == REPLICATED or (table.optimizer == "adam" and device.type == "cpu")
+
+
+def _constraints(
+    table: BaseEmbeddingConfig, config: TableConfig, device: torch.device, world_size: int
+) -> ParameterConstraints:
+    if is_replicated(config, device):
+        if config.sharding not in ("auto", REPLICATED):
+            raise InputError(f"`sharding` (={config.sharding!r}) of {table.name} must be 'auto' with adam on a CPU")
+        return ParameterConstraints(sharding_types=[REPLICATED], compute_kernels=["dense"])
+    if config.sharding != "auto":
+        # as many column shards as there are ranks; fbgemm's rows are of multiples of four columns
+        narrowest = max(4, -(-table.embedding_dim // (4 * world_size)) * 4)
+        return ParameterConstraints(sharding_types=[config.sharding], min_partition=narrowest)
+    # replicated tables, which the planner likes for small ones, would lose an optimizer that runs in the backward pass
+    offered = EmbeddingBagCollectionSharder().sharding_types(device.type)
+    return ParameterConstraints(sharding_types=[kind for kind in offered if kind != REPLICATED])
+
+
+def plan_sharding(
+    model: nn.Module,
+    config: TrainingConfig,
+    device: torch.device,
+    world_size: int | None = None,
+    local_world_size: int | None = None,
+) -> ShardingPlan:
+    """A plan for all tables, each sharded as the run says or as the planner finds best.
+
+    Args:
+        model: holds `EmbeddingBagCollection`\\ s, on any device, ``meta`` included.
+        config: its ``table`` and ``tables`` are read.
+        device: where the model will run.
+        world_size: for how many ranks; by default, all of the process group, whose ranks then all call this and get
+            the first one's plan.
+        local_world_size: ranks a node.
+
+    Raises:
+        InputError: if ``tables`` names a table that the model has not, or the planner finds no plan.
+
+    Returns:
+        The plan; an empty one where every table is replicated.
+    """
+    configs = {table.name: table for _, c in collections(model) for table in c.embedding_bag_configs()}
+    for name in config.tables:
+        if name not in configs:
+            raise InputError(f"`tables` (={name!r}) must be of the model's: {sorted(configs)}")
+    if all(is_replicated(config.table_config(name), device) for name in configs):
+        return ShardingPlan({})  # TorchRec leaves tables without a plan as they are
+    together = world_size is None
+    world_size = dist.get_world_size() if world_size is None else world_size
+    constraints = {
+        name: _constraints(table, config.table_config(name), device, world_size) for name, table in configs.items()
+    }
+    topology = TopologyFactory.create_topology(
+        TrainerConfig(world_size=world_size, local_world_size=local_world_size or get_local_size(world_size)),
+        HardwareConfig(),
+        KernelConfig(compute_device=device.type),
+    )
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        constraints=constraints,
+        storage_reservation=FixedPercentageStorageReservation(0.15),
+    )
+
+    def make() -> ShardingPlan:
+        try:
+            return planner.plan(model, [TableSharder()])
+        except PlannerError as error:
+            reason = " ".join(str(error).split())
+            message = f"`sharding` of the tables must have a plan over {world_size} ranks: {reason}"
+        raise InputError(message)
+
+    return on_first_rank(make) if together else make()
+
+
+def _state_bytes(optimizer: str, rows: int, columns: int) -> int:
+    """Of the optimizer, for a shard, in fp32."""
+    return 4 * {"rowwise_adagrad": rows, "adagrad": rows * columns, "sgd": 0, "adam": 2 * rows * columns}[optimizer]
+
+
+def _shards(sharding: ParameterSharding, rows: int, columns: int, world_size: int) -> list[tuple[int, int, int]]:
+    """``(rank, rows, columns)`` of each."""
+    if sharding.sharding_spec is None:
+        return [(rank, rows, columns) for rank in range(world_size)]
+    placed = sharding.sharding_spec.shards  # type: ignore[attr-defined]
+    return [(shard.placement.rank(), *shard.shard_sizes) for shard in placed]
+
+
+def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, world_size: int) -> str:
+    """The plan as a table: each table's sharding and ranks, and the memory of each rank.
+
+    Memory is that of parameters and optimizer states; activations and buffers of the communication come on top.
+
+    Args:
+        plan: of `plan_sharding`.
+        model: the same.
+        config: the same.
+        world_size: ranks.
+    """
+    lines = [f"sharding over {world_size} rank{'s' * (world_size > 1)}"]
+    memory: dict[int, int] = defaultdict(int)
+    of_tables = set()
+    for path, collection in collections(model):
+        of_tables |= {id(p) for p in collection.parameters()}
+        for table in collection.embedding_bag_configs():
+            planned = plan.get_plan_for_module(path)
+            sharding = ParameterSharding(REPLICATED, "dense") if planned is None else planned[table.name]  # type: ignore[index]
+            optimizer = config.table_config(table.name).optimizer
+            shards = _shards(sharding, table.num_embeddings, table.embedding_dim, world_size)
+            width = DATA_TYPE_NUM_BITS[table.data_type] // 8
+            for rank, rows, columns in shards:
+                memory[rank] += rows * columns * width + _state_bytes(optimizer, rows, columns)
+            ranks = ",".join(map(str, sorted({rank for rank, *_ in shards})))
+            size = f"{table.num_embeddings:>12,} x {table.embedding_dim:<4}"
+            lines.append(f"  {table.name:<24} {size} {sharding.sharding_type:<18} {optimizer:<16} rank {ranks}")
+    dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
+    lines.append(
+        f"  dense parameters {dense:,}, with gradients and AdamW's state {16 * dense / 1e6:.1f} MB on every rank"
+    )
+    of_ranks = ", ".join(f"{memory[rank] / 1e6:.1f}" for rank in range(world_size))
+    lines.append(f"  tables with optimizer states, MB a rank: {of_ranks}")
+    return "\n".join(lines)
