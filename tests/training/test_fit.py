@@ -24,19 +24,21 @@ class Batches:
 
     def __init__(self, num_batches: int, seed: int) -> None:
         self.batches = [batch(32, seed + i) for i in range(num_batches)]
-        self.first = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self):
-        return iter(self.batches[self.first :])
+        return iter(self.batches)
 
-    def set_epoch(self, epoch: int, step: int = 0) -> None:
-        self.first = step
+    def set_epoch(self, epoch: int) -> None:
+        pass
 
-    def identity(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int]:
         return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        raise NotImplementedError
 
 
 def train(directory, learning_rate, **options):

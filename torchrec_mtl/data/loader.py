@@ -1,6 +1,6 @@
 """Batches of a split, for one process or for each of several."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ class BatchLoader:
     """Iterates over the batches of one rank.
 
     In each step all ranks together take the next ``batch_size * world_size`` rows, each an equal part. The
-    last step shares out what is left, as evenly as it can; a rank that gets none of it has an empty batch
-    (B = 0), so that all ranks take the same number of steps and collective calls line up; TorchRec's sharded
-    modules take it. Every row is handed out exactly once an epoch, unless ``drop_last`` leaves out that last
-    step.
+    last step shares out what is left, as evenly as it can; a rank that gets one row less than another has a padded
+    one in its place, so that all ranks take the same number of steps with batches of the same size, as sharded
+    tables need. Every row is handed out exactly once an epoch, unless ``drop_last`` leaves out that last step.
 
     Args:
         split: the rows.
@@ -72,20 +71,26 @@ class BatchLoader:
         self._shuffle, self._seed, self._epoch, self._step = shuffle, seed, 0, 0
         self._rank, self._world_size = rank, world_size
 
-    def set_epoch(self, epoch: int, step: int = 0) -> None:
-        """The epoch that the next iteration is of, which changes the order of shuffled rows, and its first step.
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration is of; it changes the order of shuffled rows."""
+        if epoch != self._epoch:
+            self._epoch, self._step = epoch, 0
 
-        Iterations after it begin at the epoch's first step again.
-        """
-        self._epoch, self._step = epoch, step
+    def state_dict(self) -> dict[str, int]:
+        """The position, and what the order depends on."""
+        return {"epoch": self._epoch, "step": self._step, **self._order()}
 
-    def identity(self) -> dict[str, int]:
-        """What must be the same for a step of an epoch to be the same rows, on any number of ranks."""
-        return {
-            "num_rows": len(self.split),
-            "global_batch_size": self._batch_size * self._world_size,
-            "seed": self._seed if self._shuffle else -1,
-        }
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """The next iteration goes on at ``step`` of ``epoch``; later ones begin at the first batch, as always."""
+        for name, value in self._order().items():
+            if state[name] != value:
+                raise InputError(f"`{name}` (={value}) must be that of the saved position ({state[name]})")
+        self._epoch, self._step = state["epoch"], state["step"]
+
+    def _order(self) -> dict[str, int]:
+        rows_per_step = self._batch_size * self._world_size
+        order = {"num_rows": len(self.split), "rows_per_step": rows_per_step, "shuffle": int(self._shuffle)}
+        return {**order, "seed": self._seed}
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -93,15 +98,27 @@ class BatchLoader:
         return full if self._drop_last or not left else full + 1
 
     def __iter__(self) -> Iterator[MultiTaskBatch]:
-        return map(self.split.batch, self.rows())
+        return map(self._batch, self._steps())
 
     def rows(self) -> Iterator[Tensor]:
-        """The rows (int64 [B], positions in the split) of each batch of this rank in this epoch."""
+        """The rows (int64 [B], positions in the split) of each batch of this rank in this epoch, padding left out."""
+        return (self._share(of_step) for of_step in self._steps())
+
+    def _share(self, of_step: Tensor) -> Tensor:
+        return of_step.tensor_split(self._world_size)[self._rank]
+
+    def _batch(self, of_step: Tensor) -> MultiTaskBatch:
+        own = self._share(of_step)
+        num_padded = -(-len(of_step) // self._world_size) - len(own)
+        batch = self.split.batch(torch.cat([own, of_step[:num_padded]]))
+        return batch.padded(num_padded) if num_padded else batch
+
+    def _steps(self) -> Iterator[Tensor]:
+        """The rows of all ranks together."""
         num_rows, step_size = len(self.split), self._batch_size * self._world_size
         order = torch.arange(num_rows)
         if self._shuffle:
             order = torch.from_numpy(np.random.default_rng([self._seed, self._epoch]).permutation(num_rows))
         first, self._step = self._step, 0
         for step in range(first, len(self)):
-            of_step = order[step * step_size : (step + 1) * step_size]
-            yield of_step.tensor_split(self._world_size)[self._rank]
+            yield order[step * step_size : (step + 1) * step_size]

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchrec.distributed.embedding_types import ShardedModule
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import MultiTaskMetrics
@@ -22,7 +21,7 @@ def evaluate(
 
     Args:
         model: a `MultiTaskTrain`, distributed or not.
-        batches: this rank's part of the split; as many on every rank.
+        batches: this rank's part of the split; as many on every rank, and of the same sizes.
         tasks: the funnel.
         device: where the model runs.
         group: the single-valued sparse feature whose ids group rows for GAUC, if any.
@@ -32,12 +31,9 @@ def evaluate(
     """
     metrics = MultiTaskMetrics(tasks, with_groups=group is not None)
     was_training = model.training
-    sharded = any(isinstance(module, ShardedModule) for module in model.modules())
     model.eval()
     with torch.no_grad():
         for batch in batches:
-            if not len(batch.labels) and not sharded:
-                continue  # only sharded tables take an empty batch, and they must: the other ranks wait for them
             batch = batch.to(device)
             _, (_, logits, labels) = model(batch)
             groups = None if group is None else batch.sparse_features[group].values()
