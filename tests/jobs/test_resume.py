@@ -47,7 +47,7 @@ def _run(argv: list[str], directory: Path) -> None:
     output = os.open(directory / "output.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    take_step = Training._take_step
+    take_step = Training.take_step
 
     def noted(training: Training) -> None:
         take_step(training)
@@ -55,7 +55,7 @@ def _run(argv: list[str], directory: Path) -> None:
         note.with_suffix(".new").write_text(str(training.result.step))
         os.replace(note.with_suffix(".new"), note)
 
-    Training._take_step = noted
+    Training.take_step = noted
     sys.exit(main(argv))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.metrics import MultiTaskMetrics
+from torchrec_mtl.metrics import MultiTaskMetrics, suspicious
 from torchrec_mtl.tasks import TaskChain
 
 Rows = list[dict[str, Any]]
@@ -53,3 +53,23 @@ def mean_auc(rows: Rows) -> float:
     if not defined:
         raise InputError("the validation split must have positives and negatives of at least one task")
     return sum(defined) / len(defined)
+
+
+def suspicions(rows: Rows) -> list[str]:
+    """What `suspicious` says of the tasks' AUCs over all impressions, by task.
+
+    Example::
+
+        >>> measured = {"auc": 0.999, "num_rows": 900.0, "positives": 90.0}
+        >>> suspicions([{"task": "buy", "space": "impressions", "metric": m, "value": v} for m, v in measured.items()])
+        ['buy: AUC 0.9990 (90 positives, 810 negatives) is nearly perfect: a feature may give the label away']
+    """
+    measured: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["space"] == "impressions":
+            measured.setdefault(row["task"], {})[row["metric"]] = row["value"]
+    told = {
+        task: suspicious(values["auc"], values["positives"], values["num_rows"] - values["positives"])
+        for task, values in measured.items()
+    }
+    return [f"{task}: {text}" for task, text in told.items() if text]

@@ -20,7 +20,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, load_weights
 from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.evaluation import Rows, evaluate, mean_auc
+from torchrec_mtl.training.evaluation import Rows, evaluate, mean_auc, suspicions
 from torchrec_mtl.training.faults import Recorded, tell_non_finite
 from torchrec_mtl.training.monitor import Monitor, progress_bar
 from torchrec_mtl.training.step import NonFiniteLossError, Step
@@ -191,7 +191,7 @@ class Training:
         total = steps * self.config.batch_size
         with progress_bar(name, total, dist.get_rank() != 0, done * self.config.batch_size) as bar:
             for taken in range(done + 1, steps + 1):
-                self._take_step()
+                self.take_step()
                 bar.update(self.config.batch_size)
                 if taken % 20 == 0 or taken == steps:
                     bar.set_postfix_str(f"loss {self.step.mean_loss():.4f}", refresh=False)
@@ -201,7 +201,7 @@ class Training:
                     return
         self._evaluate(name)
 
-    def _take_step(self) -> None:
+    def take_step(self) -> None:
         result, parts = self.result, self.config.micro_batches
         parts = min(parts, len(self.train_batches) - result.epoch_step * parts)
         began = time.perf_counter()
@@ -230,6 +230,8 @@ class Training:
         self.monitor.scalars(result.step, [{"split": "train", "metric": "loss", "value": loss}, *rows])
         skipped = f", {result.num_skipped} batches skipped" if result.num_skipped else ""
         _say(f"{name}, step {result.step}: loss {loss:.4f}, validation AUC {_aucs(rows)}, mean {score:.4f}{skipped}")
+        for warning in suspicions(rows):
+            _say(f"{name}: warning: {warning}")
         result.without_gain += 1
         if score > result.best_score:
             result.best_score, result.best_step, result.without_gain = score, result.step, 0
