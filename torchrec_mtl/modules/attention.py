@@ -12,6 +12,21 @@ def check_heads(embedding_dim: int, num_heads: int) -> None:
         raise InputError(f"`num_heads` (={num_heads}) must divide `embedding_dim` (={embedding_dim})")
 
 
+def reset_attention(
+    queries: Tensor, key: Tensor, value: Tensor, output: Tensor, norm_weight: Tensor, norm_bias: Tensor
+) -> None:
+    """Draws learnt queries ``[..., N, D]`` and what goes with them, layers and tasks stacked in front.
+
+    Squares as in `torch.nn.Linear`, norms as in `torch.nn.LayerNorm`, queries as Set Transformer's (Xavier uniform).
+    """
+    num_queries, dim = queries.shape[-2:]
+    nn.init.uniform_(queries, -((6 / (num_queries + dim)) ** 0.5), (6 / (num_queries + dim)) ** 0.5)
+    for weight in (key, value, output):
+        nn.init.uniform_(weight, -(dim**-0.5), dim**-0.5)
+    nn.init.ones_(norm_weight)
+    nn.init.zeros_(norm_bias)
+
+
 class Attention(nn.Module):
     """Multi-head attention without biases: BPCM eq. (2)-(3), also its eq. (9) and TAFE's self-attention ablation.
 
