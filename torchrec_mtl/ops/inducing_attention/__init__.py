@@ -17,11 +17,11 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.backends import log_choice, requested_backend
-from torchrec_mtl.ops.inducing_attention import compact, reference, sdpa
+from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa
 from torchrec_mtl.ops.inducing_attention.sdpa import adapter_layer
 from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
 
-BACKENDS = ("auto", "reference", "sdpa", "compact")
+BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp")
 _OPERATION = "inducing_attention"
 
 
@@ -135,7 +135,7 @@ def _dispatch(
         if z_grad == "full":
             raise InputError("the backend 'compact' does not compute the gradient that `z_grad` (='full') asks for")
         return compact.inducing_stack(inputs, selection, layers, adapters, num_heads, residual)
-    run = reference.inducing_stack if name == "reference" else sdpa.inducing_stack
+    run = {"reference": reference, "sdpa": sdpa, "cpp": cpp}[name].inducing_stack
     return run(inputs, selection, layers, adapters, num_heads, residual, z_grad)
 
 

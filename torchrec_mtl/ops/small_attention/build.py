@@ -31,7 +31,8 @@ def build() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
         aside = Path(folder) / target.name
-        command = [compiler, *library.flags(), str(library.SOURCE), "-o", str(aside)]
+        sources = [str(file) for file in library.SOURCES if file.suffix == ".cpp"]
+        command = [compiler, *library.flags(), *sources, "-o", str(aside)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise InputError(f"`{' '.join(command)}` failed:\n{result.stderr}")
