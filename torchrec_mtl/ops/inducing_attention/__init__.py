@@ -6,7 +6,8 @@
 Backends:
     reference: the equations as they stand (`reference.py`, the definition).
     sdpa: by PyTorch's fused attention (`sdpa.py`).
-    compact: the same, without a sample's rows that are alike; the stack only (`compact.py`).
+    compact: the same, without a sample's rows that are alike; a stack only (`compact.py`).
+    cpp: a kernel that does likewise, for float32 and float64 on the CPU, if it has been built; a stack only (`cpp.py`).
     auto: the fastest that runs here; the log says which and why, once.
 
 The environment variable ``TORCHREC_MTL_INDUCING_ATTENTION`` names the backend where the argument is "auto".
@@ -23,6 +24,7 @@ from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, Generato
 
 BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp")
 _OPERATION = "inducing_attention"
+_CPP_SIZE = 3072  # of a sample's fields or rows; measured with AVX2, 512 KiB of cache a core, forward and backward
 
 
 def inducing_layer(
@@ -65,8 +67,8 @@ def inducing_layer(
         True
     """
     name = requested_backend(_OPERATION, backend, BACKENDS)
-    if name == "compact":
-        raise InputError("the backend 'compact' is for a stack whose layers share one selection, not for one layer")
+    if name in ("compact", "cpp"):
+        raise InputError(f"the backend {name!r} is for a stack whose layers share one selection, not for one layer")
     run = reference.inducing_layer if name == "reference" else sdpa.inducing_layer
     return run(inputs, selection, weights, num_heads, residual, scale)
 
@@ -129,30 +131,36 @@ def _dispatch(
 ) -> Tensor:
     name = requested_backend(_OPERATION, name, BACKENDS)
     if name == "auto":
-        name, reason = _choose(selection, z_grad)
+        name, reason = _choose(inputs, selection, [*layers, *adapters], z_grad)
         log_choice(_OPERATION, name, reason)
-    if name == "compact":
-        if z_grad == "full":
-            raise InputError("the backend 'compact' does not compute the gradient that `z_grad` (='full') asks for")
-        return compact.inducing_stack(inputs, selection, layers, adapters, num_heads, residual)
-    run = {"reference": reference, "sdpa": sdpa, "cpp": cpp}[name].inducing_stack
+    run = {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp}[name].inducing_stack
     return run(inputs, selection, layers, adapters, num_heads, residual, z_grad)
 
 
 torch.fx.wrap("_dispatch")  # the choice depends on the tensors: a traced graph makes it when it runs
 
 
-def _choose(selection: Tensor, z_grad: str) -> tuple[str, str]:
+def _choose(inputs: Tensor, selection: Tensor, weights: list[Tensor], z_grad: str) -> tuple[str, str]:
     """The backend that "auto" takes, and why."""
-    if z_grad == "full":
-        return "sdpa", "`z_grad` is 'full'"
-    if torch.compiler.is_compiling():
-        return "sdpa", "a compiled program's shapes do not depend on what is selected"
-    if selection.device.type != "cpu":
-        return "sdpa", "to count what is selected would wait for the device"
-    if 4 * compact.num_rows(selection) <= 3 * selection.shape[1]:
-        return "compact", "enough points are at 0"
-    return "sdpa", "few points are at 0"
+    if torch.compiler.is_exporting():
+        return "sdpa", "an exported program may run where there is no kernel"
+    if inputs.device.type != "cpu":
+        return "sdpa", "to count the points at 0 would wait for the device"
+    rows = num_points = selection.shape[1]
+    if z_grad == "gated" and not torch.compiler.is_compiling():  # which does not see what is selected
+        rows = compact.num_rows(selection)
+    reason = cpp.why_not(inputs, selection, *weights)
+    if reason is not None:
+        reason = f"the C++ kernel cannot be used: {reason}"
+    elif torch.is_autocast_enabled("cpu"):
+        reason = "autocast asks for another precision than the C++ kernel's"
+    elif max(inputs.shape[1], rows) * inputs.shape[2] <= _CPP_SIZE:
+        return "cpp", "it is the fastest for such shapes"
+    else:
+        reason = "the rows are too large for the C++ kernel"
+    if 4 * rows <= 3 * num_points:
+        return "compact", f"enough points are at 0, and {reason}"
+    return "sdpa", f"few points are at 0, or it is not known, and {reason}"
 
 
 __all__ = [

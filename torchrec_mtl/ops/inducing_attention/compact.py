@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.inducing_attention import sdpa
 from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
 
@@ -63,8 +64,15 @@ def inducing_stack(
     adapters: AdapterWeights,
     num_heads: int,
     residual: str,
+    z_grad: str,
 ) -> Tensor:
-    """Eq. (17)-(22) of the rows that differ; shapes as in the front door. Where ``z`` is 0 it has no gradient."""
+    """Eq. (17)-(22) of the rows that differ; shapes as in the front door.
+
+    Raises:
+        InputError: if ``z_grad`` is not "gated".
+    """
+    if z_grad != "gated":
+        raise InputError(f"the backend 'compact' does not compute the gradient that `z_grad` (={z_grad!r}) asks for")
     index, kept, log_counts = plan_rows(selection, num_rows(selection))
 
     def query(points: Tensor) -> Tensor:

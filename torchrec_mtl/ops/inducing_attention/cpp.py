@@ -12,6 +12,8 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
 from torchrec_mtl.ops.small_attention import library, why_not
 
+__all__ = ["inducing_stack", "why_not"]
+
 _RESIDUALS = ("none", "query", "input")  # as the kernel numbers them
 
 
@@ -36,7 +38,7 @@ def _check(inputs: Tensor, selection: Tensor, weights: list[Tensor], num_heads: 
 
 def _call(function: str, read: list[Tensor], num_heads: int, residual: str, gated: bool, written: list[Tensor]) -> None:
     kernel = library.load()
-    assert kernel is not None  # `why_not` has been asked, or the program was saved elsewhere
+    assert kernel is not None  # `_require` has asked
     inputs, _, *weights = read = [x.contiguous() for x in read]
     batch, num_fields, dim = inputs.shape
     sizes = (batch, num_fields, dim, weights[0].shape[1], len(weights[0]), weights[6].shape[1], num_heads)
@@ -73,6 +75,7 @@ def _backward(
     residual: str,
     gated: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _require(inputs, selection, *weights, upstream)
     written = _gradients(inputs, selection, weights)
     read = [inputs, selection, *weights]
     _call("backward", read, num_heads, residual, gated, [upstream.contiguous(), *written])
