@@ -10,12 +10,12 @@ class Adapter {
   const Shape s;
   const int64_t D, width;
   const T scale;
-  std::vector<V> query, p, context, value, normal;  // the query: a Wk^T of each head, scaled, the same in every lane
+  std::vector<V> query, p, total, context, value, normal;  // the query: a Wk^T of each head, scaled, the same in every lane
   V inverse;
 
  public:
   Adapter(const Shape& s, const Block<const T>& w)
-      : s(s), D(s.D), width(D / s.heads), scale(kLog2E / std::sqrt(T(width))), query(s.heads * D), p(s.heads * s.K),
+      : s(s), D(s.D), width(D / s.heads), scale(kLog2E / std::sqrt(T(width))), query(s.heads * D), p(s.heads * s.K), total(s.heads),
         context(s.heads * D), value(D), normal(D) {
     for (int64_t i = 0; i < D; ++i)
       for (int64_t c = 0; c < D; ++c) query[i / width * D + c] += w.queries[i] * w.key[i * D + c] * scale;
@@ -27,8 +27,9 @@ class Adapter {
       V *weights = &p[head * R], *read = &context[head * D];
       dots(weights, &query[head * D], y, D, R, D);
       for (int64_t r = 0; r < R; ++r) weights[r] += log_count[r];
-      softmax<T>(weights, R, 1);
+      total[head] = exponentials<T>(weights, R, 1);
       combine<false>(read, weights, 1, y, D, R, D);
+      multiply(read, total[head], D);
       dots(&value[head * width], read, w.value + head * width * D, D, width, D);
     }
     project(normal.data(), value.data(), w.output, 1, D);
@@ -55,8 +56,9 @@ class Adapter {
       const V *own = &query[head * D], *weights = &p[head * R];
       add_outer<T>(d_w.value + c * D, &d_value[c], width, &context[head * D], D, rows.data());
       combine<false>(d_context.data(), &d_value[c], 1, w.value + c * D, D, width, D);
+      multiply(d_context.data(), total[head], D);
       dots(d_p.data(), d_context.data(), y, D, R, D);
-      softmax_back(d_p.data(), weights, R);
+      softmax_back(d_p.data(), weights, total[head], R);
       combine<false>(d_query.data(), d_p.data(), 1, y, D, R, D);
       for (int64_t r = 0; r < R; ++r) {
         const V d = d_p[r] * T(1 / kLog2E);

@@ -11,14 +11,14 @@ class Layer {
   const bool keep;  // what the backward pass needs
   const int64_t D, width;
   const T scale;  // of the queries; scores are logarithms of 2's, for the exponential's sake
-  std::vector<V> key, value, point, query, p, context, normal, inverse;
+  std::vector<V> key, value, point, query, p, total, context, normal, inverse;  // total: of p, inverse
 
  public:
   std::vector<V> x;  // the inputs [N, D]
 
   Layer(const Shape& s, int64_t inputs, bool keep)
       : s(s), keep(keep), D(s.D), width(D / s.heads), scale(kLog2E / std::sqrt(T(width))), key(inputs * D),
-        value(inputs * D), point(s.K * D), query(s.K * D), p((keep ? s.K * s.heads : 1) * (inputs | 1)), context(s.K * D), normal(s.K * D), inverse(s.K),
+        value(inputs * D), point(s.K * D), query(s.K * D), p((keep ? s.K * s.heads : 1) * (inputs | 1)), total(s.K * s.heads), context(s.K * D), normal(s.K * D), inverse(s.K),
         x(inputs * D) {}
 
   // Writes y [R, D] for the N inputs in x, which stand for 2^log_count rows each, or for one.
@@ -35,11 +35,15 @@ class Layer {
         dots(weights, &query[row + c], &key[c], D, N, width);
         if (log_count)
           for (int64_t j = 0; j < N; ++j) weights[j] += log_count[j];
-        softmax<T>(weights, N, 1);
+        V& inverse_sum = total[head * plan.rows + r] = exponentials<T>(weights, N, 1);
         combine<false>(&context[row + c], weights, 1, &value[c], D, N, width);
+        multiply(&context[row + c], inverse_sum, width);
       }
+    }
+    project(normal.data(), context.data(), w.output, plan.rows, D);
+    for (int64_t r = 0; r < plan.rows; ++r) {
+      const int64_t row = r * D;
       V* out = &normal[row];
-      project(out, &context[row], w.output, 1, D);
       if (residual == kInput)
         for (int64_t c = 0; c < D; ++c) out[c] += x[row + c];
       if (residual == kQuery)
@@ -68,9 +72,10 @@ class Layer {
     for (int64_t c = 0, head = 0; c < D; c += width, ++head) {
       const V* weights = &p[head * R * stride];
       for (int64_t r = 0; r < R; ++r) {
-        V* d = &d_p[r * stride];
+        V *d = &d_p[r * stride], inverse_sum = total[head * R + r];
+        multiply(&d_context[r * D + c], inverse_sum, width);
         dots(d, &d_context[r * D + c], &value[c], D, N, width);
-        softmax_back(d, weights + r * stride, N);
+        softmax_back(d, weights + r * stride, inverse_sum, N);
         combine<false>(&d_query[r * D + c], d, 1, &key[c], D, N, width);
       }
       for (int64_t j = 0; j < N; ++j)

@@ -10,6 +10,7 @@
 struct Shape {
   int64_t batch, F, D, K, layers, tasks, heads, residual, gated;
 };
+constexpr double kLog2E = 1.44269504088896340736;
 enum Residual { kNone, kQuery, kInput };
 
 // One layer's weights, or their gradients; of an adapter, one task's.
@@ -169,10 +170,16 @@ inline void add_outer(T* __restrict d_weight, const Vector<T>* dy, int64_t outpu
     }
 }
 
-// In place: dp to ds = p (dp - <p, dp>), the gradient of p = softmax(s)
+// Attention weights are kept as exponentials e, p = e * inverse. In place: inverse * dp to ds = p (dp - <p, dp>).
 template <class V>
-inline void softmax_back(V* d, const V* p, int64_t count) {
+inline void softmax_back(V* d, const V* e, V inverse, int64_t count) {
   V mean = {};
-  for (int64_t j = 0; j < count; ++j) mean += p[j] * d[j];
-  for (int64_t j = 0; j < count; ++j) d[j] = p[j] * (d[j] - mean);
+  for (int64_t j = 0; j < count; ++j) mean += e[j] * d[j];
+  mean *= inverse;
+  for (int64_t j = 0; j < count; ++j) d[j] = e[j] * (d[j] - mean);
+}
+
+template <class V>
+inline void multiply(V* x, V factor, int64_t count) {
+  for (int64_t c = 0; c < count; ++c) x[c] *= factor;
 }

@@ -1,4 +1,4 @@
-"""The kernel's library: where it lies, and loading it.
+"""The kernels' library, of attention and of the inducing-point stack: where it lies, and loading it.
 
 It is plain C++ without PyTorch's headers, so one library serves every version of PyTorch. Its name is made of its
 source and of the instructions it is compiled for, so machines of several kinds may share the folder.

@@ -32,6 +32,7 @@ inline void dots(V* __restrict s, const V* __restrict q, const E* __restrict k, 
   for_columns(columns, [=](auto width, int64_t first) {
     constexpr int C = width;
     V own[C];
+#pragma GCC unroll 12
     for (int c = 0; c < C; ++c) own[c] = q[first + c];
     const E* row = k + first;
     for (int64_t j = 0; j < rows; ++j, row += stride) {
@@ -49,11 +50,13 @@ inline void combine(V* __restrict o, const V* __restrict p, int64_t p_stride, co
   for_columns(columns, [=](auto width, int64_t first) {
     constexpr int C = width;
     V sum[C];
+#pragma GCC unroll 12  // else it becomes a memset, and the last one a memcpy, and `sum` leaves the registers
     for (int c = 0; c < C; ++c) sum[c] = kAdd ? o[first + c] : V{};
     const V* weight = p;
     const E* row = v + first;
     for (int64_t j = 0; j < rows; ++j, weight += p_stride, row += v_stride)
       for (int c = 0; c < C; ++c) sum[c] += *weight * row[c];
+#pragma GCC unroll 12
     for (int c = 0; c < C; ++c) o[first + c] = sum[c];
   });
 }
@@ -96,16 +99,19 @@ inline Vector<T> power_of_two(Vector<T> x) {
   return (Vector<T>)((Bits)sum + ((Bits)integer << F::kMantissa));
 }
 
-constexpr double kLog2E = 1.44269504088896340736;
-
-// 2^s over its sum; the scores' unit is the logarithm's, `unit` times 2's.
+// s to 2^(s - highest), where the scores' unit is the logarithm's, `unit` times 2's; returns 1 / their sum.
 template <class T>
-inline void softmax(Vector<T>* s, int64_t count, T unit = kLog2E) {
+inline Vector<T> exponentials(Vector<T>* s, int64_t count, T unit) {
   Vector<T> highest = s[0], total = {};
   for (int64_t j = 1; j < count; ++j) highest = highest > s[j] ? highest : s[j];
   highest *= unit;
   for (int64_t j = 0; j < count; ++j) total += s[j] = power_of_two<T>(s[j] * unit - highest);
-  const Vector<T> inverse = 1 / total;
+  return 1 / total;
+}
+
+template <class T>
+inline void softmax(Vector<T>* s, int64_t count) {
+  const Vector<T> inverse = exponentials<T>(s, count, 1.44269504088896340736);
   for (int64_t j = 0; j < count; ++j) s[j] *= inverse;
 }
 
