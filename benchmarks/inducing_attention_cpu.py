@@ -1,10 +1,11 @@
 """What TAFE's attention costs on a CPU, path by path, and what the whole model does beside Shared-Bottom::
 
-    python -m benchmarks.inducing_attention_cpu      # a few minutes; --threads, --rounds
+    python -m benchmarks.inducing_attention_cpu      # some minutes; --rounds
 
 At the paper's size. First every path is held to the definition in float64, outputs and gradients. Then the paths take
-turns; a ratio is the median over the rounds of a path's time to the base's in the same round. Medians, in milliseconds,
-go to ``benchmarks/results/inducing_attention_cpu.csv``. The C++ path is there if it has been built.
+turns; a ratio is the median over the rounds of a path's time to the base's in the same round. Medians, in milliseconds
+of one thread's CPU time, which other work on the machine disturbs least, go to
+``benchmarks/results/inducing_attention_cpu.csv``. The C++ path is there if it has been built.
 """
 
 import argparse
@@ -87,10 +88,10 @@ def in_turns(functions: Functions, rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(WARM_UP + rounds):
         for name, function in functions.items():
-            began = time.perf_counter()
+            began = time.process_time()
             function()
             if turn >= WARM_UP:
-                times[name].append(1e3 * (time.perf_counter() - began))
+                times[name].append(1e3 * (time.process_time() - began))
     return times
 
 
@@ -113,14 +114,13 @@ def measure_stack(rounds: int) -> list[dict[str, object]]:
     paths = ["reference", "sdpa", "compact", *(["cpp"] if library.load() else []), "auto"]
     bases = {"to_reference": "reference", "to_sdpa": "sdpa"}
     rows = []
-    for num_tasks in (2, 4):
-        for active in ACTIVE:
-            tensors = draw(active, num_tasks)
-            check(tensors, paths)
-            for direction, run in {"forward": forward, "forward and backward": both}.items():
-                functions: Functions = {path: partial(run, tensors, path) for path in paths}
-                about = {"what": "stack", "tasks": num_tasks, "active": active, "direction": direction}
-                rows += rows_of(in_turns(functions, rounds), bases, about)
+    for num_tasks, active in [*((2, share) for share in ACTIVE), (4, 0.25), (4, 1.0)]:
+        tensors = draw(active, num_tasks)
+        check(tensors, paths)
+        for direction, run in {"forward": forward, "forward and backward": both}.items():
+            functions: Functions = {path: partial(run, tensors, path) for path in paths}
+            about = {"what": "stack", "tasks": num_tasks, "active": active, "direction": direction}
+            rows += rows_of(in_turns(functions, rounds), bases, about)
     return rows
 
 
@@ -165,14 +165,13 @@ def measure_models(rounds: int) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     if not KEEP_FREED_MEMORY.items() <= os.environ.items():  # as the jobs' processes have it; read when they start
         os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **KEEP_FREED_MEMORY})
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     rows = measure_models(arguments.rounds) + measure_stack(arguments.rounds)
-    about = {"threads": arguments.threads, **provenance()}
+    about = {"threads": 1, **provenance()}
     columns = list(dict.fromkeys(key for row in reversed(rows) for key in row)) + list(about)
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="") as file:
