@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
 from torchrec_mtl import MultiTaskTrain, TaskChain, ops
@@ -124,15 +124,30 @@ def measure_stack(rounds: int) -> list[dict[str, object]]:
     return rows
 
 
+def train(
+    wrapped: nn.Module, batch: MultiTaskBatch, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """One step of these parameters."""
+    loss, _ = wrapped(batch)
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+@torch.no_grad()
+def infer(model: nn.Module, batch: MultiTaskBatch) -> Tensor:
+    return model(batch.dense_features, batch.sparse_features)
+
+
 def measure_models(rounds: int) -> list[dict[str, object]]:
-    """One step with Adam on everything, and logits; the smooth step stands where training leaves it."""
+    """A step with Adam on everything or on all but the tables, and logits; the smooth step stands where it ends."""
     generator = torch.Generator().manual_seed(0)
     keys, tasks, size = [f"f{i}" for i in range(F)], TaskChain(["click", "purchase"]), 10_000
     ids = torch.randint(size, (F * B,), generator=generator)
     sparse = KeyedJaggedTensor.from_lengths_sync(keys, ids, lengths=torch.ones(F * B, dtype=torch.int64))
     labels = (torch.rand(B, 2, generator=generator) < 0.3).int().cumprod(1).float()
     batch = MultiTaskBatch(torch.zeros(B, 0), sparse, labels, None)
-    train, infer, active = {}, {}, 0.0
+    turns: dict[str, Functions] = {"training step": {}, "training step, tables fixed": {}, "inference": {}}
     for name, model_class, loss in [("Shared-Bottom", SharedBottom, CrossEntropyLoss), ("TAFE", TAFE, DependenceLoss)]:
         tables = [EmbeddingBagConfig(name=k, embedding_dim=D, num_embeddings=size, feature_names=[k]) for k in keys]
         model = model_class(EmbeddingBagCollection(tables=tables), tasks)
@@ -140,24 +155,17 @@ def measure_models(rounds: int) -> list[dict[str, object]]:
             if isinstance(module, DynamicSelector):
                 module.step.fill_(10**9)
         wrapped = MultiTaskTrain(model, loss())
-        optimizer = torch.optim.Adam(wrapped.parameters(), 1e-3)
-
-        def step(wrapped=wrapped, optimizer=optimizer) -> None:  # type: ignore[no-untyped-def]
-            optimizer.zero_grad()
-            wrapped(batch)[0].backward()
-            optimizer.step()
-
-        def logits(model=model) -> Tensor:  # type: ignore[no-untyped-def]
-            with torch.no_grad():
-                return model(batch.dense_features, batch.sparse_features)
-
-        train[name], infer[name] = step, logits
+        everything = list(wrapped.parameters())
+        arch = list(model.over_arch.parameters())
+        for direction, parameters in zip(turns, (everything, arch), strict=False):
+            turns[direction][name] = partial(train, wrapped, batch, parameters, torch.optim.Adam(parameters, 1e-3))
+        turns["inference"][name] = partial(infer, model, batch)
     with torch.no_grad():
         fields = model.embed(batch.dense_features, batch.sparse_features)
         active = float((model.over_arch.generator.select(fields)[0] > 0).float().mean())
     about = {"what": "model", "tasks": 2, "active": round(active, 2)}
     rows = []
-    for direction, functions in {"training step": train, "inference": infer}.items():
+    for direction, functions in turns.items():
         own = {**about, "direction": direction}
         rows += rows_of(in_turns(functions, rounds), {"to_shared_bottom": "Shared-Bottom"}, own)
     return rows

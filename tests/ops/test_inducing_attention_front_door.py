@@ -21,9 +21,9 @@ def tensors(shape=SHAPE, dtype=torch.float32, active=0.4):
     return [x.to(dtype) for x in stacks.tensors(shape, active)]
 
 
-def run(inputs, selection, *weights, **arguments):
+def run(inputs, selection, *weights, num_heads=SHAPE.m, **arguments):
     layers, adapters = GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:])
-    return ops.inducing_stack(inputs, selection, layers, adapters, SHAPE.m, **arguments)
+    return ops.inducing_stack(inputs, selection, layers, adapters, num_heads, **arguments)
 
 
 class Stack(torch.nn.Module):
@@ -140,7 +140,8 @@ def test_under_autocast_auto_leaves_the_kernel_aside():
         ({0: torch.randn(9, 5, 7)}, r"`inputs` \(of shape \[9, 5, 7\]\) must be \[B, F, 6\]"),
         ({0: torch.randn(9, 0, 6)}, "F at least 1"),
         ({1: torch.rand(8, 8)}, r"`selection` \(of shape \[8, 8\]\) must be \[9, 8\]"),
-        ({4: torch.randn(2, 6, 5)}, "the weights' shapes"),
+        ({4: torch.randn(2, 6, 5)}, r"the weights \(of shapes .*\(2, 6, 5\).* must be \[\(2, 8, 6\), \(2, 6, 6\)"),
+        ({8: torch.randn(2, 6)}, r"points and indicators \(of shapes \[\[2, 8, 6\], \[2, 6\]\]\) must be \[L, K, D\]"),
         ({9: torch.randn(2, 2, 6, 6).double()}, "float32 or float64, not a mixture"),
     ],
 )
@@ -150,6 +151,8 @@ def test_what_does_not_fit_the_kernel_is_refused(change, message):
         arguments[position] = value
     with pytest.raises(InputError, match=message):
         run(*arguments, backend="cpp")
+    with pytest.raises(InputError, match=r"`num_heads` \(=4\) must divide the embedding dimension \(=6\)"):
+        run(*tensors(), num_heads=4, backend="cpp")
 
 
 # ---- the choice, with or without a kernel ------------------------------------------------------------------------

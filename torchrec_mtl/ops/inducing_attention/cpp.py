@@ -19,21 +19,22 @@ _RESIDUALS = ("none", "query", "input")  # as the kernel numbers them
 
 def _check(inputs: Tensor, selection: Tensor, weights: list[Tensor], num_heads: int) -> None:
     """The kernel reads memory by these shapes."""
-    num_layers, num_points, dim = weights[0].shape
-    num_tasks = weights[6].shape[1]
-    layers, tasks = (num_layers,), (num_layers, num_tasks)
-    expected = [
-        *((*layers, *shape) for shape in [(num_points, dim), *[(dim, dim)] * 3, (dim,), (dim,)]),
-        *((*tasks, *shape) for shape in [(dim,), *[(dim, dim)] * 3, (dim,), (dim,)]),
-    ]
+    points, indicators = weights[0], weights[6]
+    if points.ndim != 3 or indicators.ndim != 3 or not (points.numel() and indicators.numel()):
+        shapes = [list(x.shape) for x in (points, indicators)]
+        raise InputError(f"points and indicators (of shapes {shapes}) must be [L, K, D] and [L, T, D], none of them 0")
+    (num_layers, num_points, dim), num_tasks = points.shape, indicators.shape[1]
+    layer = [(dim, dim)] * 3 + [(dim,)] * 2
+    expected = [(num_layers, *x) for x in [(num_points, dim), *layer]]
+    expected += [(num_layers, num_tasks, *x) for x in [(dim,), *layer]]
     if [tuple(x.shape) for x in weights] != expected:
-        raise InputError(f"the weights' shapes (={[list(x.shape) for x in weights]}) must be {expected}")
+        raise InputError(f"the weights (of shapes {[tuple(x.shape) for x in weights]}) must be {expected}")
     if inputs.ndim != 3 or inputs.shape[2] != dim or not inputs.shape[1]:
         raise InputError(f"`inputs` (of shape {list(inputs.shape)}) must be [B, F, {dim}], F at least 1")
     if selection.shape != (len(inputs), num_points):
         raise InputError(f"`selection` (of shape {list(selection.shape)}) must be [{len(inputs)}, {num_points}]")
-    if num_heads < 1 or dim % num_heads or not (num_layers and num_tasks and num_points):
-        raise InputError(f"`num_heads` (={num_heads}) must divide D; L, T and K (of {expected[6]}) must not be 0")
+    if num_heads < 1 or dim % num_heads:
+        raise InputError(f"`num_heads` (={num_heads}) must divide the embedding dimension (={dim})")
 
 
 def _call(function: str, read: list[Tensor], num_heads: int, residual: str, gated: bool, written: list[Tensor]) -> None:
