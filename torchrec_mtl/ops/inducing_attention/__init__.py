@@ -8,6 +8,7 @@ Backends:
     sdpa: by PyTorch's fused attention (`sdpa.py`).
     compact: the same, without a sample's rows that are alike; a stack only (`compact.py`).
     cpp: a kernel that does likewise, for float32 and float64 on the CPU, if it has been built; a stack only (`cpp.py`).
+    triton: CUDA kernels that do likewise (`triton_stack.py`); only by name, for they have not yet run on a GPU.
     auto: the fastest that runs here; the log says which and why, once.
 
 The environment variable ``TORCHREC_MTL_INDUCING_ATTENTION`` names the backend where the argument is "auto".
@@ -18,11 +19,11 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.backends import log_choice, requested_backend
-from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa
+from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa, triton_backend
 from torchrec_mtl.ops.inducing_attention.sdpa import adapter_layer
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
+from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights, gate
 
-BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp")
+BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton")
 _OPERATION = "inducing_attention"
 _CPP_SIZE = 3072  # of a sample's fields or rows; measured with AVX2, 512 KiB of cache a core, forward and backward
 
@@ -34,6 +35,7 @@ def inducing_layer(
     num_heads: int,
     residual: str = "input",
     scale: float | None = None,
+    z_grad: str = "full",
     backend: str = "auto",
 ) -> Tensor:
     """One feature interaction learning layer of ASRG, TAFE eq. (17)-(20).
@@ -49,13 +51,14 @@ def inducing_layer(
         residual: what is added before LayerNorm, eq. (20): the ``"input"``, which must then have ``K`` rows; the
             ``"query"``; or ``"none"``.
         scale: of the scores; ``1 / sqrt(d_h)`` by default, as in eq. (18).
+        z_grad: as in `inducing_stack`.
         backend: see the module.
 
     Returns:
         ``Y [B, K, D]``.
 
     Raises:
-        InputError: if ``backend`` is none of the above, or cannot run.
+        InputError: if ``z_grad`` or ``backend`` is none of the above, or the backend cannot run.
 
     Example::
 
@@ -66,11 +69,19 @@ def inducing_layer(
         >>> torch.allclose(Y, mean.expand(5, 3, 4), atol=1e-5)
         True
     """
+    _check_gradient(z_grad)
     name = requested_backend(_OPERATION, backend, BACKENDS)
+    if name == "triton":
+        return triton_backend.inducing_layer(inputs, selection, weights, num_heads, residual, scale, z_grad)
     if name in ("compact", "cpp"):
         raise InputError(f"the backend {name!r} is for a stack whose layers share one selection, not for one layer")
     run = reference.inducing_layer if name == "reference" else sdpa.inducing_layer
-    return run(inputs, selection, weights, num_heads, residual, scale)
+    return run(inputs, gate(selection, z_grad), weights, num_heads, residual, scale)
+
+
+def _check_gradient(z_grad: str) -> None:
+    if z_grad not in ("gated", "full"):
+        raise InputError(f"`z_grad` (={z_grad!r}) must be 'gated' or 'full'")
 
 
 def inducing_stack(
@@ -114,8 +125,7 @@ def inducing_stack(
     """
     if residual not in ("input", "query", "none"):
         raise InputError(f"`residual` (={residual!r}) must be 'input', 'query' or 'none'")
-    if z_grad not in ("gated", "full"):
-        raise InputError(f"`z_grad` (={z_grad!r}) must be 'gated' or 'full'")
+    _check_gradient(z_grad)
     return _dispatch(inputs, selection, layers, adapters, num_heads, residual, z_grad, backend)
 
 
@@ -133,7 +143,8 @@ def _dispatch(
     if name == "auto":
         name, reason = _choose(inputs, selection, [*layers, *adapters], z_grad)
         log_choice(_OPERATION, name, reason)
-    run = {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp}[name].inducing_stack
+    backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp, "triton": triton_backend}
+    run = backends[name].inducing_stack
     return run(inputs, selection, layers, adapters, num_heads, residual, z_grad)
 
 
