@@ -25,6 +25,7 @@ def train(
     models: str = "single_task,shared_bottom,bpcm,tafe",
     dataset: str = "complete_journey",
     sample: float = 0.2,
+    raw: str = "",
     settings: str = "",
     seed: int = 0,
     name: str = "",
@@ -39,8 +40,9 @@ def train(
     Args:
         overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
         models: names of the models, separated by commas
-        dataset: complete_journey, or the folder of a prepared data set
-        sample: share of complete_journey's rows, above 0 and at most 1
+        dataset: complete_journey, ali_ccp, or the folder of a prepared data set
+        sample: share of complete_journey's or ali_ccp's rows, above 0 and at most 1
+        raw: folder of the raw files of ali_ccp
         settings: sizes and schedules, complete_journey or paper; the first for that data, else the second
         seed: of initialisation and row order
         name: of the run; the date and time by default
@@ -50,7 +52,7 @@ def train(
         gpu: GPUs a node
         memMB: memory of a node, in MB
     """
-    arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample)]
+    arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--seed", str(seed), "--name", name, "--output", output, *overrides]
     _check(arguments)
     module = "torchrec_mtl.jobs.train"

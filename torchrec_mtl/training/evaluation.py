@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import MultiTaskMetrics, suspicious
@@ -15,7 +17,11 @@ Rows = list[dict[str, Any]]
 
 
 def evaluate(
-    model: nn.Module, batches: Iterable[Any], tasks: TaskChain, device: torch.device, group: str | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    tasks: TaskChain,
+    device: torch.device,
+    groups: Iterable[Tensor] | None = None,
 ) -> MultiTaskMetrics:
     """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures all ranks'.
 
@@ -24,20 +30,22 @@ def evaluate(
         batches: this rank's part of the split; as many on every rank, and of the same sizes.
         tasks: the funnel.
         device: where the model runs.
-        group: the single-valued sparse feature whose ids group rows for GAUC, if any.
+        groups: of each batch, the integers ``[B]`` that group its rows for GAUC, those of padded rows left out; if
+            any.
 
     Returns:
         The metrics, to be computed by every rank.
     """
-    metrics = MultiTaskMetrics(tasks, with_groups=group is not None)
+    metrics = MultiTaskMetrics(tasks, with_groups=groups is not None)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in batches:
+        for batch, of_batch in zip(batches, repeat(None) if groups is None else groups, strict=False):
             batch = batch.to(device)
             _, (_, logits, labels) = model(batch)
-            groups = None if group is None else batch.sparse_features[group].values()
-            metrics.update(logits.float(), labels, batch.weights, groups)
+            if of_batch is not None:  # padded rows are of no group, but their weight is 0
+                of_batch = pad(of_batch, (0, len(labels) - len(of_batch))).to(device)
+            metrics.update(logits.float(), labels, batch.weights, of_batch)
     model.train(was_training)
     return metrics
 
