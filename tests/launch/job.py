@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 NAME, MODEL = "run", "shared_bottom"
@@ -22,9 +22,11 @@ def arguments(data: Path, output: Path) -> list[str]:
     return [*options, *SETTINGS]
 
 
-def torchrun(*options: str, data: Path, output: Path, log: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """An agent with its workers; what they say is added to ``log``."""
-    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "torchrec_mtl.jobs.train"]
+def torchrun(
+    *options: str, data: Path, output: Path, log: Path, through: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[bytes]:
+    """An agent with its workers, started ``through`` another command; what they say is added to ``log``."""
+    command = [*through, sys.executable, "-m", "torch.distributed.run", *options, "-m", "torchrec_mtl.jobs.train"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **environment}
     with log.open("ab") as stream:
         return subprocess.Popen([*command, *arguments(data, output)], stdout=stream, stderr=stream, env=env)
