@@ -1,49 +1,194 @@
 """What `torchx run` would launch."""
 
-import sys
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
 from torchx.components.component_test_base import ComponentTestCase
 from torchx.runner import get_runner
+from torchx.specs.finder import get_components
 
 from torchrec_mtl import components
+from torchrec_mtl.jobs.launch import processes_a_node
+
+ROOT = Path(__file__).parents[1]
+NODES = ["-j", "2x8", "--cpu", "64", "--gpu", "8", "--memMB", "500000"]
+JOB = [*NODES, "--name", "first", "--models", "tafe", "--dataset", "/shared/data", "--output", "/shared/runs"]
+JOB += ["--max_restarts", "3", "--max_retries", "2", "--mounts", "type=bind,src=/shared,dst=/shared"]
+OVERRIDE = "tafe.model_args.num_layers=2"
+PROGRAM = "-m torchrec_mtl.jobs.train --models tafe --dataset /shared/data --sample 0.2 --settings '' --seed 0"
+PROGRAM += f" --name first --output /shared/runs {OVERRIDE}"
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "8",
+    "PET_MAX_RESTARTS": "3",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+}
 
 
 class TestComponents(ComponentTestCase):
-    def test_train_is_a_valid_component(self):
-        self.validate(components, "train")
+    def test_each_is_a_valid_component(self):
+        for name in ("train", "compare", "prepare", "bench"):
+            self.validate(components, name)
 
 
-def dryrun(*arguments):
+@pytest.fixture(autouse=True)
+def nothing_set_for_the_network(monkeypatch):
+    monkeypatch.chdir(ROOT)  # where benchmarks/ is
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+
+
+def dryrun(component, *arguments, scheduler="local_cwd", **settings):
     with get_runner() as runner:
-        return runner.dryrun_component("mtl.train", list(arguments), "local_cwd").request
+        return runner.dryrun_component(component, list(arguments), scheduler, settings).request
 
 
-def test_one_process_is_the_program_itself():
-    (replica,) = dryrun("-j", "1x1", "--models", "tafe", "tafe.model_args.num_layers=2").role_params["train"]
-    assert replica.args[:3] == [sys.executable, "-m", "torchrec_mtl.jobs.train"]
-    assert replica.args[-1] == "tafe.model_args.num_layers=2"
-    assert replica.args[replica.args.index("--models") + 1] == "tafe"
-    assert replica.args[replica.args.index("--sample") + 1] == "0.2"
+def only_replica(request):
+    ((replica,),) = request.role_params.values()
+    return replica
+
+
+def torchrun_of(command, host):
+    """The words of torchrun's command before the program, checked against where the nodes meet."""
+    options, program = re.fullmatch(r"(.*) (-m torchrec_mtl\.jobs\.train .*)", command).groups()
+    assert program == PROGRAM
+    assert f"--rdzv_endpoint ${{{host}:=localhost}}:29500 " in options
+    assert "--rdzv_backend c10d" in options
+    assert "--nnodes 2 --nproc_per_node 8" in options
+    return options
+
+
+def test_ours_are_found_and_torchxs_own_stay():
+    assert {"mtl.train", "mtl.compare", "mtl.prepare", "mtl.bench", "dist.ddp", "utils.sh"} <= set(get_components())
+
+
+def test_train_is_torchruns_on_one_machine():
+    replica = only_replica(dryrun("mtl.train", "-j", "1x2", "--cpu", "4", "--models", "tafe", OVERRIDE))
+    (_, command) = replica.args[1:]
+    assert command.startswith("torchrun --rdzv_backend c10d --rdzv_endpoint localhost:0 ")
+    assert "--nnodes 1 --nproc_per_node 2" in command
+    assert re.search(rf"--models tafe .* --name \d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d --output runs {OVERRIDE}$", command)
     assert replica.env["OMP_NUM_THREADS"] == "2"
+    assert replica.env["PET_MAX_RESTARTS"] == "0"
 
 
-def test_several_processes_are_torchruns():
-    (role,) = dryrun("-j", "1x2", "--cpu", "4").role_params.values()
-    command = " ".join(role[0].args)
-    assert "torchrun" in command
-    assert "--nproc_per_node 2" in command
-    assert "-m torchrec_mtl.jobs.train" in command
-    assert role[0].env["OMP_NUM_THREADS"] == "2"
+def test_fewest_and_most_nodes():
+    requests = dryrun("mtl.train", "-j", "1:2x4", "--models", "tafe")
+    (replicas,) = requests.role_params.values()
+    assert ["--nnodes 1:2 --nproc_per_node 4" in replica.args[-1] for replica in replicas] == [True, True]
 
 
-def test_a_wrong_argument_is_told_before_anything_is_launched(capsys):
+def test_two_nodes_under_slurm():
+    request = dryrun("mtl.train", *JOB, OVERRIDE, scheduler="slurm", partition="gpu", time="24:00:00")
+    assert request.max_retries == 2
+    assert list(request.replicas) == ["train-0", "train-1"]
+    for replica in request.replicas.values():
+        asked = {"ntasks-per-node": "1", "cpus-per-task": "64", "mem": "500000", "gpus-per-task": "8"}
+        assert asked.items() <= replica.sbatch_opts.items()
+        assert {"partition": "gpu", "time": "24:00:00"}.items() <= replica.sbatch_opts.items()
+        assert ENVIRONMENT.items() <= replica.env.items()
+        assert replica.entrypoint == "bash"
+        assert torchrun_of(replica.args[-1], "SLURM_JOB_NODELIST_HET_GROUP_0").startswith("torchrun ")
+    script = request.materialize()
+    assert script.count("#SBATCH --job-name=train-") == 2
+    assert script.count("#SBATCH hetjob") == 1
+    assert 'scontrol requeue "$SLURM_JOB_ID"' in script
+    assert script.count("PET_MAX_RESTARTS=3,TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1") == 2
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_two_nodes_under_kubernetes():
+    pytest.importorskip("kubernetes")
+    with pytest.warns(UserWarning, match="configured with restarts: 2"):
+        job = dryrun("mtl.train", *JOB, OVERRIDE, scheduler="kubernetes", queue="default").resource
+    assert (job["apiVersion"], job["kind"]) == ("batch.volcano.sh/v1alpha1", "Job")
+    assert (job["spec"]["queue"], job["spec"]["maxRetry"]) == ("default", 2)
+    assert [task["name"] for task in job["spec"]["tasks"]] == ["train-0", "train-1"]
+    for task, host in zip(job["spec"]["tasks"], ("TORCHX_RANK0_HOST", "VC_TRAIN_0_HOSTS"), strict=True):
+        pod = task["template"].spec
+        (container,) = pod.containers
+        assert container.image == components.IMAGE
+        assert container.command[:2] == ["bash", "-c"]
+        torchrun_of(container.command[2], host)
+        limits = {"cpu": "64000m", "memory": "500000M", "nvidia.com/gpu": "8"}
+        assert container.resources.limits == limits
+        assert ENVIRONMENT.items() <= {variable.name: variable.value for variable in container.env}.items()
+        assert [port.container_port for port in container.ports] == [29500]
+        assert [mount.mount_path for mount in container.volume_mounts] == ["/dev/shm", "/shared"]
+        assert [volume.host_path.path for volume in pod.volumes if volume.host_path] == ["/shared"]
+
+
+@pytest.mark.parametrize("scheduler", ["local_docker", "slurm"])
+def test_network_settings_are_taken_over_whole(monkeypatch, scheduler):
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0,eth1")
+    monkeypatch.setenv("PET_RDZV_CONF", "join_timeout=60,last_call_timeout=$5")
+    request = dryrun("mtl.train", *JOB, scheduler=scheduler)
+    if scheduler == "slurm":
+        commands = [replica.args[-1] for replica in request.replicas.values()]
+    else:
+        commands = [container.command[-1] for container in request.containers]
+        assert [c.image for c in request.containers] == [components.IMAGE] * 2
+    for command in commands:
+        prefix = "env NCCL_SOCKET_IFNAME=eth0,eth1 'PET_RDZV_CONF=join_timeout=60,last_call_timeout=$5' torchrun "
+        assert command.startswith(prefix)
+
+
+def test_compare_runs_one_system_a_gpu_or_core():
+    options = ["--models", "mmoe,tafe", "--seeds", "2", "training.max_epochs=1"]
+    for resources, workers in ((["--cpu", "6"], "6"), (["--gpu", "4"], "4"), (["--workers", "3"], "3")):
+        replica = only_replica(dryrun("mtl.compare", *resources, *options))
+        assert replica.args[:3] == ["python", "-m", "torchrec_mtl.jobs.compare"]
+        assert replica.args[replica.args.index("--workers") + 1] == workers
+        assert replica.args[replica.args.index("--models") + 1] == "mmoe,tafe"
+        assert replica.args[-1] == "training.max_epochs=1"
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torchrec_mtl.jobs.prepare"), reason="no job prepare yet")
+def test_prepare_passes_a_data_sets_own_arguments_on():
+    options = ["--dataset", "ali_ccp", "--raw", "/raw", "--output", "/out", "--bad_rows", "strict"]
+    replica = only_replica(dryrun("mtl.prepare", *options, "--", "--sample", "0.1"))
+    command = "python -m torchrec_mtl.jobs.prepare ali_ccp --raw /raw --output /out --bad-rows strict --sample 0.1"
+    assert replica.args == command.split()
+
+
+def test_bench_runs_a_program_with_its_arguments():
+    replica = only_replica(dryrun("mtl.bench", "--program", "peers_quality", "--", "--help"))
+    assert replica.args == ["python", "-m", "benchmarks.peers_quality", "--help"]
+
+
+WRONG = [
+    (components.train, {"models": "esmmm"}, "model 'esmmm' must be one of"),
+    (components.train, {"j": "2by8"}, "`j` (='2by8') must be nodes x processes a node, as 2x8"),
+    (components.train, {"j": "2:1x8"}, "`j` (='2:1x8') must be nodes x processes a node, as 2x8"),
+    (components.train, {"j": "1x8", "gpu": 4}, "`j` (='1x8') must be for at most `gpu` (=4) processes a node"),
+    (components.train, {"mounts": "src=/a,dst=/b"}, "`mounts` (='src=/a,dst=/b') must be as type=bind,"),
+    (components.compare, {"protocol": "papers"}, "`protocol` (='papers') must be one of"),
+    (components.compare, {"seeds": 0}, "`seeds` (=0) must be at least 1"),
+    (components.compare, {"stages": "find"}, "stage 'find' must be one of"),
+    (components.bench, {"program": "speed"}, "`program` (='speed') must be one of "),
+]
+
+
+@pytest.mark.parametrize(("component", "arguments", "sentence"), WRONG)
+def test_a_wrong_argument_is_told_before_anything_is_launched(capsys, component, arguments, sentence):
     with pytest.raises(SystemExit) as exit_status:
-        components.train(models="esmmm")
+        component(**arguments)
     assert exit_status.value.code == 2
-    assert capsys.readouterr().err.startswith("error: model 'esmmm' must be one of")
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
 
 
-def test_torchxs_own_components_stay():
-    with get_runner() as runner:
-        assert runner.dryrun_component("utils.echo", ["--msg", "hello"], "local_cwd")
+@pytest.mark.parametrize("component", [components.train, components.compare])
+def test_a_wrong_override_is_told_too(capsys, component):
+    with pytest.raises(SystemExit) as exit_status:
+        component("training.epochs=3")
+    assert exit_status.value.code == 2
+    assert capsys.readouterr().err.startswith("error: override 'training.epochs': 'epochs' must be one of")
+
+
+@pytest.mark.parametrize("j", ["", "x2", "0x2", "1x0", "2x", "-1x2", "1:2", "1x2x3"])
+def test_malformed_nodes_and_processes_are_refused(j):
+    with pytest.raises(ValueError, match="must be nodes x processes"):
+        processes_a_node(j, gpu=0)

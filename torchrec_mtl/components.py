@@ -1,23 +1,19 @@
-"""TorchX components: what ``torchx run mtl.<name>`` launches."""
+"""TorchX components: what ``torchx run mtl.<name>`` launches.
 
-import sys
+TorchX takes every function here for a component, and imports this file for every command: what the components share
+is in `torchrec_mtl.jobs.launch`, and a job's own module is imported where its arguments are checked.
+"""
+
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
 
 import torchx.specs as specs
-from torchx.components import dist
 
-from torchrec_mtl.jobs.environment import worker_environment
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs import launch
 
-
-def _check(arguments: list[str]) -> None:
-    """Tells a user's mistake here, with status 2, rather than from every process of a scheduled job."""
-    from torchrec_mtl.errors import InputError  # heavy imports: TorchX imports this file for every command
-    from torchrec_mtl.jobs.train import configure, parse
-
-    try:
-        configure(parse(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+IMAGE = "torchrec_mtl"  # made by `docker build -t torchrec_mtl .`
 
 
 def train(
@@ -31,41 +27,157 @@ def train(
     name: str = "",
     output: str = "runs",
     j: str = "1x2",
+    image: str = IMAGE,
     cpu: int = 2,
     gpu: int = 0,
     memMB: int = 4096,  # noqa: N803  (TorchX's own name)
+    max_restarts: int = 0,
+    max_retries: int = 0,
+    rdzv_port: int = 29500,
+    mounts: str = "",
 ) -> specs.AppDef:
     """Trains models on a funnel and reports them side by side.
 
     Args:
         overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
         models: names of the models, separated by commas
-        dataset: complete_journey, ali_ccp, or the folder of a prepared data set
-        sample: share of complete_journey's or ali_ccp's rows, above 0 and at most 1
-        raw: folder of the raw files of ali_ccp
+        dataset: complete_journey, synthetic, ali_ccp or taobao, or the folder of a prepared data set
+        sample: share of a named data set's rows, above 0 and at most 1
+        raw: folder of the raw files of ali_ccp or taobao
         settings: sizes and schedules, complete_journey or paper; the first for that data, else the second
         seed: of initialisation and row order
-        name: of the run; the date and time by default
-        output: folder that the run's own folder is made in
-        j: nodes x processes a node
+        name: of the run, a new one or one to go on with; the date and time of the launch by default
+        output: folder that the run's own folder is made in; all nodes must see it
+        j: nodes x processes a node, such as 2x8; or fewest:most nodes, such as 1:2x8
+        image: of container schedulers
         cpu: cores a node
         gpu: GPUs a node
         memMB: memory of a node, in MB
+        max_restarts: how often torchrun starts the processes again, from the last checkpoint, when one has failed
+        max_retries: how often the scheduler starts the job again, likewise
+        rdzv_port: of the first node, where the nodes meet
+        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
     """
+    name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here: a restarted job finds its run by it
     arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--seed", str(seed), "--name", name, "--output", output, *overrides]
-    _check(arguments)
-    module = "torchrec_mtl.jobs.train"
-    num_nodes, processes = (int(part) for part in j.split("x")) if "x" in j else (1, int(j))
-    env = worker_environment(cpu, processes)
-    if num_nodes * processes > 1:
-        return dist.ddp(*arguments, m=module, name="/train", cpu=cpu, gpu=gpu, memMB=memMB, j=j, env=env)
-    role = specs.Role(
-        name="train",
-        image="",
-        entrypoint=sys.executable,
-        args=["-m", module, *arguments],
-        env=env,
-        resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB),
-    )
-    return specs.AppDef(name="train", roles=[role])
+    with launch.mistakes_told():
+        from torchrec_mtl.jobs.train import configure, parse
+
+        configure(parse(arguments))
+        module = "torchrec_mtl.jobs.train"
+        return launch.torchrun(
+            module, arguments, j, image, cpu, gpu, memMB, max_restarts, max_retries, rdzv_port, mounts
+        )
+
+
+def compare(
+    *overrides: str,
+    protocol: str = "complete_journey",
+    datasets: str = "complete_journey",
+    sample: float = 0.2,
+    raw: str = "",
+    models: str = "",
+    seeds: int = 5,
+    workers: int = 0,
+    stages: str = "search,final,sweep,efficiency,report",
+    output: str = "runs/compare",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,  # noqa: N803
+    max_retries: int = 0,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Compares systems under one protocol, on one machine: models x seeds x data sets, one report.
+
+    Args:
+        overrides: settings replaced in every run, path=value
+        protocol: what is compared and how: complete_journey, paper, or one of the papers' tables
+        datasets: names or prepared folders, separated by commas
+        sample: share of a named data set's rows, above 0 and at most 1
+        raw: folder of the raw files of ali_ccp or taobao
+        models: names, separated by commas; all of the protocol's by default
+        seeds: how many
+        workers: runs at a time; by default one a GPU, or a core where there is none
+        stages: which, separated by commas
+        output: folder of the comparison, a new one or one to go on with
+        image: of container schedulers
+        cpu: cores
+        gpu: GPUs
+        memMB: memory, in MB
+        max_retries: how often the scheduler starts the job again; finished runs are not made again
+        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
+    arguments += ["--models", models]
+    arguments += ["--seeds", str(seeds), "--workers", str(workers or gpu or cpu), "--stages", stages]
+    arguments += ["--output", output, *overrides]
+    with launch.mistakes_told():
+        from torchrec_mtl.jobs.compare.job import check, parse
+
+        check(parse(arguments))
+        return launch.program("torchrec_mtl.jobs.compare", arguments, image, cpu, gpu, memMB, max_retries, mounts)
+
+
+def prepare(
+    *arguments: str,
+    dataset: str,
+    raw: str,
+    output: str,
+    protocol: str = "",
+    bad_rows: str = "strict",
+    image: str = IMAGE,
+    cpu: int = 2,
+    memMB: int = 16384,  # noqa: N803
+    max_retries: int = 0,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Prepares a public data set from its raw files.
+
+    Args:
+        arguments: what else the data set takes, after --, as in -- --sample 0.1
+        dataset: which, such as ali_ccp
+        raw: folder of the raw files, as they were downloaded
+        output: the prepared data set's own folder
+        protocol: fields and rules; the data set's own default
+        bad_rows: refuse them, strict, or put them aside
+        image: of container schedulers
+        cpu: cores
+        memMB: memory, in MB
+        max_retries: how often the scheduler starts the job again
+        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    options = ["--raw", raw, "--output", output, "--bad-rows", bad_rows]
+    options += ["--protocol", protocol] if protocol else []
+    passed = [dataset, *options, *arguments]
+    with launch.mistakes_told():
+        import_module("torchrec_mtl.jobs.prepare").parse(passed)
+        return launch.program("torchrec_mtl.jobs.prepare", passed, image, cpu, 0, memMB, max_retries, mounts)
+
+
+def bench(
+    *arguments: str,
+    program: str,
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,  # noqa: N803
+    mounts: str = "",
+) -> specs.AppDef:
+    """Runs a program of benchmarks/, from the root of a clone.
+
+    Args:
+        arguments: the program's own, after --, as in -- --help
+        program: its name, such as peers_quality
+        image: of container schedulers
+        cpu: cores
+        gpu: GPUs
+        memMB: memory, in MB
+        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    with launch.mistakes_told():
+        programs = sorted(file.stem for file in Path("benchmarks").glob("[!_]*.py"))
+        if program not in programs:
+            raise InputError(f"`program` (={program!r}) must be one of {Path('benchmarks').resolve()}: {programs}")
+        return launch.program(f"benchmarks.{program}", arguments, image, cpu, gpu, memMB, 0, mounts)

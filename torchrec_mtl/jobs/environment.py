@@ -1,10 +1,35 @@
 """What the jobs' processes are started with."""
 
+from collections.abc import Mapping
+
 # glibc gives large blocks back to the kernel when they are freed, and on a CPU a step then spends up to half its
 # time on page faults.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
+NETWORK = ("NCCL_", "TORCH_NCCL_", "GLOO_", "PET_RDZV_CONF")  # how names begin
 
 
 def worker_environment(cores: int, processes: int) -> dict[str, str]:
     """Environment variables of ``processes`` that share ``cores``."""
     return {"OMP_NUM_THREADS": str(max(1, cores // processes)), **KEEP_FREED_MEMORY}
+
+
+def agent_environment(max_restarts: int) -> dict[str, str]:
+    """Environment variables of torchrun.
+
+    Args:
+        max_restarts: how often it starts its workers again after one has failed.
+    """
+    # A store of each attempt's own: in one that is shared, workers find the addresses of those that died.
+    return {"PET_MAX_RESTARTS": str(max_restarts), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+def network_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Those of NCCL, gloo and the rendezvous, which a job takes over from where it is launched.
+
+    Example::
+
+        >>> network_settings({"NCCL_SOCKET_IFNAME": "eth0,eth1", "HOME": "/root"})
+        {'NCCL_SOCKET_IFNAME': 'eth0,eth1'}
+    """
+    return {name: value for name, value in sorted(environ.items()) if name.startswith(NETWORK)}

@@ -24,6 +24,7 @@ from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import worker_environment
+from torchrec_mtl.jobs.settings import apply_overrides
 from torchrec_mtl.jobs.train import build_model
 
 STAGES = ("search", "final", "sweep", "efficiency", "report")
@@ -54,8 +55,12 @@ def _default_workers() -> int:
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
-def plans(args: argparse.Namespace) -> list[Plan]:
-    """One a data set, checked before anything is trained."""
+def check(args: argparse.Namespace) -> Sequence[str]:
+    """The systems that are asked for; a wrong argument is told before any data is read.
+
+    Raises:
+        InputError: if an argument is out of its range or names nothing, whatever the data.
+    """
     if args.protocol not in PROTOCOLS:
         raise InputError(f"`protocol` (={args.protocol!r}) must be one of {list(PROTOCOLS)}")
     protocol = PROTOCOLS[args.protocol]
@@ -69,6 +74,14 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     for system in systems:
         if system not in protocol.systems:
             raise InputError(f"model {system!r} must be one of protocol {args.protocol!r}: {list(protocol.systems)}")
+        for candidate in protocol.search:
+            apply_overrides(protocol.settings(system), [*candidate, *args.overrides])
+    return systems
+
+
+def plans(args: argparse.Namespace) -> list[Plan]:
+    """One a data set, checked before anything is trained."""
+    systems, protocol = check(args), PROTOCOLS[args.protocol]
     made = []
     for dataset in args.datasets.split(","):
         folder = dataset_directory(dataset, args.sample, args.raw)

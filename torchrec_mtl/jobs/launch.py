@@ -1,0 +1,121 @@
+"""What TorchX components share: a job as TorchX describes it, and a mistake told before anything is launched."""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torchx.specs as specs
+from torchx.components import dist
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.environment import agent_environment, network_settings, worker_environment
+
+
+@contextmanager
+def mistakes_told() -> Iterator[None]:
+    """A user's mistake ends `torchx run` with one sentence and status 2."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def processes_a_node(j: str, gpu: int) -> int:
+    """How many processes ``j`` asks for on each node.
+
+    Raises:
+        InputError: if ``j`` is not of its form, or there are GPUs but not one a process.
+
+    Example::
+
+        >>> processes_a_node("2x8", gpu=8), processes_a_node("1:2x4", gpu=0), processes_a_node("3", gpu=0)
+        (8, 4, 3)
+    """
+    form = re.fullmatch(r"(?:(?:([1-9]\d*):)?([1-9]\d*)x)?([1-9]\d*)", j)
+    if not form or int(form[1] or 1) > int(form[2] or 1):
+        raise InputError(f"`j` (={j!r}) must be nodes x processes a node, as 2x8, or fewest:most nodes, as 1:2x8")
+    processes = int(form[3])
+    if gpu and processes > gpu:
+        raise InputError(f"`j` (={j!r}) must be for at most `gpu` (={gpu}) processes a node")
+    return processes
+
+
+def _mounts(text: str) -> list[specs.BindMount | specs.VolumeMount | specs.DeviceMount]:
+    try:
+        return specs.parse_mounts(text.split(",")) if text else []
+    except (KeyError, ValueError) as error:
+        raise InputError(f"`mounts` (={text!r}) must be as type=bind,src=/host,dst=/job; {error.args[0]}") from error
+
+
+def program(
+    module: str,
+    arguments: Sequence[str],
+    image: str,
+    cpu: int,
+    gpu: int,
+    memMB: int,  # noqa: N803  (TorchX's own name)
+    max_retries: int,
+    mounts: str,
+) -> specs.AppDef:
+    """``python -m module`` as one process.
+
+    Raises:
+        InputError: if ``mounts`` is not of TorchX's form.
+    """
+    name = module.rpartition(".")[2]
+    role = specs.Role(
+        name=name,
+        image=image,
+        entrypoint="python",
+        args=["-m", module, *arguments],
+        env=worker_environment(cpu, processes=1),
+        resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB),
+        max_retries=max_retries,
+        mounts=_mounts(mounts),
+    )
+    return specs.AppDef(name=name, roles=[role])
+
+
+def torchrun(
+    module: str,
+    arguments: Sequence[str],
+    j: str,
+    image: str,
+    cpu: int,
+    gpu: int,
+    memMB: int,  # noqa: N803
+    max_restarts: int,
+    max_retries: int,
+    rdzv_port: int,
+    mounts: str,
+) -> specs.AppDef:
+    """``torchrun -m module`` on every node.
+
+    Raises:
+        InputError: if ``j`` or ``mounts`` is not of its form.
+    """
+    env = {**worker_environment(cpu, processes_a_node(j, gpu)), **agent_environment(max_restarts)}
+    app = dist.ddp(
+        *arguments,
+        m=module,
+        name=f"/{module.rpartition('.')[2]}",
+        image=image,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        j=j,
+        env=env,
+        max_retries=max_retries,
+        rdzv_port=rdzv_port,
+    )
+    role = app.roles[0]
+    role.mounts = _mounts(mounts)
+    # In the command, not in the role's environment: Slurm cuts that at commas, which interfaces' names are joined by.
+    settings = [f"{name}={value}" for name, value in network_settings(os.environ).items()]
+    if settings:
+        role.args[-1] = f"{shlex.join(['env', *settings]).replace('$', '$$')} {role.args[-1]}"
+    return app
