@@ -7,9 +7,10 @@ optimizers:
 - ours: `MultiTaskTrain`, `distribute` and the step of `fit`'s loop.
 
 Their losses must agree first, or nothing is reported. Then both take turns in the same processes, a short block of
-steps each, so that other work on the machine meets both; every pair of blocks gives one ratio. A small batch shows
-what the loop adds to any step, in milliseconds. A row for each number of processes and batch size goes to
-``benchmarks/results/scaling_measured.csv``. About 15 minutes on two cores.
+steps each, so that other work on the machine meets both; every pair of blocks gives one ratio. All of this is done in
+several runs, with new processes, because where memory comes to lie favours the one or the other for a whole run. A
+small batch shows what the loop adds to any step, in milliseconds. A row for each number of processes and batch size
+goes to ``benchmarks/results/scaling_measured.csv``. About 20 minutes on two cores.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.scaling.stacks import NUM_TABLES, Bare, Ours, make_batches
+from benchmarks.scaling.stacks import NUM_TABLES, Bare, Ours, Stack, make_batches
 from tests import processes
 from torchrec_mtl.jobs.environment import KEEP_FREED_MEMORY
 
@@ -40,7 +41,7 @@ NUM_COMPARED = 8  # steps whose losses must agree
 TOLERANCE = 2e-6
 
 
-def compare_losses(bare: Bare, ours: Ours) -> float:
+def compare_losses(bare: Stack, ours: Stack) -> float:
     """The largest difference of the losses of all ranks' rows over the first steps, after which timing may begin."""
     worst = 0.0
     for step in range(NUM_COMPARED):
@@ -62,21 +63,25 @@ def seconds(take_step: Callable[[], None], steps: int) -> tuple[float, float]:
     return time.perf_counter() - wall, processor
 
 
-def measure(batch_size: int, num_embeddings: int, pairs: int, steps: int, file: str) -> None:
-    """On every rank; the first one writes what came of it to ``file``."""
+def measure(batch_size: int, num_embeddings: int, pairs: int, steps: int, ours_first: bool, file: str) -> None:
+    """A run, on every rank; the first one writes what came of it to ``file``."""
     batches = make_batches(batch_size // dist.get_world_size(), num_embeddings, seed=dist.get_rank())
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(batches, batch_size, num_embeddings, Path(folder))
-        bare = Bare(batches, num_embeddings, weights=ours.model.state_dict())
-        difference = compare_losses(bare, ours)
+        make: dict[str, Callable[[], Stack]] = {
+            "bare": lambda: Bare(batches, num_embeddings),
+            "ours": lambda: Ours(batches, num_embeddings, batch_size, Path(folder)),
+        }
+        stacks = {name: make[name]() for name in sorted(make, reverse=ours_first)}
+        stacks["bare"].model.load_state_dict(stacks["ours"].model.state_dict())
+        difference = compare_losses(stacks["bare"], stacks["ours"])
         blocks = []
         for pair in range(pairs):
             of_pair = {}
-            for stack in (bare, ours) if pair % 2 else (ours, bare):
-                wall, processor = seconds(stack.take_step, steps)
-                totals = torch.tensor(processor, dtype=torch.float64)
-                dist.all_reduce(totals)
-                of_pair[stack.name] = (wall / steps, totals.item() / steps)
+            for name in ("bare", "ours") if pair % 2 else ("ours", "bare"):
+                wall, processor = seconds(stacks[name].take_step, steps)
+                total = torch.tensor(processor, dtype=torch.float64)
+                dist.all_reduce(total)
+                of_pair[name] = (wall / steps, total.item() / steps)
             blocks.append(of_pair)
     if dist.get_rank() == 0:
         Path(file).write_text(json.dumps({"loss_difference": difference, "blocks": blocks}))
@@ -89,25 +94,25 @@ def quantiles(values: list[float], name: str, digits: int) -> dict[str, float]:
     return {f"{name}{suffix}": round(value, digits) for suffix, value in named.items()}
 
 
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """Holds the true median with about 95 %, whatever the distribution: order statistics around the middle."""
-    ordered, n = sorted(values), len(values)
-    below = max(0, int(n / 2 - 0.98 * n**0.5))
-    return ordered[below], ordered[n - 1 - below]
+def summary(runs: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
+    """Of one number of processes: throughputs, and by how much ours is slower, a ratio for each pair of blocks.
 
-
-def summary(measured: dict[str, Any], batch_size: int) -> dict[str, float]:
-    """Of one number of processes: throughputs, and by how much ours is slower, a ratio for each pair of blocks."""
-    blocks = measured["blocks"]
+    ``low`` and ``high`` are the least and greatest of the runs' medians. Between those of six runs the true median is
+    with 97 %, whatever the distribution.
+    """
+    blocks = [run["blocks"] for run in runs]
     row: dict[str, float] = {}
     for stack in ("bare", "ours"):
-        row |= quantiles([batch_size / block[stack][0] for block in blocks], f"{stack}_samples_per_second", 0)
+        rates = [batch_size / pair[stack][0] for run in blocks for pair in run]
+        row |= quantiles(rates, f"{stack}_samples_per_second", 0)
     for at, clock in enumerate(("overhead_percent", "processor_overhead_percent")):
-        overheads = [100 * (block["ours"][at] / block["bare"][at] - 1) for block in blocks]
-        low, high = median_interval(overheads)
-        row |= {**quantiles(overheads, clock, 2), f"{clock}_low": round(low, 2), f"{clock}_high": round(high, 2)}
-    added = [1000 * (block["ours"][0] - block["bare"][0]) for block in blocks]
-    return {**row, **quantiles(added, "added_ms_a_step", 3), "loss_difference": measured["loss_difference"]}
+        of_runs = [[100 * (pair["ours"][at] / pair["bare"][at] - 1) for pair in run] for run in blocks]
+        medians = [statistics.median(run) for run in of_runs]
+        row |= quantiles([overhead for run in of_runs for overhead in run], clock, 2)
+        row |= {f"{clock}_low": round(min(medians), 2), f"{clock}_high": round(max(medians), 2)}
+    added = [1000 * (pair["ours"][0] - pair["bare"][0]) for run in blocks for pair in run]
+    row |= quantiles(added, "added_ms_a_step", 3)
+    return {**row, "loss_difference": max(run["loss_difference"] for run in runs)}
 
 
 def processor_name() -> str:
@@ -134,8 +139,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--batch-size", type=int, nargs="+", default=[4096, 64], help="rows a step, over all processes")
     parser.add_argument("--rows", type=int, default=100_000, help=f"of each of the {NUM_TABLES} tables")
-    parser.add_argument("--pairs", type=int, default=40, help="pairs of blocks")
-    parser.add_argument("--steps", type=int, default=3, help="steps a block")
+    parser.add_argument("--runs", type=int, default=6, help="each in new processes")
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of blocks a run")
+    parser.add_argument("--steps", type=int, default=2, help="steps a block")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", **KEEP_FREED_MEMORY)
@@ -143,16 +149,20 @@ def main() -> None:
     rows = []
     for world_size, batch_size in product(args.processes, args.batch_size):
         load = os.getloadavg()[0]
-        with tempfile.TemporaryDirectory() as folder:
-            file = f"{folder}/measured.json"
-            processes.run(measure, world_size, batch_size, args.rows, args.pairs, args.steps, file)
-            measured = json.loads(Path(file).read_text())
+        runs = []
+        for run in range(args.runs):
+            with tempfile.TemporaryDirectory() as folder:
+                file = f"{folder}/run.json"
+                arguments = (batch_size, args.rows, args.pairs, args.steps, run % 2 == 0, file)
+                processes.run(measure, world_size, *arguments)
+                runs.append(json.loads(Path(file).read_text()))
         row = {
             "processes": world_size,
             "batch_size": batch_size,
             "num_embeddings": args.rows,
-            **summary(measured, batch_size),
-            "pairs": args.pairs,
+            **summary(runs, batch_size),
+            "runs": args.runs,
+            "pairs_a_run": args.pairs,
             "steps_a_block": args.steps,
             "load": round(load, 1),
             "cores": os.cpu_count(),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -62,18 +62,27 @@ def dlrm(num_embeddings: int) -> DLRM:
     return DLRM(ebc, NUM_DENSE, [512, 256, EMBEDDING_DIM], [512, 512, 1], dense_device=CPU)
 
 
+class Stack(Protocol):
+    """A way of training, with the model it trains."""
+
+    model: DistributedModelParallel
+
+    def take_step(self) -> None:
+        """One optimizer step."""
+
+    def loss(self) -> float:
+        """That of all ranks' rows, in one step."""
+
+
 class Bare:
     """TorchRec alone, as in its own examples.
 
     Args:
         batches: this rank's, taken again and again.
         num_embeddings: rows of a table.
-        weights: to begin with.
     """
 
-    name = "bare"
-
-    def __init__(self, batches: list[MultiTaskBatch], num_embeddings: int, weights: dict[str, Any]) -> None:
+    def __init__(self, batches: list[MultiTaskBatch], num_embeddings: int) -> None:
         train_model = DLRMTrain(dlrm(num_embeddings))
         tables = train_model.model.sparse_arch.parameters()
         apply_optimizer_in_backward(RowWiseAdagrad, tables, {"lr": TABLE_LEARNING_RATE, "eps": 1e-8})
@@ -89,7 +98,6 @@ class Bare:
         )
         plan = planner.collective_plan(train_model, get_default_sharders(), dist.group.WORLD)
         self.model = DistributedModelParallel(train_model, device=CPU, plan=plan)
-        self.model.load_state_dict(weights)
         dense = dict(in_backward_optimizer_filter(self.model.named_parameters()))
         adam = KeyedOptimizerWrapper(dense, partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.0))
         optimizer = CombinedOptimizer([self.model.fused_optimizer, adam])
@@ -136,14 +144,12 @@ class Ours:
 
     Args:
         batches: this rank's, taken again and again.
-        batch_size: over all ranks.
         num_embeddings: rows of a table.
+        batch_size: over all ranks.
         directory: where a run would leave its files.
     """
 
-    name = "ours"
-
-    def __init__(self, batches: list[MultiTaskBatch], batch_size: int, num_embeddings: int, directory: Path) -> None:
+    def __init__(self, batches: list[MultiTaskBatch], num_embeddings: int, batch_size: int, directory: Path) -> None:
         config = TrainingConfig(
             batch_size=batch_size,
             optimizer=OptimizerConfig(learning_rate=LEARNING_RATE),
