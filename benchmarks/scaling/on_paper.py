@@ -70,12 +70,12 @@ def told(row: dict[str, Any]) -> str:
     start = f"{row['choice']:<40} {row['gpus']:>5} {row['batch_size']:>6} "
     if not row["fits"]:
         return f"{start} the tables do not fit"
-    times = " ".join(
-        f"{row[f'{term}_ms']:>9.2f}" for term in ("lookup", "all_to_all", "dense", "all_reduce", "agreement")
-    )
+    terms = ("lookup", "all_to_all", "dense", "all_reduce", "agreement")
+    times = " ".join(f"{row[f'{term}_ms']:>9.2f}" for term in terms)
+    rate, efficiency = row["samples_per_second"] / 1e6, 100 * row["efficiency"]
     return (
         f"{start} {row['hbm_gb']:>5.0f} {row['host_gb']:>5.0f} {times} {row['step_ms']:>8.2f} "
-        f"{row['samples_per_second'] / 1e6:>8.2f} {100 * row['efficiency']:>6.0f} % {row['binds']:<10} {row['shardings']}"
+        f"{rate:>8.2f} {efficiency:>6.0f} % {row['binds']:<10} {row['shardings']}"
     )
 
 
