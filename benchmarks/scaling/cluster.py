@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from torchrec.distributed.planner.types import (
-    BasicCommsBandwidths,
     HardwareConfig,
     KernelConfig,
     Topology,
@@ -54,15 +53,13 @@ class Cluster:
         hardware = HardwareConfig(
             hbm_cap_bytes=int(self.hbm_gb * 1e9),
             ddr_cap_bytes=int(self.host_memory_gb * 1e9),
+            intra_host_bw=_bytes_a_ms(share * self.nvlink_bandwidth),
+            inter_host_bw=_bytes_a_ms(share * self.network_bandwidth),
             hbm_mem_bw=_bytes_a_ms(share * self.hbm_bandwidth),
             hbm_to_ddr_mem_bw=_bytes_a_ms(share * self.pcie_bandwidth),
         )
-        # the planner ignores the hardware's own figures for these two
-        communication = BasicCommsBandwidths(
-            inter_host_bw=_bytes_a_ms(share * self.network_bandwidth),
-            intra_host_bw=_bytes_a_ms(share * self.nvlink_bandwidth),
-        )
-        kernel = KernelConfig(compute_device="cuda", generalized_comms_bandwidths=communication)
+        # without the flag TorchRec takes figures of its own for all bandwidths, and says nothing
+        kernel = KernelConfig(compute_device="cuda", use_hardware_based_bandwidth=True)
         ranks = TrainerConfig(world_size=self.num_gpus, local_world_size=min(self.num_gpus, self.gpus_a_node))
         return TopologyFactory.create_topology(ranks, hardware, kernel)
 
