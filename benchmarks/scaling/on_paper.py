@@ -22,6 +22,7 @@ from benchmarks.scaling.cost import Choice, plan, price
 from benchmarks.scaling.workload import Workload
 
 RESULTS = Path(__file__).parents[1] / "results" / "scaling_on_paper.csv"
+MEASURED = RESULTS.with_name("scaling_measured.csv")
 ROOT = Path(__file__).parents[2]
 CHOICES = [
     Choice("row-wise", sharding=("row_wise",)),
@@ -79,6 +80,19 @@ def told(row: dict[str, Any]) -> str:
     )
 
 
+def really_run() -> list[str]:
+    """Lines of what `benchmarks.scaling.measure` found on a CPU, to stand beside."""
+    lines = []
+    if MEASURED.is_file():
+        with MEASURED.open() as file:
+            for row in csv.DictReader(file):
+                lines.append(
+                    f"measured on a CPU: {row['processes']} processes, batch {row['batch_size']}: "
+                    f"{row['ours_samples_per_second']} rows/s, TorchRec alone {row['bare_samples_per_second']}"
+                )
+    return lines
+
+
 def arguments() -> argparse.Namespace:
     """Those of the cluster and the workload, each with its default."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -114,6 +128,7 @@ def main() -> None:
         for row in rows_of(of_workload, clusters, choice):
             rows.append(row)
             print(told(row), flush=True)
+    print("\n".join(really_run()))
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
     run = {
         **{each.name: args[each.name] for each in (*fields(Cluster), *fields(Workload)) if each.name in args},
