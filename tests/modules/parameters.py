@@ -53,37 +53,29 @@ def bpcm(arch):
     }
 
 
-def interaction(module):
-    return {
-        "inducing_points": array(module.inducing_points),
-        "key": array(module.key.weight),
-        "value": array(module.value.weight),
-        "out": array(module.output.weight),
-        "norm": norm(module.norm),
-    }
+def block(weights, query):
+    """Of one layer, for one task: queries, key, value, output, norm's weight and bias."""
+    queries, key, value, output, weight, bias = map(array, weights)
+    return {query: queries, "key": key, "value": value, "out": output, "norm": {"weight": weight, "bias": bias}}
+
+
+def interactions(generator):
+    return [block(layer, "inducing_points") for layer in generator.weights().layers()]
 
 
 def self_attention(module, layer_norm):
     return {**attention(module), "out": array(module.output.weight), "norm": norm(layer_norm)}
 
 
-def adapters(layer):
-    return [
-        {
-            "indicator": array(layer.indicators[task]),
-            "key": array(layer.key_weight[task]),
-            "value": array(layer.value_weight[task]),
-            "out": array(layer.output_weight[task]),
-            "norm": {"weight": array(layer.norm_weight[task]), "bias": array(layer.norm_bias[task])},
-        }
-        for task in range(len(layer.indicators))
-    ]
+def adapters(adapter):
+    """``adapters[layer][task]``."""
+    return [[block(task, "indicator") for task in zip(*layer, strict=True)] for layer in adapter.weights().layers()]
 
 
 def tafe(arch):
     generator, adapter = arch.generator, arch.adapter
     if hasattr(generator, "selectors"):
-        layers = [interaction(layer) for layer in generator.layers]
+        layers = interactions(generator)
         selectors = [mlp(selector) for selector in generator.selectors]
     else:
         layers = [self_attention(*pair) for pair in zip(generator.layers, generator.norms, strict=True)]
@@ -91,7 +83,7 @@ def tafe(arch):
     return {
         "selectors": selectors,
         "layers": layers,
-        "adapters": [adapters(layer) for layer in getattr(adapter, "layers", [])],
+        "adapters": adapters(adapter) if hasattr(adapter, "indicators") else [],
         "towers": [mlp(tower) for tower in arch.towers.towers],
     }
 

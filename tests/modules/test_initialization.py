@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.support import MODELS, build
-from torchrec_mtl.modules import Experts
+from torchrec_mtl.modules import Experts, RepresentationGenerator, TaskAdapter
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -21,6 +21,9 @@ def test_linear_layers_start_he_normal_with_zero_biases(name):
         elif isinstance(module, Experts):
             drawn += [(weight * (weight.shape[-1] / 2) ** 0.5).flatten() for weight in module.weights]
             assert not any(bias.any() for bias in module.biases)
+        elif isinstance(module, RepresentationGenerator | TaskAdapter):
+            squares = (module.key_weight, module.value_weight, module.output_weight)
+            drawn += [(weight * (weight.shape[-1] / 2) ** 0.5).flatten() for weight in squares]
     values = torch.cat(drawn).double()
     assert len(values) > 100
     error = len(values) ** -0.5

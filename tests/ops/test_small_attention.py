@@ -1,6 +1,5 @@
 import importlib
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,8 @@ from torchrec_mtl.ops import backends
 from torchrec_mtl.ops.small_attention import library, small_attention
 from torchrec_mtl.ops.small_attention.build import build
 
-BUILD = [sys.executable, "-m", "torchrec_mtl.ops.small_attention.build"]
 FRONT_DOOR = importlib.import_module("torchrec_mtl.ops.attention")  # `ops.attention` is the function
+BUILD = [sys.executable, "-m", "torchrec_mtl.ops.small_attention.build"]
 SHAPES = [  # B N M D m
     (0, 5, 5, 8, 1),
     (1, 1, 1, 1, 1),
@@ -29,21 +28,6 @@ SHAPES = [  # B N M D m
     (2, 1, 300, 2, 2),
     (5, 300, 300, 6, 2),
 ]
-
-
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory):
-    """The kernel, built as its users build it."""
-    compiler = os.environ.get("CXX") or "c++"
-    if shutil.which(compiler) is None:
-        pytest.skip(f"there is no compiler `{compiler}`")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        path = subprocess.run(BUILD, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        assert path == str(library.path())
-        library.load.cache_clear()
-        yield path
-    library.load.cache_clear()
 
 
 def arguments(batch, rows, inputs, dim, dtype=torch.float64, scale=1.0):

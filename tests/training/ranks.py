@@ -5,7 +5,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from torchrec import EmbeddingBagCollection
 
 from tests.jobs import funnel
@@ -31,7 +35,20 @@ def build(config: TrainingConfig, **arguments: object) -> nn.Module:
     return MultiTaskTrain(model, DependenceLoss())
 
 
-def train(config: TrainingConfig, data: Path, directory: Path, **arguments: object) -> TrainingResult:
+class StopAfter:
+    """Asks for a stop from the ``steps``-th step on."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 1
+
+
+def train(
+    config: TrainingConfig, data: Path, directory: Path, stop_after: int = 10**9, **arguments: object
+) -> tuple[TrainingResult, nn.Module]:
     """`fit` on this rank; ``metrics.jsonl`` is left by the first."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     model, optimizer = distribute(build(config, **arguments), config, CPU)
@@ -40,12 +57,24 @@ def train(config: TrainingConfig, data: Path, directory: Path, **arguments: obje
     train_batches = BatchLoader(read_split(data, "train"), size, shuffle=True, seed=config.seed, **of_rank)
     valid_batches = BatchLoader(read_split(data, "valid"), 16, **of_rank)
     monitor = Monitor(directory if rank == 0 else None)
-    result = fit(model, optimizer, train_batches, valid_batches, funnel.SCHEMA.tasks, config, CPU, directory, monitor)
+    stop = StopAfter(stop_after)
+    tasks = funnel.SCHEMA.tasks
+    result = fit(
+        model, optimizer, train_batches, valid_batches, tasks, config, CPU, directory, monitor, stop_requested=stop
+    )
     monitor.close()
-    return result
+    return result, model
 
 
 def history(directory: Path) -> dict[tuple, float]:
     """What `train` left, by step, split, task, space and metric."""
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return {tuple(row.get(k) for k in ("step", "split", "task", "space", "metric")): row["value"] for row in rows}
+
+
+def contents(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, whole, but those of the random state."""
+    state: dict[str, object] = {}
+    reader = dcp.FileSystemReader(checkpoint)
+    _load_state_dict(state, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+    return {name: tensor for name, tensor in flatten_state_dict(state)[0].items() if not name.startswith("random")}

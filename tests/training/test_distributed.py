@@ -1,50 +1,56 @@
-"""Sharded over two processes equals unsharded in one."""
+"""Sharded equals unsharded: every model, every sharding type, on one, two and four processes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec import EmbeddingBagCollection
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
 from tests import processes
-from tests.support import MODELS, batch, take, train_model
+from tests.support import MODELS, NUM_DENSE, TASKS, batch, take, train_model
+from torchrec_mtl import MultiTaskTrain
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.losses import CrossEntropyLoss
+from torchrec_mtl.models import MMoE
 from torchrec_mtl.modules import DynamicSelector
-from torchrec_mtl.training.checkpoint import load_weights, save_weights
-from torchrec_mtl.training.config import OptimizerConfig
-from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, load_weights
+from torchrec_mtl.training.config import SHARDINGS, OptimizerConfig, TableConfig, TrainingConfig
+from torchrec_mtl.training.distributed import distribute, process_group
+from torchrec_mtl.training.sharding import describe_plan, plan_sharding
 
-STEPS, SIZE = 5, 16
+SIZE = 16
+CPU = torch.device("cpu")
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}
+ROW_WISE = ("row_wise", "table_row_wise")
+COLUMN_WISE = ("column_wise", "table_column_wise", "grid_shard")
 
 
-def build(name: str) -> nn.Module:
-    """Without dropout, whose masks are a rank's own, and with tables of unequal dimensions."""
-    options = {"bpcm": {"message_dropout": 0.0, "embedding_dim": 4}, "tafe": {"embedding_dim": 4}}.get(name, {})
-    # tables of a multiple of four columns, which is what sharded tables have
-    return train_model(name, embedding_dims=(4, 8, 4, 4), **options)
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> Path:
+    Checkpointer(folder, dist.new_group(backend="gloo")).save(0, model, optimizer, {}, None)
+    return checkpoints(folder)[0]
 
 
-def equals_unsharded(name: str, table_optimizer: str, folder: str) -> None:
+def equals_unsharded(make: Callable[[], nn.Module], config: TrainingConfig, num_steps: int, folder: Path) -> None:
     """Forward, gradients, and parameters after some steps, starting from the same weights."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    config = OptimizerConfig(learning_rate=0.01, table_optimizer=table_optimizer, table_learning_rate=0.05)
-    sharded, optimizer = distribute(build(name), config, torch.device("cpu"))
-    whole = build(name)
-    save_weights(sharded, Path(folder) / "start")
-    load_weights(whole, Path(folder) / "start")
+    sharded, optimizer = distribute(make(), config, CPU)
+    whole = make()
+    load_weights(whole, save(sharded, optimizer, folder / "start"))
 
     collections = [m for m in whole.modules() if isinstance(m, EmbeddingBagCollection)]
     of_tables = {id(p) for collection in collections for p in collection.parameters()}
     dense = [p for p in whole.parameters() if id(p) not in of_tables]
     tables = [p for p in whole.parameters() if id(p) in of_tables]
-    options = {"eps": 1e-8} if table_optimizer == "adagrad" else {}
+    table = config.table
+    options = {"eps": 1e-8} if table.optimizer == "adagrad" else {}
     reference = [
-        torch.optim.AdamW(dense, lr=0.01, weight_decay=0.0),
-        OPTIMIZERS[table_optimizer](tables, lr=0.05, **options),
+        torch.optim.AdamW(dense, lr=config.optimizer.learning_rate, weight_decay=0.0),
+        OPTIMIZERS[table.optimizer](tables, lr=table.learning_rate, **options),
     ]
-    for step in range(STEPS):
+    for step in range(num_steps):
         rows = batch(SIZE, seed=step, weighted=step % 2 == 1)
         own = take(rows, range(rank, SIZE, world_size))
         optimizer.zero_grad()
@@ -63,29 +69,115 @@ def equals_unsharded(name: str, table_optimizer: str, folder: str) -> None:
         for each in reference:
             each.step()
 
-    save_weights(sharded, Path(folder) / "end")
-    gathered = build(name)
-    load_weights(gathered, Path(folder) / "end")
+    gathered = make()
+    load_weights(gathered, save(sharded, optimizer, folder / "end"))
     expected_state = whole.state_dict()
     for parameter_name, actual in gathered.state_dict().items():
         expected = expected_state[parameter_name]
         torch.testing.assert_close(
-            actual, expected, rtol=1e-4, atol=2e-5, msg=lambda text, n=parameter_name: f"{n}: {text}"
+            actual, expected, rtol=1e-4, atol=5e-5, msg=lambda text, n=parameter_name: f"{n}: {text}"
         )
     for selector in (m for m in gathered.modules() if isinstance(m, DynamicSelector)):
-        assert selector.step == STEPS
+        assert selector.step == num_steps
 
 
-def all_models(table_optimizers: list[str], folder: str) -> None:
+def build(name: str) -> nn.Module:
+    """Without dropout, whose masks are a rank's own, and with tables of unequal dimensions."""
+    options = {"bpcm": {"message_dropout": 0.0, "embedding_dim": 4}, "tafe": {"embedding_dim": 4}}.get(name, {})
+    # tables of a multiple of four columns, which is what sharded tables have
+    return train_model(name, embedding_dims=(4, 8, 4, 4), **options)
+
+
+def all_models(table_optimizers: list[str], folder: Path) -> None:
     for table_optimizer in table_optimizers:
         for name in MODELS:
-            own = Path(folder) / f"{name}-{table_optimizer}"
-            own.mkdir(exist_ok=True)
             torch.manual_seed(0)
-            equals_unsharded(name, table_optimizer, str(own))
+            config = TrainingConfig(optimizer=OptimizerConfig(0.01), table=TableConfig(table_optimizer, 0.05))
+            equals_unsharded(lambda name=name: build(name), config, 5, folder / f"{name}-{table_optimizer}")
 
 
 @pytest.mark.slow
-def test_sharded_equals_unsharded(tmp_path):
+def test_every_model_sharded_equals_unsharded(tmp_path):
     """SGD and Adagrad on tables that are split, Adam on replicated ones."""
-    processes.run(all_models, 2, ["sgd", "adagrad", "adam"], str(tmp_path))
+    processes.run(all_models, 2, ["sgd", "adagrad", "adam"], tmp_path)
+
+
+def shared_tables() -> EmbeddingBagCollection:
+    """Unequal in rows and columns; ``t1`` is of two features, ``f0`` is looked up in two tables."""
+    sizes = [("t0", 11, 8, ["f0"]), ("t1", 7, 16, ["f1", "f2"]), ("t2", 40, 4, ["f0"]), ("t3", 13, 12, ["f3"])]
+    configs = [
+        EmbeddingBagConfig(name=name, num_embeddings=rows, embedding_dim=dim, feature_names=features)
+        for name, rows, dim, features in sizes
+    ]
+    return EmbeddingBagCollection(tables=configs)
+
+
+def build_on_shared_tables() -> nn.Module:
+    model = MMoE(shared_tables(), TASKS, NUM_DENSE, (6, 4), expert_layer_sizes=(8, 6), tower_layer_sizes=(4,))
+    return MultiTaskTrain(model, CrossEntropyLoss())
+
+
+def all_sharding_types(cases: list[tuple[str, str]], folder: Path) -> None:
+    for sharding, table_optimizer in cases:
+        torch.manual_seed(0)
+        table = TableConfig(table_optimizer, 0.05, sharding)
+        config = TrainingConfig(optimizer=OptimizerConfig(0.01), table=table)
+        own = folder / f"{sharding}-{table_optimizer}"
+        equals_unsharded(build_on_shared_tables, config, 20, own)
+    each_its_own = {"t0": "row_wise", "t1": "column_wise", "t2": "data_parallel", "t3": "table_wise"}
+    tables = {name: {"sharding": sharding} for name, sharding in each_its_own.items()}
+    config = TrainingConfig(optimizer=OptimizerConfig(0.01), table=TableConfig("sgd", 0.05), tables=tables)
+    equals_unsharded(build_on_shared_tables, config, 20, folder / "each-its-own")
+    if dist.get_world_size() > 1:
+        model = build_on_shared_tables()
+        plan = plan_sharding(model, config, CPU)
+        (of_tables,) = plan.plan.values()
+        assert {name: sharding.sharding_type for name, sharding in of_tables.items()} == each_its_own
+
+
+CASES = [(sharding, "sgd") for sharding in SHARDINGS]
+CASES += [(sharding, "adagrad") for sharding in ("auto", "table_wise", "data_parallel", *ROW_WISE)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world_size", "local_world_size"), [(1, 1), (2, 2), (4, 2)])
+def test_every_sharding_type_equals_unsharded(tmp_path, world_size, local_world_size):
+    """Empty bags, unequal tables, shared features; four ranks as two nodes of two, which row-wise types tell apart."""
+    processes.run(all_sharding_types, world_size, CASES, tmp_path, local_world_size=local_world_size)
+
+
+def test_the_plan_is_told_with_the_memory_of_each_rank():
+    """Counted by hand: 4 bytes a weight, and a row-wise state of 4 bytes a row."""
+    model = build_on_shared_tables()
+    config = TrainingConfig(table=TableConfig("rowwise_adagrad", sharding="row_wise"))
+    with process_group(CPU):
+        plan = plan_sharding(model, config, CPU, world_size=2, local_world_size=2)
+    told = describe_plan(plan, model, config, 2)
+    rows = {"t0": (6, 5, 8), "t1": (4, 3, 16), "t2": (20, 20, 4), "t3": (7, 6, 12)}
+    first, second = (sum(4 * r[rank] * r[2] + 4 * r[rank] for r in rows.values()) for rank in (0, 1))
+    assert told.splitlines()[0] == "sharding over 2 ranks"
+    assert told.splitlines()[-1].endswith(f"MB a rank: {first / 1e6:.1f}, {second / 1e6:.1f}")
+    for name in rows:
+        assert any(name in line and "row_wise" in line and "rank 0,1" in line for line in told.splitlines())
+
+
+def test_a_model_for_sixteen_gpus_is_planned_without_one():
+    model = build_on_shared_tables()
+    plan = plan_sharding(model, TrainingConfig(), torch.device("cuda"), world_size=16, local_world_size=8)
+    (of_tables,) = plan.plan.values()
+    assert set(of_tables) == {"t0", "t1", "t2", "t3"}
+    assert not any(sharding.sharding_type == "data_parallel" for sharding in of_tables.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"tables": {"t9": {"sharding": "row_wise"}}}, r"`tables` \(='t9'\) must be of the model's: \['t0', "),
+        ({"tables": {"t0": {"rate": 1.0}}}, r"`tables` of t0: 'rate' must be one of \['optimizer'"),
+        ({"tables": {"t0": {"sharding": "rows"}}}, r"`sharding` \(='rows'\) must be one of \['auto'"),
+        ({"table": TableConfig("adam", sharding="row_wise")}, r"`sharding` \(='row_wise'\) of t0 must be 'auto' with"),
+    ],
+)
+def test_a_wrong_sharding_is_told(options, sentence):
+    with process_group(CPU), pytest.raises(InputError, match=sentence):
+        plan_sharding(build_on_shared_tables(), TrainingConfig(**{"table": TableConfig("sgd"), **options}), CPU)

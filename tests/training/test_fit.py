@@ -9,6 +9,7 @@ from tests.support import NUM_DENSE, TASKS, batch, tables
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
+from torchrec_mtl.metrics import MultiTaskMetrics
 from torchrec_mtl.models import SharedBottom
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute, process_group
@@ -24,19 +25,21 @@ class Batches:
 
     def __init__(self, num_batches: int, seed: int) -> None:
         self.batches = [batch(32, seed + i) for i in range(num_batches)]
-        self.first = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self):
-        return iter(self.batches[self.first :])
+        return iter(self.batches)
 
-    def set_epoch(self, epoch: int, step: int = 0) -> None:
-        self.first = step
+    def set_epoch(self, epoch: int) -> None:
+        pass
 
-    def identity(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int]:
         return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        raise NotImplementedError
 
 
 def train(directory, learning_rate, **options):
@@ -76,6 +79,19 @@ def test_the_best_weights_are_left(tmp_path):
     assert result.best_score == pytest.approx(means[result.best_step], abs=1e-12)
     left = mean_auc(evaluate(model, valid_batches, TASKS, CPU).compute())
     assert left == pytest.approx(result.best_score, abs=1e-12)
+
+
+def test_rows_are_grouped_as_told():
+    torch.manual_seed(0)
+    model = MultiTaskTrain(SharedBottom(tables(), TASKS, NUM_DENSE, (4,)), CrossEntropyLoss())
+    batches, groups = Batches(2, 0).batches, [torch.arange(32) % 3, torch.arange(32) % 5]
+    with torch.no_grad():
+        logits = torch.cat([model(batch)[1][1] for batch in batches])
+    expected = MultiTaskMetrics(TASKS, with_groups=True)
+    expected.update(logits, torch.cat([batch.labels for batch in batches]), None, torch.cat(groups))
+    found = evaluate(model, batches, TASKS, CPU, groups).compute()
+    assert found == expected.compute()
+    assert any(row["metric"] == "gauc" for row in found)
 
 
 def test_training_stops_after_patience_evaluations_without_gain(tmp_path):

@@ -1,6 +1,6 @@
 """The batch that the library's models, losses and training take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ class MultiTaskBatch(Pipelineable):
         sparse_features: one key a field.
         labels: float32 [B, T], 0 or 1, tasks in funnel order.
         weights: float32 [B, T]; 1 everywhere if None. A weight of 0 masks its label.
+        num_padded: how many rows at the end stand for none: they make the ranks' batches equal in size, and their
+            labels are masked.
 
     Example::
 
@@ -33,6 +35,13 @@ class MultiTaskBatch(Pipelineable):
     sparse_features: KeyedJaggedTensor
     labels: Tensor
     weights: Tensor | None = None
+    num_padded: int = 0
+
+    def padded(self, num_padded: int) -> "MultiTaskBatch":
+        """The batch with its last ``num_padded`` rows standing for none."""
+        weights = torch.ones_like(self.labels) if self.weights is None else self.weights.clone()
+        weights[len(weights) - num_padded :] = 0
+        return replace(self, weights=weights, num_padded=num_padded)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MultiTaskBatch":
         """The batch on ``device``."""
@@ -41,6 +50,7 @@ class MultiTaskBatch(Pipelineable):
             sparse_features=self.sparse_features.to(device, non_blocking=non_blocking),
             labels=self.labels.to(device, non_blocking=non_blocking),
             weights=None if self.weights is None else self.weights.to(device, non_blocking=non_blocking),
+            num_padded=self.num_padded,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -58,4 +68,5 @@ class MultiTaskBatch(Pipelineable):
             sparse_features=self.sparse_features.pin_memory(),
             labels=self.labels.pin_memory(),
             weights=None if self.weights is None else self.weights.pin_memory(),
+            num_padded=self.num_padded,
         )

@@ -4,6 +4,7 @@ The sentence names the source (a file), the column, the row, counted from 0, and
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +18,18 @@ from torchrec_mtl.tasks import TaskChain
 Array = NDArray[Any]
 
 
-def reject(source: str, column: str, bad: Array, rule: str, values: Array, offsets: Array | None = None) -> None:
+@dataclass(frozen=True)
+class Source:
+    """What rows come from, and which of its rows is their first."""
+
+    name: str
+    first_row: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def reject(source: Source, column: str, bad: Array, rule: str, values: Array, offsets: Array | None = None) -> None:
     """Raise on the first True of ``bad``, whose value takes the place of ``{}`` in ``rule``.
 
     ``bad`` and ``values`` are [N]; or [V], where ``offsets`` [N + 1] say which row each of V values is of.
@@ -26,16 +38,16 @@ def reject(source: str, column: str, bad: Array, rule: str, values: Array, offse
         position = bad.argmax()
         row = position if offsets is None else np.searchsorted(offsets, position, side="right") - 1
         told = rule.format(values[position])
-        raise InputError(f"{source}: column {column!r}, row {row} (counted from 0): {told}")
+        raise InputError(f"{source}: column {column!r}, row {source.first_row + row} (counted from 0): {told}")
 
 
-def check_integers(source: str, column: str, values: Array) -> None:
+def check_integers(source: Source, column: str, values: Array) -> None:
     if not np.issubdtype(values.dtype, np.integer):
         kind = type(values[0]).__name__ if values.dtype == object else values.dtype
         raise InputError(f"{source}: column {column!r} must hold integers, not {kind}")
 
 
-def check_ids(source: str, field: Field, ids: Array, offsets: Array | None = None) -> None:
+def check_ids(source: Source, field: Field, ids: Array, offsets: Array | None = None) -> None:
     """Integers in ``0 .. num_embeddings - 1``."""
     rule = f"id (={{}}) must be at least 0 and below `num_embeddings` (={field.num_embeddings})"
     if len(ids):
@@ -43,7 +55,7 @@ def check_ids(source: str, field: Field, ids: Array, offsets: Array | None = Non
         reject(source, field.name, (ids < 0) | (ids >= field.num_embeddings), rule, ids, offsets)
 
 
-def check_offsets(source: str, column: str, offsets: Array, num_values: int) -> None:
+def check_offsets(source: Source, column: str, offsets: Array, num_values: int) -> None:
     """Offsets [N + 1] that share out ``num_values`` values among N rows."""
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != num_values or (np.diff(offsets) < 0).any():
         raise InputError(
@@ -51,20 +63,25 @@ def check_offsets(source: str, column: str, offsets: Array, num_values: int) -> 
         )
 
 
-def check_dense(source: str, columns: Sequence[str], dense: Array) -> None:
+def check_id_weights(source: Source, column: str, weights: Array, offsets: Array) -> None:
+    """Finite weights [V] of the ids of a multi-valued field."""
+    reject(source, column, ~np.isfinite(weights), "weight of an id (={}) must be finite", weights, offsets)
+
+
+def check_dense(source: Source, columns: Sequence[str], dense: Array) -> None:
     """Finite values [N, columns]."""
     for column, values in zip(columns, dense.T, strict=True):
         reject(source, column, ~np.isfinite(values), "value (={}) must be finite", values)
 
 
-def check_weights(source: str, columns: Sequence[str], weights: Array) -> None:
+def check_weights(source: Source, columns: Sequence[str], weights: Array) -> None:
     """Finite weights [N, T] of at least 0."""
     rule = "weight (={}) must be finite and at least 0"
     for column, values in zip(columns, weights.T, strict=True):
         reject(source, column, ~(np.isfinite(values) & (values >= 0)), rule, values)
 
 
-def check_labels(source: str, tasks: TaskChain, labels: Array, known: Array) -> None:
+def check_labels(source: Source, tasks: TaskChain, labels: Array, known: Array) -> None:
     """Labels [N, T] of 0 or 1, each implying those before it; NaN only where not ``known`` (bool [N, T])."""
     missing = "label (={}) may be missing only where its weight is 0"
     for column, values, value_known in zip(tasks.label_columns, labels.T, known.T, strict=True):

@@ -1,59 +1,47 @@
-"""Read a split of a prepared data set into memory."""
+"""Read a parquet file as checked slabs of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.checks import reject
-from torchrec_mtl.data.id_columns import Array
-from torchrec_mtl.data.schema import SPLITS, Field, Schema
+from torchrec_mtl.data.checks import Source, reject
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.errors import InputError
 
+SLAB = 2**16  # rows in memory at once, or a part of that where they have lists
+LISTS_PART = 8
 
-def read_split(
-    directory: str | Path, split: str, schema: Schema | None = None, fields: Sequence[str] | None = None
-) -> Split:
-    """Read and check ``<directory>/<split>.parquet``.
 
-    Args:
-        directory: a prepared data set.
-        split: "train", "valid" or "test".
-        schema: that of ``directory`` by default.
-        fields: the fields to read, in the order that batches shall have them as keys; all by default.
+def read_slabs(file: Path, schema: Schema, num_rows: int | None) -> Iterator[Split]:
+    """All rows in order, a slab at a time.
 
     Raises:
-        InputError: if a file is missing, cut short or not of this schema, or a row breaks a rule: an id that
-            is null, negative or outside its field's; a dense value or weight that is not finite, a negative
-            weight; a label other than 0 and 1, missing where its weight is not 0, or without a step that it
-            implies. Names the file, the column, the row (counted from 0) and the value.
-
-    Example::
-
-        >>> import tempfile, torch
-        >>> from torchrec_mtl.tasks import TaskChain
-        >>> directory = tempfile.mkdtemp()
-        >>> Schema("shop", [Field("store", 9)], TaskChain(["click"])).save(directory)
-        >>> pl.DataFrame({"store": [8, 0], "click": [0, 1]}).write_parquet(f"{directory}/train.parquet")
-        >>> read_split(directory, "train").batch(torch.tensor([1])).labels
-        tensor([[1.]])
+        InputError: see `read_split`; and if there are not ``num_rows`` rows, where that is known, or none.
     """
-    if split not in SPLITS:
-        raise InputError(f"`split` (={split!r}) must be one of {list(SPLITS)}")
-    schema = Schema.load(directory) if schema is None else schema
-    if fields is not None:
-        schema = schema.select(fields)
-    file, tasks = Path(directory) / f"{split}.parquet", schema.tasks
-    source = str(file)
-    table = _read(file, schema.columns)
-    expected = schema.num_rows.get(split, table.height)
-    if table.height != expected:
-        raise InputError(f"{source}: has {table.height} rows, but its schema says {expected}")
+    rows, total = _scan(file, schema.columns)
+    if num_rows not in (None, total):
+        raise InputError(f"{file}: has {total} rows, but its schema says {num_rows}")
+    if not total:
+        raise InputError(f"{file}: must have at least one row")
+    first, has_lists = 0, any(field.multi_valued for field in schema.fields)
+    for table in _batches(file, rows, SLAB // LISTS_PART if has_lists else SLAB):
+        yield _slab(Source(str(file), first), table, schema)
+        first += table.height
+
+
+def num_rows(file: Path) -> int:
+    return pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
+
+
+def _slab(source: Source, table: pl.DataFrame, schema: Schema) -> Split:
+    tasks = schema.tasks
     return Split(
         schema,
-        ids={field.name: _ids(source, field, table[field.name]) for field in schema.fields},
+        ids={field.name: _ids(source, field, table) for field in schema.fields},
         labels=_floats(source, table, tasks.label_columns),
         dense=_floats(source, table, schema.dense),
         weights=None if tasks.weight_columns is None else _floats(source, table, tasks.weight_columns),
@@ -62,45 +50,90 @@ def read_split(
     )
 
 
-def _read(file: Path, columns: Sequence[str]) -> pl.DataFrame:
-    if not file.is_file():
-        raise InputError(f"{file}: no such file")
+def _scan(file: Path, columns: Sequence[str]) -> tuple[pl.LazyFrame, int]:
+    rows = pl.scan_parquet(file, glob=False)
     try:
-        rows = pl.scan_parquet(file, glob=False)
         present = rows.collect_schema()
-        for column in columns:
-            if column not in present:
-                raise InputError(f"{file}: column {column!r} is missing")
-        return rows.select(columns).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{file}: must be a whole parquet file, but cannot be read ({reason})") from error
+        raise _unreadable(file, error) from error
+    for column in columns:
+        if column not in present:
+            raise InputError(f"{file}: column {column!r} is missing")
+    return rows.select(columns), _collect(file, rows.select(pl.len())).item()
 
 
-def _ids(source: str, field: Field, column: pl.Series) -> Array | tuple[Array, Array]:
-    if isinstance(column.dtype, pl.List) != field.multi_valued:
-        wanted = "lists of ids" if field.multi_valued else "one id a row"
-        raise InputError(f"{source}: column {field.name!r} must hold {wanted}, not {column.dtype}")
+def _batches(file: Path, rows: pl.LazyFrame, num_rows: int) -> Iterator[pl.DataFrame]:
+    """The rows in order, about ``num_rows`` at a time."""
+    batches = rows.collect_batches(chunk_size=num_rows, maintain_order=True)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            raise _unreadable(file, error) from error
+        if batch is None:
+            return
+        if batch.height:
+            yield batch
+
+
+def _collect(file: Path, rows: pl.LazyFrame) -> pl.DataFrame:
+    try:
+        return rows.collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: BaseException) -> InputError:
+    reason = str(error).splitlines()[0]
+    return InputError(f"{file}: must be a whole parquet file, but cannot be read ({reason})")
+
+
+def _ids(source: Source, field: Field, table: pl.DataFrame) -> Array | tuple[Array, ...]:
+    column = table[field.name]
+    _check_kind(source, column, field.multi_valued, "ids")
     if not field.multi_valued:
         return _present(source, column)
+    offsets = _offsets(source, column)
+    ids = _present(source, _values(column), offsets)
+    if field.weight_column is None:
+        return ids, offsets
+    weights = table[field.weight_column]
+    _check_kind(source, weights, True, "weights")
+    other = np.diff(_offsets(source, weights)) != np.diff(offsets)
+    reject(source, weights.name, other, f"must have as many weights as {field.name!r} has ids", other)
+    values = _values(weights)
+    if not values.dtype.is_numeric():
+        raise InputError(f"{source}: column {weights.name!r} must hold numbers, not {values.dtype}")
+    return ids, offsets, _present(source, values, offsets)
+
+
+def _check_kind(source: Source, column: pl.Series, lists: bool, what: str) -> None:
+    if isinstance(column.dtype, pl.List) != lists:
+        wanted = f"lists of {what}" if lists else "one id a row"
+        raise InputError(f"{source}: column {column.name!r} must hold {wanted}, not {column.dtype}")
+
+
+def _offsets(source: Source, column: pl.Series) -> Array:
     _check_present(source, column)
-    lengths = column.list.len()
-    offsets = np.concatenate([[0], lengths.cast(pl.Int64).cum_sum().to_numpy()])
-    return _present(source, column.filter(lengths > 0).explode(), offsets), offsets
+    return np.concatenate([[0], column.list.len().cast(pl.Int64).cum_sum().to_numpy()])
 
 
-def _present(source: str, column: pl.Series, offsets: Array | None = None) -> Array:
+def _values(lists: pl.Series) -> pl.Series:
+    return lists.filter(lists.list.len() > 0).explode()
+
+
+def _present(source: Source, column: pl.Series, offsets: Array | None = None) -> Array:
     """The column's values, none of them null."""
     _check_present(source, column, offsets)
     return column.to_numpy()
 
 
-def _check_present(source: str, column: pl.Series, offsets: Array | None = None) -> None:
+def _check_present(source: Source, column: pl.Series, offsets: Array | None = None) -> None:
     null = column.is_null().to_numpy()
     reject(source, column.name, null, "must not be null", null, offsets)
 
 
-def _floats(source: str, table: pl.DataFrame, columns: Sequence[str]) -> Array:
+def _floats(source: Source, table: pl.DataFrame, columns: Sequence[str]) -> Array:
     """Columns as float32 [N, columns], null as NaN."""
     for column in columns:
         if not (table[column].dtype.is_numeric() or table[column].dtype == pl.Boolean):

@@ -1,16 +1,12 @@
 """Build a prepared data set once, and let nobody see it before it is whole."""
 
-import fcntl
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
-import polars as pl
-
+from torchrec_mtl.data.folders import build_folder
+from torchrec_mtl.data.parquet import num_rows
+from torchrec_mtl.data.reader import map_columns
 from torchrec_mtl.data.schema import FILE_NAME, SPLITS, Schema
 from torchrec_mtl.errors import InputError
 
@@ -19,10 +15,11 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
     """The prepared data set ``directory``, built first if it is not there yet.
 
     ``build(folder)`` writes ``train.parquet``, ``valid.parquet`` and ``test.parquet`` (and whatever else
-    belongs to the data set) into ``folder`` and returns the schema; row counts are added here. ``folder`` is
-    a hidden sibling of ``directory`` that takes its name in one rename at the end, so a reader finds either
-    nothing or all of it. Builders of one directory queue on a hidden lock file, which stays: the first
-    builds, the others find its work. What a killed build left is never read, and the next build removes it.
+    belongs to the data set) into ``folder`` and returns the schema; row counts are added here, every row is
+    checked, and the columns that `read_split` maps are laid out. ``folder`` is a hidden sibling of ``directory``
+    that takes its name in one rename at the end, so a reader finds either nothing or all of it. Builders of one
+    directory queue on a hidden lock file, which stays: the first builds, the others find its work. What a killed
+    build left is never read, and the next build removes it.
 
     Args:
         directory: the data set's directory; its parents are made.
@@ -32,11 +29,12 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
         ``directory`` as a path.
 
     Raises:
-        InputError: if ``directory`` is there but is not a prepared data set.
+        InputError: if ``directory`` is there but is not a prepared data set, or what was built breaks a rule of
+            `read_split`.
 
     Example::
 
-        >>> import tempfile
+        >>> import polars as pl, tempfile
         >>> from torchrec_mtl.data import Field, read_split
         >>> from torchrec_mtl.tasks import TaskChain
         >>> def build(folder):
@@ -49,39 +47,15 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
         2
     """
     directory = Path(directory)
-    if not (directory / FILE_NAME).is_file():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(directory.with_name(f".{directory.name}.lock")):
-            if not (directory / FILE_NAME).is_file():
-                _build(directory, build)
-    return directory
 
-
-@contextmanager
-def _lock(file: Path) -> Iterator[None]:
-    with file.open("w") as handle:  # closing it unlocks, and so does a kill
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _build(directory: Path, build: Callable[[Path], Schema]) -> None:
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise InputError(f"{directory}: is there but has no {FILE_NAME}; remove it or name another directory")
-    prefix = f".{directory.name}.partial-"
-    for path in directory.parent.iterdir():
-        if path.name.startswith(prefix):  # left by a killed build: this one holds the lock, so nobody else builds
-            shutil.rmtree(path)
-    folder = directory.with_name(prefix + uuid4().hex)
-    folder.mkdir()
-    try:
+    def build_whole(folder: Path) -> None:
+        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+            raise InputError(f"{directory}: is there but has no {FILE_NAME}; remove it or name another directory")
         schema = build(folder)
-        num_rows = {split: _num_rows(folder / f"{split}.parquet") for split in SPLITS}
-        replace(schema, num_rows=num_rows).save(folder)
-        os.rename(folder, directory)
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
+        schema = replace(schema, num_rows={split: num_rows(folder / f"{split}.parquet") for split in SPLITS})
+        schema.save(folder)
+        for split in SPLITS:
+            map_columns(folder, split, schema)
 
-
-def _num_rows(file: Path) -> int:
-    return pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
+    build_folder(directory, (directory / FILE_NAME).is_file, build_whole)
+    return directory

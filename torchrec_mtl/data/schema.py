@@ -34,6 +34,7 @@ class Field:
         name: the column, and the feature's key in a KeyedJaggedTensor.
         num_embeddings: the rows that its embedding table needs.
         multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
+        weight_column: of a multi-valued field, the column of lists with a finite weight for each of its ids.
 
     Raises:
         InputError: if a value is of the wrong kind.
@@ -41,12 +42,13 @@ class Field:
     Example::
 
         >>> Field("store", 112)
-        Field(name='store', num_embeddings=112, multi_valued=False)
+        Field(name='store', num_embeddings=112, multi_valued=False, weight_column=None)
     """
 
     name: str
     num_embeddings: int
     multi_valued: bool = False
+    weight_column: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -56,6 +58,12 @@ class Field:
             raise InputError(f"{told} must be an integer of at least 1")
         if not isinstance(self.multi_valued, bool):
             raise InputError(f"`multi_valued` (={self.multi_valued!r}) of field {self.name!r} must be a bool")
+        if self.weight_column is not None:
+            told = f"`weight_column` (={self.weight_column!r}) of field {self.name!r}"
+            if not isinstance(self.weight_column, str) or not self.weight_column:
+                raise InputError(f"{told} must be a non-empty string or None")
+            if not self.multi_valued:
+                raise InputError(f"{told} must be None: the field is not multi-valued")
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,8 @@ class Schema:
         group: the integer column whose values group rows for GAUC (a user, a household); it may be a field.
         num_rows: the rows of each split; empty until the data set is published.
         notes: what a reader of its figures must know: what an exposure is, sources, licence.
+        vocabulary_digest: of what its ids stand for, so that a checkpoint is not fed other ids; None where that
+            is not kept.
 
     Raises:
         InputError: if a column has two roles or a value is of the wrong kind.
@@ -91,6 +101,7 @@ class Schema:
     group: str | None = None
     num_rows: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    vocabulary_digest: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
@@ -98,7 +109,9 @@ class Schema:
         if not self.fields:
             raise InputError(f"`fields` of data set {self.name!r} must not be empty")
         weight_columns = set(self.tasks.weight_columns or ())  # tasks may share one
-        roles = Counter([*self.field_names, *self.dense, *self.tasks.label_columns, *weight_columns])
+        roles = Counter(
+            [*self.field_names, *self.id_weight_columns, *self.dense, *self.tasks.label_columns, *weight_columns]
+        )
         for column, count in roles.items():
             if count > 1:
                 raise InputError(f"column {column!r} of data set {self.name!r} must have one role, not {count}")
@@ -112,11 +125,17 @@ class Schema:
         return tuple(field.name for field in self.fields)
 
     @property
+    def id_weight_columns(self) -> tuple[str, ...]:
+        """The columns with weights of ids. If there is one, every KeyedJaggedTensor has weights, 1 elsewhere, and
+        the EmbeddingBagCollection must be built with ``is_weighted=True`` to use them."""
+        return tuple(field.weight_column for field in self.fields if field.weight_column is not None)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Every column that a split's file must have."""
         targets = (*self.tasks.label_columns, *(self.tasks.weight_columns or ()))
         group = () if self.group is None else (self.group,)
-        return tuple(dict.fromkeys((*self.field_names, *self.dense, *targets, *group)))
+        return tuple(dict.fromkeys((*self.field_names, *self.id_weight_columns, *self.dense, *targets, *group)))
 
     def select(self, names: Sequence[str]) -> "Schema":
         """The same schema with only the fields ``names``, in that order."""
@@ -185,10 +204,14 @@ class Schema:
         fields, tasks = content["fields"], content["tasks"]
         return cls(
             name=content["name"],
-            fields=[Field(item["name"], item["num_embeddings"], item["multi_valued"]) for item in fields],
+            fields=[
+                Field(item["name"], item["num_embeddings"], item["multi_valued"], item.get("weight_column"))
+                for item in fields
+            ],
             tasks=TaskChain(tasks["names"], tasks["label_columns"], tasks["weight_columns"]),
             dense=content["dense"],
             group=content["group"],
             num_rows=content["num_rows"],
             notes=content["notes"],
+            vocabulary_digest=content.get("vocabulary_digest"),
         )

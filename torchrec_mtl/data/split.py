@@ -1,6 +1,6 @@
-"""The rows of one split in memory: checked once, handed out as batches."""
+"""The rows of one split: checked once, handed out as batches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,24 +9,29 @@ from torch import Tensor
 
 from torchrec_mtl.data import checks
 from torchrec_mtl.data.batches import MultiTaskBatch
-from torchrec_mtl.data.id_columns import Array, IdColumns
+from torchrec_mtl.data.checks import Source
+from torchrec_mtl.data.id_columns import IdColumns, pack_ids
+from torchrec_mtl.data.lists import Array, Lists
 from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.errors import InputError
 
+Column = ArrayLike | tuple[ArrayLike, ...]
+
 
 class Split:
-    """N rows in columns.
+    """N rows in columns, in memory; `read_split` makes one whose columns are memory-mapped.
 
     Ids are kept in the smallest integer type that holds their field's and handed out as int64. Float arrays
     may be kept without a copy: do not change them afterwards.
 
     Args:
         schema: the fields, in the order that batches have them as keys; the dense columns and the tasks.
-        ids: field -> ids [N]; of a multi-valued field, its values [V] and their offsets [N + 1].
+        ids: field -> ids [N]; of a multi-valued field, its values [V], their offsets [N + 1] and, if it has a
+            weight column, their weights [V].
         labels: [N, T], 0 or 1, tasks in order; NaN only where the weight is 0.
         dense: [N, num_dense] in the order of ``schema.dense``; None where there is none.
         weights: [N, T]; None means 1 everywhere.
-        groups: [N] integers, the rows' groups for GAUC; kept as int64 in the attribute ``groups``.
+        groups: [N] integers, the rows' groups for GAUC; handed out as int64 in the attribute ``groups``.
         source: what error messages call these rows; a reader gives the file.
 
     Raises:
@@ -48,95 +53,145 @@ class Split:
     def __init__(
         self,
         schema: Schema,
-        ids: Mapping[str, ArrayLike | tuple[ArrayLike, ArrayLike]],
+        ids: Mapping[str, Column],
         labels: ArrayLike,
         dense: ArrayLike | None = None,
         weights: ArrayLike | None = None,
         groups: ArrayLike | None = None,
-        source: str = "Split",
+        source: str | Source = "Split",
     ) -> None:
-        self.schema = schema
-        self._source = source
-        self._num_rows = len(np.asarray(labels))
-        if self._num_rows == 0:
-            raise InputError(f"{source}: must have at least one row")
-        self._weights = None if weights is None else self._checked_weights(weights)
-        self._labels = self._checked_labels(labels)
-        self._dense = self._checked_dense(np.empty((self._num_rows, 0)) if dense is None else dense)
-        self.groups = None if groups is None else self._checked_groups(groups)
-        checked = {field.name: self._checked_ids(field, ids) for field in schema.fields}
-        self._ids = IdColumns(schema.fields, checked)
+        rows = _Checked(schema, len(np.asarray(labels)), source if isinstance(source, Source) else Source(source))
+        known = None if weights is None else rows.weights(weights)
+        arrays = {
+            "labels": rows.labels(labels, known),
+            "dense": rows.dense(np.empty((rows.num_rows, 0)) if dense is None else dense),
+        }
+        if known is not None:
+            arrays["weights"] = known
+        if groups is not None:
+            arrays["groups"] = rows.groups(groups)
+        arrays |= pack_ids(schema.fields, {field.name: rows.ids(field, ids) for field in schema.fields})
+        self._attach(schema, arrays, schema.field_names, str(source))
+
+    @classmethod
+    def from_arrays(cls, schema: Schema, arrays: Mapping[str, Array], fields: Sequence[str], source: str) -> "Split":
+        """The split of another's ``arrays``, which are not checked again, with ``fields`` as keys of its batches."""
+        split = cls.__new__(cls)
+        split._attach(schema, arrays, fields, source)
+        return split
+
+    def _attach(self, schema: Schema, arrays: Mapping[str, Array], fields: Sequence[str], source: str) -> None:
+        self.arrays, self.source = arrays, source
+        self.schema = schema.select(fields)
+        self._ids = IdColumns(schema.fields, arrays, fields, source)
 
     def __len__(self) -> int:
-        return self._num_rows
+        return len(self.arrays["labels"])
+
+    @property
+    def groups(self) -> Tensor | None:
+        """int64 [N], or None."""
+        return torch.from_numpy(self.arrays["groups"].astype(np.int64)) if "groups" in self.arrays else None
 
     def batch(self, rows: Tensor) -> MultiTaskBatch:
-        """The rows ``rows`` (int64 [B], B may be 0), in that order."""
+        """The rows ``rows`` (int64 [B], B may be 0), in that order.
+
+        Raises:
+            InputError: if a memory-mapped file holds values that it was not written with.
+        """
+        taken = {
+            name: self.arrays[name].take(rows.numpy(), axis=0)
+            for name in ("labels", "dense", "weights")
+            if name in self.arrays
+        }
+        if len(rows) and taken["labels"].max() > 1:
+            raise InputError(f"{self.source}: damaged: a label is neither 0 nor 1")
+        if not all(np.isfinite(taken[name]).all() for name in taken):
+            raise InputError(f"{self.source}: damaged: a dense value or weight is not finite")
         return MultiTaskBatch(
-            dense_features=self._dense.index_select(0, rows),
+            dense_features=torch.from_numpy(taken["dense"]),
             sparse_features=self._ids.gather(rows),
-            labels=self._labels.index_select(0, rows).float(),
-            weights=None if self._weights is None else self._weights.index_select(0, rows),
+            labels=torch.from_numpy(taken["labels"].astype(np.float32)),
+            weights=torch.from_numpy(taken["weights"]) if "weights" in taken else None,
         )
 
     def base_rates(self) -> Tensor:
         """Each task's share of positives among its labelled rows, ``[T]``."""
-        labels = self._labels.float()
-        if self._weights is None:
-            return labels.mean(0)
-        known = self._weights > 0
-        return labels.where(known, 0.0).sum(0) / known.sum(0)
+        positives = known = np.zeros(len(self.schema.tasks))
+        for start in range(0, len(self), 2**20):  # slices, for columns larger than memory
+            labels = self.arrays["labels"][start : start + 2**20] == 1
+            if "weights" in self.arrays:
+                weighted = self.arrays["weights"][start : start + 2**20] > 0
+                positives, known = positives + (labels & weighted).sum(0), known + weighted.sum(0)
+            else:
+                positives, known = positives + labels.sum(0), known + len(labels)
+        return (torch.as_tensor(positives) / torch.as_tensor(known)).float()
 
-    def _checked_weights(self, weights: ArrayLike) -> Tensor:
+
+class _Checked:
+    """Checks the arguments of `Split` and gives them the types that they are kept in."""
+
+    def __init__(self, schema: Schema, num_rows: int, source: Source) -> None:
+        self.schema, self.num_rows, self.source = schema, num_rows, source
+        if num_rows == 0:
+            raise InputError(f"{source}: must have at least one row")
+
+    def weights(self, weights: ArrayLike) -> Array:
         array = self._floats("weights", weights, len(self.schema.tasks))
         columns = self.schema.tasks.weight_columns or self.schema.tasks.names
-        checks.check_weights(self._source, columns, array)
-        return torch.from_numpy(array)
+        checks.check_weights(self.source, columns, array)
+        return array
 
-    def _checked_labels(self, labels: ArrayLike) -> Tensor:
+    def labels(self, labels: ArrayLike, weights: Array | None) -> Array:
         array = self._floats("labels", labels, len(self.schema.tasks))
-        known = np.ones(array.shape, bool) if self._weights is None else self._weights.numpy() > 0
-        checks.check_labels(self._source, self.schema.tasks, array, known)
-        return torch.from_numpy((array == 1).astype(np.uint8))  # a missing label is 0, and masked
+        known = np.ones(array.shape, bool) if weights is None else weights > 0
+        checks.check_labels(self.source, self.schema.tasks, array, known)
+        return (array == 1).astype(np.uint8)  # a missing label is 0, and masked
 
-    def _checked_dense(self, dense: ArrayLike) -> Tensor:
+    def dense(self, dense: ArrayLike) -> Array:
         array = self._floats("dense", dense, len(self.schema.dense))
-        checks.check_dense(self._source, self.schema.dense, array)
-        return torch.from_numpy(array)
+        checks.check_dense(self.source, self.schema.dense, array)
+        return array
 
-    def _checked_groups(self, groups: ArrayLike) -> Tensor:
+    def groups(self, groups: ArrayLike) -> Array:
         array = np.asarray(groups)
         self._check_length("groups", len(array))
-        checks.check_integers(self._source, self.schema.group or "groups", array)
-        return torch.from_numpy(array.astype(np.int64))
+        checks.check_integers(self.source, self.schema.group or "groups", array)
+        return array.astype(np.int64)
 
-    def _checked_ids(
-        self, field: Field, ids: Mapping[str, ArrayLike | tuple[ArrayLike, ArrayLike]]
-    ) -> Array | tuple[Array, Array]:
+    def ids(self, field: Field, ids: Mapping[str, Column]) -> Array | Lists:
         if field.name not in ids:
-            raise InputError(f"{self._source}: column {field.name!r} is missing")
+            raise InputError(f"{self.source}: column {field.name!r} is missing")
         column = ids[field.name]
         if not field.multi_valued:
             values = np.asarray(column)
             self._check_length(f"column {field.name!r}", len(values))
-            checks.check_ids(self._source, field, values)
+            checks.check_ids(self.source, field, values)
             return values
-        if not (isinstance(column, tuple) and len(column) == 2):
-            raise InputError(f"{self._source}: column {field.name!r} must be a tuple of values and offsets")
+        parts = ("values", "offsets") if field.weight_column is None else ("values", "offsets", "weights")
+        if not (isinstance(column, tuple) and len(column) == len(parts)):
+            raise InputError(f"{self.source}: column {field.name!r} must be a tuple of {' and '.join(parts)}")
         values, offsets = np.asarray(column[0]), np.asarray(column[1])
-        checks.check_offsets(self._source, field.name, offsets, len(values))
+        checks.check_offsets(self.source, field.name, offsets, len(values))
         self._check_length(f"column {field.name!r}", len(offsets) - 1)
-        checks.check_ids(self._source, field, values, offsets)
-        return values, offsets
+        checks.check_ids(self.source, field, values, offsets)
+        if field.weight_column is None:
+            return Lists(values, offsets)
+        weights = np.asarray(column[2], np.float32)
+        if weights.shape != values.shape:
+            told = f"weights of column {field.name!r} must be as many as its values ({len(values)}), not"
+            raise InputError(f"{self.source}: {told} {len(weights)}")
+        checks.check_id_weights(self.source, field.weight_column, weights, offsets)
+        return Lists(values, offsets, weights)
 
     def _floats(self, what: str, values: ArrayLike, num_columns: int) -> Array:
-        array = np.require(values, np.float32, ["C", "W"])  # torch shares it
-        if array.shape != (self._num_rows, num_columns):
-            expected = [self._num_rows, num_columns]
-            raise InputError(f"{self._source}: {what} must be of shape {expected}, not {list(array.shape)}")
+        array = np.require(values, np.float32, ["C"])
+        if array.shape != (self.num_rows, num_columns):
+            expected = [self.num_rows, num_columns]
+            raise InputError(f"{self.source}: {what} must be of shape {expected}, not {list(array.shape)}")
         return array
 
     def _check_length(self, what: str, num_rows: int) -> None:
-        if num_rows != self._num_rows:
-            rows = f"as many rows as the labels ({self._num_rows})"
-            raise InputError(f"{self._source}: {what} must have {rows}, not {num_rows}")
+        if num_rows != self.num_rows:
+            rows = f"as many rows as the labels ({self.num_rows})"
+            raise InputError(f"{self.source}: {what} must have {rows}, not {num_rows}")

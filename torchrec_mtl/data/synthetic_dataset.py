@@ -79,11 +79,11 @@ def oracle_auc(directory: str | Path, split: str = "test") -> dict[tuple[str, st
     for task in tasks:
         for space in tasks.spaces(task):
             kept = rows if space == "impressions" else rows.filter(pl.col(space.removeprefix("after ")) == 1)
-            aucs[task, space] = _auc(kept[f"p_{task}"], kept[task])
+            aucs[task, space] = rank_auc(kept[f"p_{task}"], kept[task])
     return aucs
 
 
-def _auc(scores: pl.Series, labels: pl.Series) -> float:
+def rank_auc(scores: pl.Series, labels: pl.Series) -> float:
     """By the rank sum of the positives, ties at their average rank."""
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     if not (positives and negatives):

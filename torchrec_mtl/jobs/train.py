@@ -50,6 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--dataset", default="complete_journey", help=f"one of {list(DATASETS)}, or a prepared data set's folder"
     )
     parser.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
+    parser.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
     parser.add_argument("--settings", default="", help=f"one of {list(SETTINGS)} (complete_journey for it, else paper)")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
     parser.add_argument("--name", default="", help="of the run, a new one or one to go on with (the date and time)")
@@ -108,7 +109,9 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> nn.M
     tables = schema.embedding_configs(config.embedding_dim)
     for table in tables:
         table.init_fn = init
-    embedding_bag_collection = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
+    embedding_bag_collection = EmbeddingBagCollection(
+        tables=tables, device=torch.device("meta"), is_weighted=bool(schema.id_weight_columns)
+    )
     entry = MODELS[config.model]
     model = entry.model(
         embedding_bag_collection,
@@ -153,6 +156,8 @@ def train_model(
         seed=config.training.seed,
         rank=rank,
         world_size=world_size,
+        shuffle_window=config.training.shuffle_window or None,
+        pin_memory=device.type == "cuda",
     )
     labels = {"model": config.model, "seed": config.training.seed, "dataset": schema.name}
     monitor = Monitor(directory if rank == 0 else None, **labels)
@@ -172,7 +177,9 @@ def train_model(
     monitor.close()
     report = ModelReport(config, result, num_parameters)
     if "test" in splits and not result.stopped:
-        metrics = evaluate(model, batches("test"), schema.tasks, device, schema.group)
+        test, group_of_row = batches("test"), splits["test"].groups
+        groups = None if group_of_row is None else (group_of_row[rows] for rows in test.rows())
+        metrics = evaluate(model, test, schema.tasks, device, groups)
         report = replace(report, test=metrics.compute(), curves=metrics.calibration_curves())
     return report
 
@@ -195,7 +202,7 @@ def run(args: argparse.Namespace) -> None:
     device = default_device()
     stop = StopRequest()
     with stop.listening(), process_group(device):
-        data = dataset_directory(args.dataset, args.sample)
+        data = dataset_directory(args.dataset, args.sample, args.raw)
         schema = Schema.load(data)
         check_models(configs, schema)
         splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}

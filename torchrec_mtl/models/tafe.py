@@ -87,7 +87,7 @@ class TAFEArch(nn.Module):
             else SelfAttentionStack(embedding_dim, num_layers, num_heads)
         )
         self.adapter: nn.Module = (
-            TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads, backend)
+            TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
             if task_indicators
             else PooledRepresentation(num_tasks)
         )
@@ -96,7 +96,10 @@ class TAFEArch(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         fields = embeddings.reshape(-1, *self.shape)
-        adapted = self.adapter(self.generator(fields))
+        if isinstance(self.generator, RepresentationGenerator) and isinstance(self.adapter, TaskAdapter):
+            adapted = self.generator.adapt(fields, self.adapter)
+        else:
+            adapted = self.adapter(self.generator(fields))
         return self.towers(adapted.unbind(1))
 
 

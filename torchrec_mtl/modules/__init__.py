@@ -12,12 +12,8 @@ from torchrec_mtl.modules.funnel import MarginalFromConditional
 from torchrec_mtl.modules.gates import DSelectGate, GateKind, SoftmaxGate, make_gate
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
-from torchrec_mtl.modules.representation_generator import (
-    FeatureInteraction,
-    RepresentationGenerator,
-    SelfAttentionStack,
-)
-from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter, TaskAdapterLayer
+from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
+from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
 from torchrec_mtl.modules.towers import TaskTowers, Tower, hidden_layers, start_from_base_rates
 
 __all__ = [
@@ -32,7 +28,6 @@ __all__ = [
     "Experts",
     "ExtractionLayer",
     "FeatureAggregation",
-    "FeatureInteraction",
     "FeatureTower",
     "FieldProjection",
     "GateKind",
@@ -46,7 +41,6 @@ __all__ = [
     "SoftmaxGate",
     "SparseArch",
     "TaskAdapter",
-    "TaskAdapterLayer",
     "TaskTowers",
     "Tower",
     "he_normal_",

@@ -4,12 +4,28 @@ from torch import Tensor, nn
 
 from torchrec_mtl import ops
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.initialization import he_normal_
 
 
 def check_heads(embedding_dim: int, num_heads: int) -> None:
     """Raises `InputError` unless ``num_heads`` divides ``embedding_dim``."""
     if num_heads < 1 or embedding_dim % num_heads:
         raise InputError(f"`num_heads` (={num_heads}) must divide `embedding_dim` (={embedding_dim})")
+
+
+def reset_attention(
+    queries: Tensor, key: Tensor, value: Tensor, output: Tensor, norm_weight: Tensor, norm_bias: Tensor
+) -> None:
+    """Draws learnt queries ``[..., N, D]`` and what goes with them, layers and tasks stacked in front.
+
+    Squares with `he_normal_`, norms as in `torch.nn.LayerNorm`, queries as Set Transformer's (Xavier uniform).
+    """
+    num_queries, dim = queries.shape[-2:]
+    nn.init.uniform_(queries, -((6 / (num_queries + dim)) ** 0.5), (6 / (num_queries + dim)) ** 0.5)
+    for weight in (key, value, output):
+        he_normal_(weight)
+    nn.init.ones_(norm_weight)
+    nn.init.zeros_(norm_bias)
 
 
 class Attention(nn.Module):

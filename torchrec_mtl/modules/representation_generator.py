@@ -8,56 +8,11 @@ from torch import Tensor, nn
 
 from torchrec_mtl import ops
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.modules.attention import Attention, check_heads
+from torchrec_mtl.modules.attention import Attention, check_heads, reset_attention
 from torchrec_mtl.modules.dynamic_selector import DynamicSelector, SmoothStepSchedule
+from torchrec_mtl.modules.task_adapter import TaskAdapter
 
 Residual = Literal["input", "query", "none"]
-
-
-class FeatureInteraction(nn.Module):
-    """One feature interaction learning layer, TAFE eq. (17)-(20).
-
-    Args:
-        embedding_dim: ``D``.
-        num_inducing_points: ``K``.
-        num_heads: ``m``; must divide ``D``.
-        residual: what is added to the attention's output before LayerNorm, eq. (20): the ``"input"``, which must
-            then have ``K`` rows; the ``"query"``; or ``"none"``.
-        backend: of `torchrec_mtl.ops.inducing_attention`.
-    """
-
-    def __init__(
-        self,
-        embedding_dim: int,
-        num_inducing_points: int,
-        num_heads: int = 2,
-        residual: Residual = "input",
-        backend: str = "auto",
-    ) -> None:
-        super().__init__()
-        check_heads(embedding_dim, num_heads)
-        self.num_heads, self.residual, self.backend = num_heads, residual, backend
-        self.inducing_points = nn.Parameter(torch.empty(num_inducing_points, embedding_dim))
-        self.key = nn.Linear(embedding_dim, embedding_dim, bias=False)
-        self.value = nn.Linear(embedding_dim, embedding_dim, bias=False)
-        self.output = nn.Linear(embedding_dim, embedding_dim, bias=False)
-        self.norm = nn.LayerNorm(embedding_dim)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draws the inducing points as Set Transformer does; the layers reset themselves."""
-        nn.init.xavier_uniform_(self.inducing_points)
-
-    def forward(self, inputs: Tensor, selection: Tensor) -> Tensor:
-        """``H [B, F, D]`` and ``z [B, K]`` to ``Y [B, K, D]``."""
-        weights = (self.key.weight, self.value.weight, self.output.weight)
-        points = self.inducing_points
-        output = ops.inducing_attention(points, selection, inputs, *weights, self.num_heads, self.backend)
-        if self.residual == "input":
-            output = output + inputs
-        elif self.residual == "query":
-            output = output + (points * selection.unsqueeze(-1)).to(output.dtype)
-        return self.norm(output)
 
 
 class RepresentationGenerator(nn.Module):
@@ -106,29 +61,53 @@ class RepresentationGenerator(nn.Module):
             raise InputError(f"`selector` (={selector!r}) must be 'shared' or 'per_layer'")
         if residual not in ("input", "query", "none"):
             raise InputError(f"`residual` (={residual!r}) must be 'input', 'query' or 'none'")
+        check_heads(embedding_dim, num_heads)
+        self.num_heads, self.residual, self.backend = num_heads, residual, backend
         self.selectors = nn.ModuleList(
             DynamicSelector(num_fields * embedding_dim, num_inducing_points, selector_layer_sizes, schedule)
             for _ in range(1 if selector == "shared" else num_layers)
         )
-        first: Residual = "query" if residual == "input" else residual
-        self.layers = nn.ModuleList(
-            FeatureInteraction(embedding_dim, num_inducing_points, num_heads, residual if layer else first, backend)
-            for layer in range(num_layers)
-        )
+        square, row = (num_layers, embedding_dim, embedding_dim), (num_layers, embedding_dim)
+        self.points = nn.Parameter(torch.empty(num_layers, num_inducing_points, embedding_dim))
+        self.key_weight = nn.Parameter(torch.empty(square))
+        self.value_weight = nn.Parameter(torch.empty(square))
+        self.output_weight = nn.Parameter(torch.empty(square))
+        self.norm_weight = nn.Parameter(torch.empty(row))
+        self.norm_bias = nn.Parameter(torch.empty(row))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """See `reset_attention`; the selectors reset themselves."""
+        reset_attention(*self.weights())
+
+    def weights(self) -> ops.GeneratorWeights:
+        """Those of all layers."""
+        squares = (self.key_weight, self.value_weight, self.output_weight)
+        return ops.GeneratorWeights(self.points, *squares, self.norm_weight, self.norm_bias)
 
     def select(self, fields: Tensor) -> list[Tensor]:
         """``z [B, K]`` of each layer, from the input fields ``H [B, F, D]``."""
         selections = [selector(fields.flatten(1)) for selector in self.selectors]
-        return selections if len(selections) > 1 else selections * len(self.layers)
+        return selections if len(selections) > 1 else selections * len(self.points)
 
     def forward(self, fields: Tensor) -> list[Tensor]:
         """``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``."""
-        representations = []
+        representations: list[Tensor] = []
         inputs = fields
-        for layer, selection in zip(self.layers, self.select(fields), strict=True):
-            inputs = layer(inputs, selection)
+        residual: Residual = "query" if self.residual == "input" else self.residual
+        for weights, selection in zip(self.weights().layers(), self.select(fields), strict=True):
+            inputs = ops.inducing_layer(inputs, selection, weights, self.num_heads, residual, backend=self.backend)
+            residual = self.residual
             representations.append(inputs)
         return representations
+
+    def adapt(self, fields: Tensor, adapter: TaskAdapter) -> Tensor:
+        """``adapter(self(fields))``, in one operation where the layers share ``z``: ``[B, F, D]`` to ``[B, T, D]``."""
+        if len(self.selectors) > 1:
+            return adapter(self(fields))
+        selection = self.selectors[0](fields.flatten(1))
+        weights = (self.weights(), adapter.weights())
+        return ops.inducing_stack(fields, selection, *weights, self.num_heads, self.residual, backend=self.backend)
 
 
 class SelfAttentionStack(nn.Module):

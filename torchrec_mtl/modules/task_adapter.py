@@ -3,65 +3,25 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchrec_mtl import ops
-from torchrec_mtl.modules.attention import check_heads
-
-
-class TaskAdapterLayer(nn.Module):
-    """One adapter layer for all tasks, TAFE eq. (21)-(22); no parameter is shared by two tasks.
-
-    Args:
-        num_tasks: ``T``.
-        embedding_dim: ``D``.
-        num_heads: ``m``; must divide ``D``.
-        backend: of `torchrec_mtl.ops.indicator_attention`.
-    """
-
-    def __init__(self, num_tasks: int, embedding_dim: int, num_heads: int, backend: str = "auto") -> None:
-        super().__init__()
-        check_heads(embedding_dim, num_heads)
-        self.num_heads, self.backend = num_heads, backend
-        square = (num_tasks, embedding_dim, embedding_dim)
-        self.indicators = nn.Parameter(torch.empty(num_tasks, embedding_dim))
-        self.key_weight = nn.Parameter(torch.empty(square))
-        self.value_weight = nn.Parameter(torch.empty(square))
-        self.output_weight = nn.Parameter(torch.empty(square))
-        self.norm_weight = nn.Parameter(torch.empty(num_tasks, embedding_dim))
-        self.norm_bias = nn.Parameter(torch.empty(num_tasks, embedding_dim))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """As the layers they stand for: `torch.nn.Linear` and `torch.nn.LayerNorm`; indicators as queries."""
-        bound = self.key_weight.shape[-1] ** -0.5
-        for weight in (self.key_weight, self.value_weight, self.output_weight):
-            nn.init.uniform_(weight, -bound, bound)
-        nn.init.xavier_uniform_(self.indicators)
-        nn.init.ones_(self.norm_weight)
-        nn.init.zeros_(self.norm_bias)
-
-    def forward(self, shared: Tensor, former: Tensor | None) -> Tensor:
-        """``Y^l [B, K, D]`` and ``T^{l-1} [B, T, D]``, none in the first layer, to ``T^l [B, T, D]``."""
-        weights = (self.key_weight, self.value_weight, self.output_weight)
-        output = ops.indicator_attention(self.indicators, shared, *weights, self.num_heads, self.backend)
-        if former is not None:
-            output = output + former
-        return F.layer_norm(output, output.shape[-1:]) * self.norm_weight + self.norm_bias
+from torchrec_mtl.modules.attention import check_heads, reset_attention
 
 
 class TaskAdapter(nn.Module):
     """TSA, TAFE eq. (21)-(22): each task reads every layer's shared representation through its own indicator.
 
-    Nothing of it flows back into the shared representations' forward.
+    No parameter is shared by two tasks, and nothing flows back into the shared representations' forward.
 
     Args:
         num_tasks: ``T``.
         embedding_dim: ``D``.
         num_layers: ``L``, as many as the representation generator has.
         num_heads: ``m``; must divide ``D``.
-        backend: of `torchrec_mtl.ops.indicator_attention`.
+
+    Raises:
+        InputError: if ``num_heads`` does not divide ``embedding_dim``.
 
     Example::
 
@@ -70,19 +30,33 @@ class TaskAdapter(nn.Module):
         torch.Size([4, 3, 8])
     """
 
-    def __init__(
-        self, num_tasks: int, embedding_dim: int, num_layers: int, num_heads: int = 2, backend: str = "auto"
-    ) -> None:
+    def __init__(self, num_tasks: int, embedding_dim: int, num_layers: int, num_heads: int = 2) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            TaskAdapterLayer(num_tasks, embedding_dim, num_heads, backend) for _ in range(num_layers)
-        )
+        check_heads(embedding_dim, num_heads)
+        self.num_heads = num_heads
+        row = (num_layers, num_tasks, embedding_dim)
+        self.indicators = nn.Parameter(torch.empty(row))
+        self.key_weight = nn.Parameter(torch.empty(*row, embedding_dim))
+        self.value_weight = nn.Parameter(torch.empty(*row, embedding_dim))
+        self.output_weight = nn.Parameter(torch.empty(*row, embedding_dim))
+        self.norm_weight = nn.Parameter(torch.empty(row))
+        self.norm_bias = nn.Parameter(torch.empty(row))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """See `reset_attention`; indicators as queries."""
+        reset_attention(*self.weights())
+
+    def weights(self) -> ops.AdapterWeights:
+        """Those of all layers."""
+        squares = (self.key_weight, self.value_weight, self.output_weight)
+        return ops.AdapterWeights(self.indicators, *squares, self.norm_weight, self.norm_bias)
 
     def forward(self, representations: Sequence[Tensor]) -> Tensor:
         """``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``."""
         adapted: Tensor | None = None
-        for layer, shared in zip(self.layers, representations, strict=True):
-            adapted = layer(shared, adapted)
+        for weights, shared in zip(self.weights().layers(), representations, strict=True):
+            adapted = ops.adapter_layer(shared, adapted, weights, self.num_heads)
         assert adapted is not None  # there is at least one layer
         return adapted
 

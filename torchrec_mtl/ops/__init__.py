@@ -1,6 +1,12 @@
 """Attention kernels behind functions that check, choose a backend and call it."""
 
 from torchrec_mtl.ops.attention import attention
-from torchrec_mtl.ops.inducing_attention import indicator_attention, inducing_attention
+from torchrec_mtl.ops.inducing_attention import (
+    AdapterWeights,
+    GeneratorWeights,
+    adapter_layer,
+    inducing_layer,
+    inducing_stack,
+)
 
-__all__ = ["attention", "indicator_attention", "inducing_attention"]
+__all__ = ["AdapterWeights", "GeneratorWeights", "adapter_layer", "attention", "inducing_layer", "inducing_stack"]

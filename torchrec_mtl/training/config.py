@@ -115,6 +115,7 @@ class TrainingConfig:
         micro_batches: in how many parts, one after the other, a step's rows go through the model; gradients of
             dense parameters and replicated tables are accumulated, tables with fused optimizers are stepped by every
             part.
+        shuffle_window: rows that are shuffled together, see `torchrec_mtl.data.BatchLoader`; 0 for all of the split.
         max_epochs: passes over the training split at most.
         evaluations_per_epoch: how often the validation split is read in an epoch.
         patience: evaluations without a better mean validation AUC after which training stops.
@@ -136,6 +137,7 @@ class TrainingConfig:
 
     batch_size: int = 1024
     micro_batches: int = 1
+    shuffle_window: int = 0
     max_epochs: int = 1
     evaluations_per_epoch: int = 1
     patience: int = 3
@@ -160,7 +162,7 @@ class TrainingConfig:
             evaluations_per_epoch=self.evaluations_per_epoch,
             patience=self.patience,
         )
-        _check_at_least(0, seed=self.seed)
+        _check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window)
         known = [each.name for each in fields(TableConfig)]
         for name, exceptions in self.tables.items():
             for key in exceptions:

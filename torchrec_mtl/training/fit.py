@@ -20,24 +20,27 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, load_weights
 from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.evaluation import Rows, evaluate, mean_auc
+from torchrec_mtl.training.evaluation import Rows, evaluate, mean_auc, suspicions
 from torchrec_mtl.training.faults import Recorded, tell_non_finite
 from torchrec_mtl.training.monitor import Monitor, progress_bar
 from torchrec_mtl.training.step import NonFiniteLossError, Step
 
 
 class Batches(Protocol):
-    """An epoch of batches on this rank, such as `torchrec_mtl.data.BatchLoader`."""
+    """An epoch of batches on this rank, as many and of the same sizes on all: `torchrec_mtl.data.BatchLoader`, say."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Any]: ...
 
-    def set_epoch(self, epoch: int, step: int = 0) -> None:
-        """The epoch that the next iteration is of, and the batch it begins with."""
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration is of; its first batch comes first, if it is another than before."""
 
-    def identity(self) -> dict[str, Any]:
-        """What a batch of an epoch depends on, besides its number."""
+    def state_dict(self) -> dict[str, Any]:
+        """The position, ``epoch`` and ``step`` (batches of it handed out), and what else batches depend on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts the next iteration at a position; an `InputError` if the state is of other batches."""
 
 
 @dataclass
@@ -140,10 +143,10 @@ class Training:
         if checkpoint is None:
             return
         state = self.checkpointer.load(checkpoint, self.model, self.optimizer)
-        for name, value in self.train_batches.identity().items():
-            if state["data"].get(name) != value:
-                was = state["data"].get(name)
-                raise InputError(f"{checkpoint}: `{name}` (={value}) of the training data must be as it was, {was}")
+        try:
+            self.train_batches.load_state_dict(state["data"])
+        except InputError as error:
+            raise InputError(f"{checkpoint}: {error}") from error
         self.result = TrainingResult(**state["result"])
         _say(f"{self.description}: goes on from {checkpoint}")
 
@@ -153,10 +156,8 @@ class Training:
         return 1.0
 
     def _all_batches(self) -> Iterator[Any]:
-        first_epoch, first_step = self.result.epoch, self.result.epoch_step
-        for epoch in range(first_epoch, self.config.max_epochs):
-            first = first_step * self.config.micro_batches if epoch == first_epoch else 0
-            self.train_batches.set_epoch(epoch, first)
+        for epoch in range(self.result.epoch, self.config.max_epochs):
+            self.train_batches.set_epoch(epoch)
             yield from self.train_batches
 
     def is_over(self) -> bool:
@@ -190,7 +191,7 @@ class Training:
         total = steps * self.config.batch_size
         with progress_bar(name, total, dist.get_rank() != 0, done * self.config.batch_size) as bar:
             for taken in range(done + 1, steps + 1):
-                self._take_step()
+                self.take_step()
                 bar.update(self.config.batch_size)
                 if taken % 20 == 0 or taken == steps:
                     bar.set_postfix_str(f"loss {self.step.mean_loss():.4f}", refresh=False)
@@ -200,7 +201,7 @@ class Training:
                     return
         self._evaluate(name)
 
-    def _take_step(self) -> None:
+    def take_step(self) -> None:
         result, parts = self.result, self.config.micro_batches
         parts = min(parts, len(self.train_batches) - result.epoch_step * parts)
         began = time.perf_counter()
@@ -229,6 +230,8 @@ class Training:
         self.monitor.scalars(result.step, [{"split": "train", "metric": "loss", "value": loss}, *rows])
         skipped = f", {result.num_skipped} batches skipped" if result.num_skipped else ""
         _say(f"{name}, step {result.step}: loss {loss:.4f}, validation AUC {_aucs(rows)}, mean {score:.4f}{skipped}")
+        for warning in suspicions(rows):
+            _say(f"{name}: warning: {warning}")
         result.without_gain += 1
         if score > result.best_score:
             result.best_score, result.best_step, result.without_gain = score, result.step, 0
@@ -246,7 +249,9 @@ class Training:
 
     def _save(self, score: float | None) -> None:
         self._take_loss()
-        state = {"result": asdict(self.result), "data": self.train_batches.identity()}
+        # the loader itself is ahead: the pipeline reads batches before it uses them
+        position = {"epoch": self.result.epoch, "step": self.result.epoch_step * self.config.micro_batches}
+        state = {"result": asdict(self.result), "data": {**self.train_batches.state_dict(), **position}}
         self.checkpointer.save(self.result.step, self.model, self.optimizer, state, score)
 
     def close(self) -> None:

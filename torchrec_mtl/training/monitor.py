@@ -25,14 +25,16 @@ class _Lines:
         self.stream.flush()
 
 
-def progress_bar(description: str, total: int, disable: bool = False, done: int = 0) -> "tqdm[Any]":
-    """A bar in rows: redrawn in place on a terminal, a line every few seconds elsewhere (a file, a scheduler)."""
+def progress_bar(
+    description: str, total: int, disable: bool = False, done: int = 0, unit: str = "samples"
+) -> "tqdm[Any]":
+    """A bar in ``unit``: redrawn in place on a terminal, a line every few seconds elsewhere (a file, a scheduler)."""
     on_terminal = sys.stderr.isatty()
     return tqdm(
         desc=description,
         total=total,
         initial=done,
-        unit=" samples",
+        unit=f" {unit}",
         unit_scale=True,
         disable=disable,
         file=sys.stderr if on_terminal else _Lines(sys.stderr),

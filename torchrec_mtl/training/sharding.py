@@ -89,13 +89,13 @@ def plan_sharding(
     for name in config.tables:
         if name not in configs:
             raise InputError(f"`tables` (={name!r}) must be of the model's: {sorted(configs)}")
-    if all(is_replicated(config.table_config(name), device) for name in configs):
-        return ShardingPlan({})  # TorchRec leaves tables without a plan as they are
     together = world_size is None
     world_size = dist.get_world_size() if world_size is None else world_size
     constraints = {
         name: _constraints(table, config.table_config(name), device, world_size) for name, table in configs.items()
     }
+    if all(is_replicated(config.table_config(name), device) for name in configs):
+        return ShardingPlan({})  # TorchRec leaves tables without a plan as they are
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=local_world_size or get_local_size(world_size)),
         HardwareConfig(),

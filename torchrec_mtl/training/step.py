@@ -8,15 +8,12 @@ step or none does.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torchrec import KeyedJaggedTensor
-from torchrec.distributed.embedding_types import ShardedModule
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_mtl.errors import TrainingError
@@ -33,20 +30,6 @@ class NonFiniteLossError(TrainingError):
     def __init__(self, logits: Tensor, finite: bool) -> None:
         super().__init__("the loss is not finite")
         self.logits, self.finite = logits, finite
-
-
-def _one_row_of_nothing(batch: Any) -> Any:
-    """In place of a batch without rows, which tables that are not sharded do not take; its loss counts for no row."""
-    keys = batch.sparse_features.keys()
-    lengths = torch.zeros(len(keys), dtype=torch.int64, device=batch.labels.device)
-    weights = getattr(batch, "weights", None)
-    return replace(
-        batch,
-        dense_features=batch.dense_features.new_zeros(1, *batch.dense_features.shape[1:]),
-        sparse_features=KeyedJaggedTensor(keys, batch.sparse_features.values()[:0], lengths=lengths),
-        labels=batch.labels.new_zeros(1, *batch.labels.shape[1:]),
-        **({} if weights is None else {"weights": weights.new_ones(1, *weights.shape[1:])}),
-    )
 
 
 class Step:
@@ -75,7 +58,6 @@ class Step:
         self.stop_requested = stop_requested
         self.after_backward = [p for _, p in in_backward_optimizer_filter(model.named_parameters())]
         self.replicas = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
-        self.is_sharded = any(isinstance(m, ShardedModule) for m in model.modules())
         self.stop = False  # as agreed
         self.num_calls, self.num_skipped = 0, 0
         self.loss_sum, self.num_rows = 0.0, 0  # over this rank's rows, until `take_sums`
@@ -102,11 +84,10 @@ class Step:
 
     def __call__(self, batch: Any) -> tuple[Tensor, Any]:
         """The loss to differentiate, scaled so that the ranks' average is the mean over all rows; then the outputs."""
-        num_rows = len(batch.labels)
-        loss, outputs = self.model(batch if num_rows or self.is_sharded else _one_row_of_nothing(batch))
+        loss, outputs = self.model(batch)
         self.num_calls += 1
         logits = outputs[1]
-        value = float(loss.detach())
+        value, num_rows = float(loss.detach()), len(logits) - getattr(batch, "num_padded", 0)
         finite = math.isfinite(value)
         told = torch.tensor([num_rows, not finite, self.stop_requested()], dtype=torch.float64)
         if dist.get_world_size() > 1:
@@ -119,9 +100,9 @@ class Step:
             self.num_skipped += 1
             return self._nothing(), outputs
         self.usable += 1
-        self.loss_sum += value * num_rows
+        self.loss_sum += value * len(logits)  # padded rows add nothing to the loss, but are divided by
         self.num_rows += num_rows
-        return loss * (num_rows * dist.get_world_size() / (all_rows * self.parts)), outputs
+        return loss * (len(logits) * dist.get_world_size() / (all_rows * self.parts)), outputs
 
     def _nothing(self) -> Tensor:
         """A loss with gradient 0 for what is stepped after the backward pass, which is waited for by all replicas."""

@@ -41,6 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"of {list(DATASETS)} or prepared folders, by commas (%(default)s)",
     )
     parser.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
+    parser.add_argument("--raw", default="", help="folder of the raw files, for ali_ccp")
     parser.add_argument("--models", default="", help="names, by commas (all of the protocol's)")
     parser.add_argument("--seeds", type=int, default=5, help="how many (%(default)s)")
     parser.add_argument("--workers", type=int, default=_default_workers(), help="runs at a time (%(default)s)")
@@ -83,7 +84,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     systems, protocol = check(args), PROTOCOLS[args.protocol]
     made = []
     for dataset in args.datasets.split(","):
-        folder = dataset_directory(dataset, args.sample)
+        folder = dataset_directory(dataset, args.sample, args.raw)
         schema = Schema.load(folder)
         directory = Path(args.output) / schema.name
         plan = Plan(protocol, folder.resolve(), directory, range(args.seeds), systems, args.overrides)

@@ -1,102 +1,184 @@
-"""Attention of learnt query points to a sample's fields, TAFE eq. (17)-(19) and (21): the front door.
+"""Attention of learnt query points to a sample's fields, TAFE eq. (17)-(22): the front door.
 
-`inducing_attention` has one set of points and projections (ASRG); `indicator_attention` has one point with
-projections of its own for each task (TSA). Both check their arguments, choose a backend and call it.
+`inducing_stack` is all of it where one selection serves every layer: ASRG's layers and TSA's adapters.
+`inducing_layer` and `adapter_layer` are one layer of each.
 
 Backends:
-    reference: the equations as they stand, one projection after the other (`reference.py`, the definition).
-    folded: the same with the projections folded into the points, once per step (`folded.py`).
-    auto: the fastest that runs here; today `folded` everywhere.
+    reference: the equations as they stand (`reference.py`, the definition).
+    sdpa: by PyTorch's fused attention (`sdpa.py`).
+    compact: the same, without a sample's rows that are alike; a stack only (`compact.py`).
+    cpp: a kernel that does likewise, for float32 and float64 on the CPU, if it has been built; a stack only (`cpp.py`).
+    triton: CUDA kernels that do likewise (`triton_stack.py`); only by name, for they have not yet run on a GPU.
+    auto: the fastest that runs here; the log says which and why, once.
+
+The environment variable ``TORCHREC_MTL_INDUCING_ATTENTION`` names the backend where the argument is "auto".
 """
 
-from types import ModuleType
-
+import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.ops.inducing_attention import folded, reference
+from torchrec_mtl.ops.backends import log_choice, requested_backend
+from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa, triton_backend
+from torchrec_mtl.ops.inducing_attention.sdpa import adapter_layer
+from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights, gate
 
-BACKENDS: dict[str, ModuleType] = {"auto": folded, "reference": reference, "folded": folded}
+BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton")
+_OPERATION = "inducing_attention"
+_CPP_SIZE = 3072  # of a sample's fields or rows; measured with AVX2, 512 KiB of cache a core, forward and backward
 
 
-def _backend(name: str) -> ModuleType:
-    if name not in BACKENDS:
-        raise InputError(f"`backend` (={name!r}) must be one of {list(BACKENDS)}")
-    return BACKENDS[name]
-
-
-def inducing_attention(
-    points: Tensor,
-    selection: Tensor,
+def inducing_layer(
     inputs: Tensor,
-    key_weight: Tensor,
-    value_weight: Tensor,
-    output_weight: Tensor,
+    selection: Tensor,
+    weights: GeneratorWeights,
     num_heads: int,
+    residual: str = "input",
+    scale: float | None = None,
+    z_grad: str = "full",
     backend: str = "auto",
 ) -> Tensor:
-    """Multi-head attention of the selected inducing points to the inputs, TAFE eq. (17)-(19).
+    """One feature interaction learning layer of ASRG, TAFE eq. (17)-(20).
 
-    A point with ``selection`` 0 has a zero query, hence uniform attention: its output is the mean of the values
-    (times ``Wo``), not zero. That is what the equations say.
+    A point with ``selection`` 0 has a zero query, hence uniform attention: what it reads is the mean of the values,
+    not zero. That is what the equations say.
 
     Args:
-        points: ``I [K, D]``, the heads' ``I_j [K, d_h]`` side by side.
-        selection: ``z [B, K]``, one scalar a point, shared by the heads.
         inputs: ``H [B, F, D]``.
-        key_weight: ``Wk [D, D]``, rows are outputs as in `torch.nn.Linear`; head ``j`` owns rows
-            ``j * d_h`` to ``(j + 1) * d_h``.
-        value_weight: ``Wv [D, D]``, likewise.
-        output_weight: ``Wo [D, D]``, rows are outputs.
-        num_heads: ``m``; must divide ``D``.
+        selection: ``z [B, K]``, one scalar a point, shared by the heads.
+        weights: of one layer.
+        num_heads: ``m``; must divide ``D``, ``d_h = D / m``.
+        residual: what is added before LayerNorm, eq. (20): the ``"input"``, which must then have ``K`` rows; the
+            ``"query"``; or ``"none"``.
+        scale: of the scores; ``1 / sqrt(d_h)`` by default, as in eq. (18).
+        z_grad: as in `inducing_stack`.
         backend: see the module.
 
     Returns:
-        ``O [B, K, D]``.
+        ``Y [B, K, D]``.
 
     Raises:
-        InputError: if ``backend`` is none of the above.
+        InputError: if ``z_grad`` or ``backend`` is none of the above, or the backend cannot run.
 
     Example::
 
-        >>> import torch
-        >>> H, eye = torch.randn(5, 7, 4), torch.eye(4)
-        >>> O = inducing_attention(torch.randn(3, 4), torch.zeros(5, 3), H, eye, eye, eye, num_heads=2)
-        >>> torch.allclose(O, H.mean(1, keepdim=True).expand(5, 3, 4), atol=1e-6)
+        >>> H, eye, one = torch.randn(5, 7, 4), torch.eye(4), torch.ones(4)
+        >>> weights = GeneratorWeights(torch.randn(3, 4), eye, eye, eye, one, torch.zeros(4))
+        >>> Y = inducing_layer(H, torch.zeros(5, 3), weights, num_heads=2, residual="query")
+        >>> mean = torch.nn.functional.layer_norm(H.mean(1, keepdim=True), (4,))
+        >>> torch.allclose(Y, mean.expand(5, 3, 4), atol=1e-5)
         True
     """
-    run = _backend(backend).inducing_attention
-    return run(points, selection, inputs, key_weight, value_weight, output_weight, num_heads)
+    _check_gradient(z_grad)
+    name = requested_backend(_OPERATION, backend, BACKENDS)
+    if name == "triton":
+        return triton_backend.inducing_layer(inputs, selection, weights, num_heads, residual, scale, z_grad)
+    if name in ("compact", "cpp"):
+        raise InputError(f"the backend {name!r} is for a stack whose layers share one selection, not for one layer")
+    run = reference.inducing_layer if name == "reference" else sdpa.inducing_layer
+    return run(inputs, gate(selection, z_grad), weights, num_heads, residual, scale)
 
 
-def indicator_attention(
-    indicators: Tensor,
+def _check_gradient(z_grad: str) -> None:
+    if z_grad not in ("gated", "full"):
+        raise InputError(f"`z_grad` (={z_grad!r}) must be 'gated' or 'full'")
+
+
+def inducing_stack(
     inputs: Tensor,
-    key_weight: Tensor,
-    value_weight: Tensor,
-    output_weight: Tensor,
+    selection: Tensor,
+    layers: GeneratorWeights,
+    adapters: AdapterWeights,
     num_heads: int,
+    residual: str = "input",
+    z_grad: str = "gated",
     backend: str = "auto",
 ) -> Tensor:
-    """Multi-head attention of one indicator a task to the inputs, TAFE eq. (21).
+    """``L`` layers of ASRG with one selection and TSA's adapters on each, TAFE eq. (17)-(22).
 
     Args:
-        indicators: ``a [T, D]``, one query a task.
-        inputs: ``Y [B, K, D]``, shared by the tasks.
-        key_weight: ``Wk [T, D, D]``, a `torch.nn.Linear` weight a task.
-        value_weight: ``Wv [T, D, D]``, likewise.
-        output_weight: ``Wo [T, D, D]``, likewise.
+        inputs: ``H [B, F, D]``.
+        selection: ``z [B, K]``, one scalar a point, shared by the heads and the layers.
+        layers: ASRG's weights, ``L`` layers.
+        adapters: TSA's weights, ``L`` layers.
         num_heads: ``m``; must divide ``D``.
+        residual: as in `inducing_layer`; where ``"input"`` asks for a layer's input, the first layer, whose input has
+            ``F`` rows and not ``K``, adds the query as Set Transformer does.
+        z_grad: the gradient of ``z`` where it is 0. ``"gated"``: none, which spares computing it, and changes
+            nothing behind a smooth step, whose slope is 0 there. ``"full"``: that of the equations.
         backend: see the module.
 
     Returns:
-        ``F [B, T, D]``.
+        ``T^L [B, T, D]``, the adapted representations of the last layer.
 
     Raises:
-        InputError: if ``backend`` is none of the above.
+        InputError: if ``residual``, ``z_grad`` or ``backend`` is none of the above, or the backend cannot run.
+
+    Example::
+
+        >>> square, row = torch.randn(2, 4, 4), torch.ones(2, 4)
+        >>> layers = GeneratorWeights(torch.randn(2, 3, 4), square, square, square, row, row)
+        >>> square, row = torch.randn(2, 6, 4, 4), torch.ones(2, 6, 4)
+        >>> adapters = AdapterWeights(torch.randn(2, 6, 4), square, square, square, row, row)
+        >>> inducing_stack(torch.randn(5, 7, 4), torch.rand(5, 3), layers, adapters, num_heads=2).shape
+        torch.Size([5, 6, 4])
     """
-    run = _backend(backend).indicator_attention
-    return run(indicators, inputs, key_weight, value_weight, output_weight, num_heads)
+    if residual not in ("input", "query", "none"):
+        raise InputError(f"`residual` (={residual!r}) must be 'input', 'query' or 'none'")
+    _check_gradient(z_grad)
+    return _dispatch(inputs, selection, layers, adapters, num_heads, residual, z_grad, backend)
 
 
-__all__ = ["BACKENDS", "indicator_attention", "inducing_attention"]
+def _dispatch(
+    inputs: Tensor,
+    selection: Tensor,
+    layers: GeneratorWeights,
+    adapters: AdapterWeights,
+    num_heads: int,
+    residual: str,
+    z_grad: str,
+    name: str,
+) -> Tensor:
+    name = requested_backend(_OPERATION, name, BACKENDS)
+    if name == "auto":
+        name, reason = _choose(inputs, selection, [*layers, *adapters], z_grad)
+        log_choice(_OPERATION, name, reason)
+    backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp, "triton": triton_backend}
+    run = backends[name].inducing_stack
+    return run(inputs, selection, layers, adapters, num_heads, residual, z_grad)
+
+
+torch.fx.wrap("_dispatch")  # the choice depends on the tensors: a traced graph makes it when it runs
+
+
+def _choose(inputs: Tensor, selection: Tensor, weights: list[Tensor], z_grad: str) -> tuple[str, str]:
+    """The backend that "auto" takes, and why."""
+    if torch.compiler.is_exporting():
+        return "sdpa", "an exported program may run where there is no kernel"
+    if inputs.device.type != "cpu":
+        return "sdpa", "to count the points at 0 would wait for the device"
+    rows = num_points = selection.shape[1]
+    if z_grad == "gated" and not torch.compiler.is_compiling():  # which does not see what is selected
+        rows = compact.num_rows(selection)
+    reason = cpp.why_not(inputs, selection, *weights)
+    if reason is not None:
+        reason = f"the C++ kernel cannot be used: {reason}"
+    elif torch.is_autocast_enabled("cpu"):
+        reason = "autocast asks for another precision than the C++ kernel's"
+    elif max(inputs.shape[1], rows) * inputs.shape[2] <= _CPP_SIZE:
+        return "cpp", "it is the fastest for such shapes"
+    else:
+        reason = "the rows are too large for the C++ kernel"
+    if 8 * rows <= 7 * num_points:  # measured: 0.8 to 0.9 of the other's time at 8 / 10
+        return "compact", f"enough points are at 0, and {reason}"
+    return "sdpa", f"few points are at 0, or it is not known, and {reason}"
+
+
+__all__ = [
+    "BACKENDS",
+    "AdapterWeights",
+    "GeneratorWeights",
+    "adapter_layer",
+    "inducing_layer",
+    "inducing_stack",
+]

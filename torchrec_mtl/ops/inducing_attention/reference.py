@@ -1,34 +1,67 @@
-"""The definition: TAFE eq. (17)-(19) and (21) as they stand. Every other backend is held to this one."""
+"""The definition: TAFE eq. (17)-(22) as they stand. Every other backend is held to this one."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_mtl.ops.attention import merge_heads, split_heads
+from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights, first_residual, gate
 
 
-def _attend(queries: Tensor, inputs: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, num_heads: int) -> Tensor:
+def _attend(
+    queries: Tensor, inputs: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, num_heads: int, scale: float | None = None
+) -> Tensor:
     """Eq. (18)-(19): ``queries [B, K, D]``, ``inputs [B, F, D]`` to ``[B, K, D]``."""
     query = split_heads(queries, num_heads)
     key = split_heads(inputs @ wk.T, num_heads)
     value = split_heads(inputs @ wv.T, num_heads)
-    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
     return merge_heads(scores.softmax(-1) @ value) @ wo.T
 
 
-def inducing_attention(
-    points: Tensor, selection: Tensor, inputs: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, num_heads: int
+def inducing_layer(
+    inputs: Tensor,
+    selection: Tensor,
+    weights: GeneratorWeights,
+    num_heads: int,
+    residual: str = "input",
+    scale: float | None = None,
 ) -> Tensor:
-    """Eq. (17)-(19); shapes as in the front door."""
+    """Eq. (17)-(20); shapes as in the front door."""
+    points, wk, wv, wo, norm_weight, norm_bias = weights
     queries = (points * selection.unsqueeze(-1)).to(inputs.dtype)
-    return _attend(queries, inputs, wk, wv, wo, num_heads)
+    output = _attend(queries, inputs, wk, wv, wo, num_heads, scale)
+    if residual != "none":
+        output = output + (inputs if residual == "input" else queries)
+    return F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias)
 
 
-def indicator_attention(
-    indicators: Tensor, inputs: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, num_heads: int
+def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights, num_heads: int) -> Tensor:
+    """Eq. (21)-(22), task by task; shapes as in the front door."""
+    outputs = []
+    for task, (indicator, wk, wv, wo, norm_weight, norm_bias) in enumerate(zip(*adapter, strict=True)):
+        output = _attend(indicator.expand(len(shared), 1, -1), shared, wk, wv, wo, num_heads).squeeze(1)
+        if former is not None:
+            output = output + former[:, task]
+        outputs.append(F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias))
+    return torch.stack(outputs, dim=1)
+
+
+def inducing_stack(
+    inputs: Tensor,
+    selection: Tensor,
+    layers: GeneratorWeights,
+    adapters: AdapterWeights,
+    num_heads: int,
+    residual: str,
+    z_grad: str,
 ) -> Tensor:
-    """Eq. (21), task by task; shapes as in the front door."""
-    outputs = [
-        _attend(indicator.expand(inputs.shape[0], 1, -1), inputs, key, value, output, num_heads)
-        for indicator, key, value, output in zip(indicators, wk, wv, wo, strict=True)
-    ]
-    return torch.cat(outputs, dim=1)
+    """Eq. (17)-(22); shapes as in the front door."""
+    selection = gate(selection, z_grad)
+    adapted, own = None, first_residual(residual)
+    for layer, adapter in zip(layers.layers(), adapters.layers(), strict=True):
+        inputs = inducing_layer(inputs, selection, layer, num_heads, own)
+        adapted = adapter_layer(inputs, adapted, adapter, num_heads)
+        own = residual
+    assert adapted is not None  # there is at least one layer
+    return adapted

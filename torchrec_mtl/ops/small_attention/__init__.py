@@ -1,7 +1,8 @@
 """`torchrec_mtl.ops.attention` between small sets on the CPU: a C++ kernel in which each SIMD lane holds one sample.
 
 Batched products of matrices as small as 34 x 8 spend their time on calls, padding and memory; here a sample stays in
-the core's own cache. The kernel is optional: ``python -m torchrec_mtl.ops.small_attention.build`` builds it.
+the core's own cache. The kernel is optional: ``python -m torchrec_mtl.ops.small_attention.build`` builds it, and with
+it that of `torchrec_mtl.ops.inducing_stack`, whose sources use the same parts.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ def _is_built() -> bool:
 
 
 def why_not(*tensors: Tensor) -> str | None:
-    """Why the kernel cannot take these queries, inputs and weights; None if it can."""
+    """Why the kernels of this folder cannot take these tensors; None if they can."""
     if any(x.device.type != "cpu" for x in tensors):
         return "it runs on the CPU alone"
     if tensors[0].dtype not in _TYPES or any(x.dtype != tensors[0].dtype for x in tensors):

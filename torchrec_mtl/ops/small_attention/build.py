@@ -1,4 +1,4 @@
-"""Builds the kernel and says where it is: ``python -m torchrec_mtl.ops.small_attention.build``."""
+"""Builds the C++ kernels and says where they are: ``python -m torchrec_mtl.ops.small_attention.build``."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from torchrec_mtl.ops.small_attention import library
 
 
 def build() -> Path:
-    """Compiles the kernel, unless that is done, with the compiler ``$CXX`` (``c++``): GCC or Clang, 12 or later.
+    """Compiles the kernels, unless that is done, with the compiler ``$CXX`` (``c++``): GCC or Clang, 12 or later.
 
-    It takes seconds. Processes may build at once: each compiles aside and publishes by one rename.
+    It takes half a minute. Processes may build at once: each compiles aside and publishes by one rename.
 
     Returns:
         The library's path. A process that has looked for it in vain before does not see it.
@@ -31,7 +31,8 @@ def build() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
         aside = Path(folder) / target.name
-        command = [compiler, *library.flags(), str(library.SOURCE), "-o", str(aside)]
+        sources = [str(file) for file in library.SOURCES if file.suffix == ".cpp"]
+        command = [compiler, *library.flags(), *sources, "-o", str(aside)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise InputError(f"`{' '.join(command)}` failed:\n{result.stderr}")

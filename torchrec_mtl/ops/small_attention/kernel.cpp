@@ -22,18 +22,6 @@ struct Weights {
   const T *query, *key, *value;
 };
 
-// y_i = W x_i
-template <class T>
-inline void project(Vector<T>* y, const Vector<T>* x, const T* weight, int64_t rows, int64_t D) {
-  for (int64_t i = 0; i < rows; ++i) dots(y + i * D, x + i * D, weight, D, D, D);
-}
-
-// dx_i (+)= W^T dy_i
-template <bool kAdd, class T>
-inline void project_back(Vector<T>* dx, const Vector<T>* dy, const T* weight, int64_t rows, int64_t D) {
-  for (int64_t i = 0; i < rows; ++i) combine<kAdd>(dx + i * D, dy + i * D, 1, weight, D, D, D);
-}
-
 // dW += sum_i dy_i x_i^T
 template <class V>
 inline void add_outer(V* d_weight, const V* dy, const V* x, int64_t rows, int64_t D) {

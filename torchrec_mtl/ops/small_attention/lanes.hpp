@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX512F__)
@@ -41,41 +42,86 @@ inline void transpose(V (&square)[W]) {
   if constexpr (S > 1) transpose<S / 2>(square);
 }
 
-// The samples of one vector. Lanes beyond the batch's end read zeros and write nothing.
+// Rows of memory, one a lane. Lanes that are not `present` read zeros and write nothing.
 template <class T>
-struct Group {
+struct Rows {
   static constexpr int64_t W = kLanes<T>;
-  int64_t first, present;
+  T* row[W];
+  int64_t present;
 
-  Group(int64_t group, int64_t batch) : first(group * W), present(std::min(W, batch - group * W)) {}
-
-  // samples [B, size] to lanes [size]
-  void load(Vector<T>* lanes, const T* samples, int64_t size) const {
-    samples += first * size;
+  // rows [size] to lanes [size]
+  void load(Vector<std::remove_const_t<T>>* lanes, int64_t size) const {
     int64_t i = 0;
     for (; present == W && i + W <= size; i += W) {
-      Vector<T> square[W];
-      for (int64_t lane = 0; lane < W; ++lane) memcpy(&square[lane], samples + lane * size + i, sizeof(Vector<T>));
+      Vector<std::remove_const_t<T>> square[W];
+      for (int64_t lane = 0; lane < W; ++lane) memcpy(&square[lane], row[lane] + i, sizeof(square[lane]));
       transpose<W / 2>(square);
       for (int64_t k = 0; k < W; ++k) lanes[i + k] = square[k];
     }
     for (; i < size; ++i) {
-      lanes[i] = Vector<T>{};
-      for (int64_t lane = 0; lane < present; ++lane) lanes[i][lane] = samples[lane * size + i];
+      lanes[i] = Vector<std::remove_const_t<T>>{};
+      for (int64_t lane = 0; lane < present; ++lane) lanes[i][lane] = row[lane][i];
     }
   }
 
-  // lanes [size] to samples [B, size]
-  void store(T* samples, const Vector<T>* lanes, int64_t size) const {
-    samples += first * size;
+  // lanes [size] to rows [size], or added to them: one after the other, for rows may be the same
+  template <bool kAdd = false>
+  void store(const Vector<T>* lanes, int64_t size) const {
     int64_t i = 0;
     for (; present == W && i + W <= size; i += W) {
       Vector<T> square[W];
       for (int64_t k = 0; k < W; ++k) square[k] = lanes[i + k];
       transpose<W / 2>(square);
-      for (int64_t lane = 0; lane < W; ++lane) memcpy(samples + lane * size + i, &square[lane], sizeof(Vector<T>));
+      for (int64_t lane = 0; lane < W; ++lane) {
+        Vector<T> former = {};
+        if (kAdd) memcpy(&former, row[lane] + i, sizeof(former));
+        former += square[lane];
+        memcpy(row[lane] + i, &former, sizeof(former));
+      }
     }
     for (; i < size; ++i)
-      for (int64_t lane = 0; lane < present; ++lane) samples[lane * size + i] = lanes[i][lane];
+      for (int64_t lane = 0; lane < present; ++lane) row[lane][i] = lanes[i][lane] + (kAdd ? row[lane][i] : T(0));
   }
 };
+
+// The samples of one vector: those that follow each other, or do so in `order`.
+template <class T>
+struct Group {
+  static constexpr int64_t W = kLanes<T>;
+  int64_t sample[W], present;
+
+  Group(int64_t group, int64_t batch, const int64_t* order = nullptr) : present(std::min(W, batch - group * W)) {
+    for (int64_t lane = 0; lane < present; ++lane) sample[lane] = order ? order[group * W + lane] : group * W + lane;
+  }
+
+  // the group's rows of a [B, size] array
+  template <class E>
+  Rows<E> rows(E* samples, int64_t size) const {
+    Rows<E> rows = {{}, present};
+    for (int64_t lane = 0; lane < present; ++lane) rows.row[lane] = samples + sample[lane] * size;
+    return rows;
+  }
+
+  // samples [B, size] to lanes [size]
+  void load(Vector<T>* lanes, const T* samples, int64_t size) const { rows(samples, size).load(lanes, size); }
+
+  // lanes [size] to samples [B, size]
+  void store(T* samples, const Vector<T>* lanes, int64_t size) const { rows(samples, size).store(lanes, size); }
+};
+
+// out[i] += the sum of lanes[i]
+template <class T>
+inline void add_lanes(T* out, const Vector<T>* lanes, int64_t size) {
+  constexpr int64_t W = kLanes<T>;
+  int64_t i = 0;
+  for (; i + W <= size; i += W) {
+    Vector<T> square[W], sum;
+    for (int64_t k = 0; k < W; ++k) square[k] = lanes[i + k];
+    transpose<W / 2>(square);
+    memcpy(&sum, out + i, sizeof(sum));
+    for (int64_t k = 0; k < W; ++k) sum += square[k];
+    memcpy(out + i, &sum, sizeof(sum));
+  }
+  for (; i < size; ++i)
+    for (int64_t lane = 0; lane < W; ++lane) out[i] += lanes[i][lane];
+}

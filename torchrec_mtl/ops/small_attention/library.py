@@ -1,4 +1,4 @@
-"""The kernel's library: where it lies, and loading it.
+"""The kernels' library, of attention and of the inducing-point stack: where it lies, and loading it.
 
 It is plain C++ without PyTorch's headers, so one library serves every version of PyTorch. Its name is made of its
 source and of the instructions it is compiled for, so machines of several kinds may share the folder.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernel.cpp")
+SOURCES = sorted(Path(__file__).parent.glob("*.[ch]pp"))
 _ARCHITECTURES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # what PyTorch says of the CPU, what compilers call it
 
 
@@ -26,8 +26,8 @@ def flags() -> list[str]:
 
 def path() -> Path:
     """Where the library is, or will be once it is built: in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    sources = [file.read_text(encoding="utf-8") for file in sorted(SOURCE.parent.glob("*.[ch]pp"))]
-    key = hashlib.sha256("\0".join([*sources, platform.machine(), *flags()]).encode())
+    texts = [file.read_text(encoding="utf-8") for file in SOURCES]
+    key = hashlib.sha256("\0".join([*texts, platform.machine(), *flags()]).encode())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "torchrec_mtl" / f"small_attention-{key.hexdigest()[:16]}.so"
 

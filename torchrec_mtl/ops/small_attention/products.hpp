@@ -7,21 +7,21 @@
 
 #include "lanes.hpp"
 
-constexpr int64_t kColumns = 8;  // at most so many columns are in registers at once
+constexpr int64_t kColumns = 12;  // at most so many columns are in registers at once
 
-// Calls `f` for columns [c, c + C), C a constant of the compiler's, until all are done.
+// Calls `f` for columns [c, c + C), C a constant of the compiler's, until all are done, in parts as equal as can be.
 template <class F>
 inline void for_columns(int64_t columns, F f) {
-  int64_t c = 0;
-  for (; c + kColumns <= columns; c += kColumns) f(std::integral_constant<int, kColumns>(), c);
-  switch (columns - c) {
-    case 1: return f(std::integral_constant<int, 1>(), c);
-    case 2: return f(std::integral_constant<int, 2>(), c);
-    case 3: return f(std::integral_constant<int, 3>(), c);
-    case 4: return f(std::integral_constant<int, 4>(), c);
-    case 5: return f(std::integral_constant<int, 5>(), c);
-    case 6: return f(std::integral_constant<int, 6>(), c);
-    case 7: return f(std::integral_constant<int, 7>(), c);
+  const int64_t parts = (columns + kColumns - 1) / kColumns;
+  for (int64_t part = 0, c = 0; part < parts; ++part) {
+    const int64_t next = (part + 1) * columns / parts;
+    switch (next - c) {
+#define COLUMNS(C) case C: f(std::integral_constant<int, C>(), c); break;
+      COLUMNS(1) COLUMNS(2) COLUMNS(3) COLUMNS(4) COLUMNS(5) COLUMNS(6)
+      COLUMNS(7) COLUMNS(8) COLUMNS(9) COLUMNS(10) COLUMNS(11) COLUMNS(12)
+#undef COLUMNS
+    }
+    c = next;
   }
 }
 
@@ -32,6 +32,7 @@ inline void dots(V* __restrict s, const V* __restrict q, const E* __restrict k, 
   for_columns(columns, [=](auto width, int64_t first) {
     constexpr int C = width;
     V own[C];
+#pragma GCC unroll 12
     for (int c = 0; c < C; ++c) own[c] = q[first + c];
     const E* row = k + first;
     for (int64_t j = 0; j < rows; ++j, row += stride) {
@@ -49,11 +50,13 @@ inline void combine(V* __restrict o, const V* __restrict p, int64_t p_stride, co
   for_columns(columns, [=](auto width, int64_t first) {
     constexpr int C = width;
     V sum[C];
+#pragma GCC unroll 12  // else it becomes a memset, and the last one a memcpy, and `sum` leaves the registers
     for (int c = 0; c < C; ++c) sum[c] = kAdd ? o[first + c] : V{};
     const V* weight = p;
     const E* row = v + first;
     for (int64_t j = 0; j < rows; ++j, weight += p_stride, row += v_stride)
       for (int c = 0; c < C; ++c) sum[c] += *weight * row[c];
+#pragma GCC unroll 12
     for (int c = 0; c < C; ++c) o[first + c] = sum[c];
   });
 }
@@ -96,13 +99,30 @@ inline Vector<T> power_of_two(Vector<T> x) {
   return (Vector<T>)((Bits)sum + ((Bits)integer << F::kMantissa));
 }
 
+// s to 2^(s - highest), where the scores' unit is the logarithm's, `unit` times 2's; returns 1 / their sum.
 template <class T>
-inline void softmax(Vector<T>* s, int64_t count) {
-  constexpr T kLog2E = 1.44269504088896340736;
+inline Vector<T> exponentials(Vector<T>* s, int64_t count, T unit) {
   Vector<T> highest = s[0], total = {};
   for (int64_t j = 1; j < count; ++j) highest = highest > s[j] ? highest : s[j];
-  highest *= kLog2E;
-  for (int64_t j = 0; j < count; ++j) total += s[j] = power_of_two<T>(s[j] * kLog2E - highest);
-  const Vector<T> inverse = 1 / total;
+  highest *= unit;
+  for (int64_t j = 0; j < count; ++j) total += s[j] = power_of_two<T>(s[j] * unit - highest);
+  return 1 / total;
+}
+
+template <class T>
+inline void softmax(Vector<T>* s, int64_t count) {
+  const Vector<T> inverse = exponentials<T>(s, count, 1.44269504088896340736);
   for (int64_t j = 0; j < count; ++j) s[j] *= inverse;
+}
+
+// y_i = W x_i
+template <class T>
+inline void project(Vector<T>* y, const Vector<T>* x, const T* weight, int64_t rows, int64_t D) {
+  for (int64_t i = 0; i < rows; ++i) dots(y + i * D, x + i * D, weight, D, D, D);
+}
+
+// dx_i (+)= W^T dy_i
+template <bool kAdd, class T>
+inline void project_back(Vector<T>* dx, const Vector<T>* dy, const T* weight, int64_t rows, int64_t D) {
+  for (int64_t i = 0; i < rows; ++i) combine<kAdd>(dx + i * D, dy + i * D, 1, weight, D, D, D);
 }

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
@@ -184,5 +185,5 @@ def _check_tensors(value: Any, path: str = "") -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _check_tensors(inner, f"{path}.{key}" if path else str(key))
-    elif not hasattr(value, "dtype"):
+    elif not isinstance(value, torch.Tensor):
         raise TrainingError(f"`{path}` (={value!r}) must be a tensor to be kept in a checkpoint")

@@ -1,0 +1,46 @@
+"""Draws ``docs/scaling.png`` from ``benchmarks/results/scaling_on_paper.csv``: ``python -m benchmarks.scaling.chart``."""
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from benchmarks.scaling.on_paper import RESULTS
+
+CHART = Path(__file__).parents[2] / "docs" / "scaling.png"
+LEFT_OUT = "row-wise"  # fifty times the others
+TERMS = {
+    "lookup_ms": ("lookup", "#4c78a8"),
+    "all_to_all_ms": ("exchange of embeddings", "#f58518"),
+    "dense_ms": ("matrix products", "#54a24b"),
+    "all_reduce_ms": ("all-reduce beyond the backward pass", "#b279a2"),
+    "agreement_ms": ("agreement of the ranks", "#9d9d9d"),
+}
+
+
+def main() -> None:
+    with RESULTS.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["choice"] != LEFT_OUT][::-1]
+    fig, ax = plt.subplots(figsize=(9, 0.34 * len(rows) + 1.2))
+    for y, row in enumerate(rows):
+        left = 0.0
+        for term, (_, colour) in TERMS.items():
+            width = float(row[term] or 0)
+            ax.barh(y, width, left=left, color=colour)
+            left += width
+        text = f"{left:.1f} ms" if left else "does not fit"
+        ax.text(left + 0.3, y, text, va="center", fontsize=8)
+    names = [f"{row['choice']}, batch {row['batch_size']}: {row['gpus']} GPUs" for row in rows]
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
+    ax.set_xlabel("ms a step, computed")
+    ax.spines[["top", "right"]].set_visible(False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, colour in TERMS.values()]
+    ax.legend(handles, [name for name, _ in TERMS.values()], fontsize=8, frameon=False, loc="lower right")
+    fig.savefig(CHART, dpi=120, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,390 @@
+"""Reading a prepared data set: memory-mapped columns, the order of rows, positions, damage."""
+
+import itertools
+import os
+import re
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.data.datasets import SCHEMA, write
+from torchrec_mtl.data import BatchLoader, Field, MultiTaskBatch, Schema, Split, build_once, parquet, read_split
+from torchrec_mtl.data.prefetch import prefetched
+from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.tasks import TaskChain
+
+TASKS = TaskChain(["click"])
+WEIGHTED = Schema(
+    "weighted",
+    [Field("user", 2**33), Field("tags", 9, multi_valued=True, weight_column="tag_weights"), Field("store", 3)],
+    TASKS,
+)
+ROWS = {
+    "user": [2**32, 5, 7],
+    "tags": [[3, 8], [], [1]],
+    "tag_weights": [[0.5, -2.0], [], [4.0]],
+    "store": [2, 0, 1],
+    "click": [1, 0, 1],
+}
+
+
+def write_weighted(directory: Path, **changes: list) -> Path:
+    WEIGHTED.save(directory)
+    pl.DataFrame({**ROWS, **changes}, strict=False).write_parquet(directory / "train.parquet")
+    return directory / "train.parquet"
+
+
+def numbered(num_rows: int) -> Split:
+    """Each row's only id is its number."""
+    schema = Schema("numbers", [Field("row", num_rows)], TASKS)
+    return Split(schema, {"row": np.arange(num_rows)}, np.zeros((num_rows, 1)))
+
+
+def ids(batch: MultiTaskBatch) -> list[int]:
+    return batch.sparse_features.values()[: len(batch.labels) - batch.num_padded].tolist()
+
+
+numbers = st.integers(1, 300)
+loaders = st.fixed_dictionaries(
+    {"batch_size": st.integers(1, 40), "shuffle_window": st.integers(1, 400), "seed": st.integers(0, 2**40)}
+)
+
+
+@settings(max_examples=60)
+@given(numbers, loaders, st.integers(1, 5), st.integers(0, 3))
+def test_every_row_once_an_epoch_and_the_same_global_batches_on_any_number_of_ranks(
+    num_rows: int, options: dict, world_size: int, epoch: int
+) -> None:
+    split = numbered(num_rows)
+    of_rank = []
+    for rank in range(world_size):
+        loader = BatchLoader(split, **options, shuffle=True, rank=rank, world_size=world_size)
+        loader.set_epoch(epoch)
+        of_rank.append([ids(batch) for batch in loader])
+    together = [list(itertools.chain(*parts)) for parts in zip(*of_rank, strict=True)]
+    assert sorted(itertools.chain(*together)) == list(range(num_rows))
+
+    alone = BatchLoader(split, **{**options, "batch_size": options["batch_size"] * world_size}, shuffle=True)
+    alone.set_epoch(epoch)
+    assert [ids(batch) for batch in alone] == together
+
+
+@settings(max_examples=60)
+@given(numbers, loaders, st.booleans(), st.integers(1, 3), st.data())
+def test_beginning_at_a_step_is_going_on_from_there(
+    num_rows: int, options: dict, shuffle: bool, world_size: int, data: st.DataObject
+) -> None:
+    split, rank = numbered(num_rows), data.draw(st.integers(0, world_size - 1))
+
+    def new_loader() -> BatchLoader:
+        return BatchLoader(split, **options, shuffle=shuffle, rank=rank, world_size=world_size)
+
+    loader, resumed = new_loader(), new_loader()
+    loader.set_epoch(2)
+    whole = [ids(batch) for batch in loader]
+    step = data.draw(st.integers(0, len(loader)))
+    resumed.load_state_dict({**new_loader().state_dict(), "epoch": 2, "step": step})
+    resumed.set_epoch(2)  # as the training loop says it again
+    assert [ids(batch) for batch in resumed] == whole[step:]
+    assert [ids(batch) for batch in resumed] == whole  # later iterations are whole
+
+
+def test_a_step_is_not_preceded_by_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, read = numbered(100), []
+    whole = split.batch
+    monkeypatch.setattr(split, "batch", lambda rows: read.append(rows.tolist()) or whole(rows))
+    loader = BatchLoader(split, 10)
+    loader.load_state_dict({**loader.state_dict(), "step": 7})
+    assert len(list(loader)) == 3
+    assert read == [list(range(start, start + 10)) for start in (70, 80, 90)]
+
+
+def test_a_position_is_of_the_same_rows_order_steps_and_ids_on_any_number_of_ranks() -> None:
+    state = BatchLoader(numbered(100), 4, shuffle=True, world_size=2, rank=1).state_dict()
+    BatchLoader(numbered(100), 8, shuffle=True, shuffle_window=1000).load_state_dict(state)  # as many rows a step
+    coded = numbered(100)
+    coded.schema = replace(coded.schema, vocabulary_digest="other")
+    for other, sentence in [
+        (BatchLoader(numbered(99), 8, shuffle=True), "`num_rows` (=99) must be that of the saved position (100)"),
+        (BatchLoader(numbered(100), 4, shuffle=True), "`rows_per_step` (=4) must be that of the saved position (8)"),
+        (BatchLoader(numbered(100), 8), "`seed` (=-1) must be that"),
+        (BatchLoader(numbered(100), 8, shuffle=True, seed=1), "`seed` (=1) must be that"),
+        (BatchLoader(numbered(100), 8, shuffle=True, shuffle_window=9), "`shuffle_window` (=9) must be that"),
+        (BatchLoader(coded, 8, shuffle=True), "`vocabulary_digest` (=other) must be that of the saved position (None)"),
+    ]:
+        with pytest.raises(InputError, match=re.escape(sentence)):
+            other.load_state_dict(state)
+
+
+def test_the_epoch_is_that_of_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = BatchLoader(numbered(100), 10, shuffle=True)
+    first = [ids(batch) for batch in loader]
+    batches = iter(loader)
+    loader.set_epoch(1)  # the thread has not begun yet
+    assert [ids(batch) for batch in batches] == first
+
+
+def test_one_window_is_the_permutation_of_the_seed_and_the_epoch() -> None:
+    loader = BatchLoader(numbered(1000), 1000, shuffle=True, seed=5)
+    loader.set_epoch(2)
+    assert ids(next(iter(loader))) == np.random.default_rng([5, 2]).permutation(1000).tolist()
+
+
+def test_a_window_reads_few_contiguous_places_from_all_over_the_split() -> None:
+    loader = BatchLoader(numbered(64_000), 6400, shuffle=True, shuffle_window=6400)
+    windows = [sorted(ids(batch)) for batch in loader]
+    for rows in windows:
+        jumps = np.flatnonzero(np.diff(rows) != 1)
+        assert len(jumps) < 64  # blocks of 100 rows, some of them neighbours
+        assert rows[0] < 6400  # fails with probability (9/10)^64
+        assert rows[-1] >= 64_000 - 6400
+    assert ids(next(iter(loader))) != windows[0]
+
+
+def test_windows_and_epochs_differ() -> None:
+    split = numbered(640)
+    orders = set()
+    for window, epoch in itertools.product((10, 64, 100, 640), range(3)):
+        loader = BatchLoader(split, 640, shuffle=True, shuffle_window=window)
+        loader.set_epoch(epoch)
+        orders.add(tuple(ids(next(iter(loader)))))
+    assert len(orders) == 12
+
+
+def test_weights_go_with_their_ids(tmp_path: Path) -> None:
+    write_weighted(tmp_path)
+    split = read_split(tmp_path, "train")
+    sparse = split.batch(torch.tensor([2, 0])).sparse_features
+    assert sparse["user"].values().tolist() == [7, 2**32]
+    assert sparse["tags"].values().tolist() == [1, 3, 8]
+    assert sparse["tags"].weights().tolist() == [4.0, 0.5, -2.0]
+    assert sparse["store"].weights().tolist() == [1.0, 1.0]
+    assert WEIGHTED.columns == ("user", "tags", "store", "tag_weights", "click")
+    assert Schema.load(tmp_path) == WEIGHTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"tag_weights": [[0.5], [], [1.0]]},
+            "column 'tag_weights', row 0 (counted from 0): must have as many weights as 'tags' has ids",
+        ),
+        ({"tag_weights": [[0.5, 1.0], [], [float("nan")]]}, "column 'tag_weights', row 2 (counted from 0): weight of"),
+        ({"tag_weights": [[0.5, None], [], [1.0]]}, "column 'tag_weights', row 0 (counted from 0): must not be null"),
+        ({"tag_weights": [["a", "b"], [], ["c"]]}, "column 'tag_weights' must hold numbers, not String"),
+        ({"tag_weights": [0.5, 1.0, 2.0]}, "column 'tag_weights' must hold lists of weights, not Float64"),
+    ],
+)
+def test_wrong_weights(tmp_path: Path, changes: dict, sentence: str) -> None:
+    file = write_weighted(tmp_path, **changes)
+    with pytest.raises(InputError, match="^" + re.escape(f"{file}: {sentence}")):
+        read_split(tmp_path, "train")
+
+
+def test_slabs_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    whole = read_split(tmp_path, "train")
+    everything = whole.batch(torch.arange(4))
+    monkeypatch.setattr(parquet, "SLAB", 3 * parquet.LISTS_PART)
+    shutil.rmtree(tmp_path / ".columns")
+    slabs = read_split(tmp_path, "train")
+    assert slabs.arrays.keys() == whole.arrays.keys()
+    for name, array in slabs.arrays.items():
+        assert array.dtype == whole.arrays[name].dtype
+    again = slabs.batch(torch.arange(4))
+    assert again.sparse_features.values().equal(everything.sparse_features.values())
+    assert again.sparse_features.lengths().equal(everything.sparse_features.lengths())
+    assert again.dense_features.equal(everything.dense_features)
+    assert again.labels.equal(everything.labels)
+    assert again.weights.equal(everything.weights)
+    assert slabs.base_rates().equal(whole.base_rates())
+
+    file = write(tmp_path, store=[0, 0, 0, 9])
+    with pytest.raises(InputError, match=re.escape(f"{file}: column 'store', row 3 (counted from 0): id (=9)")):
+        read_split(tmp_path, "train")
+
+
+lists_of_weights = st.lists(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.5, 2.0])), max_size=3), min_size=1)
+
+
+@given(lists_of_weights, st.data())
+def test_lists_that_come_again_are_kept_once_and_handed_out_each_time(
+    rows: list[list[tuple[int, float]]], data: st.DataObject
+) -> None:
+    schema = Schema("lists", [Field("tags", 3, multi_valued=True, weight_column="w")], TASKS)
+    offsets = np.cumsum([0, *map(len, rows)])
+    values, weights = ([pair[part] for row in rows for pair in row] for part in range(2))
+    split = Split(schema, {"tags": (np.array(values, int), offsets, weights)}, np.zeros((len(rows), 1)))
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1)))
+    sparse = split.batch(torch.tensor(chosen, dtype=torch.int64)).sparse_features
+    assert sparse.lengths().tolist() == [len(rows[row]) for row in chosen]
+    assert sparse.values().tolist() == [tag for row in chosen for tag, _ in rows[row]]
+    assert sparse.weights().tolist() == [weight for row in chosen for _, weight in rows[row]]
+    runs = [row for row, _ in itertools.groupby(rows)]
+    assert len(split.arrays["list_0_values"]) == sum(map(len, runs))
+
+
+def test_a_replaced_file_is_laid_out_again(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = read_split(tmp_path, "train")
+    write(tmp_path, store=[0, 1, 2, 3])
+    assert read_split(tmp_path, "train").batch(torch.arange(4)).sparse_features["store"].values().tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert before.batch(torch.arange(4)).sparse_features["store"].values().tolist() == [4, 0, 1, 1]  # still mapped
+    assert len([folder for folder in (tmp_path / ".columns").iterdir() if folder.is_dir()]) == 1
+
+
+def test_a_failed_layout_leaves_no_columns(tmp_path: Path) -> None:
+    write(tmp_path, store=[0, 0, 9, 0])
+    for _ in range(2):
+        with pytest.raises(InputError, match="column 'store', row 2"):
+            read_split(tmp_path, "train")
+    assert not [path for path in (tmp_path / ".columns").iterdir() if path.is_dir()]
+
+
+def published(folder: Path) -> Schema:
+    for split in ("train", "valid", "test"):
+        write(folder, split)
+    return Schema(SCHEMA.name, SCHEMA.fields, SCHEMA.tasks, SCHEMA.dense, SCHEMA.group)
+
+
+def test_a_published_data_set_is_read_without_writing(tmp_path: Path) -> None:
+    directory = build_once(tmp_path / "shop", published)
+    before = sorted((path, path.stat().st_mtime_ns) for path in directory.rglob("*"))
+    assert len(read_split(directory, "valid")) == 4
+    assert sorted((path, path.stat().st_mtime_ns) for path in directory.rglob("*")) == before
+
+
+def test_columns_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / ".columns").write_text("in the way")
+    with pytest.raises(InputError, match=r"\.columns: the columns of train\.parquet cannot be laid out there \("):
+        read_split(tmp_path, "train")
+
+
+def columns_folder(directory: Path) -> Path:
+    write(directory)
+    read_split(directory, "train")
+    return next(path for path in (directory / ".columns").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize(
+    "name", ["labels", "dense", "ids_uint8", "list_0_values", "list_starts", "list_lengths", "groups"]
+)
+@pytest.mark.parametrize("cut", ["missing", "empty", "short", "long", "garbage"])
+def test_a_file_of_columns_that_is_not_whole(tmp_path: Path, name: str, cut: str) -> None:
+    file = columns_folder(tmp_path) / f"{name}.npy"
+    content = file.read_bytes()
+    file.unlink()
+    changed = {"empty": b"", "short": content[:-1], "long": content + b"x", "garbage": b"x" * len(content)}
+    if cut in changed:
+        file.write_bytes(changed[cut])
+    with pytest.raises(InputError, match="^" + re.escape(str(file))):
+        read_split(tmp_path, "train")
+
+
+def test_another_array_in_the_place_of_one(tmp_path: Path) -> None:
+    folder = columns_folder(tmp_path)
+    np.save(folder / "labels.npy", np.zeros((4, 3), np.int64))
+    with pytest.raises(InputError, match=r"labels\.npy: damaged: has .*int64|labels\.npy: damaged: has .*<i8"):
+        read_split(tmp_path, "train")
+    (folder / "arrays.json").write_text("{")
+    with pytest.raises(InputError, match=r"arrays\.json: cannot be read"):
+        read_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("ids_uint8", 250, "damaged: an id of 'store' is not in 0 .. `num_embeddings` - 1 (=4)"),
+        ("ids_int64", -1, "damaged: an id of 'user' is not in"),
+        ("list_0_values", 4, "damaged: an id of 'tags' is not in"),
+        ("list_starts", 99, "damaged: a list of 'tags' is outside the field's values"),
+        ("list_lengths", -1, "damaged: a list of 'tags' is outside the field's values"),
+        ("labels", 2, "damaged: a label is neither 0 nor 1"),
+        ("dense", np.nan, "damaged: a dense value or weight is not finite"),
+        ("weights", np.inf, "damaged: a dense value or weight is not finite"),
+    ],
+)
+def test_values_that_were_never_written(tmp_path: Path, name: str, value: float, sentence: str) -> None:
+    folder = columns_folder(tmp_path)
+    array = np.load(folder / f"{name}.npy", mmap_mode="r+")
+    array[0] = value
+    array.flush()
+    with pytest.raises(InputError, match=re.escape(f"{folder}: {sentence}")):
+        list(BatchLoader(read_split(tmp_path, "train"), 2))
+
+
+def test_a_damaged_batch_is_told_by_the_loader_after_those_before_it() -> None:
+    split = numbered(10)
+    split.arrays["ids_uint8"][7] = 77
+    batches = iter(BatchLoader(split, 3))
+    assert [ids(next(batches)) for _ in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(InputError, match="damaged: an id of 'row'"):
+        next(batches)
+
+
+def test_a_stuck_reader_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchrec_mtl.data.prefetch.TIMEOUT", 0.2)
+    split, stuck = numbered(10), threading.Event()
+    whole = split.batch
+    monkeypatch.setattr(split, "batch", lambda rows: whole(rows) if rows[0] < 6 else stuck.wait())
+    loader = BatchLoader(split, 3)
+    with pytest.raises(TrainingError, match=re.escape("Split: step 2 (counted from 0) was not read within 0.2 s")):
+        list(loader)
+    stuck.set()
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("reader of")]
+
+
+def test_an_iteration_that_is_left_ends_its_thread() -> None:
+    made = []
+
+    def items():
+        for item in range(100):
+            made.append(item)
+            yield item
+
+    batches = prefetched(items(), 2, "items")
+    next(batches)
+    batches.close()
+    for thread in readers():
+        thread.join(10)
+    assert not readers()
+    assert len(made) <= 4
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_no_more_than_the_depth_is_made_ahead(depth: int) -> None:
+    taken, waiting = [0], []
+
+    def items():
+        for item in range(30):
+            waiting.append(item - taken[0])
+            yield item
+
+    for _ in prefetched(items(), depth, "items"):
+        taken[0] += 1
+    assert max(waiting) <= depth
+
+
+def test_processes_share_the_mapped_memory(tmp_path: Path) -> None:
+    split = read_split(columns_folder(tmp_path).parent.parent, "train")
+    assert not any(array.flags.writeable for array in split.arrays.values())
+    maps = Path(f"/proc/{os.getpid()}/maps").read_text()
+    assert f"{split.source}/labels.npy" in maps

@@ -1,0 +1,183 @@
+"""Ali-CCP, from the raw files to a prepared data set, under one of two protocols.
+
+``aitm``: what published figures use, after the preparation of the AITM authors (Xi et al., KDD 2021). One id for each
+of 18 fields. Rows with a purchase and no click are dropped. Where a row and its common features both have a field, the
+common features win. An id is kept if it occurs in at least 12 rows of the raw train file; missing, rare and unseen ones
+share 0.
+
+``full``: all 23 fields with all their ids, the values as weights; an id is kept if it occurs at all in the raw train
+file. Rows with a purchase and no click are kept, with weight 0 in column ``known``.
+
+A tenth of the raw train file's rows, drawn by line number and seed, is valid. In both, ids are coded in their order and
+saved, and rows are in the order of the raw files. There is no time in these files.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from torchrec_mtl.data.ali_ccp.columns import weight_column
+from torchrec_mtl.data.ali_ccp.common import CommonFeatures, read_common
+from torchrec_mtl.data.ali_ccp.encode import KNOWN, Encoder, ParquetFiles, count_ids
+from torchrec_mtl.data.ali_ccp.guards import LeakCheck, check_label_order
+from torchrec_mtl.data.ali_ccp.impressions import Impressions, SkeletonReader
+from torchrec_mtl.data.ali_ccp.layout import LABELS, RAW_SPLITS
+from torchrec_mtl.data.ali_ccp.protocols import Arguments
+from torchrec_mtl.data.ali_ccp.report import write_report
+from torchrec_mtl.data.ali_ccp.vocabulary import Vocabularies
+from torchrec_mtl.data.publish import build_once
+from torchrec_mtl.data.raw.bad_rows import BadRows
+from torchrec_mtl.data.raw.blocks import Progress
+from torchrec_mtl.data.raw.files import find_raw_file
+from torchrec_mtl.data.schema import SPLITS, Field, Schema
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.tasks import TaskChain
+
+VALID_SHARE = 0.1
+NOTES = {
+    "source": "Ali-CCP: Alibaba Click and Conversion Prediction, tianchi.aliyun.com data set 408 (ESMM, SIGIR 2018)",
+    "order": "rows are in the raw files' order, those with the same common features together: a prefix is no sample",
+}
+
+
+def silent(stage: str, rows: int, share: float) -> None:
+    """No progress bar."""
+
+
+def prepare_ali_ccp(
+    raw: str | Path,
+    output: str | Path,
+    protocol: str = "aitm",
+    *,
+    bad_rows: str = "strict",
+    bad_rows_limit: int = 1000,
+    broken_funnel: str = "",
+    sample: float = 1.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Path:
+    """The prepared data set ``output``, built first if it is not there yet.
+
+    Beside what every data set has it holds ``vocabularies.parquet``, ``report.json`` (what was read, and what the
+    guards found) and, if rows were put aside, ``bad_rows.tsv``. An interrupted preparation leaves nothing.
+
+    Args:
+        raw: folder of the four raw files, plain, as .gz or .zst, or in tar archives.
+        output: the data set's own folder.
+        protocol: "aitm" or "full".
+        bad_rows: "strict" refuses a file with a bad row, "quarantine" puts such rows aside.
+        bad_rows_limit: how many may be put aside.
+        broken_funnel: whether to "drop" or "keep" rows with a purchase and no click, or to "refuse" a file with one;
+            as the protocol has it by default. Those kept have weight 0.
+        sample: share of the rows to keep, above 0 and at most 1; drawn by line number.
+        seed: of the rows in valid and in the sample.
+        progress: called with a stage, the rows read, and the share of the stage that is done.
+
+    Returns:
+        ``output`` as a path.
+
+    Raises:
+        InputError: if an argument is wrong, a raw file is missing, damaged or breaks the format, purchases are more
+            frequent than clicks, or ``output`` was prepared with other arguments.
+
+    Example::
+
+        >>> prepare_ali_ccp("raw", "ali_ccp", protocol="all")
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `protocol` (='all') must be one of ['aitm', 'full']
+    """
+    arguments = Arguments(
+        str(Path(raw).resolve()), protocol, bad_rows, bad_rows_limit, broken_funnel, float(sample), seed
+    )
+
+    def build(folder: Path) -> Schema:
+        with BadRows(bad_rows, bad_rows_limit, folder) as rows_aside:
+            return _Preparation(arguments, folder, rows_aside, progress).run()
+
+    directory = build_once(output, build)
+    told = Schema.load(directory).notes.get("preparation")
+    if told != _told(arguments):
+        raise InputError(f"`output` (={str(output)!r}) must be a new folder: it was prepared with {told}")
+    return directory
+
+
+def _told(arguments: Arguments) -> str:
+    return json.dumps(asdict(arguments))
+
+
+class _Preparation:
+    """One run. First pass: the raw files to parts in a working folder. Second pass: parts to rows."""
+
+    def __init__(self, arguments: Arguments, folder: Path, bad_rows: BadRows, progress: Progress) -> None:
+        self.arguments, self.folder, self.bad_rows, self.progress = arguments, folder, bad_rows, progress
+        self.columns = arguments.protocol_settings.columns
+        self.num_threads = os.cpu_count() or 1
+
+    def run(self) -> Schema:
+        train, test = (self._read(split) for split in RAW_SPLITS)
+        vocabularies = count_ids(self.columns, *train, self.arguments.protocol_settings.min_count)
+        vocabularies.save(self.folder)
+        leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in self.columns.fields})
+        num_rows = self._write(vocabularies, leaks, train, test)
+        shutil.rmtree(self.folder / "parts")
+        write_report(self.folder, self.arguments, vocabularies, leaks, num_rows, self.bad_rows, train[1], test[1])
+        return self._schema(vocabularies)
+
+    def _read(self, split: str) -> tuple[CommonFeatures, Impressions]:
+        """The first pass over one of the raw splits."""
+        raw, parts = self.arguments.raw, self.folder / "parts" / split
+        files = [find_raw_file(raw, f"{kind}_{split}.csv", split) for kind in ("common_features", "sample_skeleton")]
+        parts.mkdir(parents=True)
+        common = read_common(files[0], self.columns, parts, self.bad_rows, self.progress, self.num_threads)
+        arguments = self.arguments
+        reader = SkeletonReader(self.columns, common, parts, arguments.broken_funnel, arguments.sample, arguments.seed)
+        impressions = reader.read(files[1], self.bad_rows, self.progress, self.num_threads)
+        check_label_order(files[1], impressions.tally)
+        if not impressions.tally["kept"]:
+            raise InputError(f"{files[1]}: must have a good row to keep; {impressions.tally['rows']} are good")
+        return common, impressions
+
+    def _write(
+        self,
+        vocabularies: Vocabularies,
+        leaks: LeakCheck,
+        train: tuple[CommonFeatures, Impressions],
+        test: tuple[CommonFeatures, Impressions],
+    ) -> dict[str, int]:
+        """The second pass; the number of rows in each file."""
+        files = {split: self.folder / f"{split}.parquet" for split in SPLITS}
+        keeps_broken = self.arguments.broken_funnel == "keep"
+        with ParquetFiles(files, self.columns.multi_valued) as parquet:
+            for split, (common, impressions) in zip(RAW_SPLITS, (train, test), strict=True):
+                share = VALID_SHARE if split == "train" else 0.0
+                encoder = Encoder(self.columns, vocabularies, keeps_broken, share, self.arguments.seed)
+                stage = f"{split} rows"
+                for rows, is_valid in encoder.tables(common, impressions, stage, self.progress, self.num_threads):
+                    parts = {"test": rows}
+                    if split == "train":
+                        parts = {"train": rows.filter(~is_valid), "valid": rows.filter(is_valid)}
+                    for name, part in parts.items():
+                        parquet.write(name, part)
+                        leaks.add(name, part, self.columns)
+        for split, num_rows in parquet.num_rows.items():
+            if num_rows == 0:
+                raise InputError(f"`raw` (={self.arguments.raw!r}): no row is left for {split}")
+        return parquet.num_rows
+
+    def _schema(self, vocabularies: Vocabularies) -> Schema:
+        weighted = self.columns.multi_valued
+        fields = [
+            Field(field, vocabularies.num_embeddings(field), weighted, weight_column(field) if weighted else None)
+            for field in self.columns.fields
+        ]
+        weight_columns = [KNOWN] * len(LABELS) if self.arguments.broken_funnel == "keep" else None
+        return Schema(
+            f"ali_ccp-{self.arguments.protocol}",
+            fields,
+            TaskChain(LABELS, weight_columns=weight_columns),
+            group="user",
+            notes={**NOTES, "preparation": _told(self.arguments)},
+            vocabulary_digest=vocabularies.digest,
+        )

@@ -1,0 +1,96 @@
+"""Which raw ids have a row in an embedding table, and which."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from torchrec_mtl.data.checks import Array
+from torchrec_mtl.errors import InputError
+
+FILE_NAME = "vocabularies.parquet"
+NUM_PENDING = 2**22  # counts that wait to be added up
+
+
+class ValueCounts:
+    """How often each raw id of a field occurs, added up block by block."""
+
+    def __init__(self) -> None:
+        self._counts: list[pl.DataFrame] = []
+
+    def add(self, ids: pl.DataFrame) -> None:
+        """``id`` and a ``weight``, which is how often it occurs there."""
+        self._counts.append(count(ids))
+        if sum(counts.height for counts in self._counts[1:]) > max(NUM_PENDING, self._counts[0].height):
+            self._merge()
+
+    def at_least(self, min_count: int) -> Array:
+        """The ids that occur that often, sorted, int64."""
+        self._merge()
+        return self._counts[0].filter(pl.col("weight") >= min_count)["id"].sort().to_numpy()
+
+    def _merge(self) -> None:
+        self._counts = [count(pl.concat(self._counts))]
+
+
+def count(ids: pl.DataFrame) -> pl.DataFrame:
+    """The distinct ``id`` and the sum of the ``weight`` of each."""
+    return ids.group_by("id").agg(pl.col("weight").sum())
+
+
+class Vocabularies:
+    """The ids of every field, sorted: code 1 is the smallest; 0 stands for missing, rare and unseen ones.
+
+    Args:
+        ids: field -> its raw ids, sorted, int64.
+
+    Example::
+
+        >>> vocabularies = Vocabularies({"205": np.array([4945663, 2**40])})
+        >>> vocabularies.encode("205", np.array([2**40, 7, 4945663]))
+        array([2, 0, 1])
+        >>> vocabularies.num_embeddings("205")
+        3
+    """
+
+    def __init__(self, ids: Mapping[str, Array]) -> None:
+        self.ids = dict(ids)
+
+    def encode(self, field: str, ids: Array) -> Array:
+        """Codes of raw ids, int64."""
+        known = self.ids[field]
+        if not len(known):
+            return np.zeros(len(ids), np.int64)
+        places = np.minimum(known.searchsorted(ids), len(known) - 1)
+        return np.where(known[places] == ids, places + 1, 0)
+
+    def num_embeddings(self, field: str) -> int:
+        return len(self.ids[field]) + 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all fields and ids: that of another preparation differs unless every code means the same."""
+        digest = hashlib.sha256()
+        for field, ids in self.ids.items():
+            digest.update(f"{field}:{len(ids)}:".encode() + ids.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """One row an id: ``field``, ``id`` and ``code``."""
+        columns = {
+            "field": np.repeat(list(self.ids), [len(ids) for ids in self.ids.values()]),
+            "id": np.concatenate(list(self.ids.values())),
+            "code": np.concatenate([np.arange(1, len(ids) + 1) for ids in self.ids.values()]),
+        }
+        pl.DataFrame(columns).write_parquet(folder / FILE_NAME)
+
+    @classmethod
+    def load(cls, folder: str | Path, fields: tuple[str, ...]) -> "Vocabularies":
+        """What `save` wrote; InputError if there is no such file."""
+        file = Path(folder) / FILE_NAME
+        if not file.is_file():
+            raise InputError(f"{file}: no such file")
+        table = pl.read_parquet(file)
+        return cls({field: table.filter(pl.col("field") == field)["id"].to_numpy() for field in fields})

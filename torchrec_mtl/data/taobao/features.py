@@ -1,0 +1,87 @@
+"""Impressions with everything that is known of them, as raw ids and then as codes of vocabularies."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from torchrec_mtl.data.ali_ccp.columns import smallest_type, to_lists
+from torchrec_mtl.data.ali_ccp.vocabulary import Vocabularies, count
+from torchrec_mtl.data.lists import Array, Lists
+from torchrec_mtl.data.taobao.behaviors import BehaviorLog
+from torchrec_mtl.data.taobao.layout import AD, PROFILE
+from torchrec_mtl.data.taobao.tables import MISSING, find
+
+SINGLE_FIELDS = ("user", *PROFILE, *AD, "pid")
+GROUP = "user_id"
+HISTORY_FIELDS = {"history_cate": "cate", "history_brand": "brand"}  # field -> column of the log
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The N impressions of a partition of users, by user and time.
+
+    Args:
+        rows: ``time_stamp``, ``user_id``, ``day``, ``line``, ``click`` and perhaps ``purchase``.
+        ids: field -> raw ids [N], `MISSING` where there is none; of a history, lists.
+    """
+
+    rows: pl.DataFrame
+    ids: dict[str, Array | Lists]
+
+
+@dataclass(frozen=True)
+class Joiner:
+    """Joins what was read.
+
+    Args:
+        ads, profiles, impressions: see `tables`.
+        log: the behaviours, if they are needed.
+    """
+
+    ads: pl.DataFrame
+    profiles: pl.DataFrame
+    impressions: pl.DataFrame
+    log: BehaviorLog | None
+
+    def partition(self, number: int) -> Partition:
+        first, last = self.impressions["partition"].to_numpy().searchsorted([number, number + 1])
+        impressions = self.impressions[first:last]
+        users, ads = impressions["user"].to_numpy(), self.ads[impressions["ad"].to_numpy()]
+        profiles = find(self.profiles["userid"].to_numpy(), users)
+        ids: dict[str, Array | Lists] = {"user": users, "pid": impressions["pid"].to_numpy()}
+        ids |= {name: ads[name].to_numpy() for name in AD}
+        for name in PROFILE:
+            ids[name] = np.where(profiles < 0, MISSING, self.profiles[name].to_numpy()[profiles])
+        rows = impressions.select("time_stamp", pl.col("user").alias(GROUP), "day", "line", "click")
+        if self.log is not None:
+            records = self.log.load(number)
+            if self.log.windows.history_length:
+                places, offsets = self.log.histories(records, impressions)
+                ids |= {field: Lists(records[name][places], offsets) for field, name in HISTORY_FIELDS.items()}
+            if self.log.windows.purchase_days:
+                bought = self.log.purchases(records, impressions.hstack(ads.select("cate_id", "brand")))
+                rows = rows.with_columns(purchase=pl.Series(bought))
+        return Partition(rows, ids)
+
+
+def count_ids(partition: Partition, last_train_day: int) -> dict[str, pl.DataFrame]:
+    """How often each raw id occurs in the days up to ``last_train_day``: field -> ``id`` and ``weight``."""
+    in_train = (partition.rows["day"] <= last_train_day).to_numpy()
+    counts = {}
+    for field, ids in partition.ids.items():
+        values = ids.values[np.repeat(in_train, np.diff(ids.offsets))] if isinstance(ids, Lists) else ids[in_train]
+        present = pl.DataFrame({"id": values}).filter(pl.col("id") != MISSING)
+        counts[field] = count(present.with_columns(weight=pl.lit(1, pl.Int64)))
+    return counts
+
+
+def encode(partition: Partition, vocabularies: Vocabularies) -> pl.DataFrame:
+    """The partition's rows with a column of codes for each field."""
+    columns = {}
+    for field, ids in partition.ids.items():
+        code_type = smallest_type(vocabularies.num_embeddings(field))
+        values = ids.values if isinstance(ids, Lists) else ids
+        codes = vocabularies.encode(field, values).astype(code_type)
+        columns[field] = to_lists(codes, ids.offsets) if isinstance(ids, Lists) else pl.Series(codes)
+    return partition.rows.hstack(pl.DataFrame(columns))

@@ -1,0 +1,81 @@
+"""The same without the rows that are alike, in plain PyTorch on any device.
+
+All rows of a sample whose ``z`` is 0 have the same output, in every layer. It suffices to keep the selected rows and
+some of the others, which share the number of all: that is exact. What it spares grows with the share of points at 0.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops.inducing_attention import sdpa
+from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
+
+
+class Rows(NamedTuple):
+    """The rows kept of each sample, the selected ones first; ``R`` is the same for all samples."""
+
+    points: Tensor  # which point each is [B, R], int64
+    selection: Tensor  # its z [B, R]
+    log_counts: Tensor  # the logarithm of the number of rows it stands for [B, R]
+
+
+def num_rows(selection: Tensor) -> int:
+    """``R``: the most points that a sample of ``z [B, K]`` selects, and one for those at 0. Waits for the device.
+
+    Example::
+
+        >>> num_rows(torch.tensor([[0, 0.5, 0, 0], [0, 1, 0.2, 0]])), num_rows(torch.ones(2, 4))
+        (3, 4)
+    """
+    if not selection.numel():
+        return selection.shape[1]
+    return min(selection.shape[1], int((selection != 0).sum(1).max()) + 1)
+
+
+def plan_rows(selection: Tensor, rows: int) -> Rows:
+    """Which ``R = rows`` rows of ``z [B, K]`` to keep; `num_rows` is the fewest.
+
+    Example::
+
+        >>> points, kept, log_counts = plan_rows(torch.tensor([[0, 0.5, 0, 0]]), 2)
+        >>> points, kept, log_counts.exp()
+        (tensor([[1, 0]]), tensor([[0.5000, 0.0000]]), tensor([[1., 3.]]))
+    """
+    num_points = selection.shape[1]
+    active = selection != 0
+    num_active = active.sum(1, keepdim=True)
+    place = torch.where(active, active.cumsum(1), num_active + (~active).cumsum(1)) - 1
+    count = torch.arange(num_points, device=selection.device).expand_as(place)
+    points = torch.empty_like(place).scatter_(1, place, count)[:, :rows]
+    at_zero = count[:, :rows] >= num_active
+    share = (num_points - num_active).double() / (rows - num_active)  # not a number where all are active
+    log_counts = torch.where(at_zero, share, 1.0).log().to(torch.promote_types(selection.dtype, torch.float32))
+    return Rows(points, torch.where(at_zero, 0, selection.gather(1, points)), log_counts)
+
+
+def inducing_stack(
+    inputs: Tensor,
+    selection: Tensor,
+    layers: GeneratorWeights,
+    adapters: AdapterWeights,
+    num_heads: int,
+    residual: str,
+    z_grad: str,
+) -> Tensor:
+    """Eq. (17)-(22) of the rows that differ; shapes as in the front door.
+
+    Raises:
+        InputError: if ``z_grad`` is not "gated".
+    """
+    if z_grad != "gated":
+        raise InputError(f"the backend 'compact' does not compute the gradient that `z_grad` (={z_grad!r}) asks for")
+    index, kept, log_counts = plan_rows(selection, num_rows(selection))
+
+    def query(points: Tensor) -> Tensor:
+        return F.embedding(index, points) * kept.unsqueeze(-1)
+
+    return sdpa.rows_stack(inputs, query, log_counts, layers, adapters, num_heads, residual)
