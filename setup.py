@@ -35,8 +35,7 @@ setup(
         "test": ["hypothesis>=6.100", "packaging>=22", "pytest>=8.2", "scikit-learn>=1.4"],
     },
     entry_points={
-        # A package that registers components hides TorchX's own, so those are listed again.
-        "torchx.components": ["mtl = torchrec_mtl.components"]
-        + [f"{module} = torchx.components.{module}" for module in ("dist", "metrics", "serve", "utils")],
+        # A package that registers components hides TorchX's own, so those are listed again; `_` stands for no prefix.
+        "torchx.components": ["mtl = torchrec_mtl.components", "_torchx = torchx.components"],
     },
 )

@@ -99,7 +99,8 @@ def torchrun(
         InputError: if ``j`` or ``mounts`` is not of its form.
     """
     env = {**worker_environment(cpu, processes_a_node(j, gpu)), **agent_environment(max_restarts)}
-    app = dist.ddp(
+    launcher = getattr(dist, "torchrun", None) or dist.ddp  # what TorchX after 0.7 calls it, and 0.7
+    app = launcher(
         *arguments,
         m=module,
         name=f"/{module.rpartition('.')[2]}",
@@ -107,7 +108,7 @@ def torchrun(
         cpu=cpu,
         gpu=gpu,
         memMB=memMB,
-        j=j,
+        j=f"1x{j}" if j.isdigit() else j,
         env=env,
         max_retries=max_retries,
         rdzv_port=rdzv_port,
