@@ -1,4 +1,4 @@
-"""Draws ``docs/scaling.png`` from ``benchmarks/results/scaling_on_paper.csv``: ``python -m benchmarks.scaling.chart``."""
+"""Draws ``docs/scaling.png`` from the rows of `benchmarks.scaling.on_paper`: ``python -m benchmarks.scaling.chart``."""
 
 import csv
 from pathlib import Path
@@ -38,7 +38,8 @@ def main() -> None:
     ax.set_xlabel("ms a step, computed")
     ax.spines[["top", "right"]].set_visible(False)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for _, colour in TERMS.values()]
-    ax.legend(handles, [name for name, _ in TERMS.values()], fontsize=8, frameon=False, loc="lower right")
+    below = {"loc": "upper right", "bbox_to_anchor": (1, -0.08), "ncol": 3}
+    ax.legend(handles, [name for name, _ in TERMS.values()], fontsize=8, frameon=False, **below)
     fig.savefig(CHART, dpi=120, bbox_inches="tight")
 
 

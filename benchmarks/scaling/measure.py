@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torchrec
 
 from benchmarks.scaling.stacks import NUM_TABLES, Bare, Ours, Stack, make_batches
 from tests import processes
@@ -121,6 +122,29 @@ def processor_name() -> str:
     return names[0].partition(":")[2].strip() if names else platform.machine()
 
 
+def circumstances(load: float) -> dict[str, Any]:
+    """Under which something was measured."""
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+    return {
+        "load": round(load, 1),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "processor": processor_name(),
+        "versions": f"torch=={torch.__version__} torchrec=={torchrec.__version__}",
+        "date": date.today().isoformat(),
+        "commit": commit,
+    }
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    """As CSV."""
+    file.parent.mkdir(exist_ok=True)
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def told(row: dict[str, Any]) -> str:
     """A line of the summary."""
     return (
@@ -145,7 +169,6 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", **KEEP_FREED_MEMORY)
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
     rows = []
     for world_size, batch_size in product(args.processes, args.batch_size):
         load = os.getloadavg()[0]
@@ -164,21 +187,11 @@ def main() -> None:
             "runs": args.runs,
             "pairs_a_run": args.pairs,
             "steps_a_block": args.steps,
-            "load": round(load, 1),
-            "cores": os.cpu_count(),
-            "threads": 1,
-            "processor": processor_name(),
-            "versions": f"torch=={torch.__version__}",
-            "date": date.today().isoformat(),
-            "commit": commit,
+            **circumstances(load),
         }
         rows.append(row)
         print(told(row), flush=True)
-    args.results.parent.mkdir(exist_ok=True)
-    with args.results.open("w", newline="") as out:
-        writer = csv.DictWriter(out, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(args.results, rows)
 
 
 if __name__ == "__main__":

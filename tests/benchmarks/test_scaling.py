@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torchrec.modules.embedding_configs import DataType
 
+from benchmarks.scaling import parts
 from benchmarks.scaling.cluster import Cluster
 from benchmarks.scaling.cost import Choice, Cost, plan, price
 from benchmarks.scaling.measure import compare_losses, summary
@@ -105,6 +106,12 @@ def test_summary_of_runs():
     assert row["processor_overhead_percent_high"] == 40
     assert row["added_ms_a_step"] == 50
     assert row["loss_difference"] == 0.01
+
+
+def test_what_the_loop_costs_at_most():
+    step = {"step": 110.0, "pipeline": 109.0, "call": 49.0, "model": 40.0, "agreement": 8.0}
+    row = parts.summary([step] * 3)
+    assert (row["agreement_ms"], row["python_ms"], row["percent"]) == (8, 2, 10)
 
 
 def _both_train_alike(directory: Path) -> None:
