@@ -1,4 +1,4 @@
-"""Draws ``docs/scaling.png`` from the rows of `benchmarks.scaling.on_paper`: ``python -m benchmarks.scaling.chart``."""
+"""Draws ``docs/scaling.png`` from ``benchmarks/results/scaling_on_paper.csv``."""
 
 import csv
 from pathlib import Path
