@@ -1,6 +1,5 @@
 """What `torchx run` would launch."""
 
-import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -146,7 +145,6 @@ def test_compare_runs_one_system_a_gpu_or_core():
         assert replica.args[-1] == "training.max_epochs=1"
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("torchrec_mtl.jobs.prepare"), reason="no job prepare yet")
 def test_prepare_passes_a_data_sets_own_arguments_on():
     options = ["--dataset", "ali_ccp", "--raw", "/raw", "--output", "/out", "--bad_rows", "strict"]
     replica = only_replica(dryrun("mtl.prepare", *options, "--", "--sample", "0.1"))
@@ -178,6 +176,13 @@ def test_a_wrong_argument_is_told_before_anything_is_launched(capsys, component,
         component(**arguments)
     assert exit_status.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+def test_a_wrong_argument_of_prepare_is_told_by_its_program(capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        components.prepare(dataset="ali_ccp", raw="/raw", output="/out", protocol="itma")
+    assert exit_status.value.code == 2
+    assert "argument --protocol: invalid choice: 'itma'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("component", [components.train, components.compare])

@@ -5,7 +5,6 @@ is in `torchrec_mtl.jobs.launch`, and a job's own module is imported where its a
 """
 
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
 
 import torchx.specs as specs
@@ -110,9 +109,8 @@ def compare(
         mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
-    arguments += ["--models", models]
-    arguments += ["--seeds", str(seeds), "--workers", str(workers or gpu or cpu), "--stages", stages]
-    arguments += ["--output", output, *overrides]
+    arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
+    arguments += ["--stages", stages, "--output", output, *overrides]
     with launch.mistakes_told():
         from torchrec_mtl.jobs.compare.job import check, parse
 
@@ -152,7 +150,9 @@ def prepare(
     options += ["--protocol", protocol] if protocol else []
     passed = [dataset, *options, *arguments]
     with launch.mistakes_told():
-        import_module("torchrec_mtl.jobs.prepare").parse(passed)
+        from torchrec_mtl.jobs.prepare import parse
+
+        parse(passed)
         return launch.program("torchrec_mtl.jobs.prepare", passed, image, cpu, 0, memMB, max_retries, mounts)
 
 
@@ -169,7 +169,7 @@ def bench(
 
     Args:
         arguments: the program's own, after --, as in -- --help
-        program: its name, such as peers_quality
+        program: its name, such as peers_quality or, in a folder, scaling.chart
         image: of container schedulers
         cpu: cores
         gpu: GPUs
@@ -177,7 +177,8 @@ def bench(
         mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     with launch.mistakes_told():
-        programs = sorted(file.stem for file in Path("benchmarks").glob("[!_]*.py"))
+        files = [file for file in Path("benchmarks").rglob("*.py") if "__main__" in file.read_text(encoding="utf-8")]
+        programs = sorted(".".join(file.with_suffix("").parts[1:]) for file in files)
         if program not in programs:
             raise InputError(f"`program` (={program!r}) must be one of {Path('benchmarks').resolve()}: {programs}")
         return launch.program(f"benchmarks.{program}", arguments, image, cpu, gpu, memMB, 0, mounts)
