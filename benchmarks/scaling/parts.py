@@ -2,8 +2,8 @@
 
 `benchmarks.scaling.measure` compares whole steps, which on a busy machine differ by more than the loop costs. This
 times the loop's own parts inside each step: the agreement of the ranks, waiting for the slowest one included, for which
-bare TorchRec would wait a little later in the step; and all other Python around the pipeline and the model. It is thus
-the most that the loop can cost. Rows go to ``benchmarks/results/scaling_parts.csv``. Three minutes on two cores.
+bare TorchRec would wait a little later in the step; and all other Python around the pipeline and the model.
+Rows go to ``benchmarks/results/scaling_parts.csv``. Three minutes on two cores.
 """
 
 import json
