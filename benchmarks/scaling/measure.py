@@ -8,9 +8,8 @@ optimizers:
 
 Their losses must agree first, or nothing is reported. Then both take turns in the same processes, a short block of
 steps each, so that other work on the machine meets both; every pair of blocks gives one ratio. All of this is done in
-several runs, with new processes, because where memory comes to lie favours the one or the other for a whole run. A
-small batch shows what the loop adds to any step, in milliseconds. A row for each number of processes and batch size
-goes to ``benchmarks/results/scaling_measured.csv``. About 20 minutes on two cores.
+several runs, with new processes, because where memory comes to lie favours the one or the other for a whole run. A row
+for each number of processes goes to ``benchmarks/results/scaling_measured.csv``. About 20 minutes on two cores.
 """
 
 import argparse
@@ -24,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -161,29 +159,29 @@ def told(row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[4096, 64], help="rows a step, over all processes")
+    parser.add_argument("--batch-size", type=int, default=4096, help="rows a step, over all processes")
     parser.add_argument("--rows", type=int, default=100_000, help=f"of each of the {NUM_TABLES} tables")
     parser.add_argument("--runs", type=int, default=6, help="each in new processes")
-    parser.add_argument("--pairs", type=int, default=6, help="pairs of blocks a run")
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of blocks a run")
     parser.add_argument("--steps", type=int, default=2, help="steps a block")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", **KEEP_FREED_MEMORY)
     rows = []
-    for world_size, batch_size in product(args.processes, args.batch_size):
+    for world_size in args.processes:
         load = os.getloadavg()[0]
         runs = []
         for run in range(args.runs):
             with tempfile.TemporaryDirectory() as folder:
                 file = f"{folder}/run.json"
-                arguments = (batch_size, args.rows, args.pairs, args.steps, run % 2 == 0, file)
+                arguments = (args.batch_size, args.rows, args.pairs, args.steps, run % 2 == 0, file)
                 processes.run(measure, world_size, *arguments)
                 runs.append(json.loads(Path(file).read_text()))
         row = {
             "processes": world_size,
-            "batch_size": batch_size,
+            "batch_size": args.batch_size,
             "num_embeddings": args.rows,
-            **summary(runs, batch_size),
+            **summary(runs, args.batch_size),
             "runs": args.runs,
             "pairs_a_run": args.pairs,
             "steps_a_block": args.steps,

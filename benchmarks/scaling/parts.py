@@ -2,8 +2,8 @@
 
 `benchmarks.scaling.measure` compares whole steps, which on a busy machine differ by more than the loop costs. This
 times the loop's own parts inside each step: the agreement of the ranks, waiting for the slowest one included, for which
-bare TorchRec would wait a little later in the step; and all other Python around the pipeline and the model. It is thus
-the most that the loop can cost. Rows go to ``benchmarks/results/scaling_parts.csv``. Five minutes on two cores.
+bare TorchRec would wait a little later in the step; and all other Python around the pipeline and the model.
+Rows go to ``benchmarks/results/scaling_parts.csv``. Three minutes on two cores.
 """
 
 import json
@@ -47,18 +47,15 @@ class Timed:
 
 def time_steps(batch_size: int, num_embeddings: int, steps: int, file: str) -> None:
     """On every rank; the first one writes its steps' parts, in ms, to ``file``."""
-    batches, timed, rows = (
-        make_batches(batch_size // dist.get_world_size(), num_embeddings, dist.get_rank()),
-        Timed(),
-        [],
-    )
+    batches = make_batches(batch_size // dist.get_world_size(), num_embeddings, dist.get_rank())
+    timed, rows = Timed(), []
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(batches, num_embeddings, batch_size, Path(folder))
         ours.model.forward = timed("model", ours.model.forward)  # type: ignore[method-assign]
         ours.training.pipeline.progress = timed("pipeline", ours.training.pipeline.progress)
         take_step = timed("step", ours.take_step)
         with (
-            patch.object(Step, "__call__", _as_method(timed("call", Step.__call__))),
+            patch.object(Step, "__call__", timed("call", Step.__call__)),
             patch.object(dist, "all_reduce", timed("agreement", dist.all_reduce)),
         ):
             for _ in range(steps):
@@ -67,10 +64,6 @@ def time_steps(batch_size: int, num_embeddings: int, steps: int, file: str) -> N
                 rows.append({name: 1000 * seconds for name, seconds in timed.seconds.items()})
     if dist.get_rank() == 0:
         Path(file).write_text(json.dumps(rows[WARM_UP:]))
-
-
-def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, *arguments: function(self, *arguments)
 
 
 def summary(steps: list[dict[str, float]]) -> dict[str, float]:
