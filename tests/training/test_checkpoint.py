@@ -1,5 +1,6 @@
 """Checkpoints: gone on from as if nothing had happened, on any number of ranks; refused where damaged."""
 
+import io
 import json
 import os
 import pickle
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import TensorProperties
 
 from tests import processes
 from tests.jobs import funnel
 from tests.training import ranks
 from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.training.checkpoint import best_checkpoint, checkpoints, load_weights, manifest
+from torchrec_mtl.training.checkpoint.safe_load import _MetadataUnpickler
 from torchrec_mtl.training.config import CheckpointConfig, OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import process_group
 
@@ -317,3 +320,22 @@ def test_a_full_disk_is_told_and_the_checkpoint_before_it_stays(data, tmp_path):
     load_weights(model, kept[-1])
     with pytest.raises(TrainingError):
         raise TrainingError(told)
+
+
+class AnEnum:
+    """Pickled as Python 3.11.0 to 3.11.3 pickle members of enumerations: by `getattr`."""
+
+    def __init__(self, owner, name):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+def test_metadata_of_any_python_3_11_is_read_and_getattr_gives_nothing_else():
+    encoding = type(TensorProperties().__getstate__()[3])
+    member = pickle.dumps(AnEnum(encoding, "TORCH_CONTIGUOUS_FORMAT"))
+    assert _MetadataUnpickler(io.BytesIO(member)).load() is encoding.TORCH_CONTIGUOUS_FORMAT
+    for owner, name in ((torch.Size, "__class__"), (torch.Size, "mro")):
+        with pytest.raises(pickle.UnpicklingError, match="describes no tensor"):
+            _MetadataUnpickler(io.BytesIO(pickle.dumps(AnEnum(owner, name)))).load()

@@ -53,9 +53,11 @@ def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=1
         torch.cuda.set_device(device)
     if dist.is_torchelastic_launched():
         store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-        # torchrun keeps one store over restarts, where the ranks of a dead attempt left their addresses
-        attempt = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world_size, timeout=timeout)
+        if os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True":
+            # torchrun keeps its store over restarts, where the ranks of a dead attempt left their addresses. Stores of
+            # their own have no such prefix: agents count restarts each for itself, not all of them alike.
+            store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     try:

@@ -46,6 +46,13 @@ def is_replicated(table: TableConfig, device: torch.device) -> bool:
     return table.sharding == REPLICATED or (table.optimizer == "adam" and device.type == "cpu")
 
 
+def _hbm(device: torch.device) -> int | None:
+    """Bytes of this rank's GPU; None, TorchRec's own guess, where there is none."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def _constraints(
     table: BaseEmbeddingConfig, config: TableConfig, device: torch.device, world_size: int
 ) -> ParameterConstraints:
@@ -98,11 +105,12 @@ def plan_sharding(
         return ShardingPlan({})  # TorchRec leaves tables without a plan as they are
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=local_world_size or get_local_size(world_size)),
-        HardwareConfig(),
+        HardwareConfig(hbm_cap_bytes=_hbm(device)),
         KernelConfig(compute_device=device.type),
     )
     planner = EmbeddingShardingPlanner(
         topology=topology,
+        batch_size=max(1, config.batch_size // (world_size * config.micro_batches)),
         constraints=constraints,
         storage_reservation=FixedPercentageStorageReservation(0.15),
     )

@@ -1,0 +1,39 @@
+"""Ranks that meet under torchrun."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from torchrec_mtl.training.distributed import process_group
+
+
+def _meet(rank: int, port: int, restarts: int) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="meeting")
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="False", TORCHELASTIC_RESTART_COUNT=str(restarts))
+    with process_group(torch.device("cpu")):
+        total = torch.ones(1)
+        dist.all_reduce(total)
+    assert total.item() == 2
+
+
+@pytest.mark.slow
+def test_agents_that_count_restarts_differently_meet():
+    """One node's worker has failed, the other's has not: each agent counts its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    ranks = [context.Process(target=_meet, args=(rank, port, 1 - rank)) for rank in (0, 1)]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join(60)
+    codes = [each.exitcode for each in ranks]
+    for each in ranks:
+        each.kill()
+    assert codes == [0, 0]
