@@ -21,7 +21,7 @@ compare: env ## compare every model, ablations too: five seeds, one report; hour
 	@$(BIN)/python -m torchrec_mtl.jobs.compare $(ARGS)
 
 test: env ## run all tests, those in docstrings included
-	@$(BIN)/python -m pytest $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(ARGS)
 
 lint: env ## check style, types and the direction of imports
 	$(BIN)/ruff check

@@ -1,8 +1,11 @@
 """Whole jobs whose processes are killed: they go on from the last checkpoint, and end as if nothing had been."""
 
 import json
+import os
 import re
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 from torchx.runner import get_runner
@@ -49,7 +52,8 @@ def resumed_steps(log):
     return [int(step) for step in re.findall(r"goes on from \S*/step_(\d+)", log)]
 
 
-def test_a_killed_worker_of_a_torchx_job_comes_back(data, undisturbed, tmp_path):
+def test_a_killed_worker_of_a_torchx_job_comes_back(data, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # for torchrun
     output, log = tmp_path / "runs", tmp_path / "log"
     options = ["-j", "1x2", "--max_restarts", "2", "--dataset", str(data), "--output", str(output)]
     options += ["--name", job.NAME, "--models", job.MODEL, *job.SETTINGS]
