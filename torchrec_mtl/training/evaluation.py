@@ -50,14 +50,18 @@ def evaluate(
     return metrics
 
 
+def aucs(rows: Rows) -> list[float]:
+    """The tasks' AUCs over all impressions, NaN where one is undefined."""
+    return [r["value"] for r in rows if r["metric"] == "auc" and r["space"] == "impressions"]
+
+
 def mean_auc(rows: Rows) -> float:
     """The mean of the tasks' AUCs over all impressions, of those that are defined: what early stopping goes by.
 
     Raises:
         InputError: if no task has both positives and negatives.
     """
-    values = [r["value"] for r in rows if r["metric"] == "auc" and r["space"] == "impressions"]
-    defined = [value for value in values if not math.isnan(value)]
+    defined = [value for value in aucs(rows) if not math.isnan(value)]
     if not defined:
         raise InputError("the validation split must have positives and negatives of at least one task")
     return sum(defined) / len(defined)

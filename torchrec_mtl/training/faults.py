@@ -84,7 +84,7 @@ def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
         "sparse_lengths": sparse.lengths(),
         "sparse_weights": sparse.weights_or_none(),
         "labels": batch.labels,
-        "weights": batch.weights,
+        "weights": getattr(batch, "weights", None),
         "logits": logits.cpu(),
     }
     torch.save(contents, file)

@@ -20,7 +20,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, load_weights
 from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.evaluation import Rows, evaluate, mean_auc, suspicions
+from torchrec_mtl.training.evaluation import Rows, aucs, evaluate, mean_auc, suspicions
 from torchrec_mtl.training.faults import Recorded, tell_non_finite
 from torchrec_mtl.training.monitor import Monitor, progress_bar
 from torchrec_mtl.training.step import NonFiniteLossError, Step
@@ -169,8 +169,7 @@ class Training:
         result = self.result
         self.monitor.start(result.step)
         while not self.is_over():
-            with autocast(self.config, self.device):
-                self._run_to_evaluation()
+            self._run_to_evaluation()
             if self.step.stop:
                 result.stopped = True
                 self.checkpointer.wait()
@@ -202,11 +201,12 @@ class Training:
         self._evaluate(name)
 
     def take_step(self) -> None:
+        """One optimizer step: all that a run does for it, but evaluations and checkpoints."""
         result, parts = self.result, self.config.micro_batches
         parts = min(parts, len(self.train_batches) - result.epoch_step * parts)
         began = time.perf_counter()
         for part in range(parts):
-            with self.step.micro_batch(part, parts):
+            with self.step.micro_batch(part, parts), autocast(self.config, self.device):
                 try:
                     self.pipeline.progress(self.batches)
                 except NonFiniteLossError as error:
@@ -229,7 +229,8 @@ class Training:
         result.history += [{"step": result.step, **row} for row in rows]
         self.monitor.scalars(result.step, [{"split": "train", "metric": "loss", "value": loss}, *rows])
         skipped = f", {result.num_skipped} batches skipped" if result.num_skipped else ""
-        _say(f"{name}, step {result.step}: loss {loss:.4f}, validation AUC {_aucs(rows)}, mean {score:.4f}{skipped}")
+        by_task = " / ".join(f"{value:.4f}" for value in aucs(rows))
+        _say(f"{name}, step {result.step}: loss {loss:.4f}, validation AUC {by_task}, mean {score:.4f}{skipped}")
         for warning in suspicions(rows):
             _say(f"{name}: warning: {warning}")
         result.without_gain += 1
@@ -314,11 +315,6 @@ def fit(
     result = training.run()
     training.close()
     return result
-
-
-def _aucs(rows: Rows) -> str:
-    values = [r["value"] for r in rows if r["metric"] == "auc" and r["space"] == "impressions"]
-    return " / ".join(f"{value:.4f}" for value in values)
 
 
 def _say(text: str) -> None:
