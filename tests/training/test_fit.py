@@ -142,3 +142,19 @@ def test_replicated_tables_start_from_their_own_initialisation():
 def test_a_wrong_configuration_is_told(make, sentence):
     with pytest.raises(InputError, match=sentence):
         make()
+
+
+def test_autocast_is_for_training_alone(tmp_path):
+    """Validation chooses the weights, so it measures as the test split is measured."""
+    noticed = []
+
+    class Noticing(Batches):
+        def __iter__(self):
+            noticed.append(torch.is_autocast_enabled("cpu"))
+            return super().__iter__()
+
+    config = TrainingConfig(batch_size=32, precision="bf16", table=TableConfig("adam"))
+    model = SharedBottom(tables(device="meta"), TASKS, NUM_DENSE, (4,))
+    model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config, CPU)
+    fit(model, optimizer, Noticing(2, 0), Noticing(1, 9), TASKS, config, CPU, tmp_path, Monitor(None))
+    assert noticed == [True, False]  # train, valid
