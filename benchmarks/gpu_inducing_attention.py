@@ -1,32 +1,30 @@
 """TAFE's stack on a GPU: checks the Triton kernels, then times them against PyTorch's paths. Not yet run on a GPU.
 
 One call of a few minutes does all of it: builds (the first call of each kernel), runs `tests/gpu` and the operation's
-other tests, `compute-sanitizer` where it is installed, and writes medians and a chart::
+other tests, `compute-sanitizer` where it is installed, and writes medians::
 
-    python -m benchmarks.gpu_inducing_attention            # to benchmarks/results/gpu_inducing_attention.csv and .png
-    python -m benchmarks.gpu_inducing_attention --rehearse # tiny, on a CPU, the kernels interpreted: tries this program
+    python -m benchmarks.gpu_inducing_attention            # to benchmarks/results/gpu_inducing_attention.csv
+    python -m benchmarks.gpu_inducing_attention --quick    # tiny, on a CPU, the kernels interpreted: tries this program
 
 A time is that of one step of the stack, from fields and selection to the adapted representations, and where it says so
 of the gradients of everything.
 """
 
-import argparse
-import csv
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_timing import graphed, in_turns, provenance, rates, summary
+from benchmarks import record
+from benchmarks.gpu_timing import graphed, rates
 
-RESULTS = Path(__file__).parent / "results"
+REPEATS = 20
+CALLS = 5  # timed together: one alone is as short as the clock's step
 ACTIVE = (0.1, 0.25, 0.5, 0.6, 1.0)
 DIRECTIONS = ("forward", "forward and backward")
 
@@ -49,7 +47,7 @@ SIZES = {
     "mid": Size(16384, 26, 64, 32, 2, 4, 2, torch.bfloat16),
     "large": Size(32768, 128, 64, 64, 4, 4, 4, torch.bfloat16),
 }
-REHEARSAL = {"tiny": Size(3, 4, 8, 8, 1, 2, 1, torch.float32)}
+QUICK = {"tiny": Size(3, 4, 8, 8, 1, 2, 1, torch.float32)}
 
 
 def draw(size: Size, active: float, device: str) -> list[Tensor]:
@@ -68,7 +66,7 @@ def draw(size: Size, active: float, device: str) -> list[Tensor]:
     return [x.to(device, kind).requires_grad_() for x, kind in zip(tensors, kinds, strict=True)]
 
 
-def candidates(heads: int, rehearse: bool) -> dict[str, Callable[..., Tensor]]:
+def candidates(heads: int, quick: bool) -> dict[str, Callable[..., Tensor]]:
     """Functions of `draw`'s tensors."""
     from torchrec_mtl.ops.inducing_attention import AdapterWeights, GeneratorWeights, reference, sdpa, triton_backend
 
@@ -80,9 +78,9 @@ def candidates(heads: int, rehearse: bool) -> dict[str, Callable[..., Tensor]]:
         return run
 
     eager = of(reference.inducing_stack)
-    how = {"backend": "aot_eager"} if rehearse else {}
+    how = {"backend": "aot_eager"} if quick else {}
     found = {"eager": eager, "compile": torch.compile(of(reference.inducing_stack), **how)}
-    if not rehearse:
+    if not quick:
         found["compile, reduce-overhead"] = torch.compile(of(reference.inducing_stack), mode="reduce-overhead")
     return found | {"sdpa": of(sdpa.inducing_stack), "triton": of(triton_backend.inducing_stack)}
 
@@ -115,8 +113,8 @@ def floor(size: Size, active: float, direction: str, rate: tuple[float, float]) 
     return 1e6 * max(moved / rate[0], flop / rate[1])
 
 
-def measure(sizes: dict[str, Size], device: str, repeats: int) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def measure(sizes: dict[str, Size], device: str, repeats: int) -> list[record.Row]:
+    rows: list[record.Row] = []
     for name, size in sizes.items():
         functions = candidates(size.m, device == "cpu")
         rate = rates(size.dtype, device)
@@ -129,71 +127,44 @@ def measure(sizes: dict[str, Size], device: str, repeats: int) -> list[dict[str,
                 if device == "cuda":
                     plain = [c for c in functions if "reduce" not in c]  # that one is a graph already
                     runs |= {(c, "graph"): graphed(runs[c, "plain"]) for c in plain}
-                times = in_turns(runs, device, repeats)
-                base = statistics.median(times["eager", "plain"])
-                for (candidate, mode), found in times.items():
-                    rows.append(
-                        {"size": name, **size._asdict(), "active": active, "direction": direction}
-                        | {"candidate": candidate, "mode": mode}
-                        | summary(found, base, floor(size, active, direction, rate))
-                    )
-                    print({k: rows[-1][k] for k in ("size", "active", "direction", "candidate", "mode", "median_us")})
+                times = record.in_turns(runs, repeats, lambda run: record.seconds(run, device, CALLS))
+                least = floor(size, active, direction, rate)
+                for (candidate, mode), own in times.items():
+                    row = {"size": name, **size._asdict(), "active": active, "direction": direction}
+                    row |= {"candidate": candidate, "mode": mode}
+                    row["times_eager"] = round(record.ratio(times["eager", "plain"], own), 3)
+                    row |= record.spread([1e6 * x for x in own], "us", 2)
+                    rows.append(row | {"percent_of_roofline": round(100 * least / row["median"], 2)})
+                    print({k: row[k] for k in ("size", "active", "direction", "candidate", "mode", "median")})
                 del runs
     return rows
 
 
-def write(rows: list[dict[str, object]], to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with to.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    from matplotlib import pyplot
-
-    sizes = list(dict.fromkeys(row["size"] for row in rows))
-    figure, axes = pyplot.subplots(len(DIRECTIONS), len(sizes), figsize=(4 * len(sizes), 7), squeeze=False)
-    for line, direction in zip(axes, DIRECTIONS, strict=True):
-        for axis, size in zip(line, sizes, strict=True):
-            own = [row for row in rows if row["size"] == size and row["direction"] == direction]
-            for key in dict.fromkeys((row["candidate"], row["mode"]) for row in own):
-                points = [(r["active"], r["median_us"]) for r in own if (r["candidate"], r["mode"]) == key]
-                axis.plot(*zip(*points, strict=True), marker="o", label=", ".join(key))
-            axis.set(title=f"{size}, {direction}", xlabel="share of points selected", ylabel="us a step", yscale="log")
-    axes[0][0].legend(fontsize="x-small")
-    figure.tight_layout()
-    figure.savefig(to.with_suffix(".png"), dpi=120)
-
-
-def check(rehearse: bool) -> None:
+def check(quick: bool) -> None:
     """Stops at the first failure: no time is reported of kernels that are wrong."""
-    root = RESULTS.parents[1]
     tests = ["tests/gpu", "tests/ops/test_inducing_triton.py", "tests/ops/test_inducing_triton_operator.py"]
-    chosen = ["-k", "same_bits or without_gradients"] if rehearse else []
-    subprocess.run([sys.executable, "-m", "pytest", "-q", *tests, *chosen], cwd=root, check=True)
-    if rehearse or shutil.which("compute-sanitizer") is None:
+    chosen = ["-k", "same_bits or without_gradients"] if quick else []
+    subprocess.run([sys.executable, "-m", "pytest", "-q", *tests, *chosen], cwd=record.ROOT, check=True)
+    if quick or shutil.which("compute-sanitizer") is None:
         print("compute-sanitizer: not run")
         return
     case = ["-m", "pytest", "-q", "tests/ops/test_inducing_triton.py", "-k", "every_residual or one_layer"]
     for tool in ("memcheck", "racecheck"):
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", sys.executable, *case]
-        subprocess.run(command, cwd=root, check=True)
+        subprocess.run(command, cwd=record.ROOT, check=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU, kernels interpreted")
-    parser.add_argument("--out", type=Path, default=RESULTS / "gpu_inducing_attention")
-    parser.add_argument("--repeats", type=int, default=20)
-    arguments = parser.parse_args()
-    if not arguments.rehearse and not torch.cuda.is_available():
-        parser.error("there is no GPU here; `--rehearse` tries the program without one")
-    if arguments.rehearse:
+    arguments = record.parse("gpu_inducing_attention", __doc__)
+    if not arguments.quick and not torch.cuda.is_available():
+        sys.exit("error: there is no GPU here; `--quick` tries the program without one")
+    if arguments.quick:
         os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
-    device = "cpu" if arguments.rehearse else "cuda"
-    check(arguments.rehearse)
-    rows = measure(REHEARSAL if arguments.rehearse else SIZES, device, 1 if arguments.rehearse else arguments.repeats)
-    about = provenance(device)
-    write([about | row for row in rows], arguments.out)
+    device = "cpu" if arguments.quick else "cuda"
+    circumstances = record.begin(device=device)
+    check(arguments.quick)
+    repeats = arguments.repeats or (1 if arguments.quick else REPEATS)
+    record.write(arguments.results, measure(QUICK if arguments.quick else SIZES, device, repeats), circumstances)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,33 @@
 """What TAFE's attention costs on a CPU, path by path, and what the whole model does beside Shared-Bottom::
 
-    python -m benchmarks.inducing_attention_cpu      # some minutes; --rounds
+    python -m benchmarks.inducing_attention_cpu      # some minutes
 
 At the paper's size. First every path is held to the definition in float64, outputs and gradients. Then the paths take
-turns; a ratio is the median over the rounds of a path's time to the base's in the same round. Medians, in milliseconds
-of one thread's CPU time, which other work on the machine disturbs least, go to
+turns. Medians, in milliseconds of one thread's CPU time, which other work on the machine disturbs least, go to
 ``benchmarks/results/inducing_attention_cpu.csv``. The C++ path is there if it has been built.
 """
 
-import argparse
-import csv
-import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
+from benchmarks import record
 from torchrec_mtl import MultiTaskTrain, TaskChain, ops
 from torchrec_mtl.data import MultiTaskBatch
-from torchrec_mtl.jobs.compare.runs import provenance
-from torchrec_mtl.jobs.environment import KEEP_FREED_MEMORY
 from torchrec_mtl.losses import CrossEntropyLoss, DependenceLoss
 from torchrec_mtl.models import TAFE, SharedBottom
 from torchrec_mtl.modules import DynamicSelector
 from torchrec_mtl.ops import AdapterWeights, GeneratorWeights
 from torchrec_mtl.ops.small_attention import library
 
-RESULTS = Path(__file__).parent / "results" / "inducing_attention_cpu.csv"
 ACTIVE = (0.1, 0.25, 0.5, 0.6, 1.0)
 B, F, D, K, HEADS, LAYERS = 1024, 20, 18, 64, 2, 4
 TOLERANCE = 3e-6  # relative, beyond twice the error of the definition in float32
-WARM_UP = 2
+REPEATS, WARM_UP = 9, 2
 
 Functions = dict[str, Callable[[], object]]
 
@@ -83,44 +74,29 @@ def check(tensors: list[Tensor], paths: list[str]) -> None:
                 sys.exit(f"error: {path} is wrong by {(actual - expected).norm():.2e}, more than {limit:.2e}")
 
 
-def in_turns(functions: Functions, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(WARM_UP + rounds):
-        for name, function in functions.items():
-            began = time.process_time()
-            function()
-            if turn >= WARM_UP:
-                times[name].append(1e3 * (time.process_time() - began))
-    return times
-
-
-def rows_of(times: dict[str, list[float]], bases: dict[str, str], about: dict[str, object]) -> list[dict[str, object]]:
+def rows_of(functions: Functions, bases: dict[str, str], about: record.Row, repeats: int) -> list[record.Row]:
+    """Times them in turns; a row each, with its ratio to each base's time in the same round."""
+    times = record.in_turns(functions, repeats, record.processor_seconds, WARM_UP)
     rows = []
     for name, own in times.items():
-        p20, median, p80 = (statistics.quantiles(own, n=10)[i] for i in (1, 4, 7))
-        ratios = {
-            column: round(statistics.median(x / y for x, y in zip(own, times[base], strict=True)), 3)
-            for column, base in bases.items()
-        }
-        figures = {"repeats": len(own), "median_ms": median, "p20_ms": p20, "p80_ms": p80}
-        rounded = {k: round(v, 3) for k, v in figures.items()}
-        rows.append({**about, "candidate": name, **rounded, **ratios, "load": round(os.getloadavg()[0], 1)})
+        ratios = {column: round(record.ratio(own, times[base]), 3) for column, base in bases.items()}
+        rows.append({**about, "candidate": name, **ratios, **record.spread([1e3 * x for x in own], "ms")})
         print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
     return rows
 
 
-def measure_stack(rounds: int) -> list[dict[str, object]]:
+def measure_stack(repeats: int, cases: list[tuple[int, float]]) -> list[record.Row]:
+    """Cases are numbers of tasks and shares of points selected."""
     paths = ["reference", "sdpa", "compact", *(["cpp"] if library.load() else []), "auto"]
     bases = {"to_reference": "reference", "to_sdpa": "sdpa"}
     rows = []
-    for num_tasks, active in [*((2, share) for share in ACTIVE), (4, 0.25), (4, 1.0)]:
+    for num_tasks, active in cases:
         tensors = draw(active, num_tasks)
         check(tensors, paths)
         for direction, run in {"forward": forward, "forward and backward": both}.items():
             functions: Functions = {path: partial(run, tensors, path) for path in paths}
             about = {"what": "stack", "tasks": num_tasks, "active": active, "direction": direction}
-            rows += rows_of(in_turns(functions, rounds), bases, about)
+            rows += rows_of(functions, bases, about, repeats)
     return rows
 
 
@@ -139,7 +115,7 @@ def infer(model: nn.Module, batch: MultiTaskBatch) -> Tensor:
     return model(batch.dense_features, batch.sparse_features)
 
 
-def measure_models(rounds: int) -> list[dict[str, object]]:
+def measure_models(repeats: int) -> list[record.Row]:
     """A step with Adam on everything or on all but the tables, and logits; the smooth step stands where it ends."""
     generator = torch.Generator().manual_seed(0)
     keys, tasks, size = [f"f{i}" for i in range(F)], TaskChain(["click", "purchase"]), 10_000
@@ -167,26 +143,16 @@ def measure_models(rounds: int) -> list[dict[str, object]]:
     rows = []
     for direction, functions in turns.items():
         own = {**about, "direction": direction}
-        rows += rows_of(in_turns(functions, rounds), {"to_shared_bottom": "Shared-Bottom"}, own)
+        rows += rows_of(functions, {"to_shared_bottom": "Shared-Bottom"}, own, repeats)
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
-    if not KEEP_FREED_MEMORY.items() <= os.environ.items():  # as the jobs' processes have it; read when they start
-        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **KEEP_FREED_MEMORY})
-    torch.set_num_threads(1)
-    rows = measure_models(arguments.rounds) + measure_stack(arguments.rounds)
-    about = {"threads": 1, **provenance()}
-    columns = list(dict.fromkeys(key for row in reversed(rows) for key in row)) + list(about)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({**row, **about} for row in rows)
-    print(f"{len(rows)} rows in {RESULTS}")
+    arguments = record.parse("inducing_attention_cpu", __doc__)
+    circumstances = record.begin()
+    repeats = arguments.repeats or (1 if arguments.quick else REPEATS)
+    cases = [(2, 0.25)] if arguments.quick else [*((2, share) for share in ACTIVE), (4, 0.25), (4, 1.0)]
+    record.write(arguments.results, measure_models(repeats) + measure_stack(repeats, cases), circumstances)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -35,6 +35,7 @@ PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "triton", "nump
 QUICK = ROOT / "build" / "bench-quick"
 
 Row = dict[str, Any]
+Name = TypeVar("Name", bound=Hashable)
 
 
 def parse(
@@ -108,13 +109,13 @@ def processor_seconds(function: Callable[[], object]) -> float:
 
 
 def in_turns(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[Name, Callable[[], object]],
     repeats: int,
     timer: Callable[[Callable[[], object]], float] = seconds,
     warm_up: int = 1,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Each candidate's seconds, in the order of rounds: a slow moment of the machine meets them all."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    times: dict[Name, list[float]] = {name: [] for name in candidates}
     for turn in range(warm_up + repeats):
         for name, function in candidates.items():
             taken = timer(function)
