@@ -7,10 +7,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env train compare test lint clean
+.PHONY: help env train compare test lint bench-quick bench-report clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 env: $(INSTALLED) ## create .venv with everything pinned, once
 
@@ -28,6 +28,12 @@ lint: env ## check style, types and the direction of imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-quick: env ## run every benchmark small, and hold what does not depend on the clock; three minutes
+	@$(BIN)/python -m benchmarks.quick
+
+bench-report: env ## draw benchmarks/results/report.html from the results there
+	@$(BIN)/python -m benchmarks.report
 
 clean: ## remove .venv and the tools' caches; data and runs stay
 	rm -rf .venv build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from benchmarks import record
 from benchmarks.gpu_timing import graphed, rates
 
 REPEATS = 20
-CALLS = 5  # timed together: one alone is as short as the clock's step
+CALLS = {"cuda": 5, "cpu": 1}  # timed together: one on a GPU is as short as the clock's step
 ACTIVE = (0.1, 0.25, 0.5, 0.6, 1.0)
 DIRECTIONS = ("forward", "forward and backward")
 
@@ -127,7 +128,8 @@ def measure(sizes: dict[str, Size], device: str, repeats: int) -> list[record.Ro
                 if device == "cuda":
                     plain = [c for c in functions if "reduce" not in c]  # that one is a graph already
                     runs |= {(c, "graph"): graphed(runs[c, "plain"]) for c in plain}
-                times = record.in_turns(runs, repeats, lambda run: record.seconds(run, device, CALLS))
+                timer = partial(record.seconds, device=device, calls=CALLS[device])
+                times = record.in_turns(runs, repeats, timer, warm_up=0)
                 least = floor(size, active, direction, rate)
                 for (candidate, mode), own in times.items():
                     row = {"size": name, **size._asdict(), "active": active, "direction": direction}

@@ -1,0 +1,185 @@
+"""What a fixed training step does, in counts that no clock disturbs: ``python -m benchmarks.counts``.
+
+One step of every system, with all that the loop does for one: the same rows, sizes and weights each time. Counted are
+
+- parameters, and the FLOPs of matrix products, forward and backward;
+- launches: operators that write memory, of PyTorch, fbgemm and ours (on a GPU most are a kernel each), and the bytes
+  that they write;
+- allocations: blocks taken from PyTorch's allocator, and their bytes;
+- Python instructions: bytecodes that the interpreter executes.
+
+(That over arches compile without a graph break is held by ``tests/models``.)
+
+``benchmarks/results/counts.csv`` has what was last accepted. ``--hold`` counts again and ends with status 1 where one
+of `EQUAL` is another or one of `WITHIN` has moved by more than 5 %, so that a slow-down is seen before a user sees it.
+What is wanted is accepted by a run without ``--hold``. Counts made with other versions are told, not held.
+"""
+
+import csv
+import gc
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import record
+from torchrec_mtl.data import BatchLoader, Schema, SyntheticFunnel, prepare_synthetic, read_split
+from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.jobs.settings import RunConfig
+from torchrec_mtl.jobs.train import build_model
+from torchrec_mtl.ops.small_attention import library
+from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.distributed import distribute, process_group
+from torchrec_mtl.training.fit import Training
+from torchrec_mtl.training.monitor import Monitor
+
+CPU = torch.device("cpu")
+FUNNEL = SyntheticFunnel(base_rates=(0.4, 0.2, 0.1), field_sizes=(1000,) * 8)
+BATCH_SIZE, EMBEDDING_DIM, WARM_UP, STEPS = 256, 16, 3, 4
+SYSTEMS = [name for name, entry in MODELS.items() if entry.ablation_of is None]
+ATTENTION = {
+    "PyTorch": {"TORCHREC_MTL_ATTENTION": "reference", "TORCHREC_MTL_INDUCING_ATTENTION": "compact"},
+    "C++": {"TORCHREC_MTL_ATTENTION": "cpp", "TORCHREC_MTL_INDUCING_ATTENTION": "cpp"},
+}
+WITH_KERNELS = ("bpcm", "tafe")
+EQUAL = ("parameters", "flops", "launches")
+WITHIN = ("bytes_written", "allocations", "bytes_allocated", "python_instructions")
+TOLERANCE = 0.05
+
+
+class Launches(TorchDispatchMode):
+    """Counts operators that write memory, and the bytes: results that share no storage with an argument, and those
+    that are written in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        results = func(*args, **(kwargs or {}))
+        in_place = func._schema.is_mutable
+        written = [
+            x
+            for x in tree_leaves(results)
+            if isinstance(x, torch.Tensor) and (in_place or x.untyped_storage().data_ptr() not in given)
+        ]
+        self.count += bool(written or in_place)
+        self.bytes += sum(x.nbytes for x in written)
+        return results
+
+
+def python_instructions(function: Callable[[], object]) -> int:
+    """Bytecodes that the interpreter executes in this thread."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return trace
+
+    gc.disable()  # what it runs when is not the step's
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+        gc.enable()
+    return count
+
+
+def allocations(function: Callable[[], object]) -> tuple[int, int]:
+    """Blocks taken from PyTorch's allocator, and their bytes."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        function()
+    events = found.profiler.kineto_results.events()
+    sizes = [event.nbytes() for event in events if event.name() == "[memory]" and event.nbytes() > 0]
+    return len(sizes), sum(sizes)
+
+
+def count(system: str, directory: Path) -> record.Row:
+    """Of one step, after `WARM_UP`; every kind of count has a step of its own."""
+    schema = Schema.load(directory)
+    config = RunConfig(system, EMBEDDING_DIM, training=TrainingConfig(batch_size=BATCH_SIZE))
+    torch.manual_seed(0)
+    model, optimizer = distribute(build_model(config, schema, CPU), config.training, CPU)
+    loader = BatchLoader(read_split(directory, "train", schema), BATCH_SIZE)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (config.training, CPU, Path(folder), Monitor(None), "", lambda: False)
+        training = Training(model, optimizer, loader, [], schema.tasks, *arguments)
+        for _ in range(WARM_UP):
+            training.take_step()
+        with FlopCounterMode(display=False) as flops:
+            training.take_step()
+        with Launches() as launches:
+            training.take_step()
+        blocks, num_bytes = allocations(training.take_step)
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "flops": flops.get_total_flops(),
+            "launches": launches.count,
+            "bytes_written": launches.bytes,
+            "allocations": blocks,
+            "bytes_allocated": num_bytes,
+            "python_instructions": python_instructions(training.take_step),
+        }
+
+
+def count_all() -> list[record.Row]:
+    """A row for each system, with attention in PyTorch; another with the C++ kernels, where they have been built."""
+    rows = []
+    with process_group(CPU), tempfile.TemporaryDirectory() as folder:
+        rows_of = {"train": BATCH_SIZE * (WARM_UP + STEPS + 2), "valid": 1, "test": 1}  # two are fetched ahead
+        directory = prepare_synthetic(folder, FUNNEL, rows_of)
+        for attention, variables in ATTENTION.items():
+            os.environ.update(variables)
+            for system in SYSTEMS if attention == "PyTorch" else WITH_KERNELS * bool(library.load()):
+                rows.append({"system": system, "attention": attention, **count(system, directory)})
+                print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
+    return rows
+
+
+def differences(rows: list[record.Row], accepted: list[dict[str, str]]) -> list[str]:
+    """A sentence for every count of ``rows`` that is not what was accepted."""
+    known = {(row["system"], row["attention"]): row for row in accepted}
+    found = []
+    for row in rows:
+        key = (row["system"], row["attention"])
+        if key not in known:
+            found.append(f"{', '.join(key)}: is not among the accepted counts")
+            continue
+        for name in (*EQUAL, *WITHIN):
+            was, now = int(known[key][name]), row[name]
+            if abs(now - was) > (TOLERANCE * was if name in WITHIN else 0):
+                found.append(f"{', '.join(key)}: {name} {was:,} -> {now:,} ({now / was - 1:+.1%})")
+    return found
+
+
+def main() -> None:
+    arguments = record.parse("counts", __doc__, lambda parser: parser.add_argument("--hold", action="store_true"))
+    circumstances = record.begin()
+    if not arguments.hold:
+        record.write(arguments.results, count_all(), circumstances)
+        return
+    with (record.RESULTS / "counts.csv").open() as file:
+        accepted = list(csv.DictReader(file))
+    moved = differences(count_all(), accepted)
+    print("\n".join(moved) or "all counts are as accepted")
+    if accepted[0]["versions"] != circumstances["versions"]:
+        print(f"not held: they were counted with {accepted[0]['versions']}, this is {circumstances['versions']}")
+    elif moved:
+        sys.exit("error: a fixed step costs something else; where that is wanted: python -m benchmarks.counts")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Runs every benchmark small, and holds what a fixed step costs: ``make bench-quick``, under three minutes on two cores.
+
+Each program does its checks and writes a CSV to ``build/bench-quick``; its figures mean little. The counts of
+`benchmarks.counts` do not depend on the clock, and must be as they were accepted. Status 1 if anything fails.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmarks.record import ROOT
+
+PROGRAMS = {
+    "counts": ("--hold",),
+    "gpu_inducing_attention": ("--quick",),
+    "inducing_attention_cpu": ("--quick",),
+}
+
+
+def run(program: str) -> tuple[str, float, subprocess.CompletedProcess[str]]:
+    """With its seconds and what it printed."""
+    began = time.monotonic()
+    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{program}", *PROGRAMS[program]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, **output)
+    return program, time.monotonic() - began, done
+
+
+def main() -> None:
+    failed = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for program, seconds, done in pool.map(run, PROGRAMS):
+            print(f"{program:32} {'failed' if done.returncode else 'ran'} in {seconds:.0f} s", flush=True)
+            if done.returncode:
+                failed.append(program)
+                print("\n".join(f"    {line}" for line in done.stdout.splitlines()[-30:]), flush=True)
+    if failed:
+        sys.exit(f"error: {len(failed)} of {len(PROGRAMS)} benchmarks failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
