@@ -1,4 +1,4 @@
-"""Runs every benchmark small, and holds what a fixed step costs: ``make bench-quick``, under three minutes on two cores.
+"""Runs every benchmark small, and holds what a fixed step costs: ``make bench-quick``, three minutes on two cores.
 
 Each program does its checks and writes a CSV to ``build/bench-quick``; its figures mean little. The counts of
 `benchmarks.counts` do not depend on the clock, and must be as they were accepted. Status 1 if anything fails.

@@ -1,0 +1,93 @@
+"""The charts of `benchmarks.report`: each takes a results file's rows."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import polars as pl
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+def png(figure: Figure) -> bytes:
+    """The picture, and no figure kept."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    plt.close(figure)
+    return file.getvalue()
+
+
+def dots(frame: pl.DataFrame, label: Sequence[str], panel: Sequence[str], log: bool = True) -> Figure:
+    """Medians with lines from p20 to p80, first row on top.
+
+    Args:
+        frame: rows.
+        label: columns that name a row.
+        panel: columns whose values together make a panel of their own.
+        log: whether the axis is logarithmic.
+    """
+    panels = frame.partition_by(panel, maintain_order=True)
+    heights = [len(rows) for rows in panels]
+    size = (9, 0.26 * sum(heights) + 0.8 * len(panels))
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=size, squeeze=False, height_ratios=heights, layout="constrained"
+    )
+    for axis, rows in zip(axes[:, 0], panels, strict=True):
+        _dots(axis, rows, label)
+        axis.set_title(", ".join(str(rows[name][0]) for name in panel), loc="left", fontsize=9)
+        axis.set_xscale("log" if log else "linear")
+    return figure
+
+
+def _dots(axis: Axes, rows: pl.DataFrame, label: Sequence[str]) -> None:
+    names = [", ".join(str(x) for x in row if x is not None) for row in rows.select(label).iter_rows()]
+    heights = range(len(rows))[::-1]
+    axis.hlines(heights, rows["p20"], rows["p80"], color="tab:blue", alpha=0.4, linewidth=3)
+    axis.plot(rows["median"], heights, "o", color="tab:blue", markersize=4)
+    axis.set_yticks(heights, names, fontsize=8)
+    axis.set_ylim(-0.7, len(rows) - 0.3)
+    axis.set_xlabel(", ".join(rows["unit"].unique()), fontsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def lines(frame: pl.DataFrame, x: str, series: Sequence[str], panel: str) -> Figure:
+    """Medians over ``x``, a line for each series, bands from p20 to p80."""
+    panels = frame.partition_by(panel, maintain_order=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained")
+    for axis, rows in zip(axes[0], panels, strict=True):
+        for own in rows.partition_by(series, maintain_order=True):
+            own = own.sort(x)
+            name = ", ".join(str(own[column][0]) for column in series)
+            (line,) = axis.plot(own[x], own["median"], marker="o", markersize=4, label=name)
+            axis.fill_between(own[x], own["p20"], own["p80"], color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.set(title=str(rows[panel][0]), xlabel=x.replace("_", " "), ylabel=rows["unit"][0], yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    return figure
+
+
+def attention(frame: pl.DataFrame) -> Figure:
+    """Paths over the share of points selected, two tasks."""
+    stack = frame.filter((pl.col("what") == "stack") & (pl.col("tasks") == 2) & (pl.col("candidate") != "auto"))
+    return lines(stack, "active", ["candidate"], "direction")
+
+
+def gpu_attention(frame: pl.DataFrame) -> Figure:
+    """Paths over the share of points selected, a panel for each size and direction."""
+    named = frame.with_columns(case=pl.concat_str(["size", "direction"], separator=", "))
+    return lines(named, "active", ["candidate", "mode"], "case")
+
+
+def preparation(frame: pl.DataFrame) -> Figure:
+    """Rows a second."""
+    return dots(frame, ["program"], ["rows"])
+
+
+def reading(frame: pl.DataFrame) -> Figure:
+    """Samples a second."""
+    return dots(frame.with_columns(unit=pl.lit("samples/s")), ["way"], ["data"])
