@@ -152,9 +152,10 @@ def test_prepare_passes_a_data_sets_own_arguments_on():
     assert replica.args == command.split()
 
 
-def test_bench_runs_a_program_with_its_arguments():
-    replica = only_replica(dryrun("mtl.bench", "--program", "peers_quality", "--", "--help"))
-    assert replica.args == ["python", "-m", "benchmarks.peers_quality", "--help"]
+@pytest.mark.parametrize("program", ["peers_quality", "scaling.chart", "embedding_throughput"])  # the last, a package
+def test_bench_runs_a_program_with_its_arguments(program):
+    replica = only_replica(dryrun("mtl.bench", "--program", program, "--", "--help"))
+    assert replica.args == ["python", "-m", f"benchmarks.{program}", "--help"]
 
 
 WRONG = [
@@ -167,6 +168,8 @@ WRONG = [
     (components.compare, {"seeds": 0}, "`seeds` (=0) must be at least 1"),
     (components.compare, {"stages": "find"}, "stage 'find' must be one of"),
     (components.bench, {"program": "speed"}, "`program` (='speed') must be one of "),
+    (components.bench, {"program": "embedding_throughput.__main__"}, "`program` (='embedding_throughput.__main__') must"),
+    (components.bench, {"program": "embedding_throughput.grid"}, "`program` (='embedding_throughput.grid') must be"),
 ]
 
 

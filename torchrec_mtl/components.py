@@ -169,7 +169,7 @@ def bench(
 
     Args:
         arguments: the program's own, after --, as in -- --help
-        program: its name, such as peers_quality or, in a folder, scaling.chart
+        program: its name, such as peers_quality, embedding_throughput or, in a folder, scaling.chart
         image: of container schedulers
         cpu: cores
         gpu: GPUs
@@ -178,7 +178,8 @@ def bench(
     """
     with launch.mistakes_told():
         files = [file for file in Path("benchmarks").rglob("*.py") if "__main__" in file.read_text(encoding="utf-8")]
-        programs = sorted(".".join(file.with_suffix("").parts[1:]) for file in files)
+        paths = [file.parent if file.stem == "__main__" else file.with_suffix("") for file in files]
+        programs = sorted(".".join(path.parts[1:]) for path in paths)
         if program not in programs:
             raise InputError(f"`program` (={program!r}) must be one of {Path('benchmarks').resolve()}: {programs}")
         return launch.program(f"benchmarks.{program}", arguments, image, cpu, gpu, memMB, 0, mounts)
