@@ -6,24 +6,15 @@ go to ``benchmarks/results/scaling_on_paper.csv``. A few minutes on one core.
 """
 
 import argparse
-import csv
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
-from datetime import date
-from pathlib import Path
 from typing import Any
 
-import torch
-import torchrec
-
+from benchmarks import record
 from benchmarks.scaling.cluster import Cluster
 from benchmarks.scaling.cost import Choice, plan, price
 from benchmarks.scaling.workload import Workload
 
-RESULTS = Path(__file__).parents[1] / "results" / "scaling_on_paper.csv"
-MEASURED = RESULTS.with_name("scaling_measured.csv")
-ROOT = Path(__file__).parents[2]
 CHOICES = [
     Choice("row-wise", sharding=("row_wise",)),
     Choice("planner's choice"),
@@ -80,69 +71,42 @@ def told(row: dict[str, Any]) -> str:
     )
 
 
-def really_run() -> list[str]:
-    """Lines of what `benchmarks.scaling.measure` found on a CPU, to stand beside."""
-    lines = []
-    if MEASURED.is_file():
-        with MEASURED.open() as file:
-            for row in csv.DictReader(file):
-                lines.append(
-                    f"measured on a CPU: {row['processes']} processes, batch {row['batch_size']}: "
-                    f"{row['ours_samples_per_second']} rows/s, TorchRec alone {row['bare_samples_per_second']}"
-                )
-    return lines
-
-
-def arguments() -> argparse.Namespace:
+def options(parser: argparse.ArgumentParser) -> None:
     """Those of the cluster and the workload, each with its default."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512])
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--gpus", type=int, nargs="+", default=None, help="default 8 64 512")
     for each in (*fields(Cluster), *fields(Workload)):
         if isinstance(each.default, int | float):
             name = f"--{each.name.replace('_', '-')}"
             parser.add_argument(name, type=type(each.default), default=each.default, help=f"default {each.default:g}")
-    return parser.parse_args()
 
 
 def main() -> None:
-    args = vars(arguments())
+    args = vars(record.parse("scaling_on_paper", __doc__, options))
+    circumstances = record.begin()
+    choices, sizes = (CHOICES[:2], [8]) if args["quick"] else (CHOICES, [8, 64, 512])
     cluster = Cluster(8, **{each.name: args[each.name] for each in fields(Cluster) if each.name in args})
     workload = Workload(**{each.name: args[each.name] for each in fields(Workload) if each.name in args})
-    clusters = [replace(cluster, num_gpus=number) for number in sorted(args["gpus"])]
+    clusters = [replace(cluster, num_gpus=number) for number in sorted(args["gpus"] or sizes)]
     flops, parameters = workload.dense_cost()
-    sizes = [rows * 4 * workload.embedding_dim / 1e9 for rows in workload.table_rows()]
+    gigabytes = [rows * 4 * workload.embedding_dim / 1e9 for rows in workload.table_rows()]
     print(f"assumed: {asdict(workload)}\nassumed: {asdict(cluster)}")
-    print(f"tables of {sizes[0]:.0f}, {sizes[1]:.0f}, ... {sizes[-1]:.1f} GB in fp32")
+    print(f"tables of {gigabytes[0]:.0f}, {gigabytes[1]:.0f}, ... {gigabytes[-1]:.1f} GB in fp32")
     print(f"dense part: {flops / 1e6:.0f} MFLOP a row and step, {parameters / 1e6:.1f} M parameters")
     print("GB and ms of the slowest GPU; nothing here was run on a GPU")
     print(
         f"{'':<40} {'GPUs':>5} {'batch':>6}  {'HBM':>5} {'host':>5} {'lookup':>9} {'exchange':>9} {'dense':>9} "
         f"{'reduce':>9} {'agree':>9} {'step':>8} {'M rows/s':>8} {'effic.':>8} {'binds':<10} tables"
     )
+    about = {each.name: args[each.name] for each in (*fields(Cluster), *fields(Workload)) if each.name in args}
     rows = []
-    for of_workload, choice in [(workload, each) for each in CHOICES] + [
-        (replace(workload, batch_size=4 * workload.batch_size), CHOICES[-1])
+    for of_workload, choice in [(workload, each) for each in choices] + [
+        (replace(workload, batch_size=4 * workload.batch_size), choices[-1])
     ]:
         for row in rows_of(of_workload, clusters, choice):
-            rows.append(row)
-            print(told(row), flush=True)
-    print("\n".join(really_run()))
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
-    run = {
-        **{each.name: args[each.name] for each in (*fields(Cluster), *fields(Workload)) if each.name in args},
-        "versions": f"torch=={torch.__version__} torchrec=={torchrec.__version__}",
-        "date": date.today().isoformat(),
-        "commit": commit,
-    }
-    columns = dict.fromkeys(name for row in rows for name in row)
-    with args["results"].open("w", newline="") as out:
-        writer = csv.DictWriter(out, dict.fromkeys([*columns, *run]))
-        writer.writeheader()
-        for row in rows:
             rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
-            writer.writerow({**run, **rounded})
+            rows.append({**about, **rounded})
+            print(told(row), flush=True)
+    record.write(args["results"], rows, circumstances)
 
 
 if __name__ == "__main__":

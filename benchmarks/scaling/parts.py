@@ -7,7 +7,6 @@ Rows go to ``benchmarks/results/scaling_parts.csv``. Three minutes on two cores.
 """
 
 import json
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -18,14 +17,13 @@ from unittest.mock import patch
 
 import torch.distributed as dist
 
-from benchmarks.scaling.measure import circumstances, quantiles, write_rows
-from benchmarks.scaling.stacks import Ours, make_batches
+from benchmarks import record
+from benchmarks.scaling.stacks import Ours
+from benchmarks.scaling.subjects import dlrm
 from tests import processes
-from torchrec_mtl.jobs.environment import KEEP_FREED_MEMORY
 from torchrec_mtl.training.step import Step
 
-RESULTS = Path(__file__).parents[1] / "results" / "scaling_parts.csv"
-BATCH_SIZE, NUM_EMBEDDINGS, WARM_UP, STEPS = 4096, 100_000, 5, 60
+BATCH_SIZE, NUM_ROWS, WARM_UP, STEPS = 4096, 100_000, 5, 60
 
 
 class Timed:
@@ -45,12 +43,12 @@ class Timed:
         return timed
 
 
-def time_steps(batch_size: int, num_embeddings: int, steps: int, file: str) -> None:
+def time_steps(batch_size: int, num_rows: int, steps: int, file: str) -> None:
     """On every rank; the first one writes its steps' parts, in ms, to ``file``."""
-    batches = make_batches(batch_size // dist.get_world_size(), num_embeddings, dist.get_rank())
+    subject = dlrm(batch_size // dist.get_world_size(), num_rows, dist.get_rank())
     timed, rows = Timed(), []
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(batches, num_embeddings, batch_size, Path(folder))
+        ours = Ours(subject, batch_size, Path(folder))
         ours.model.forward = timed("model", ours.model.forward)  # type: ignore[method-assign]
         ours.training.pipeline.progress = timed("pipeline", ours.training.pipeline.progress)
         take_step = timed("step", ours.take_step)
@@ -66,29 +64,33 @@ def time_steps(batch_size: int, num_embeddings: int, steps: int, file: str) -> N
         Path(file).write_text(json.dumps(rows[WARM_UP:]))
 
 
-def summary(steps: list[dict[str, float]]) -> dict[str, float]:
-    """Medians, p20 and p80 over the steps: each part in ms, and both together in percent of the step without them."""
+def summary(steps: list[dict[str, float]]) -> list[record.Row]:
+    """Each part in ms, and both together in percent of the step without them."""
     agreement = [step.get("agreement", 0.0) for step in steps]
     around = [step["step"] - step["pipeline"] + step["call"] - step["model"] for step in steps]
     python = [a - b for a, b in zip(around, agreement, strict=True)]
     percent = [100 * own / (step["step"] - own) for own, step in zip(around, steps, strict=True)]
-    row = quantiles([step["step"] for step in steps], "step_ms", 1)
-    row |= quantiles(agreement, "agreement_ms", 3) | quantiles(python, "python_ms", 3)
-    return row | quantiles(percent, "percent", 2)
+    return [
+        {"part": "whole step", **record.spread([step["step"] for step in steps], "ms", 1)},
+        {"part": "agreement of the ranks", **record.spread(agreement, "ms")},
+        {"part": "own Python", **record.spread(python, "ms")},
+        {"part": "both, of the step without them", **record.spread(percent, "%", 2)},
+    ]
 
 
 def main() -> None:
-    os.environ.update(OMP_NUM_THREADS="1", **KEEP_FREED_MEMORY)
+    args = record.parse("scaling_parts", __doc__)
+    circumstances = record.begin()
+    batch_size, steps = (256, 5) if args.quick else (BATCH_SIZE, args.repeats or STEPS)
     rows = []
-    for world_size in (1, 2, 4):
-        load = os.getloadavg()[0]
+    for world_size in (1,) if args.quick else (1, 2, 4):
         with tempfile.TemporaryDirectory() as folder:
             file = f"{folder}/steps.json"
-            processes.run(time_steps, world_size, BATCH_SIZE, NUM_EMBEDDINGS, STEPS + WARM_UP, file)
-            row = summary(json.loads(Path(file).read_text()))
-        rows.append({"processes": world_size, "batch_size": BATCH_SIZE, **row, "steps": STEPS, **circumstances(load)})
-        print({name: rows[-1][name] for name in ("processes", "step_ms", "agreement_ms", "python_ms", "percent")})
-    write_rows(RESULTS, rows)
+            processes.run(time_steps, world_size, batch_size, NUM_ROWS, steps + WARM_UP, file)
+            for row in summary(json.loads(Path(file).read_text())):
+                rows.append({"processes": world_size, "batch_size": batch_size, **row})
+                print(f"{world_size} processes: {row['part']}: {row['median']} {row['unit']}", flush=True)
+    record.write(args.results, rows, circumstances)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""TorchRec's DLRM trained by bare TorchRec and by our loop, in one process group."""
+"""A model trained by bare TorchRec and by our loop, in one process group."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -8,58 +8,25 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
-from torchrec.datasets.utils import Batch
+from torchrec import EmbeddingBagCollection
 from torchrec.distributed import DistributedModelParallel, TrainPipelineBase
 from torchrec.distributed.model_parallel import get_default_sharders
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, TopologyFactory, TrainerConfig
-from torchrec.models.dlrm import DLRM, DLRMTrain
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from torchrec_mtl import MultiTaskTrain, TaskChain
+from benchmarks.scaling.subjects import CPU, Subject
 from torchrec_mtl.data import MultiTaskBatch
-from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.fit import Training
 from torchrec_mtl.training.monitor import Monitor
 
-CPU = torch.device("cpu")
-NUM_TABLES, EMBEDDING_DIM, NUM_DENSE = 26, 32, 13
-FEATURES = [f"f{number}" for number in range(NUM_TABLES)]
-NUM_BATCHES = 8
 LEARNING_RATE, TABLE_LEARNING_RATE = 1e-3, 0.05
-
-
-def make_batches(batch_size: int, num_embeddings: int, seed: int) -> list[MultiTaskBatch]:
-    """Random ones; each feature's bag holds one id."""
-    generator = torch.Generator().manual_seed(seed)
-    batches = []
-    for _ in range(NUM_BATCHES):
-        ids = torch.randint(num_embeddings, (NUM_TABLES * batch_size,), generator=generator)
-        sparse = KeyedJaggedTensor.from_lengths_sync(FEATURES, ids, torch.ones(len(ids), dtype=torch.int32))
-        dense = torch.randn(batch_size, NUM_DENSE, generator=generator)
-        labels = (torch.rand(batch_size, 1, generator=generator) < 0.25).float()
-        batches.append(MultiTaskBatch(dense, sparse, labels))
-    return batches
-
-
-def dlrm(num_embeddings: int) -> DLRM:
-    """26 tables, dense arch 512-256-32, over arch 512-512-1."""
-    tables = [
-        EmbeddingBagConfig(
-            name=f"t_{feature}", embedding_dim=EMBEDDING_DIM, num_embeddings=num_embeddings, feature_names=[feature]
-        )
-        for feature in FEATURES
-    ]
-    ebc = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
-    return DLRM(ebc, NUM_DENSE, [512, 256, EMBEDDING_DIM], [512, 512, 1], dense_device=CPU)
 
 
 class Stack(Protocol):
@@ -78,14 +45,16 @@ class Bare:
     """TorchRec alone, as in its own examples.
 
     Args:
-        batches: this rank's, taken again and again.
-        num_embeddings: rows of a table.
+        subject: what it trains; this rank's batches are taken again and again.
     """
 
-    def __init__(self, batches: list[MultiTaskBatch], num_embeddings: int) -> None:
-        train_model = DLRMTrain(dlrm(num_embeddings))
-        tables = train_model.model.sparse_arch.parameters()
-        apply_optimizer_in_backward(RowWiseAdagrad, tables, {"lr": TABLE_LEARNING_RATE, "eps": 1e-8})
+    def __init__(self, subject: Subject) -> None:
+        train_model = subject.bare
+        collections = [m for m in train_model.modules() if isinstance(m, EmbeddingBagCollection)]
+        for collection in collections:
+            options = {"lr": TABLE_LEARNING_RATE, "eps": 1e-8}
+            apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), options)
+        names = [table.name for collection in collections for table in collection.embedding_bag_configs()]
         world_size = dist.get_world_size()
         planner = EmbeddingShardingPlanner(
             topology=TopologyFactory.create_topology(
@@ -93,7 +62,7 @@ class Bare:
                 HardwareConfig(),
                 KernelConfig(compute_device="cpu"),
             ),
-            constraints={f"t_{name}": ParameterConstraints(sharding_types=["table_wise"]) for name in FEATURES},
+            constraints={name: ParameterConstraints(sharding_types=["table_wise"]) for name in names},
             storage_reservation=FixedPercentageStorageReservation(0.15),
         )
         plan = planner.collective_plan(train_model, get_default_sharders(), dist.group.WORLD)
@@ -102,7 +71,7 @@ class Bare:
         adam = KeyedOptimizerWrapper(dense, partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.0))
         optimizer = CombinedOptimizer([self.model.fused_optimizer, adam])
         self.pipeline: Any = TrainPipelineBase(self.model, optimizer, CPU)
-        self.batches = cycle(Batch(b.dense_features, b.sparse_features, b.labels.squeeze(1)) for b in batches)
+        self.batches = cycle(subject.bare_batches)
 
     def take_step(self) -> None:
         """One optimizer step."""
@@ -117,16 +86,17 @@ class Bare:
 
 
 class Endless:
-    """The same few batches again and again, as an epoch that does not end."""
+    """The same batches again and again, as an epoch that does not end."""
 
-    def __init__(self, batches: list[MultiTaskBatch]) -> None:
+    def __init__(self, batches: Iterable[MultiTaskBatch]) -> None:
         self.batches = batches
 
     def __len__(self) -> int:
         return 10**9
 
     def __iter__(self) -> Iterator[MultiTaskBatch]:
-        return cycle(self.batches)
+        while True:
+            yield from self.batches
 
     def set_epoch(self, epoch: int) -> None:
         """All are alike."""
@@ -143,24 +113,21 @@ class Ours:
     """The same model through `distribute` and the step of `fit`.
 
     Args:
-        batches: this rank's, taken again and again.
-        num_embeddings: rows of a table.
+        subject: what it trains; this rank's batches are taken again and again.
         batch_size: over all ranks.
         directory: where a run would leave its files.
     """
 
-    def __init__(self, batches: list[MultiTaskBatch], num_embeddings: int, batch_size: int, directory: Path) -> None:
+    def __init__(self, subject: Subject, batch_size: int, directory: Path) -> None:
         config = TrainingConfig(
             batch_size=batch_size,
             optimizer=OptimizerConfig(learning_rate=LEARNING_RATE),
             table=TableConfig(learning_rate=TABLE_LEARNING_RATE, sharding="table_wise"),
         )
-        tasks = TaskChain(["click"])
-        train_model: nn.Module = MultiTaskTrain(dlrm(num_embeddings), CrossEntropyLoss())
-        self.model, optimizer = distribute(train_model, config, CPU)
-        monitor = Monitor(None)
+        self.model, optimizer = distribute(subject.ours, config, CPU)
+        batches, monitor = Endless(subject.batches), Monitor(None)
         self.training = Training(
-            self.model, optimizer, Endless(batches), [], tasks, config, CPU, directory, monitor, "", lambda: False
+            self.model, optimizer, batches, [], subject.tasks, config, CPU, directory, monitor, "", lambda: False
         )
 
     def take_step(self) -> None:

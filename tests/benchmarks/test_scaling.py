@@ -11,9 +11,10 @@ from torchrec.modules.embedding_configs import DataType
 from benchmarks.scaling import parts
 from benchmarks.scaling.cluster import Cluster
 from benchmarks.scaling.cost import Choice, Cost, plan, price
-from benchmarks.scaling.measure import compare_losses, summary
+from benchmarks.scaling.measure import compare_losses, overheads, throughputs
 from benchmarks.scaling.on_paper import rows_of
-from benchmarks.scaling.stacks import Bare, Ours, make_batches
+from benchmarks.scaling.stacks import Bare, Ours
+from benchmarks.scaling.subjects import SUBJECTS
 from benchmarks.scaling.workload import Workload
 from tests import processes
 
@@ -94,29 +95,31 @@ def test_tables_that_do_not_fit_are_said_not_to():
     assert rows[1]["efficiency"] == 1
 
 
-def test_summary_of_runs():
+def test_figures_of_runs():
     def run(*overheads: float) -> dict:
         blocks = [{"bare": (0.5, 1.0), "ours": (0.5 * (1 + o), 1 + 2 * o)} for o in overheads]
         return {"blocks": blocks, "loss_difference": overheads[0] / 10}
 
-    row = summary([run(0.1, 0.2, 0.3), run(0.0, 0.0, 0.1)], batch_size=100)
-    assert row["bare_samples_per_second"] == 200
-    assert row["overhead_percent"] == 10
-    assert (row["overhead_percent_low"], row["overhead_percent_high"]) == (0, 20)
-    assert row["processor_overhead_percent_high"] == 40
-    assert row["added_ms_a_step"] == 50
-    assert row["loss_difference"] == 0.01
+    runs = [run(0.1, 0.2, 0.3), run(0.0, 0.0, 0.1)]
+    bare, ours = throughputs(runs, batch_size=100)
+    assert (bare["median"], ours["median"], bare["repeats"]) == (200, 182, 6)
+    wall, processor, added = overheads(runs)
+    assert wall["median"] == 10
+    assert (wall["lowest_run"], wall["highest_run"]) == (0, 20)
+    assert processor["highest_run"] == 40
+    assert added["median"] == 50
+    assert wall["loss_difference"] == 0.01
 
 
 def test_what_the_loop_costs_at_most():
     step = {"step": 110.0, "pipeline": 109.0, "call": 49.0, "model": 40.0, "agreement": 8.0}
-    row = parts.summary([step] * 3)
-    assert (row["agreement_ms"], row["python_ms"], row["percent"]) == (8, 2, 10)
+    _, agreement, python, both = parts.summary([step] * 3)
+    assert (agreement["median"], python["median"], both["median"]) == (8, 2, 10)
 
 
-def _both_train_alike(directory: Path) -> None:
-    batches = make_batches(batch_size=16, num_embeddings=50, seed=dist.get_rank())
-    bare, ours = Bare(batches, 50), Ours(batches, 50, 32, directory)
+def _both_train_alike(name: str, directory: Path) -> None:
+    subject = SUBJECTS[name](16, 50, dist.get_rank())
+    bare, ours = Bare(subject), Ours(subject, 32, directory)
     bare.model.load_state_dict(ours.model.state_dict())
     assert compare_losses(bare, ours) < 2e-6
     with torch.no_grad():
@@ -125,5 +128,6 @@ def _both_train_alike(directory: Path) -> None:
         compare_losses(bare, ours)
 
 
-def test_both_stacks_train_alike(tmp_path: Path):
-    processes.run(_both_train_alike, 2, tmp_path)
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_both_stacks_train_alike(name: str, tmp_path: Path):
+    processes.run(_both_train_alike, 2, name, tmp_path)
