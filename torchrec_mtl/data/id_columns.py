@@ -29,15 +29,15 @@ def pack_ids(fields: Sequence[Field], ids: Mapping[str, Array | Lists]) -> dict[
     arrays: dict[str, Array] = {}
     matrices: dict[str, list[Array]] = {}
     for field in fields:
-        column, id_type = ids[field.name], _id_type(field)
+        column, own_type = ids[field.name], id_type(field.num_embeddings)
         if not isinstance(column, Lists):
-            matrices.setdefault(_matrix(field), []).append(column.astype(id_type))
+            matrices.setdefault(_matrix(field), []).append(column.astype(own_type))
             continue
         lists, which = column.shared()
         number = len(matrices.setdefault(STARTS, []))
         matrices[STARTS].append(lists.offsets[which].astype(np.int64))
         matrices.setdefault(LENGTHS, []).append(np.diff(lists.offsets)[which].astype(np.int32))
-        arrays[list_values(number)] = lists.values.astype(id_type)
+        arrays[list_values(number)] = lists.values.astype(own_type)
         if lists.weights is not None:
             arrays[_list_weights(number)] = lists.weights
     return {**arrays, **{name: np.stack(columns, axis=1) for name, columns in matrices.items()}}
@@ -138,8 +138,9 @@ def _list_weights(number: int) -> str:
 
 
 def _matrix(field: Field) -> str:
-    return f"ids_{_id_type(field).__name__}"
+    return f"ids_{id_type(field.num_embeddings).__name__}"
 
 
-def _id_type(field: Field) -> type[np.generic]:
-    return next(kind for kind in ID_TYPES if field.num_embeddings - 1 <= np.iinfo(kind).max)
+def id_type(num_embeddings: int) -> type[np.generic]:
+    """The smallest type that holds ids below ``num_embeddings``."""
+    return next(kind for kind in ID_TYPES if num_embeddings - 1 <= np.iinfo(kind).max)

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from torchrec_mtl.data.ali_ccp import prepare_ali_ccp
 from torchrec_mtl.data.ali_ccp.protocols import BROKEN_FUNNEL, PROTOCOLS
-from torchrec_mtl.data.ali_ccp.report import read_findings
 from torchrec_mtl.data.raw.bad_rows import POLICIES
+from torchrec_mtl.data.raw.report import read_findings
 from torchrec_mtl.data.taobao import prepare_taobao
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.monitor import progress_bar

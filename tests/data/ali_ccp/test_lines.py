@@ -10,8 +10,9 @@ from tests.data.ali_ccp import raw
 from tests.data.ali_ccp.agreement import agree
 from tests.data.ali_ccp.reference import parse
 from torchrec_mtl.data.ali_ccp.layout import COMMON, FIELDS, SKELETON, reason
-from torchrec_mtl.data.ali_ccp.lines import NOT_ENDED, parse_lines, pick_features, split_features
+from torchrec_mtl.data.ali_ccp.lines import parse_lines, pick_features, split_features
 from torchrec_mtl.data.raw.blocks import Block
+from torchrec_mtl.data.raw.lines import NOT_ENDED
 
 numbers = st.integers(1, 10**18 - 1)
 values = st.one_of(st.just("1.0"), st.decimals(0, 100, places=5).map(str), st.integers(0, 99).map(str))

@@ -16,8 +16,8 @@ from tests.data.ali_ccp import raw, reference
 from tests.data.raw import forms
 from torchrec_mtl.data import Schema, prepare_ali_ccp, read_split
 from torchrec_mtl.data.ali_ccp.layout import FIELDS, RAW_SPLITS
-from torchrec_mtl.data.ali_ccp.vocabulary import Vocabularies
 from torchrec_mtl.data.raw import blocks
+from torchrec_mtl.data.raw.vocabulary import Vocabularies
 from torchrec_mtl.errors import InputError
 
 SPLIT_FILES = {"train": ("train", "valid"), "test": ("test",)}

@@ -9,17 +9,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from torchrec_mtl.data.ali_ccp.lines import Triples
-from torchrec_mtl.data.checks import Array
-from torchrec_mtl.data.id_columns import ID_TYPES
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.hashes import mix
+from torchrec_mtl.data.raw.list_series import from_lists, to_lists
 
 Encode = Callable[[str, Array], Array]  # field, raw ids -> codes, from 0
-
-
-def smallest_type(num_embeddings: int) -> type[np.generic]:
-    return next(kind for kind in ID_TYPES if num_embeddings - 1 <= np.iinfo(kind).max)
 
 
 class SingleColumns:
@@ -64,9 +60,6 @@ class SingleColumns:
     def join(self, common: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
         """Encoded features of rows, common ones included; at most one of the two is not 0."""
         return table.select(pl.col(field) + common[field] for field in self.fields)
-
-    def first_codes(self, table: pl.DataFrame, field: str) -> Array:
-        return table[field].to_numpy()
 
 
 class ListColumns:
@@ -123,29 +116,6 @@ class ListColumns:
         """Encoded features of rows, common ones included."""
         return table.select(pl.concat_list(common[name], pl.col(name)).alias(name) for name in table.columns)
 
-    def first_codes(self, table: pl.DataFrame, field: str) -> Array:
-        return table[field].list.get(0, null_on_oob=True).fill_null(0).to_numpy()
-
 
 def weight_column(field: str) -> str:
     return f"{field}_weights"
-
-
-def to_lists(values: Array, offsets: Array) -> pl.Series:
-    return pl.Series(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values)))
-
-
-def from_lists(lists: pl.Series) -> tuple[Array, Array]:
-    """Values and offsets."""
-    array = lists.rechunk().to_arrow()
-    offsets = array.offsets.to_numpy()
-    return array.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]
-
-
-def mix(values: Array, salt: int) -> Array:
-    """Integers scattered over uint64, as SplitMix64 does it; another ``salt`` scatters them otherwise."""
-    with np.errstate(over="ignore"):
-        hashed = values.astype(np.uint64) + np.uint64(salt + 1) * np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-            hashed = (hashed ^ (hashed >> np.uint64(shift))) * np.uint64(factor)
-    return hashed

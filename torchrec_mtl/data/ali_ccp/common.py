@@ -9,11 +9,13 @@ import polars as pl
 
 from torchrec_mtl.data.ali_ccp.columns import ListColumns, SingleColumns
 from torchrec_mtl.data.ali_ccp.layout import COMMON, USER_ID
-from torchrec_mtl.data.ali_ccp.lines import BadLine, parse_lines, pick_features, split_features
-from torchrec_mtl.data.checks import Array
+from torchrec_mtl.data.ali_ccp.lines import parse_lines, pick_features, split_features
+from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.blocks import Block, Progress, read_lines
 from torchrec_mtl.data.raw.files import RawFile
+from torchrec_mtl.data.raw.lines import BadLine
+from torchrec_mtl.data.raw.vocabulary import find
 
 Columns = SingleColumns | ListColumns
 
@@ -38,10 +40,8 @@ class CommonFeatures:
 
     def find(self, keys: Array) -> Array:
         """The places of the sets with these keys; -1 where there is none."""
-        if not len(self.keys):
-            return np.full(len(keys), -1)
-        found = np.minimum(self.keys.searchsorted(keys), len(self.keys) - 1)
-        return np.where(self.keys[found] == keys, self.places[found], -1)
+        found = find(self.keys, keys)
+        return np.where(found < 0, -1, self.places[found])
 
     def tables(self) -> Iterator[pl.DataFrame]:
         return (pl.read_ipc(part) for part in self.parts)
@@ -80,8 +80,7 @@ def read_common(
 
     indices, parts = [], []
     for index, bad, part in read_lines(file, parse, file.name, progress, num_threads):
-        for line in bad:
-            bad_rows.add(file, line.number, line.text, line.reason)
+        bad_rows.add_lines(file, bad)
         indices.append(index)
         parts.append(part)
     index = pl.concat(indices).with_row_index("place")

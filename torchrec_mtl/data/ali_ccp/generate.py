@@ -9,32 +9,30 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import polars as pl
 
 from torchrec_mtl.data.ali_ccp import golden
-from torchrec_mtl.data.ali_ccp.columns import mix
-from torchrec_mtl.data.ali_ccp.layout import CROSS, RAW_SPLITS, USER
-from torchrec_mtl.data.checks import Array
+from torchrec_mtl.data.ali_ccp.layout import RAW_SPLITS
+from torchrec_mtl.data.ali_ccp.raw_lines import HISTORIES, HISTORY_IDS, USER_FIELDS, RawLines
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.arguments import check_at_least, check_share
+from torchrec_mtl.data.raw.generating import RAW_CSV, drifted, scaled
+from torchrec_mtl.data.raw.hashes import mix
 from torchrec_mtl.data.synthetic import SyntheticFunnel
 from torchrec_mtl.data.synthetic_dataset import rank_auc
 from torchrec_mtl.errors import InputError
 
 TRUE_ROWS = golden.NUM_ROWS["train"] + golden.NUM_ROWS["valid"]
-HISTORIES = tuple(field for field in USER if field.endswith("_14"))
-USER_FIELDS = tuple(field for field in USER if field not in HISTORIES)
 # In this order a field of the user and one of the item interact, thrice; 101, which groups rows, is the last.
 FIELDS = (
     *("121", "206", "124", "301", "125", "508"),
     *("122", "126", "127", "128", "129", "205", "207", "216", "509", "702", "853", "101"),
 )
 ITEM_FIELDS = tuple(field for field in FIELDS if field not in USER_FIELDS)
-MISSING = 3  # the code of a user's or cross field that is not written: to be missing is one of its values
 GROUPS_AT_ONCE = 1000
-_RAW: dict[str, Any] = {"include_header": False, "quote_style": "never"}
-VALUES = pl.Series([f"{value:.5f}".rstrip("0") for value in np.log1p(np.arange(1, 200))])
 
 
 @dataclass(frozen=True)
@@ -78,28 +76,25 @@ class AliCcpGenerator:
     def __post_init__(self) -> None:
         if set(self.num_rows) != set(RAW_SPLITS) or min(self.num_rows.values()) < 1:
             raise InputError(f"`num_rows` (={dict(self.num_rows)}) must give {list(RAW_SPLITS)} at least 1 row each")
-        for name in ("rows_per_group", "history_length", "first_id"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 1")
-        for name in ("broken_rate", "repeat_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and at most 1")
+        check_at_least(self, rows_per_group=1, history_length=1, first_id=1, seed=0)
+        check_share(self, "broken_rate", "repeat_rate")
 
     @cached_property
     def funnel(self) -> SyntheticFunnel:
         share = self.num_rows["train"] / TRUE_ROWS
-        sizes = [golden.NUM_EMBEDDINGS[field] - 1 for field in FIELDS]
-        scaled = [size if size < 100 else max(40, round(size * share)) for size in sizes]
-        return SyntheticFunnel(self.base_rates, scaled, list_size=max(40, round(50_000 * share)), seed=self.seed)
+        sizes = scaled((golden.NUM_EMBEDDINGS[field] - 1 for field in FIELDS), share)
+        return SyntheticFunnel(self.base_rates, sizes, list_size=max(40, round(50_000 * share)), seed=self.seed)
 
     @cached_property
-    def _first_ids(self) -> dict[str, int]:
+    def _lines(self) -> RawLines:
         """Every field has ids of its own."""
         sizes = [field.num_embeddings for field in self.funnel.schema.fields]
         names = [*FIELDS, "210"]
-        return {name: self.first_id + sum(sizes[:position]) for position, name in enumerate(names)} | {
-            name: self.first_id + sum(sizes) + 10_000 * position for position, name in enumerate(HISTORIES)
+        first_ids = {name: self.first_id + sum(sizes[:position]) for position, name in enumerate(names)}
+        first_ids |= {
+            name: self.first_id + sum(sizes) + HISTORY_IDS * position for position, name in enumerate(HISTORIES)
         }
+        return RawLines(first_ids, self.history_length)
 
     def write(self, directory: str | Path) -> Path:
         """The files, in ``directory``, which is made."""
@@ -129,8 +124,9 @@ class AliCcpGenerator:
             keys = self._keys(split, piece, num_groups)
             position = (RAW_SPLITS.index(split) + (done + np.arange(len(groups))) / self.num_rows[split]) / 2
             truth = self._truth(rng, items.hstack(users[groups]), position, first_sample=done + 1)
-            self._common_lines(rng, users, keys).write_csv(common, **_RAW)
-            self._skeleton_lines(rng, items, truth, keys.gather(groups)).write_csv(skeleton, **_RAW)
+            self._lines.common(rng, users, keys).write_csv(common, **RAW_CSV)
+            columns = [truth["sample_id"], truth["click"], truth["purchase"], keys.gather(groups)]
+            self._lines.skeleton(rng, items, columns).write_csv(skeleton, **RAW_CSV)
             yield truth
             done, piece = done + len(groups), piece + 1
 
@@ -153,7 +149,7 @@ class AliCcpGenerator:
         """Labels, and the marginal probabilities that they were drawn with."""
         rows = rows.rename({field: name for name, field in self._names.items()})
         click, purchase = self.funnel.conditional_probabilities(rows).T
-        click = 1 / (1 + (1 - click) / click * np.exp(self.drift * (position - 0.5)))
+        click = drifted(click, self.drift, position)
         clicked = rng.random(len(click)) < click
         bought = clicked & (rng.random(len(click)) < purchase)
         broken = rng.random(len(click)) < self.broken_rate
@@ -166,52 +162,6 @@ class AliCcpGenerator:
                 "p_purchase": click * purchase,
             }
         )
-
-    def _common_lines(self, rng: np.random.Generator, users: pl.DataFrame, keys: pl.Series) -> pl.DataFrame:
-        features = users.select(self._feature(field) for field in USER_FIELDS)
-        for field in HISTORIES:
-            lengths = rng.poisson(self.history_length, users.height)
-            codes = rng.zipf(1.3, lengths.sum()) % 10_000
-            values = VALUES.gather(rng.integers(len(VALUES), size=len(codes)))
-            texts = self._texts(field, pl.Series(codes), values)
-            features = features.with_columns(_joined(texts, lengths).alias(field))
-        return _line(rng, [keys], features)
-
-    def _skeleton_lines(
-        self, rng: np.random.Generator, items: pl.DataFrame, truth: pl.DataFrame, keys: pl.Series
-    ) -> pl.DataFrame:
-        features = items.select(self._feature(field, rng) for field in ITEM_FIELDS)
-        codes, lengths = items["list"].explode().drop_nulls(), items["list"].list.len().to_numpy()
-        values = pl.repeat("1.0", len(codes), eager=True)
-        features = features.with_columns(_joined(self._texts("210", codes, values), lengths).alias("210"))
-        return _line(rng, [truth["sample_id"], truth["click"], truth["purchase"], keys], features)
-
-    def _feature(self, field: str, rng: np.random.Generator | None = None) -> pl.Expr:
-        """One feature as text; null where it is missing."""
-        ids = (pl.col(field).cast(pl.Int64) + self._first_ids[field]).cast(pl.String)
-        if field in USER_FIELDS or field in CROSS:
-            ids = pl.when(pl.col(field) != MISSING).then(ids)
-        value = pl.lit("2.99573" if field in CROSS else "1.0")
-        return pl.concat_str(pl.lit(f"{field}\x02"), ids, pl.lit("\x03"), value).alias(field)
-
-    def _texts(self, field: str, codes: pl.Series, values: pl.Series) -> pl.Series:
-        ids = codes.cast(pl.Int64) + self._first_ids[field]
-        parts = pl.DataFrame({"id": ids, "value": values})
-        return parts.select(pl.format(f"{field}\x02{{}}\x03{{}}", "id", "value")).to_series()
-
-
-def _joined(texts: pl.Series, lengths: Array) -> pl.Series:
-    """The texts of each row as one, null where there is none."""
-    rows = pl.DataFrame({"row": np.repeat(np.arange(len(lengths)), lengths), "text": texts})
-    joined = rows.group_by("row", maintain_order=True).agg(pl.col("text").str.join("\x01"))
-    return pl.DataFrame({"row": np.arange(len(lengths))}).join(joined, on="row", how="left")["text"]
-
-
-def _line(rng: np.random.Generator, columns: list[pl.Series], features: pl.DataFrame) -> pl.DataFrame:
-    """The columns, the number of features and the features, whose order differs from block to block."""
-    order = rng.permutation(features.columns).tolist()
-    text = features.select(pl.concat_str(order, separator="\x01", ignore_nulls=True)).to_series()
-    return pl.DataFrame([*columns, text.str.count_matches("\x02", literal=True).alias("feature_num"), text])
 
 
 def oracle_auc(directory: str | Path) -> dict[str, float]:

@@ -1,26 +1,27 @@
 """The impressions of a skeleton file, each with its own features and where its common ones are."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.ali_ccp.columns import mix
 from torchrec_mtl.data.ali_ccp.common import Columns, CommonFeatures, users
 from torchrec_mtl.data.ali_ccp.layout import SKELETON, USER_ID
-from torchrec_mtl.data.ali_ccp.lines import BadLine, parse_lines, split_features
-from torchrec_mtl.data.ali_ccp.vocabulary import ValueCounts, count
-from torchrec_mtl.data.checks import Array
+from torchrec_mtl.data.ali_ccp.lines import parse_lines, split_features
+from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.blocks import Block, Progress, read_lines
 from torchrec_mtl.data.raw.files import RawFile
+from torchrec_mtl.data.raw.guards import Duplicates
+from torchrec_mtl.data.raw.hashes import SAMPLE, uniform
+from torchrec_mtl.data.raw.lines import BadLine, tell_lines
+from torchrec_mtl.data.raw.vocabulary import ValueCounts, count
 from torchrec_mtl.errors import InputError
 
 BROKEN = (pl.col("purchase") == 1) & (pl.col("click") == 0)
-SAMPLE, VALID = range(2)  # streams of random numbers under one seed
 
 
 @dataclass(frozen=True)
@@ -47,47 +48,63 @@ class Part:
     counts: dict[str, pl.DataFrame]
 
 
-@dataclass
 class Impressions:
-    """All parts of a file together.
+    """All parts of a file together, without what there is of each row.
 
     Args:
         file: where they are from.
+        split: "train" or "test".
+        num_common: number C of sets of common features.
+        fields: of the features.
+        duplicates: where the rows' hashes go.
+
+    Attributes:
         references: how many rows have each set of common features, ``[C]``.
         counts: field -> how often each id occurs in the rows' own features.
+        tally: the sums of the parts'.
     """
 
-    file: RawFile
-    references: Array
-    counts: dict[str, ValueCounts]
-    parts: list[Part] = field(default_factory=list)
-    tally: Counter[str] = field(default_factory=Counter)
+    def __init__(
+        self, file: RawFile, split: str, num_common: int, fields: Sequence[str], duplicates: Duplicates
+    ) -> None:
+        self.file, self.split = file, split
+        self.references = np.zeros(num_common, np.int64)
+        self.counts = {name: ValueCounts() for name in fields}
+        self.tally = Counter[str]()
+        self._duplicates = duplicates
+        self._parts: list[tuple[Path, int, int]] = []  # with their good rows and clicks
+        self._num_runs, self._last_place = 0, -1  # of rows with the same common features, one after the other
 
     def add(self, part: Part) -> None:
         for name, counts in self.counts.items():
             counts.add(part.counts[name])
-        self.parts.append(replace(part, counts={}))
+        self._duplicates.add(self.split, part.hashes)
+        self._parts.append((part.file, part.tally["rows"], part.tally["clicks"]))
         self.tally.update(part.tally)
         self.references += np.bincount(part.places, minlength=len(self.references))
+        self._num_runs += int((np.diff(part.places, prepend=self._last_place) != 0).sum())
+        self._last_place = int(part.places[-1]) if len(part.places) else self._last_place
 
     def tables(self) -> Iterator[pl.DataFrame]:
-        return (pl.read_ipc(part.file) for part in self.parts)
-
-    @property
-    def hashes(self) -> Array:
-        return np.concatenate([part.hashes for part in self.parts])
+        return (pl.read_ipc(file) for file, *_ in self._parts)
 
     def click_rates(self, num_pieces: int = 10) -> list[float]:
         """Of good lines in successive pieces of the file, to the nearest part's end."""
-        rows, clicks = (np.cumsum([part.tally[name] for part in self.parts]) for name in ("rows", "clicks"))
+        rows, clicks = (np.cumsum(column) for column in list(zip(*self._parts, strict=True))[1:])
         ends = np.unique(rows.searchsorted(rows[-1] * np.arange(1, num_pieces + 1) / num_pieces))
         return (np.diff(clicks[ends], prepend=0) / np.maximum(1, np.diff(rows[ends], prepend=0))).tolist()
 
     @property
     def is_grouped(self) -> bool:
         """Whether rows with the same common features lie together, so that a prefix of the file is no sample."""
-        places = np.concatenate([part.places for part in self.parts])
-        return int((np.diff(places) != 0).sum()) + 1 == int((self.references > 0).sum()) < len(places)
+        return self._num_runs == int((self.references > 0).sum()) < self.tally["kept"]
+
+    def check_label_order(self) -> None:
+        """InputError if purchases are more frequent than clicks: somebody has changed the order of the columns."""
+        clicks, purchases = self.tally["clicks"], self.tally["purchases"]
+        if purchases > clicks:
+            told = f"purchases ({purchases}) must be rarer than clicks ({clicks})"
+            raise InputError(f"{self.file}: {told}; the columns must be sample_id, click, purchase, ...")
 
 
 @dataclass(frozen=True)
@@ -110,27 +127,32 @@ class SkeletonReader:
     sample: float
     seed: int
 
-    def read(self, file: RawFile, bad_rows: BadRows, progress: Progress, num_threads: int) -> Impressions:
-        """Raises InputError on a bad row, as ``bad_rows`` has it, or on a broken one if they are refused."""
-        counts = {name: ValueCounts() for name in self.columns.fields}
-        impressions = Impressions(file, np.zeros(self.common.index.height, np.int64), counts)
+    def read(self, impressions: Impressions, bad_rows: BadRows, progress: Progress, num_threads: int) -> None:
+        """Fills ``impressions``.
+
+        Raises:
+            InputError: on a bad row, as ``bad_rows`` has it, or on a broken one if they are refused.
+        """
+        file = impressions.file
         overriding = None if self.columns.multi_valued else pl.concat(self.common.tables())
 
         def parse(block: Block) -> Part:
             return self._part(block, overriding)
 
         for part in read_lines(file, parse, file.name, progress, num_threads):
-            for bad in part.bad:
-                bad_rows.add(file, bad.number, bad.text, bad.reason)
+            bad_rows.add_lines(file, part.bad)
             if part.first_broken is not None and self.broken_funnel == "refuse":
                 raise InputError(f"{file}, line {part.first_broken}: purchase (=1) must not happen without click (=0)")
             impressions.add(part)
-        return impressions
 
     def _part(self, block: Block, overriding: pl.DataFrame | None) -> Part:
         lines = parse_lines(block, SKELETON)
         rows = lines.table.with_columns(place=self.common.find(lines.table["key"].to_numpy()))
-        strays = rows.filter(pl.col("place") < 0)
+        strays = (
+            tell_lines(block, rows.filter(pl.col("place") < 0)["line"], self._stray)
+            if (rows["place"] < 0).any()
+            else []
+        )
         rows = rows.filter(pl.col("place") >= 0)
         broken = rows.filter(BROKEN)["line"]
         tally = Counter(
@@ -148,7 +170,7 @@ class SkeletonReader:
         once = pl.repeat(1, rows.height, dtype=pl.Int64, eager=True)
         return Part(
             file=part,
-            bad=sorted([*lines.bad, *self._stray_lines(strays, block)], key=lambda bad: bad.number),
+            bad=sorted([*lines.bad, *strays], key=lambda bad: bad.number),
             tally=tally,
             first_broken=None if broken.is_empty() else broken[0],
             places=places.astype(np.int32),
@@ -169,18 +191,6 @@ class SkeletonReader:
         user = pl.Series("user", np.where(of_common > 0, of_common, of_rows))
         return rows.select("click", "purchase", "place", user, "line"), own
 
-    def _stray_lines(self, strays: pl.DataFrame, block: Block) -> list[BadLine]:
-        texts = block.text.split("\n") if strays.height else []
-        return [
-            BadLine(
-                line,
-                texts[line - block.first_line],
-                f"`common_feature_index` (='{key:016x}') must be that of a row of {self.common.file}",
-            )
-            for line, key in strays.select("line", "key").iter_rows()
-        ]
-
-
-def uniform(lines: Array, seed: int, stream: int) -> Array:
-    """A number in [0, 1) for each line; another seed or stream draws others."""
-    return (mix(lines, 2 * seed + stream) >> np.uint64(11)) / 2.0**53
+    def _stray(self, line: str) -> str:
+        key = line.split(",")[3]
+        return f"`common_feature_index` (='{key}') must be that of a row of {self.common.file}"

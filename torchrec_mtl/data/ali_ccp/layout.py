@@ -11,6 +11,8 @@ order and a field may have several. A value is 1.0, or the logarithm of a count.
 
 import re
 
+from torchrec_mtl.data.raw.lines import CARRIAGE_RETURN
+
 RAW_SPLITS = ("train", "test")
 LABELS = ("click", "purchase")
 USER, ITEM, CROSS, CONTEXT = (
@@ -38,7 +40,7 @@ COMMON = ("common_feature_index", "feature_num")
 
 def line_pattern(columns: tuple[str, ...]) -> str:
     """What a whole line matches; that ``feature_num`` is the number of features is checked besides."""
-    return f"^{','.join(COLUMNS[column][0] for column in columns)},{FEATURE}(?:\x01{FEATURE})*$"
+    return f"{','.join(COLUMNS[column][0] for column in columns)},{FEATURE}(?:\x01{FEATURE})*"
 
 
 def reason(columns: tuple[str, ...], line: str) -> str:
@@ -50,7 +52,7 @@ def reason(columns: tuple[str, ...], line: str) -> str:
         '`feature_num` (=2) must be the number of features (1)'
     """
     if line.endswith("\r"):
-        return "must end in a line feed alone, not in a carriage return too"
+        return CARRIAGE_RETURN
     values = line.split(",")
     if len(values) != len(columns) + 1:
         return f"must have {len(columns) + 1} columns, not {len(values)}"

@@ -1,8 +1,4 @@
-"""Blocks of raw lines to columns.
-
-Polars does the work. A line that is not as it must be is set aside first, by one regular expression for the whole line,
-so nothing after that can meet a value that it does not expect.
-"""
+"""Blocks of raw lines to columns; Polars does the work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +7,18 @@ import numpy as np
 import polars as pl
 
 from torchrec_mtl.data.ali_ccp.layout import FIELDS, LABELS, line_pattern, reason
-from torchrec_mtl.data.checks import Array
+from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.blocks import Block
+from torchrec_mtl.data.raw.lines import BadLine, bad_lines, good_lines
 
-NOT_ENDED = "must end in a line feed; the file may be cut short"
+TYPES = {
+    "sample_id": pl.Int64,
+    **dict.fromkeys(LABELS, pl.UInt8),
+    "common_feature_index": pl.String,
+    "feature_num": pl.UInt32,
+    "features": pl.String,
+}
 FEATURES_TO_CSV = bytes.maketrans(b"\x01\x02\x03", b"\n,,")
-
-
-@dataclass(frozen=True)
-class BadLine:
-    number: int
-    text: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -58,33 +54,24 @@ class Triples:
 
 def parse_lines(block: Block, columns: tuple[str, ...]) -> Lines:
     """The lines of ``block``, whose columns before the features are ``columns``."""
-    text = pl.Series("text", [block.text]).str.split("\n").explode()
-    lines = text.to_frame().with_row_index("line", offset=block.first_line)
-    matches = text.str.contains(line_pattern(columns))
-    if not block.ended:
-        matches[len(matches) - 1] = False
-    table = _split_columns(lines.filter(matches), columns)
-    as_promised = table["feature_num"] == table["num_features"]
-    if matches.all() and as_promised.all():
-        return Lines(table.drop("feature_num"), [])
-    good = table.filter(as_promised).drop("feature_num")
-    bad = [
-        BadLine(line, told, NOT_ENDED if line == block.last_line and not block.ended else reason(columns, told))
-        for line, told in lines.join(good, on="line", how="anti", maintain_order="left").iter_rows()
-    ]
-    return Lines(good, bad)
+    data, numbers = good_lines(block, line_pattern(columns))
+    table = _split_columns(data, columns).with_columns(line=numbers)
+    table = table.filter(pl.col("feature_num") == pl.col("num_features")).drop("feature_num")
+    return Lines(table, bad_lines(block, table["line"].to_numpy(), lambda line: reason(columns, line)))
 
 
-def _split_columns(lines: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataFrame:
-    names = [*columns, "features"]
-    parts = lines["text"].str.splitn(",", len(names)).struct.rename_fields(names).struct.unnest()
+def _split_columns(data: bytes, columns: tuple[str, ...]) -> pl.DataFrame:
+    schema = {column: TYPES[column] for column in (*columns, "features")}
+    if not data:
+        parts = pl.DataFrame(schema=schema)
+    else:
+        parts = pl.read_csv(data, has_header=False, quote_char=None, schema=schema)
     return parts.select(
-        *(pl.col(label).cast(pl.UInt8) for label in LABELS if label in columns),
+        pl.col(label for label in LABELS if label in columns),
         pl.col("common_feature_index").str.to_integer(base=16, dtype=pl.UInt64).alias("key"),
-        pl.col("feature_num").cast(pl.UInt32),
+        "feature_num",
         pl.col("features").str.count_matches("\x02", literal=True).alias("num_features"),
         "features",
-        lines["line"],
     )
 
 

@@ -12,7 +12,6 @@ A tenth of the raw train file's rows, drawn by line number and seed, is valid. I
 saved, and rows are in the order of the raw files. There is no time in these files.
 """
 
-import json
 import os
 import shutil
 from dataclasses import asdict
@@ -20,30 +19,27 @@ from pathlib import Path
 
 from torchrec_mtl.data.ali_ccp.columns import weight_column
 from torchrec_mtl.data.ali_ccp.common import CommonFeatures, read_common
-from torchrec_mtl.data.ali_ccp.encode import KNOWN, Encoder, ParquetFiles, count_ids
-from torchrec_mtl.data.ali_ccp.guards import LeakCheck, check_label_order
+from torchrec_mtl.data.ali_ccp.encode import KNOWN, Encoder, count_ids
 from torchrec_mtl.data.ali_ccp.impressions import Impressions, SkeletonReader
 from torchrec_mtl.data.ali_ccp.layout import LABELS, RAW_SPLITS
 from torchrec_mtl.data.ali_ccp.protocols import Arguments
-from torchrec_mtl.data.ali_ccp.report import write_report
-from torchrec_mtl.data.ali_ccp.vocabulary import Vocabularies
-from torchrec_mtl.data.publish import build_once
+from torchrec_mtl.data.ali_ccp.report import describe, found_in
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.blocks import Progress
 from torchrec_mtl.data.raw.files import find_raw_file
-from torchrec_mtl.data.schema import SPLITS, Field, Schema
+from torchrec_mtl.data.raw.guards import Duplicates, LeakCheck
+from torchrec_mtl.data.raw.preparation import prepare_once, silent
+from torchrec_mtl.data.raw.report import write_report
+from torchrec_mtl.data.raw.split_files import SplitFiles
+from torchrec_mtl.data.raw.vocabulary import Vocabularies
+from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 
-VALID_SHARE = 0.1
 NOTES = {
     "source": "Ali-CCP: Alibaba Click and Conversion Prediction, tianchi.aliyun.com data set 408 (ESMM, SIGIR 2018)",
     "order": "rows are in the raw files' order, those with the same common features together: a prefix is no sample",
 }
-
-
-def silent(stage: str, rows: int, share: float) -> None:
-    """No progress bar."""
 
 
 def prepare_ali_ccp(
@@ -89,22 +85,19 @@ def prepare_ali_ccp(
         torchrec_mtl.errors.InputError: `protocol` (='all') must be one of ['aitm', 'full']
     """
     arguments = Arguments(
-        str(Path(raw).resolve()), protocol, bad_rows, bad_rows_limit, broken_funnel, float(sample), seed
+        raw=str(Path(raw).resolve()),
+        protocol=protocol,
+        bad_rows=bad_rows,
+        bad_rows_limit=bad_rows_limit,
+        broken_funnel=broken_funnel,
+        sample=float(sample),
+        seed=seed,
     )
 
-    def build(folder: Path) -> Schema:
-        with BadRows(bad_rows, bad_rows_limit, folder) as rows_aside:
-            return _Preparation(arguments, folder, rows_aside, progress).run()
+    def prepare(folder: Path, rows_aside: BadRows) -> Schema:
+        return _Preparation(arguments, folder, rows_aside, progress).run()
 
-    directory = build_once(output, build)
-    told = Schema.load(directory).notes.get("preparation")
-    if told != _told(arguments):
-        raise InputError(f"`output` (={str(output)!r}) must be a new folder: it was prepared with {told}")
-    return directory
-
-
-def _told(arguments: Arguments) -> str:
-    return json.dumps(asdict(arguments))
+    return prepare_once(arguments, output, prepare, NOTES)
 
 
 class _Preparation:
@@ -116,55 +109,54 @@ class _Preparation:
         self.num_threads = os.cpu_count() or 1
 
     def run(self) -> Schema:
-        train, test = (self._read(split) for split in RAW_SPLITS)
-        vocabularies = count_ids(self.columns, *train, self.arguments.protocol_settings.min_count)
+        parts = self.folder / "parts"
+        duplicates = Duplicates(parts / "hashes")
+        read = {split: self._read(split, parts / split, duplicates) for split in RAW_SPLITS}
+        vocabularies = count_ids(self.columns, *read["train"], self.arguments.protocol_settings.min_count)
         vocabularies.save(self.folder)
-        leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in self.columns.fields})
-        num_rows = self._write(vocabularies, leaks, train, test)
-        shutil.rmtree(self.folder / "parts")
-        write_report(self.folder, self.arguments, vocabularies, leaks, num_rows, self.bad_rows, train[1], test[1])
+        leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in self.columns.fields}, LABELS)
+        num_rows = self._write(read, vocabularies, leaks)
+        impressions = {split: of_split for split, (_, of_split) in read.items()}
+        found = {"arguments": asdict(self.arguments), **found_in(impressions, num_rows, duplicates)}
+        write_report(self.folder, found, self.bad_rows, vocabularies, leaks, describe)
+        shutil.rmtree(parts)
         return self._schema(vocabularies)
 
-    def _read(self, split: str) -> tuple[CommonFeatures, Impressions]:
+    def _read(self, split: str, parts: Path, duplicates: Duplicates) -> tuple[CommonFeatures, Impressions]:
         """The first pass over one of the raw splits."""
-        raw, parts = self.arguments.raw, self.folder / "parts" / split
-        files = [find_raw_file(raw, f"{kind}_{split}.csv", split) for kind in ("common_features", "sample_skeleton")]
-        parts.mkdir(parents=True)
-        common = read_common(files[0], self.columns, parts, self.bad_rows, self.progress, self.num_threads)
         arguments = self.arguments
+        of_common, of_rows = (
+            find_raw_file(arguments.raw, f"{kind}_{split}.csv", split)
+            for kind in ("common_features", "sample_skeleton")
+        )
+        parts.mkdir()
+        common = read_common(of_common, self.columns, parts, self.bad_rows, self.progress, self.num_threads)
+        impressions = Impressions(of_rows, split, common.index.height, self.columns.fields, duplicates)
         reader = SkeletonReader(self.columns, common, parts, arguments.broken_funnel, arguments.sample, arguments.seed)
-        impressions = reader.read(files[1], self.bad_rows, self.progress, self.num_threads)
-        check_label_order(files[1], impressions.tally)
+        reader.read(impressions, self.bad_rows, self.progress, self.num_threads)
+        impressions.check_label_order()
         if not impressions.tally["kept"]:
-            raise InputError(f"{files[1]}: must have a good row to keep; {impressions.tally['rows']} are good")
+            raise InputError(f"{of_rows}: must have a good row to keep; {impressions.tally['rows']} are good")
         return common, impressions
 
     def _write(
-        self,
-        vocabularies: Vocabularies,
-        leaks: LeakCheck,
-        train: tuple[CommonFeatures, Impressions],
-        test: tuple[CommonFeatures, Impressions],
+        self, read: dict[str, tuple[CommonFeatures, Impressions]], vocabularies: Vocabularies, leaks: LeakCheck
     ) -> dict[str, int]:
         """The second pass; the number of rows in each file."""
-        files = {split: self.folder / f"{split}.parquet" for split in SPLITS}
         keeps_broken = self.arguments.broken_funnel == "keep"
-        with ParquetFiles(files, self.columns.multi_valued) as parquet:
-            for split, (common, impressions) in zip(RAW_SPLITS, (train, test), strict=True):
-                share = VALID_SHARE if split == "train" else 0.0
-                encoder = Encoder(self.columns, vocabularies, keeps_broken, share, self.arguments.seed)
-                stage = f"{split} rows"
-                for rows, is_valid in encoder.tables(common, impressions, stage, self.progress, self.num_threads):
-                    parts = {"test": rows}
-                    if split == "train":
-                        parts = {"train": rows.filter(~is_valid), "valid": rows.filter(is_valid)}
-                    for name, part in parts.items():
-                        parquet.write(name, part)
-                        leaks.add(name, part, self.columns)
-        for split, num_rows in parquet.num_rows.items():
-            if num_rows == 0:
-                raise InputError(f"`raw` (={self.arguments.raw!r}): no row is left for {split}")
-        return parquet.num_rows
+        encoder = Encoder(self.columns, vocabularies, keeps_broken, self.arguments.seed)
+        with SplitFiles(self.folder, long_lists=self.columns.multi_valued) as files:
+            for split, (common, impressions) in read.items():
+                tables = encoder.tables(common, impressions, f"{split} rows", self.progress, self.num_threads)
+                for rows, for_valid in tables:
+                    if split == "test":
+                        files.write("test", rows)
+                        continue
+                    for name, part in (("train", rows.filter(~for_valid)), ("valid", rows.filter(for_valid))):
+                        files.write(name, part)
+                        leaks.add(name, part)
+        files.check_not_empty(self.arguments.raw)
+        return files.num_rows
 
     def _schema(self, vocabularies: Vocabularies) -> Schema:
         weighted = self.columns.multi_valued
@@ -178,6 +170,5 @@ class _Preparation:
             fields,
             TaskChain(LABELS, weight_columns=weight_columns),
             group="user",
-            notes={**NOTES, "preparation": _told(self.arguments)},
             vocabulary_digest=vocabularies.digest,
         )

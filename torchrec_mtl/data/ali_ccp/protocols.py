@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torchrec_mtl.data.ali_ccp import golden
 from torchrec_mtl.data.ali_ccp.columns import ListColumns, SingleColumns
 from torchrec_mtl.data.ali_ccp.layout import FIELDS
-from torchrec_mtl.data.raw.bad_rows import POLICIES
+from torchrec_mtl.data.raw.arguments import RawArguments
 from torchrec_mtl.errors import InputError
 
 BROKEN_FUNNEL = ("drop", "keep", "refuse")
@@ -26,31 +26,20 @@ PROTOCOLS = {
 }
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(RawArguments):
     """Those of `prepare_ali_ccp`, checked."""
 
-    raw: str
     protocol: str
-    bad_rows: str
-    bad_rows_limit: int
     broken_funnel: str
-    sample: float
-    seed: int
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise InputError(f"`protocol` (={self.protocol!r}) must be one of {list(PROTOCOLS)}")
         object.__setattr__(self, "broken_funnel", self.broken_funnel or self.protocol_settings.broken_funnel)
-        for name, known in (("bad_rows", POLICIES), ("broken_funnel", BROKEN_FUNNEL)):
-            if getattr(self, name) not in known:
-                raise InputError(f"`{name}` (={getattr(self, name)!r}) must be one of {list(known)}")
-        if self.bad_rows_limit < 1:
-            raise InputError(f"`bad_rows_limit` (={self.bad_rows_limit}) must be at least 1")
-        if not 0 < self.sample <= 1:
-            raise InputError(f"`sample` (={self.sample}) must be above 0 and at most 1")
-        if self.seed < 0:
-            raise InputError(f"`seed` (={self.seed}) must be at least 0")
+        if self.broken_funnel not in BROKEN_FUNNEL:
+            raise InputError(f"`broken_funnel` (={self.broken_funnel!r}) must be one of {list(BROKEN_FUNNEL)}")
+        super().__post_init__()
 
     @property
     def protocol_settings(self) -> Protocol:

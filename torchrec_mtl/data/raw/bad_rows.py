@@ -1,15 +1,25 @@
 """What to do with a row that breaks the format: refuse the file, or put the row aside and count it."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from torchrec_mtl.data.raw.files import RawFile
+from torchrec_mtl.data.raw.lines import BadLine
 from torchrec_mtl.errors import InputError
 
 POLICIES = ("strict", "quarantine")
 FILE_NAME = "bad_rows.tsv"
+
+
+def check_policy(policy: str, limit: int) -> None:
+    """InputError if ``policy`` is unknown or ``limit`` below 1."""
+    if policy not in POLICIES:
+        raise InputError(f"`bad_rows` (={policy!r}) must be one of {list(POLICIES)}")
+    if limit < 1:
+        raise InputError(f"`bad_rows_limit` (={limit}) must be at least 1")
 
 
 class BadRows:
@@ -33,10 +43,7 @@ class BadRows:
     """
 
     def __init__(self, policy: str, limit: int, folder: Path) -> None:
-        if policy not in POLICIES:
-            raise InputError(f"`bad_rows` (={policy!r}) must be one of {list(POLICIES)}")
-        if limit < 1:
-            raise InputError(f"`bad_rows_limit` (={limit}) must be at least 1")
+        check_policy(policy, limit)
         self.policy, self.limit, self.counts = policy, limit, Counter[str]()
         self._path = folder / FILE_NAME
         self._file: IO[bytes] | None = None
@@ -56,6 +63,11 @@ class BadRows:
         if self._file is None:
             self._file = self._path.open("wb")
         self._file.write(f"{file}\t{line}\t{reason}\t".encode() + row.encode("latin-1") + b"\n")
+
+    def add_lines(self, file: RawFile, lines: Iterable[BadLine]) -> None:
+        """Bad lines of ``file``; raises as `add` does."""
+        for line in lines:
+            self.add(file, line.number, line.text, line.reason)
 
     @property
     def total(self) -> int:

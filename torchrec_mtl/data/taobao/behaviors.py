@@ -13,9 +13,10 @@ from torchrec_mtl.data.lists import Array, spans
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.blocks import Progress
 from torchrec_mtl.data.raw.files import RawFile
+from torchrec_mtl.data.raw.vocabulary import find
 from torchrec_mtl.data.taobao.layout import BEHAVIOR_LOG
 from torchrec_mtl.data.taobao.lines import read_rows
-from torchrec_mtl.data.taobao.tables import DAY, PARTITIONS, find, partition_of
+from torchrec_mtl.data.taobao.tables import DAY, PARTITIONS, partition_of
 
 RECORD = np.dtype([("user", "<i4"), ("second", "<i4"), ("cate", "<i8"), ("brand", "<i8"), ("buy", "?")])
 

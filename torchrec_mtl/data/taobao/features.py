@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.ali_ccp.columns import smallest_type, to_lists
-from torchrec_mtl.data.ali_ccp.vocabulary import Vocabularies, count
 from torchrec_mtl.data.lists import Array, Lists
+from torchrec_mtl.data.raw.hashes import mix
+from torchrec_mtl.data.raw.list_series import to_lists
+from torchrec_mtl.data.raw.vocabulary import Vocabularies, count, find
 from torchrec_mtl.data.taobao.behaviors import BehaviorLog
 from torchrec_mtl.data.taobao.layout import AD, PROFILE
-from torchrec_mtl.data.taobao.tables import MISSING, find
+from torchrec_mtl.data.taobao.tables import MISSING
 
 SINGLE_FIELDS = ("user", *PROFILE, *AD, "pid")
 GROUP = "user_id"
@@ -80,8 +81,14 @@ def encode(partition: Partition, vocabularies: Vocabularies) -> pl.DataFrame:
     """The partition's rows with a column of codes for each field."""
     columns = {}
     for field, ids in partition.ids.items():
-        code_type = smallest_type(vocabularies.num_embeddings(field))
-        values = ids.values if isinstance(ids, Lists) else ids
-        codes = vocabularies.encode(field, values).astype(code_type)
+        codes = vocabularies.encode(field, ids.values if isinstance(ids, Lists) else ids)
         columns[field] = to_lists(codes, ids.offsets) if isinstance(ids, Lists) else pl.Series(codes)
     return partition.rows.hstack(pl.DataFrame(columns))
+
+
+def hashes(partition: Partition) -> Array:
+    """A uint64 a row, of its user, ad and place."""
+    hashed = np.zeros(partition.rows.height, np.uint64)
+    for salt, field in enumerate(("user", "adgroup_id", "pid")):
+        hashed += mix(np.asarray(partition.ids[field]), salt)
+    return hashed

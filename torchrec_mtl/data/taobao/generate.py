@@ -9,18 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import polars as pl
 
 from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.arguments import check_at_least
+from torchrec_mtl.data.raw.generating import RAW_CSV, drifted, scaled
 from torchrec_mtl.data.synthetic import SyntheticFunnel
 from torchrec_mtl.data.synthetic_dataset import rank_auc
 from torchrec_mtl.data.taobao.layout import AD, AD_FEATURE, BEHAVIOR_LOG, PROFILE, RAW_SAMPLE, TAGS, USER_PROFILE
 from torchrec_mtl.data.taobao.report import TRUE_ROWS
 from torchrec_mtl.data.taobao.tables import DAY, NUM_DAYS, PRICE_RESOLUTION
-from torchrec_mtl.errors import InputError
 
 FIRST_SECOND = 1_494_000_000  # 2017-05-06, Beijing time
 BEHAVIOR_DAYS = 14  # before that
@@ -48,7 +49,6 @@ SIZES = {
 }
 MISSING_CODE = {"pvalue_level": 0, "new_user_class_level": 0, "brand": 2}  # to be missing is one of their values
 PIDS = pl.Series(["430548_1007", "430539_1007"])
-_RAW: dict[str, Any] = {"include_header": False, "quote_style": "never"}
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,12 @@ class TaobaoGenerator:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in {"num_rows": 1, "behaviors_per_row": 1, "first_id": 0, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least {least}")
+        check_at_least(self, num_rows=1, behaviors_per_row=1, first_id=0, seed=0)
 
     @cached_property
     def funnel(self) -> SyntheticFunnel:
         share = self.num_rows / TRUE_ROWS["raw_sample"]
-        sizes = [size if size < 100 else max(40, round(size * share)) for size in SIZES.values()]
-        return SyntheticFunnel(self.base_rates, sizes, zipf_exponent=0.8, seed=self.seed)
+        return SyntheticFunnel(self.base_rates, scaled(SIZES.values(), share), zipf_exponent=0.8, seed=self.seed)
 
     def write(self, directory: str | Path) -> Path:
         """The files, in ``directory``, which is made."""
@@ -124,7 +121,7 @@ class TaobaoGenerator:
             raw = table.select(self._raw(name) for name in names)
             raw = raw.sample(fraction=1, shuffle=True, seed=self.seed)
             missing = "" if layout is USER_PROFILE else "NULL"
-            text = raw.write_csv(null_value=missing, **_RAW)
+            text = raw.write_csv(null_value=missing, **RAW_CSV)
             (directory / layout.name).write_text(f"{layout.first_line}\n{text}")
 
     def _pieces(
@@ -141,15 +138,15 @@ class TaobaoGenerator:
             second[: NUM_DAYS * 2] = np.resize(np.arange(NUM_DAYS) * DAY, len(second[: NUM_DAYS * 2]))
             truth = self._truth(rng, codes, second)
             raw = truth.with_columns(nonclk=1 - pl.col("click"), clk="click")
-            raw.select(column.name for column in RAW_SAMPLE.columns).write_csv(samples, **_RAW)
-            self._behaviors(rng, codes, truth, ads).write_csv(behaviors, **_RAW)
+            raw.select(column.name for column in RAW_SAMPLE.columns).write_csv(samples, **RAW_CSV)
+            self._behaviors(rng, codes, truth, ads).write_csv(behaviors, **RAW_CSV)
             yield truth
 
     def _truth(self, rng: np.random.Generator, codes: pl.DataFrame, second: Array) -> pl.DataFrame:
         """Raw ids, labels, and the marginal probabilities that they were drawn with."""
         rows = codes.rename({name: f"field_{position}" for position, name in enumerate(SIZES, 1)})
         click, purchase = self.funnel.conditional_probabilities(rows).T
-        click = 1 / (1 + (1 - click) / click * np.exp(self.drift * (second / (NUM_DAYS * DAY) - 0.5)))
+        click = drifted(click, self.drift, second / (NUM_DAYS * DAY))
         has_brand = (codes["brand"] != MISSING_CODE["brand"]).to_numpy()
         purchase = purchase * has_brand
         clicked = rng.random(len(click)) < click

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from torchrec_mtl.data.raw.lines import CARRIAGE_RETURN
+
 TAGS = ("pv", "cart", "fav", "buy")
 
 
@@ -49,7 +51,7 @@ class Format:
     def pattern(self) -> str:
         """Of a whole line."""
         parts = [f"(?:{column.pattern}{'|NULL|' if column.optional else ''})" for column in self.columns]
-        return f"^{','.join(parts)}$"
+        return ",".join(parts)
 
     @property
     def schema(self) -> pl.Schema:
@@ -58,7 +60,7 @@ class Format:
     def reason(self, line: str) -> str:
         """Why ``line`` does not match."""
         if line.endswith("\r"):
-            return "must end in a line feed alone, not in a carriage return too"
+            return CARRIAGE_RETURN
         values = line.split(",")
         if len(values) != len(self.columns):
             return f"must have {len(self.columns)} values, not {len(values)}"

@@ -19,27 +19,23 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.ali_ccp.columns import SingleColumns
-from torchrec_mtl.data.ali_ccp.encode import ParquetFiles
-from torchrec_mtl.data.ali_ccp.guards import LeakCheck
-from torchrec_mtl.data.ali_ccp.impressions import SAMPLE, VALID, uniform
-from torchrec_mtl.data.ali_ccp.prepare import VALID_SHARE, silent
-from torchrec_mtl.data.ali_ccp.vocabulary import ValueCounts, Vocabularies
-from torchrec_mtl.data.publish import build_once
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.blocks import Progress, map_in_order
-from torchrec_mtl.data.raw.files import RawFile, find_raw_file
+from torchrec_mtl.data.raw.guards import Duplicates, LeakCheck
+from torchrec_mtl.data.raw.hashes import is_valid
+from torchrec_mtl.data.raw.preparation import prepare_once, silent
+from torchrec_mtl.data.raw.report import Found, write_report
+from torchrec_mtl.data.raw.split_files import SplitFiles
+from torchrec_mtl.data.raw.vocabulary import ValueCounts, Vocabularies
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
-from torchrec_mtl.data.taobao import features, report
+from torchrec_mtl.data.taobao import features
 from torchrec_mtl.data.taobao.arguments import Arguments
-from torchrec_mtl.data.taobao.behaviors import BehaviorLog
 from torchrec_mtl.data.taobao.features import GROUP, HISTORY_FIELDS, SINGLE_FIELDS, Joiner, Partition
-from torchrec_mtl.data.taobao.layout import AD_FEATURE, BEHAVIOR_LOG, RAW_SAMPLE, USER_PROFILE
-from torchrec_mtl.data.taobao.tables import NUM_DAYS, read_ads, read_impressions, read_profiles
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.data.taobao.report import describe
+from torchrec_mtl.data.taobao.sources import read_sources
+from torchrec_mtl.data.taobao.tables import NUM_DAYS
 from torchrec_mtl.tasks import TaskChain
 
 TEST_DAY = NUM_DAYS - 1
@@ -110,15 +106,10 @@ def prepare_taobao(
         seed=seed,
     )
 
-    def build(folder: Path) -> Schema:
-        with BadRows(bad_rows, bad_rows_limit, folder) as rows_aside:
-            return _Preparation(arguments, folder, rows_aside, progress).run()
+    def prepare(folder: Path, rows_aside: BadRows) -> Schema:
+        return _Preparation(arguments, folder, rows_aside, progress).run()
 
-    directory = build_once(output, build)
-    told = Schema.load(directory).notes.get("preparation")
-    if told != str(arguments):
-        raise InputError(f"`output` (={str(output)!r}) must be a new folder: it was prepared with {told}")
-    return directory
+    return prepare_once(arguments, output, prepare, NOTES)
 
 
 class _Preparation:
@@ -129,12 +120,16 @@ class _Preparation:
         self.num_threads = os.cpu_count() or 1
 
     def run(self) -> Schema:
-        joiner, found = self._read()
+        parts = self.folder / "parts"
+        parts.mkdir()
+        joiner, found = read_sources(self.arguments, parts, self.bad_rows, self.progress, self.num_threads)
         vocabularies = self._vocabularies(joiner)
         vocabularies.save(self.folder)
-        found |= self._write(joiner, vocabularies)
-        shutil.rmtree(self.folder / "behaviors", ignore_errors=True)
-        report.write(self.folder, asdict(self.arguments), found, vocabularies, self.bad_rows)
+        leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in SINGLE_FIELDS}, self.arguments.labels)
+        found |= self._write(joiner, vocabularies, leaks, Duplicates(parts / "hashes"))
+        shutil.rmtree(parts)
+        found = {"arguments": asdict(self.arguments), **found}
+        write_report(self.folder, found, self.bad_rows, vocabularies, leaks, describe)
         return Schema(
             "taobao",
             [
@@ -143,38 +138,8 @@ class _Preparation:
             ],
             TaskChain(self.arguments.labels),
             group=GROUP,
-            notes={**NOTES, "preparation": str(self.arguments)},
             vocabulary_digest=vocabularies.digest,
         )
-
-    def _read(self) -> tuple[Joiner, report.Found]:
-        """The raw files, the behaviour log where it is needed."""
-        windows, how = self.arguments.windows, (self.bad_rows, self.progress, self.num_threads)
-        formats = [AD_FEATURE, USER_PROFILE, RAW_SAMPLE, *([BEHAVIOR_LOG] if windows.needs_log else [])]
-        files = [find_raw_file(self.arguments.raw, layout.name) for layout in formats]
-        ads, profiles = read_ads(files[0], *how), read_profiles(files[1], *how)
-        impressions = read_impressions(files[2], ads, *how)
-        found = report.found_in(ads, profiles, impressions)
-        self._check_clicks(files[2], found)
-        if self.arguments.sample < 1:
-            users = impressions["user"].to_numpy()
-            kept = uniform(users, self.arguments.seed, SAMPLE) < self.arguments.sample
-            impressions = impressions.filter(pl.Series(kept))
-            if impressions.is_empty():
-                raise InputError(f"`sample` (={self.arguments.sample}) keeps none of the {len(np.unique(users))} users")
-        log = None
-        if windows.needs_log:
-            (self.folder / "behaviors").mkdir()
-            log = BehaviorLog(windows, impressions, self.folder / "behaviors")
-            log.partition(files[3], *how)
-            found |= {"behaviors": {"rows": log.num_rows, "kept": log.num_kept}}
-        return Joiner(ads, profiles, impressions, log), found
-
-    def _check_clicks(self, file: RawFile, found: report.Found) -> None:
-        rows, clicks = found["raw_sample"]["rows"], found["raw_sample"]["clicks"]
-        if 2 * clicks >= rows:
-            told = f"clicks ({clicks}) must be fewer than other impressions ({rows - clicks})"
-            raise InputError(f"{file}: {told}; the last columns must be nonclk, clk")
 
     def _partitions(self, joiner: Joiner, stage: str) -> Iterator[Partition]:
         numbers, done = joiner.impressions["partition"].unique().sort().to_list(), 0
@@ -190,34 +155,31 @@ class _Preparation:
                 counts[field].add(of_field)
         return Vocabularies({field: counts[field].at_least(self.arguments.min_count) for field in counts})
 
-    def _write(self, joiner: Joiner, vocabularies: Vocabularies) -> report.Found:
+    def _write(self, joiner: Joiner, vocabularies: Vocabularies, leaks: LeakCheck, duplicates: Duplicates) -> Found:
         """The splits' files; what was found on the way."""
-        labels = self.arguments.labels
-        leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in SINGLE_FIELDS}, labels)
-        positives = {split: dict.fromkeys(labels, 0) for split in SPLITS}
-        hashes = report.RowHashes()
-        with ParquetFiles({split: self.folder / f"{split}.parquet" for split in SPLITS}, False) as parquet:
+        positives = {split: dict.fromkeys(self.arguments.labels, 0) for split in SPLITS}
+        with SplitFiles(self.folder) as files:
             for partition in self._partitions(joiner, "writing rows"):
-                hashes.add(partition)
+                hashes, in_test = features.hashes(partition), (partition.rows["day"] == TEST_DAY).to_numpy()
+                duplicates.add("train", hashes[~in_test])
+                duplicates.add("test", hashes[in_test])
                 for name, part in self._splits(features.encode(partition, vocabularies)).items():
-                    parquet.write(name, part)
-                    leaks.add(name, part, SingleColumns(SINGLE_FIELDS))
-                    for label in labels:
+                    files.write(name, part)
+                    leaks.add(name, part)
+                    for label in positives[name]:
                         positives[name][label] += int(part[label].sum())
-        for name, num_rows in parquet.num_rows.items():
-            if not num_rows:
-                raise InputError(f"`raw` (={self.arguments.raw!r}): no row is left for {name}")
+        files.check_not_empty(self.arguments.raw)
+        repeated, common = duplicates.count()
         return {
-            "num_rows": parquet.num_rows,
+            "num_rows": files.num_rows,
             "positives": positives,
-            "duplicates": hashes.duplicates(),
-            "leak_auc": leaks.aucs(),
+            "duplicates": {"within the first seven days": repeated, "test rows in them": common},
         }
 
     def _splits(self, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
         """The rows of each split, with the columns of its file."""
         in_test = (rows["day"] == TEST_DAY).to_numpy()
-        in_valid = ~in_test & (uniform(rows["line"].to_numpy(), self.arguments.seed, VALID) < VALID_SHARE)
+        in_valid = ~in_test & is_valid(rows["line"].to_numpy(), self.arguments.seed)
         masks = {"train": ~in_test & ~in_valid, "valid": in_valid, "test": in_test}
         columns = rows.select("time_stamp", GROUP, *self.arguments.labels, *self.arguments.fields)
         return {name: columns.filter(pl.Series(mask)) for name, mask in masks.items()}

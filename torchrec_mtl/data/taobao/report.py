@@ -1,24 +1,13 @@
-"""What a preparation read and found, as ``report.json``; its findings are sentences."""
+"""What a preparation of TaoBao's display ads tells in its report."""
 
-import json
-import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeAlias
 
-import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.ali_ccp.columns import mix
-from torchrec_mtl.data.ali_ccp.guards import SUSPICIOUS_AUC, count_duplicates
-from torchrec_mtl.data.ali_ccp.report import FILE_NAME
-from torchrec_mtl.data.ali_ccp.vocabulary import Vocabularies
-from torchrec_mtl.data.lists import Array
-from torchrec_mtl.data.raw.bad_rows import BadRows
-from torchrec_mtl.data.taobao.features import Partition
-from torchrec_mtl.data.taobao.tables import MISSING, NUM_DAYS, find
+from torchrec_mtl.data.raw.report import Found
+from torchrec_mtl.data.raw.vocabulary import find
+from torchrec_mtl.data.taobao.tables import MISSING
 
-Found: TypeAlias = dict[str, Any]
 TRUE_ROWS = {"raw_sample": 26_557_961, "ad_feature": 846_811, "user_profile": 1_061_768, "behaviors": 723_268_134}
 
 
@@ -36,46 +25,8 @@ def found_in(ads: pl.DataFrame, profiles: pl.DataFrame, impressions: pl.DataFram
     }
 
 
-class RowHashes:
-    """Hashes of the rows' user, ad and place, for counting duplicates."""
-
-    def __init__(self) -> None:
-        self._train: list[Array] = []
-        self._test: list[Array] = []
-
-    def add(self, partition: Partition) -> None:
-        hashes = np.zeros(partition.rows.height, np.uint64)
-        for salt, field in enumerate(("user", "adgroup_id", "pid")):
-            hashes += mix(np.asarray(partition.ids[field]), salt)
-        in_test = (partition.rows["day"] == NUM_DAYS - 1).to_numpy()
-        self._train.append(hashes[~in_test])
-        self._test.append(hashes[in_test])
-
-    def duplicates(self) -> dict[str, int]:
-        repeated, common = count_duplicates(np.concatenate(self._train), np.concatenate(self._test))
-        return {"within the first seven days": repeated, "test rows in them": common}
-
-
-def write(
-    folder: Path, arguments: Mapping[str, Any], found: Found, vocabularies: Vocabularies, bad_rows: BadRows
-) -> None:
-    """Writes ``report.json`` into ``folder``."""
-    aucs = found.pop("leak_auc")
-    content: Found = {
-        "arguments": arguments,
-        **found,
-        "bad_rows": dict(bad_rows.counts),
-        "num_embeddings": {field: vocabularies.num_embeddings(field) for field in vocabularies.ids},
-        "vocabulary_digest": vocabularies.digest,
-        "leak_auc": {
-            f"{field} {label}": None if math.isnan(auc) else round(auc, 4) for (field, label), auc in aucs.items()
-        },
-    }
-    content["findings"] = _findings(content)
-    (folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _findings(content: Found) -> list[str]:
+def describe(content: Found) -> list[str]:
+    """What was found, in sentences."""
     rows, users = content["raw_sample"], content["users"]
     told = [
         f"{rows['rows']:,} impressions read, {rows['clicks']:,} clicks",
@@ -93,17 +44,11 @@ def _findings(content: Found) -> list[str]:
             f"a purchase may be up to {days} days after its click: the last windows reach beyond the log",
             f"{content['ad_feature']['without brand']:,} ads have no brand, and so no purchases",
         ]
-    told += [f"{file}: {count:,} bad rows were put aside" for file, count in content["bad_rows"].items()]
     first, second = content["duplicates"].values()
     told += [
         f"{first:,} rows of the first seven days repeat the user, ad and place of another",
         f"{second:,} rows of test have the user, ad and place of one of the first seven days",
     ]
-    for name, auc in content["leak_auc"].items():
-        if auc is not None and auc > SUSPICIOUS_AUC:
-            told.append(
-                "field {} alone predicts {} with AUC {:.3f}: does it leak the label?".format(*name.split(), auc)
-            )
     return told + compare_with_published({name: content[name]["rows"] for name in TRUE_ROWS if name in content})
 
 

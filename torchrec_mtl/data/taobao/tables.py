@@ -3,11 +3,12 @@
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.ali_ccp.columns import mix
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.blocks import Progress
 from torchrec_mtl.data.raw.files import RawFile
+from torchrec_mtl.data.raw.hashes import mix
+from torchrec_mtl.data.raw.vocabulary import find
 from torchrec_mtl.data.taobao.layout import AD, AD_FEATURE, PROFILE, RAW_SAMPLE, USER_PROFILE, Format
 from torchrec_mtl.data.taobao.lines import read_rows
 from torchrec_mtl.data.transforms import log_round
@@ -72,14 +73,6 @@ def read_impressions(
         raise InputError(f"{file}: time_stamp must span {NUM_DAYS} days, Beijing time, not {day.max() + 1}")
     impressions = impressions.with_columns(day=pl.Series(day.astype(np.uint8)))
     return impressions.sort("partition", "user", "time_stamp", "line")
-
-
-def find(known: Array, ids: Array) -> Array:
-    """The places of ``ids`` in ``known``, which is sorted; -1 where they are not."""
-    if not len(known):
-        return np.full(len(ids), -1)
-    places = np.minimum(known.searchsorted(ids), len(known) - 1)
-    return np.where(known[places] == ids, places, -1)
 
 
 def partition_of(users: Array) -> Array:

@@ -7,11 +7,26 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.checks import Array
+from torchrec_mtl.data.id_columns import id_type
+from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError
 
 FILE_NAME = "vocabularies.parquet"
 NUM_PENDING = 2**22  # counts that wait to be added up
+
+
+def find(known: Array, ids: Array) -> Array:
+    """The places of ``ids`` in ``known``, which is sorted; -1 where they are not.
+
+    Example::
+
+        >>> find(np.array([3, 5]), np.array([5, 4, 3])).tolist()
+        [1, -1, 0]
+    """
+    if not len(known):
+        return np.full(len(ids), -1)
+    places = np.minimum(known.searchsorted(ids), len(known) - 1)
+    return np.where(known[places] == ids, places, -1)
 
 
 class ValueCounts:
@@ -50,7 +65,7 @@ class Vocabularies:
 
         >>> vocabularies = Vocabularies({"205": np.array([4945663, 2**40])})
         >>> vocabularies.encode("205", np.array([2**40, 7, 4945663]))
-        array([2, 0, 1])
+        array([2, 0, 1], dtype=uint8)
         >>> vocabularies.num_embeddings("205")
         3
     """
@@ -59,12 +74,8 @@ class Vocabularies:
         self.ids = dict(ids)
 
     def encode(self, field: str, ids: Array) -> Array:
-        """Codes of raw ids, int64."""
-        known = self.ids[field]
-        if not len(known):
-            return np.zeros(len(ids), np.int64)
-        places = np.minimum(known.searchsorted(ids), len(known) - 1)
-        return np.where(known[places] == ids, places + 1, 0)
+        """Codes of raw ids, in the smallest type that holds the field's."""
+        return (find(self.ids[field], ids) + 1).astype(id_type(self.num_embeddings(field)))
 
     def num_embeddings(self, field: str) -> int:
         return len(self.ids[field]) + 1

@@ -1,42 +1,54 @@
 """What tells that a data set is not what it seems to be."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.ali_ccp.common import Columns
-from torchrec_mtl.data.ali_ccp.layout import LABELS
-from torchrec_mtl.data.checks import Array
-from torchrec_mtl.data.raw.files import RawFile
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.vocabulary import find
 
 SUSPICIOUS_AUC = 0.9
 MIN_POSITIVES = 20  # below that an AUC says nothing
 PRIOR_ROWS = 20.0  # what an id's rate is smoothed with
+HASH_RANGES = 16  # of hashes, in memory one after the other
 
 
-def check_label_order(file: RawFile, tally: Counter[str]) -> None:
-    """InputError if purchases are more frequent than clicks: somebody has changed the order of the columns."""
-    if tally["purchases"] > tally["clicks"]:
-        told = f"purchases ({tally['purchases']}) must be rarer than clicks ({tally['clicks']})"
-        raise InputError(f"{file}: {told}; the columns must be sample_id, click, purchase, ...")
+class Duplicates:
+    """Counts rows that are the same by the hashes of what makes them so, kept in files of 8 bytes a row.
 
-
-def count_duplicates(train: Array, test: Array) -> tuple[int, int]:
-    """Train rows that repeat an earlier one, and test rows that are in train, by the hashes of all their features.
+    Args:
+        folder: where the files go; it is made.
 
     Example::
 
-        >>> count_duplicates(np.array([3, 5, 3, 3]), np.array([5, 5, 7]))
+        >>> import tempfile
+        >>> duplicates = Duplicates(Path(tempfile.mkdtemp()) / "hashes")
+        >>> duplicates.add("train", np.array([3, 5, 3, 3], np.uint64))
+        >>> duplicates.add("test", np.array([5, 5, 7], np.uint64))
+        >>> duplicates.count()
         (2, 2)
     """
-    ordered = np.sort(train)
-    repeated = int((ordered[1:] == ordered[:-1]).sum())
-    sought = np.sort(test)
-    places = np.minimum(ordered.searchsorted(sought), len(ordered) - 1)
-    return repeated, int((ordered[places] == sought).sum())
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._files = {split: folder / split for split in ("train", "test")}
+
+    def add(self, split: str, hashes: Array) -> None:
+        """Some rows, uint64, of "train" or "test"."""
+        with self._files[split].open("ab") as file:
+            hashes.tofile(file)
+
+    def count(self) -> tuple[int, int]:
+        """Rows of train that repeat an earlier one, and rows of test that are in train."""
+        train, test = (np.memmap(file, np.uint64, "r") for file in self._files.values())
+        repeated = common = 0
+        for part in range(HASH_RANGES):
+            ordered, sought = (np.sort(hashes[hashes % HASH_RANGES == part]) for hashes in (train, test))
+            repeated += int((ordered[1:] == ordered[:-1]).sum())
+            common += int((find(ordered, sought) >= 0).sum())
+        return repeated, common
 
 
 class LeakCheck:
@@ -49,33 +61,38 @@ class LeakCheck:
         labels: the columns of the labels.
     """
 
-    def __init__(self, num_embeddings: Mapping[str, int], labels: Sequence[str] = LABELS) -> None:
-        self._labels = tuple(labels)
+    def __init__(self, num_embeddings: Mapping[str, int], labels: Sequence[str]) -> None:
+        self._fields, self._labels = tuple(num_embeddings), tuple(labels)
         self._counts = {
             (split, field): np.zeros((1 + len(self._labels), size), np.int64)  # rows, and positives of each label
             for split in ("train", "valid")
             for field, size in num_embeddings.items()
         }
 
-    def add(self, split: str, rows: pl.DataFrame, columns: Columns) -> None:
+    def add(self, split: str, rows: pl.DataFrame) -> None:
         """Encoded rows; those of other splits than train and valid are left out."""
         if split not in ("train", "valid"):
             return
         happened = [rows[label].to_numpy() == 1 for label in self._labels]
-        for field in columns.fields:
-            codes, counts = columns.first_codes(rows, field), self._counts[split, field]
+        for field in self._fields:
+            codes, counts = _first_codes(rows[field]), self._counts[split, field]
             np.add.at(counts[0], codes, 1)
             for of_label, positive in zip(counts[1:], happened, strict=True):
                 np.add.at(of_label, codes[positive], 1)
 
     def aucs(self) -> dict[tuple[str, str], float]:
         """(field, label) -> AUC on valid; NaN where there are too few positives or no negatives."""
-        fields = [field for split, field in self._counts if split == "train"]
         return {
             (field, label): _grouped_auc(self._counts["train", field], self._counts["valid", field], 1 + position)
-            for field in fields
+            for field in self._fields
             for position, label in enumerate(self._labels)
         }
+
+
+def _first_codes(codes: pl.Series) -> Array:
+    if isinstance(codes.dtype, pl.List):
+        codes = codes.list.get(0, null_on_oob=True).fill_null(0)
+    return codes.to_numpy()
 
 
 def _grouped_auc(train: Array, valid: Array, label: int) -> float:

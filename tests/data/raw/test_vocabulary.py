@@ -1,0 +1,41 @@
+from collections import Counter
+
+import numpy as np
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchrec_mtl.data.raw.vocabulary import ValueCounts, Vocabularies
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 2**40), st.integers(0, 5)), min_size=1), min_size=1),
+    st.integers(1, 6),
+)
+def test_ids_that_occur_often_enough(parts: list[list[tuple[int, int]]], min_count: int) -> None:
+    counts, expected = ValueCounts(), Counter()
+    for part in parts:
+        counts.add(pl.DataFrame(part, schema={"id": pl.Int64, "weight": pl.Int64}, orient="row"))
+        for number, weight in part:
+            expected[number] += weight
+    found = counts.at_least(min_count)
+    assert found.tolist() == sorted(number for number, count in expected.items() if count >= min_count)
+
+
+@given(st.sets(st.integers(1, 10**18 - 1)), st.lists(st.integers(0, 10**18 - 1)))
+def test_codes(known: set[int], sought: list[int]) -> None:
+    vocabularies = Vocabularies({"101": np.array(sorted(known), np.int64)})
+    codes = {number: code for code, number in enumerate(sorted(known), 1)}
+    both = [*sought, *known]
+    assert vocabularies.encode("101", np.array(both, np.int64)).tolist() == [codes.get(of, 0) for of in both]
+
+
+def test_another_vocabulary_has_another_digest() -> None:
+    of = [
+        {"101": [1, 2], "121": [3]},
+        {"101": [1, 2], "121": [4]},
+        {"101": [1], "121": [2, 3]},
+        {"101": [1, 2], "122": [3]},
+    ]
+    digests = {Vocabularies({field: np.array(ids, np.int64) for field, ids in one.items()}).digest for one in of}
+    assert len(digests) == 4

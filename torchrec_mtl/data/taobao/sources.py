@@ -1,0 +1,64 @@
+"""The raw files that a preparation needs, read into what it joins."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from torchrec_mtl.data.raw.bad_rows import BadRows
+from torchrec_mtl.data.raw.blocks import Progress
+from torchrec_mtl.data.raw.files import RawFile, find_raw_file
+from torchrec_mtl.data.raw.hashes import SAMPLE, uniform
+from torchrec_mtl.data.raw.report import Found
+from torchrec_mtl.data.taobao.arguments import Arguments
+from torchrec_mtl.data.taobao.behaviors import BehaviorLog
+from torchrec_mtl.data.taobao.features import Joiner
+from torchrec_mtl.data.taobao.layout import AD_FEATURE, BEHAVIOR_LOG, RAW_SAMPLE, USER_PROFILE
+from torchrec_mtl.data.taobao.report import found_in
+from torchrec_mtl.data.taobao.tables import read_ads, read_impressions, read_profiles
+from torchrec_mtl.errors import InputError
+
+
+def read_sources(
+    arguments: Arguments, parts: Path, bad_rows: BadRows, progress: Progress, num_threads: int
+) -> tuple[Joiner, Found]:
+    """Ads, profiles, impressions and, where it is needed, the behaviour log; and what they tell.
+
+    Args:
+        parts: the folder for what is kept on disk.
+
+    Raises:
+        InputError: if a file is missing, damaged, has a bad row, as ``bad_rows`` has it, or more clicks than not.
+    """
+    windows, how = arguments.windows, (bad_rows, progress, num_threads)
+    formats = [AD_FEATURE, USER_PROFILE, RAW_SAMPLE, *([BEHAVIOR_LOG] if windows.needs_log else [])]
+    files = [find_raw_file(arguments.raw, layout.name) for layout in formats]
+    ads, profiles = read_ads(files[0], *how), read_profiles(files[1], *how)
+    impressions = read_impressions(files[2], ads, *how)
+    found = found_in(ads, profiles, impressions)
+    _check_clicks(files[2], found)
+    if arguments.sample < 1:
+        impressions = _sample(impressions, arguments)
+    log = None
+    if windows.needs_log:
+        (parts / "behaviors").mkdir()
+        log = BehaviorLog(windows, impressions, parts / "behaviors")
+        log.partition(files[3], *how)
+        found |= {"behaviors": {"rows": log.num_rows, "kept": log.num_kept}}
+    return Joiner(ads, profiles, impressions, log), found
+
+
+def _check_clicks(file: RawFile, found: Found) -> None:
+    rows, clicks = found["raw_sample"]["rows"], found["raw_sample"]["clicks"]
+    if 2 * clicks >= rows:
+        told = f"clicks ({clicks}) must be fewer than other impressions ({rows - clicks})"
+        raise InputError(f"{file}: {told}; the last columns must be nonclk, clk")
+
+
+def _sample(impressions: pl.DataFrame, arguments: Arguments) -> pl.DataFrame:
+    """Those of a share of the users."""
+    users = impressions["user"].to_numpy()
+    kept = impressions.filter(pl.Series(uniform(users, arguments.seed, SAMPLE) < arguments.sample))
+    if kept.is_empty():
+        raise InputError(f"`sample` (={arguments.sample}) keeps none of the {len(np.unique(users))} users")
+    return kept
