@@ -168,7 +168,11 @@ WRONG = [
     (components.compare, {"seeds": 0}, "`seeds` (=0) must be at least 1"),
     (components.compare, {"stages": "find"}, "stage 'find' must be one of"),
     (components.bench, {"program": "speed"}, "`program` (='speed') must be one of "),
-    (components.bench, {"program": "embedding_throughput.__main__"}, "`program` (='embedding_throughput.__main__')"),
+    (
+        components.bench,
+        {"program": "embedding_throughput.__main__"},
+        "`program` (='embedding_throughput.__main__')",
+    ),
     (components.bench, {"program": "embedding_throughput.grid"}, "`program` (='embedding_throughput.grid') must be"),
 ]
 

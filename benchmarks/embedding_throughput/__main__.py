@@ -24,8 +24,7 @@ until all have done. A row of ``benchmarks/results/embedding_throughput.csv`` is
 - copy: that copy.
 - time of ours to DMP: ratio of a training step's times with the same plan, one for each pair of turns, over several
   runs with new processes. It is to be within 2 % of 1.
-- peak memory: of a process that does nothing else, libraries included; on a GPU of its own memory. int8 tables are
-  made from fp32 ones, which counts.
+- peak memory: of a process that does nothing but train one candidate, libraries included; on a GPU, of its memory.
 
 Not yet run on a GPU.
 """
@@ -60,7 +59,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of a rank")
     parser.add_argument("--copy-mib", type=int, help="far more than the caches; 512, on CUDA 4096")
-    parser.add_argument("--pair-runs", type=int, help="new processes for ours beside DMP; 4")
+    parser.add_argument("--pair-runs", type=int, help="new processes for ours beside DMP; 3")
 
 
 def points(arguments: argparse.Namespace) -> list[grid.Point]:
@@ -91,13 +90,13 @@ def main() -> None:
             asked[0].workload,
             asked[0].candidates,
             tuple(arguments.optimizers),
-            repeats=arguments.repeats or (2 if quick else 7),
+            repeats=arguments.repeats or (2 if quick else 5),
             device=arguments.device,
             threads=arguments.threads,
             copy_mib=arguments.copy_mib or (16 if quick else 4096 if on_gpu else 512),
             block_ms=1.0 if quick else 60.0,
         )
-        run = Run(job, pair_runs=arguments.pair_runs or (1 if quick else 4), pairs_a_run=2 if quick else 12)
+        run = Run(job, pair_runs=arguments.pair_runs or (1 if quick else 3), pairs_a_run=2 if quick else 12)
         for point in asked:
             run.throughput(point)
         if all(point.axis != "asked for" for point in asked):

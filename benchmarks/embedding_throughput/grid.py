@@ -11,6 +11,7 @@ from benchmarks.embedding_throughput import naming
 from benchmarks.embedding_throughput.workload import Workload
 
 REPLICATED = (naming.bare("data_parallel"), naming.ours("data_parallel"))
+REPLICATED_ROWS = 10_000  # every step moves all rows of a replicated table between ranks
 SHARDED = tuple(naming.bare(kind) for kind in naming.SHARDING_TYPES[1:])
 ALONE = (naming.TBE, naming.BAGS, naming.STACKED, naming.EBC, naming.TBE_CACHED)
 ON_ONE_RANK = (*ALONE, naming.bare("table_wise"), naming.bare_cached("table_wise"), naming.ours("table_wise"))
@@ -54,7 +55,8 @@ def default(base: Workload, ranks: Sequence[int], device: torch.device) -> Itera
         yield Point(axis, workload, 1, _candidates((*ON_ONE_RANK, *QUANTISED), workload, 1, device))
     for world_size in ranks:
         yield Point("sharding", base, world_size, (*SHARDED, naming.ours("table_wise")))
-        yield Point("sharding", base, world_size, REPLICATED)
+        small = replace(base, max_rows=min(base.max_rows, REPLICATED_ROWS))
+        yield Point("sharding of small tables", small, world_size, (naming.bare("table_wise"), *REPLICATED))
 
 
 def quick(base: Workload, device: torch.device) -> Iterator[Point]:

@@ -1,8 +1,10 @@
 """Times candidates on the ranks of a group, and the memory of one in processes of its own."""
 
 import json
+import logging
 import resource
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +46,7 @@ class Job:
     workload: Workload
     candidates: tuple[str, ...]
     optimizers: tuple[str, ...]
-    repeats: int = 7
+    repeats: int = 5
     device: str = "cpu"
     threads: int = 1
     copy_mib: int = 512
@@ -52,6 +54,9 @@ class Job:
 
     def on_rank(self) -> torch.device:
         """Sets this rank up, and names its device."""
+        for package in ("torch", "torchrec"):  # they tell the same once for each of 26 tables
+            logging.getLogger(package).setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", module=package)
         torch.set_num_threads(self.threads)
         if self.device == "cpu":
             return torch.device("cpu")
@@ -125,9 +130,10 @@ def in_turns(functions: Mapping[str, Callable[[Batch], object]], batches: list[B
     """Seconds a batch, by turns; and of copying the buffer once."""
     calls = {name: calls_of(function, batches, job) for name, function in functions.items()}
     copy = copying(job.copy_mib // dist.get_world_size(), batches[0].ids.device)
+    copy()
     blocks = {name: partial(block, function, batches, calls[name]) for name, function in functions.items()}
     timer = partial(together, job.device)
-    times = record.in_turns({**blocks, COPY: copy}, job.repeats, timer, warm_up=1)
+    times = record.in_turns({**blocks, COPY: copy}, job.repeats, timer, warm_up=0)
     return {name: [seconds / calls.get(name, 1) for seconds in own] for name, own in times.items()}
 
 
@@ -181,16 +187,13 @@ def pairs(job: Job, count: int, ours_first: bool) -> list[list[float]]:
     return found
 
 
-def peak_memory(job: Job, direction: str) -> float:
-    """On every rank: MiB at most of the job's one candidate, on the rank that takes most; of a GPU its own memory."""
+def peak_memory(job: Job) -> float:
+    """On every rank: MiB at most of training the job's one candidate, on the rank that takes most; on a GPU its own."""
     device, workload, (name,), (optimizer,) = job.on_rank(), job.workload, job.candidates, job.optimizers
     batches = workload.batches(1, SEED, dist.get_rank(), dist.get_world_size(), device)
     candidate = naming.build(name, workload, optimizer, device, fill)
     for _ in range(2):
-        if direction == TRAINING:
-            candidate.train(batches[0])
-        else:
-            lookup(candidate, batches[0])
+        candidate.train(batches[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     if job.device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20

@@ -4,7 +4,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks import record
-from benchmarks.embedding_throughput import naming
 from benchmarks.embedding_throughput.grid import Point
 from benchmarks.embedding_throughput.measure import (
     COPY,
@@ -100,12 +99,9 @@ class Run:
             self.rows.append({**about(point, RATIO, job.device), **what, **record.spread(ratios, "ratio", digits=4)})
 
     def peak_memory(self, point: Point, candidate: str) -> None:
-        """Of one candidate with the first optimizer: of the forward pass alone, and of training."""
+        """Of training one candidate with the first optimizer."""
         optimizer = self.job.optimizers[0]
-        directions = [FORWARD, TRAINING] if naming.trains(candidate, point.workload, optimizer) else [FORWARD]
-        for direction in directions:
-            job = self._job(point, candidates=(candidate,), optimizers=(optimizer,))
-            peak = self._in_ranks(peak_memory, point.ranks, job, direction)
-            what = {"candidate": candidate, "direction": direction}
-            what["optimizer"] = optimizer if direction == TRAINING else ""
-            self.rows.append({**about(point, MEMORY, job.device), **what, **record.spread([peak], "MiB", digits=0)})
+        job = self._job(point, candidates=(candidate,), optimizers=(optimizer,))
+        peak = self._in_ranks(peak_memory, point.ranks, job)
+        what = {"candidate": candidate, "direction": TRAINING, "optimizer": optimizer}
+        self.rows.append({**about(point, MEMORY, job.device), **what, **record.spread([peak], "MiB", digits=0)})

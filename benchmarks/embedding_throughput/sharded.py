@@ -113,7 +113,7 @@ def unsharded(workload: Workload, optimizer: str, device: torch.device, init_fn:
 
 
 def _config(workload: Workload, optimizer: str, sharding: str) -> TrainingConfig:
-    table = TableConfig(optimizer=KINDS[optimizer], learning_rate=LEARNING_RATE, sharding=sharding)  # type: ignore[arg-type]
+    table = TableConfig(optimizer=KINDS[optimizer], learning_rate=LEARNING_RATE, sharding=sharding)
     return TrainingConfig(batch_size=workload.batch_size, table=table, seed=SEED)
 
 
@@ -122,7 +122,7 @@ def _plan(model: Lookup, config: TrainingConfig, device: torch.device, cached: b
     if config.table.sharding != REPLICATED:
         plan = plan_sharding(model, config, device)
         if cached:
-            for sharding in plan.plan["embedding_bag_collection"].values():  # type: ignore[attr-defined]
+            for sharding in plan.plan["embedding_bag_collection"].values():
                 sharding.compute_kernel = EmbeddingComputeKernel.FUSED_UVM_CACHING.value
                 sharding.cache_params = CacheParams(load_factor=CACHED_SHARE)
         return plan
@@ -131,7 +131,7 @@ def _plan(model: Lookup, config: TrainingConfig, device: torch.device, cached: b
     replicated = construct_module_sharding_plan(
         collection,
         dict.fromkeys(names, data_parallel()),
-        EmbeddingBagCollectionSharder(),  # type: ignore[arg-type]
+        EmbeddingBagCollectionSharder(),
         local_size=world_size,
         world_size=world_size,
         device_type=device.type,

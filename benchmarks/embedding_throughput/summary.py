@@ -52,9 +52,7 @@ def summary(rows: Sequence[Row]) -> str:
     lines = [line(row) for row in _throughputs(rows)]
     for row in rows:
         if row["measured"] == "peak memory":
-            lines.append(
-                f"peak memory: {row['candidate']:24} {row['optimizer'] or 'forward':16} {row['median']:8.0f} MiB"
-            )
+            lines.append(f"peak memory: {row['candidate']:24} {row['optimizer']:16} {row['median']:8.0f} MiB")
         if row["measured"] == "time of ours to DMP":
             spread = f"{row['median']:.3f} (p20 {row['p20']:.3f}, p80 {row['p80']:.3f})"
             lines.append(f"time of ours to DMP, {row['ranks']} ranks, {row['optimizer']}: {spread}")

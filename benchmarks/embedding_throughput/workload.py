@@ -40,9 +40,9 @@ class Workload:
     """
 
     tables: str = "criteo"
-    max_rows: int = 200_000
+    max_rows: int = 100_000
     num_tables: int = 26
-    rows: int = 100_000
+    rows: int = 50_000
     embedding_dim: int = 64
     batch_size: int = 8192
     ids_a_bag: int = 1
