@@ -20,7 +20,8 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -107,8 +108,9 @@ def allocations(function: Callable[[], object]) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def count(system: str, directory: Path) -> record.Row:
-    """Of one step, after `WARM_UP`; every kind of count has a step of its own."""
+@contextmanager
+def training(system: str, directory: Path) -> Iterator[Training]:
+    """A run of ``system`` on `prepare`'s data after `WARM_UP` steps."""
     schema = Schema.load(directory)
     config = RunConfig(system, EMBEDDING_DIM, training=TrainingConfig(batch_size=BATCH_SIZE))
     torch.manual_seed(0)
@@ -116,22 +118,33 @@ def count(system: str, directory: Path) -> record.Row:
     loader = BatchLoader(read_split(directory, "train", schema), BATCH_SIZE)
     with tempfile.TemporaryDirectory() as folder:
         arguments = (config.training, CPU, Path(folder), Monitor(None), "", lambda: False)
-        training = Training(model, optimizer, loader, [], schema.tasks, *arguments)
+        run = Training(model, optimizer, loader, [], schema.tasks, *arguments)
         for _ in range(WARM_UP):
-            training.take_step()
+            run.take_step()
+        yield run
+
+
+def prepare(folder: str) -> Path:
+    """Rows for `WARM_UP` and `STEPS`, and two batches that are fetched ahead."""
+    return prepare_synthetic(folder, FUNNEL, {"train": BATCH_SIZE * (WARM_UP + STEPS + 2), "valid": 1, "test": 1})
+
+
+def count(system: str, directory: Path) -> record.Row:
+    """Of one step; every kind of count has a step of its own."""
+    with training(system, directory) as run:
         with FlopCounterMode(display=False) as flops:
-            training.take_step()
+            run.take_step()
         with Launches() as launches:
-            training.take_step()
-        blocks, num_bytes = allocations(training.take_step)
+            run.take_step()
+        blocks, num_bytes = allocations(run.take_step)
         return {
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": sum(p.numel() for p in run.model.parameters()),
             "flops": flops.get_total_flops(),
             "launches": launches.count,
             "bytes_written": launches.bytes,
             "allocations": blocks,
             "bytes_allocated": num_bytes,
-            "python_instructions": python_instructions(training.take_step),
+            "python_instructions": python_instructions(run.take_step),
         }
 
 
@@ -139,8 +152,7 @@ def count_all() -> list[record.Row]:
     """A row for each system, with attention in PyTorch; another with the C++ kernels, where they have been built."""
     rows = []
     with process_group(CPU), tempfile.TemporaryDirectory() as folder:
-        rows_of = {"train": BATCH_SIZE * (WARM_UP + STEPS + 2), "valid": 1, "test": 1}  # two are fetched ahead
-        directory = prepare_synthetic(folder, FUNNEL, rows_of)
+        directory = prepare(folder)
         for attention, variables in ATTENTION.items():
             os.environ.update(variables)
             for system in SYSTEMS if attention == "PyTorch" else WITH_KERNELS * bool(library.load()):
