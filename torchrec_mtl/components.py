@@ -169,7 +169,11 @@ def bench(
 
     Args:
         arguments: the program's own, after --, as in -- --help
+<<<<<<< HEAD
         program: its name, such as peers_quality, embedding_throughput or, in a folder, scaling.chart
+=======
+        program: its name, such as peers or, in a folder, scaling.chart
+>>>>>>> fcde945 (Benchmarks: other libraries beside ours, speed and memory too, one program)
         image: of container schedulers
         cpu: cores
         gpu: GPUs

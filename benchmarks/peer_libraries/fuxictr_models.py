@@ -4,34 +4,29 @@ By default tables are drawn with deviation 1e-4, linear layers by Xavier's rule,
 """
 
 import torch
-from common import (
-    BOTTOM_SIZES,
-    EMBEDDING_DIM,
-    LEARNING_RATE,
-    NUM_EXPERTS,
-    TOWER_SIZES,
-    Data,
-    draw_alike,
-    main,
-    train_alike,
-)
+from common import LEARNING_RATE, Candidate, Sizes, alike, batches
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import MultiTaskModel
 from torch import Tensor, nn
 
+MODELS = ("shared_bottom", "mmoe")
+
 
 class Model(MultiTaskModel):
-    def __init__(self, feature_map: FeatureMap, num_experts: int) -> None:
-        num_tasks = len(feature_map.labels)
+    """Shared-Bottom with one expert, else MMoE."""
+
+    def __init__(self, feature_map: FeatureMap, sizes: Sizes, num_experts: int) -> None:
+        num_tasks = sizes.num_tasks
         unused = {"model_root": "", "metrics": ["AUC"], "verbose": 0}
         super().__init__(feature_map, task=["binary_classification"] * num_tasks, num_tasks=num_tasks, **unused)
-        width, bottom, tower = EMBEDDING_DIM * feature_map.num_fields, list(BOTTOM_SIZES), list(TOWER_SIZES)
-        self.embedding = FeatureEmbedding(feature_map, EMBEDDING_DIM)
-        self.experts = nn.ModuleList(MLP_Block(width, bottom) for _ in range(num_experts))
+        width = sizes.embedding_dim * len(sizes.field_sizes)
+        expert, tower = list(sizes.expert_sizes), list(sizes.tower_sizes)
+        self.embedding = FeatureEmbedding(feature_map, sizes.embedding_dim)
+        self.experts = nn.ModuleList(MLP_Block(width, expert) for _ in range(num_experts))
         gates = num_tasks if num_experts > 1 else 0
         self.gates = nn.ModuleList(MLP_Block(width, [], output_dim=num_experts, use_bias=False) for _ in range(gates))
-        self.towers = nn.ModuleList(MLP_Block(bottom[-1], tower, output_dim=1) for _ in range(num_tasks))
+        self.towers = nn.ModuleList(MLP_Block(expert[-1], tower, output_dim=1) for _ in range(num_tasks))
         self.compile("adam", "binary_crossentropy", LEARNING_RATE)
         self.reset_parameters()
 
@@ -44,26 +39,25 @@ class Model(MultiTaskModel):
         return {f"{label}_pred": activation(tower(state)) for label, activation, tower, state in outputs}
 
 
-def train(data: Data, name: str, alike: bool, seed: int):
+def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor) -> Candidate:
     feature_map = FeatureMap("synthetic", "")
-    feature_map.features = {f"f{i}": {"type": "categorical", "vocab_size": int(n)} for i, n in enumerate(data.sizes)}
-    feature_map.labels, feature_map.num_fields = [f"y{t}" for t in range(data.num_tasks)], len(data.sizes)
-    model = Model(feature_map, NUM_EXPERTS if name == "mmoe" else 1)
+    feature_map.features = {field: {"type": "categorical", "vocab_size": n} for field, n in sizes.fields.items()}
+    feature_map.labels, feature_map.num_fields = sizes.tasks, len(sizes.field_sizes)
+    model = Model(feature_map, sizes, sizes.num_experts if name == "mmoe" else 1)
+
+    def columns(names: list[str], values: Tensor) -> dict[str, Tensor]:
+        return dict(zip(names, values.T, strict=True))
 
     def predict(ids: Tensor) -> Tensor:
-        return torch.cat(list(model(dict(zip(feature_map.features, ids.T, strict=True))).values()), dim=1)
+        return torch.cat(list(model(columns(list(sizes.fields), ids)).values()), dim=1)
 
-    if alike:
-        draw_alike(model)
-        train_alike(model, predict, data, seed)
-        return predict
+    if setting == "like for like":
+        return alike(model, predict, sizes)
     model._max_gradient_norm = 10.0  # the default of its `fit`, which wants a data loader of its own kind
-    for rows in data.batches(seed):
-        columns = [*zip(feature_map.features, data.train_ids[rows].T, strict=True)]
-        columns += zip(feature_map.labels, data.train_labels[rows].T, strict=True)
-        model.train_step(dict(columns))
-    return predict
 
+    def train(ids: Tensor, labels: Tensor) -> None:
+        model.train()
+        for some_ids, some_labels in batches(ids, labels, sizes.batch_size):
+            model.train_step(columns(list(sizes.fields), some_ids) | columns(sizes.tasks, some_labels))
 
-if __name__ == "__main__":
-    main(train)
+    return Candidate(model, train, predict)
