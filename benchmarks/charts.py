@@ -91,3 +91,52 @@ def preparation(frame: pl.DataFrame) -> Figure:
 def reading(frame: pl.DataFrame) -> Figure:
     """Samples a second."""
     return dots(frame.with_columns(unit=pl.lit("samples/s")), ["way"], ["data"])
+
+
+def throughput(frame: pl.DataFrame) -> Figure:
+    """Percent of a plain copy's bandwidth at the base, and of sharding on several ranks."""
+    rows = frame.filter((pl.col("measured") == "throughput") & pl.col("axis").is_in(["base", "sharding"]))
+    named = rows.with_columns(
+        where=pl.format("{}, {} rank(s)", "axis", "ranks"),
+        what=pl.concat_str(["direction", "optimizer"], separator=", ", ignore_nulls=True),
+    )
+    return dots(named, ["candidate"], ["where", "what"])
+
+
+def step_parts(frame: pl.DataFrame) -> Figure:
+    """What a step of each model is made of."""
+    rows = frame.filter((pl.col("question") == "parts") & pl.col("percent_of_step").is_not_null())
+    models = rows["model"].unique(maintain_order=True).to_list()[::-1]
+    figure, axis = plt.subplots(figsize=(9, 0.4 * len(models) + 1.8), layout="constrained")
+    left = dict.fromkeys(models, 0.0)
+    colours = plt.get_cmap("tab20").colors
+    for number, of_part in enumerate(rows.partition_by("part", maintain_order=True)):
+        widths = dict(of_part.select("model", "median").iter_rows())
+        axis.barh(
+            models,
+            [widths.get(model, 0.0) for model in models],
+            left=[left[model] for model in models],
+            color=colours[number % len(colours)],
+            label=of_part["part"][0],
+        )
+        left = {model: at + widths.get(model, 0.0) for model, at in left.items()}
+    axis.set_xlabel("ms of processor time a step")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncol=4, fontsize=8, frameon=False)
+    return figure
+
+
+def step_growth(frame: pl.DataFrame) -> Figure:
+    """By how much a whole step grows."""
+    rows = frame.filter((pl.col("question") == "growth") & (pl.col("part") == "step"))
+    return dots(rows, ["model"], ["change"], log=False)
+
+
+def step_figure_8(frame: pl.DataFrame) -> Figure:
+    """Times to Shared-Bottom's."""
+    return dots(frame.filter(pl.col("question") == "figure 8"), ["model"], ["part"], log=False)
+
+
+def peers_speed(frame: pl.DataFrame) -> Figure:
+    """Samples a CPU second of training."""
+    return dots(frame.filter(pl.col("measure") == "training"), ["library"], ["setting", "model"])

@@ -63,7 +63,8 @@ def begin(threads: int = 1, seed: int = 0, device: str = "cpu") -> Row:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    installed = {package.metadata["Name"]: package.version for package in metadata.distributions()}
+    found = metadata.distributions()
+    installed = {package.metadata["Name"].replace("_", "-").lower(): package.version for package in found}
     return {
         "seed": seed,
         "threads": threads,

@@ -27,48 +27,88 @@ class Section:
         name: of the file.
         title: a heading.
         text: what was measured, how to read the chart, and the command.
-        draw: the chart; none for a table alone.
+        draw: the charts; none for a table alone.
     """
 
     name: str
     title: str
     text: str
-    draw: Callable[[pl.DataFrame], Figure] | None = None
+    draw: tuple[Callable[[pl.DataFrame], Figure], ...] = ()
 
 
 SECTIONS = (
     Section(
-        "inducing_attention_cpu",
-        "TAFE's attention on a CPU",
-        "Milliseconds of one thread's CPU time for the stack at the paper's size, by the share of points selected; and "
-        "whole steps beside Shared-Bottom. python -m benchmarks.inducing_attention_cpu",
-        charts.attention,
+        "embedding_throughput",
+        "Embedding throughput",
+        "Lookups and updates of Criteo's tables, a batch a step, beside what a plain copy reaches; docs/"
+        "embedding_throughput.md says what to choose. python -m benchmarks.embedding_throughput",
+        (charts.throughput,),
     ),
     Section(
-        "gpu_inducing_attention",
+        "training_step",
+        "A training step, taken apart",
+        "What each model's step costs and in which part, how it grows when one thing of the workload does, TAFE's "
+        "figure 8, and our loop beside bare TorchRec. python -m benchmarks.training_step",
+        (charts.step_parts, charts.step_growth, charts.step_figure_8),
+    ),
+    Section(
+        "peers",
+        "Other libraries",
+        "The same models of other libraries: samples per second of processor time, memory, and AUC after equal steps. "
+        "python -m benchmarks.peers",
+        (charts.peers_speed,),
+    ),
+    Section(
+        "inducing_attention_cpu",
+        "TAFE's attention on a CPU",
+        "Milliseconds of one thread's processor time for the stack at the paper's size; and whole steps beside "
+        "Shared-Bottom. python -m benchmarks.inducing_attention_cpu",
+        (charts.attention,),
+    ),
+    Section(
+        "inducing_attention_cuda",
         "TAFE's attention on a GPU",
-        "Microseconds of the stack. python -m benchmarks.gpu_inducing_attention",
-        charts.gpu_attention,
+        "Microseconds of the stack. python -m benchmarks.gpu",
+        (charts.gpu_attention,),
+    ),
+    Section(
+        "scaling_measured",
+        "Our loop beside bare TorchRec, several processes",
+        "TorchRec's DLRM, the same sharding and weights; docs/scaling.md. python -m benchmarks.scaling.measure",
+    ),
+    Section(
+        "scaling_parts",
+        "Where the difference lies",
+        "Our loop's own parts inside each step. python -m benchmarks.scaling.parts",
+    ),
+    Section(
+        "scaling_on_paper",
+        "What more machines would bring",
+        "Computed, not measured; docs/scaling.md. python -m benchmarks.scaling.on_paper",
     ),
     Section(
         "data_preparation",
         "Preparing Ali-CCP",
         "Rows a second from generated raw files to what is trained on, beside a plain Python reading of the AITM "
         "authors' steps. python -m benchmarks.data_preparation",
-        charts.preparation,
+        (charts.preparation,),
     ),
     Section(
         "data_reading",
         "Reading",
-        "Samples a second that one reader hands out, beside what Shared-Bottom trains at. "
-        "python -m benchmarks.data_reading",
-        charts.reading,
+        "What one reader hands out, beside what Shared-Bottom trains at. python -m benchmarks.data_reading",
+        (charts.reading,),
     ),
     Section(
         "counts",
         "What a step does, whatever the clock",
         "Counts of one step of each system at a fixed small size, which every change is held to. "
         "python -m benchmarks.counts",
+    ),
+    Section(
+        "instructions",
+        "Machine instructions of a step",
+        "Of the same step, on the processor that valgrind makes up. python -m benchmarks.instructions",
     ),
 )
 
@@ -87,8 +127,8 @@ def section(of: Section, file: Path) -> list[str]:
         return [*parts, paragraph(f"Not yet measured: there is no {file.name}.")]
     frame = pl.read_csv(file, infer_schema_length=None)
     line, rows = circumstances(frame)
-    if of.draw is not None:
-        parts.append(picture(charts.png(of.draw(frame)), f"{of.title}: medians, lines from p20 to p80"))
+    for draw in of.draw:
+        parts.append(picture(charts.png(draw(frame)), str(draw.__doc__)))
     lines = [[f"L{number}", *_cells(row)] for number, row in enumerate(rows.iter_rows(), 2)]
     all_rows = table(["line", *rows.columns], lines, f"{file.name}. {line}")
     return [*parts, f"<details><summary>{html.escape(file.name)}: {len(rows)} rows</summary>{all_rows}</details>"]
