@@ -23,6 +23,7 @@ COMMANDS = {  # the longest first
     "data_reading": ("--quick",),
     "data_preparation": ("--quick",),
     "scaling.parts": ("--quick",),
+    "scaling.on_paper": ("--quick",),
     "report": (),
 }
 
