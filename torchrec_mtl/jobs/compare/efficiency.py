@@ -4,10 +4,11 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
 from torchrec_mtl.files import write_whole
@@ -24,32 +25,44 @@ FILE = "efficiency.json"
 ROUNDS, STEPS, WARM_UP = 9, 5, 3
 
 
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
+def build_settled(config: RunConfig, split: Split, device: torch.device) -> nn.Module:
+    """The model with its loss as training begins, but its smooth step as training leaves it."""
+    built = build_model(config, split.schema, device)
+    start_from_base_rates(built, split.base_rates())
+    for module in built.modules():
+        if isinstance(module, DynamicSelector):
+            module.step.fill_(10**9)
+    return built
+
+
+def _seconds(function: Callable[[], object], device: torch.device, calls: int) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()
-    for _ in range(STEPS):
+    for _ in range(calls):
         function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return (time.perf_counter() - began) / STEPS
+    return (time.perf_counter() - began) / calls
 
 
-class _Timed:
-    """A model with its optimizer and batches; its smooth step stands where training leaves it."""
+class Timed:
+    """A model with its optimizer and batches, and what a batch took each round.
+
+    Attributes:
+        seconds: of a batch, by "train" and "infer", a round each.
+        megabytes: of the parameters.
+    """
 
     def __init__(self, config: RunConfig, split: Split, device: torch.device) -> None:
-        built = build_model(config, split.schema, device)
-        start_from_base_rates(built, split.base_rates())
-        for module in built.modules():
-            if isinstance(module, DynamicSelector):
-                module.step.fill_(10**9)
+        built = build_settled(config, split, device)
         self.megabytes = sum(p.numel() * p.element_size() for p in built.parameters()) / 1e6
         self.model, self.optimizer = distribute(built, config.training, device)
         self.predict = built.get_submodule("model")
         self.batch_size = config.training.batch_size
         loader = BatchLoader(split, self.batch_size, drop_last=True)
         self.batches = self._forever(loader, device)
+        self.seconds: dict[str, list[float]] = {"train": [], "infer": []}
 
     def _forever(self, loader: BatchLoader, device: torch.device) -> Iterator[Any]:
         while True:
@@ -70,11 +83,35 @@ class _Timed:
         self.predict(batch.dense_features, batch.sparse_features)
 
 
+def time_in_turns(
+    configs: Mapping[str, RunConfig],
+    split: Split,
+    device: torch.device,
+    rounds: int = ROUNDS,
+    steps: int = STEPS,
+    warm_up: int = WARM_UP,
+) -> dict[str, Timed]:
+    """Models on one process, which take turns, ``rounds`` times ``steps`` batches each after ``warm_up`` rounds."""
+    models = {system: Timed(config, split, device) for system, config in configs.items()}
+    for round_number in range(warm_up + rounds):
+        for model in models.values():
+            for name, function in (("train", model.train), ("infer", model.infer)):
+                model.model.train(name == "train")
+                seconds = _seconds(function, device, steps)
+                if round_number >= warm_up:
+                    model.seconds[name].append(seconds)
+    return models
+
+
+def ratios(model: Timed, base: Timed, name: str) -> list[float]:
+    """Of ``model``'s time to ``base``'s in the same round."""
+    return [own / of_base for own, of_base in zip(model.seconds[name], base.seconds[name], strict=True)]
+
+
 def measure_efficiency(plan: Plan) -> None:
     """Times every model but the ablations, and writes ``efficiency.json``.
 
-    One process; the models take turns, ``ROUNDS`` times ``STEPS`` batches each; a ratio is the median over the
-    rounds of a model's time to Shared-Bottom's in the same round.
+    A ratio is the median over the rounds of a model's time to Shared-Bottom's in the same round.
     """
     chosen = {system: c for system, c in plan.chosen().items() if MODELS[system].ablation_of is None}
     if BASE not in chosen:
@@ -82,23 +119,15 @@ def measure_efficiency(plan: Plan) -> None:
         return
     device = default_device()
     split = read_split(plan.dataset, "valid", Schema.load(plan.dataset))
-    times: dict[str, dict[str, list[float]]] = {s: {"train": [], "infer": []} for s in chosen}
     with process_group(device):
-        timed = {s: _Timed(plan.config(s, c, plan.seeds[0]), split, device) for s, c in chosen.items()}
-        for round_number in range(WARM_UP + ROUNDS):
-            for system, model in timed.items():
-                for name, function in (("train", model.train), ("infer", model.infer)):
-                    model.model.train(name == "train")
-                    seconds = _seconds(function, device)
-                    if round_number >= WARM_UP:
-                        times[system][name].append(seconds)
+        timed = time_in_turns({s: plan.config(s, c, plan.seeds[0]) for s, c in chosen.items()}, split, device)
     rows = []
     for system, model in timed.items():
         row: dict[str, Any] = {"model": system, "parameter_mb": model.megabytes}
-        for name, measured in times[system].items():
-            ratios = [own / base for own, base in zip(measured, times[BASE][name], strict=True)]
-            row[f"{name}_ratio"] = statistics.median(ratios)
-            row[f"{name}_ratio_low"], row[f"{name}_ratio_high"] = sorted(ratios)[1], sorted(ratios)[-2]
+        for name, measured in model.seconds.items():
+            of_rounds = sorted(ratios(model, timed[BASE], name))
+            row[f"{name}_ratio"] = statistics.median(of_rounds)
+            row[f"{name}_ratio_low"], row[f"{name}_ratio_high"] = of_rounds[1], of_rounds[-2]
             row[f"{name}_samples_per_second"] = model.batch_size / statistics.median(measured)
         rows.append(row)
     about = {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rounds": ROUNDS, **provenance()}
