@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.peer_libraries import turns
 from tests.peers.environment import python_with
-from tests.peers.recording import EXPERT_SIZES, NUM_EXPERTS, NUM_TASKS, TOWER_SIZES, Layers
+from tests.peers.recording import SIZES, Layers
 from torchrec_mtl import models
-from torchrec_mtl.modules import Experts, TaskTowers
+from torchrec_mtl.modules import Experts
 
 pytestmark = pytest.mark.skipif("TORCHREC_MTL_PEERS" not in os.environ, reason="set TORCHREC_MTL_PEERS=1")
 
@@ -44,20 +45,22 @@ def fill_experts(experts: Experts, of_peer: list[Layers]) -> None:
 
 
 def shared_bottom(in_features: int, peer: dict) -> nn.Module:
-    arch = models.SharedBottomArch(in_features, NUM_TASKS, EXPERT_SIZES, TOWER_SIZES).double()
+    arch = models.SharedBottomArch(in_features, SIZES.num_tasks, SIZES.expert_sizes, SIZES.tower_sizes).double()
     fill(arch.bottom, peer["bottom"])
     return arch
 
 
 def mmoe(in_features: int, peer: dict) -> nn.Module:
-    arch = models.MMoEArch(in_features, NUM_TASKS, NUM_EXPERTS, EXPERT_SIZES, TOWER_SIZES).double()
+    numbers = (SIZES.num_tasks, SIZES.num_experts)
+    arch = models.MMoEArch(in_features, *numbers, SIZES.expert_sizes, SIZES.tower_sizes).double()
     fill_experts(arch.mixture.experts, peer["experts"])
     arch.mixture.gate.linear.load_state_dict({"weight": torch.cat(peer["gates"])})
     return arch
 
 
 def ple(in_features: int, peer: dict) -> nn.Module:
-    arch = models.PLEArch(in_features, NUM_TASKS, 2, NUM_EXPERTS, NUM_EXPERTS, EXPERT_SIZES, TOWER_SIZES).double()
+    numbers = (SIZES.num_tasks, 2, SIZES.num_experts // 2, SIZES.num_experts // 2)
+    arch = models.PLEArch(in_features, *numbers, SIZES.expert_sizes, SIZES.tower_sizes).double()
     for layer, of_peer in zip(arch.layers, peer["layers"], strict=True):
         fill_experts(layer.shared_experts, of_peer["shared_experts"])
         for experts, of_task in zip(layer.task_experts, of_peer["task_experts"], strict=True):
@@ -68,13 +71,11 @@ def ple(in_features: int, peer: dict) -> nn.Module:
 
 
 def esmm(in_features: int, peer: dict) -> nn.Module:
-    return models.ESMMArch(in_features, len(peer["towers"]), TOWER_SIZES).double()
+    return models.ESMMArch(in_features, len(peer["towers"]), SIZES.whole_tower_sizes).double()
 
 
 def aitm(in_features: int, peer: dict) -> nn.Module:
-    """The peer's last MLPs have hidden layers; ours are linear."""
-    arch = models.AITMArch(in_features, NUM_TASKS, EXPERT_SIZES).double()
-    arch.towers = TaskTowers(NUM_TASKS, EXPERT_SIZES[-1], TOWER_SIZES).double()
+    arch = models.AITMArch(in_features, SIZES.num_tasks, SIZES.whole_tower_sizes).double()
     fill_all(arch.representations, peer["representations"])
     fill_all(arch.information, peer["information"])
     arch.transfer.load_state_dict({f"{name}.weight": weight for name, weight in peer["transfer"].items()})
@@ -87,11 +88,13 @@ ARCHS = {"shared_bottom": shared_bottom, "mmoe": mmoe, "ple": ple, "esmm": esmm,
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder of recordings by peer."""
+    paths = [turns.HERE.parents[1], turns.HERE]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     folders = {}
     for peer in dict(CASES):
         folders[peer] = tmp_path_factory.mktemp(peer)
         script = Path(__file__).with_name(f"{peer}_reference.py")
-        subprocess.run([python_with(peer), script, folders[peer]], check=True)
+        subprocess.run([python_with(peer), script, folders[peer]], check=True, env=environment)
     return folders
 
 
