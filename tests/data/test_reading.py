@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.datasets import SCHEMA, write
-from torchrec_mtl.data import BatchLoader, Field, MultiTaskBatch, Schema, Split, build_once, parquet, read_split
+from torchrec_mtl.data import BatchLoader, Field, MultiTaskBatch, Schema, Split, build_once, mapped, parquet, read_split
 from torchrec_mtl.data.prefetch import prefetched
 from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.tasks import TaskChain
@@ -296,6 +296,45 @@ def test_a_file_of_columns_that_is_not_whole(tmp_path: Path, name: str, cut: str
         read_split(tmp_path, "train")
 
 
+def test_a_flipped_bit_of_a_column_is_refused_before_any_batch(tmp_path: Path) -> None:
+    folder = columns_folder(tmp_path)
+    for file in folder.glob("*.npy"):
+        content = file.read_bytes()
+        changed = bytearray(content)
+        changed[-1] ^= 1
+        file.write_bytes(changed)
+        with pytest.raises(InputError, match="^" + re.escape(f"{file}: damaged: its values are not those that were")):
+            read_split(tmp_path, "train")
+        file.write_bytes(content)
+
+
+def test_files_in_each_others_place_are_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [[0], [1]], "b": [[1], [0]], "click": [0, 1]}).write_parquet(tmp_path / "train.parquet")
+    Schema("two", [Field(name, 2, multi_valued=True) for name in "ab"], TASKS).save(tmp_path)
+    read_split(tmp_path, "train")
+    (folder,) = (path for path in (tmp_path / ".columns").iterdir() if path.is_dir())
+    first, second, aside = (folder / f"{name}.npy" for name in ("list_0_values", "list_1_values", "aside"))
+    for source, target in ((first, aside), (second, first), (aside, second)):
+        source.rename(target)
+    with pytest.raises(InputError, match="^" + re.escape(f"{first}: damaged: its values are not those")):
+        read_split(tmp_path, "train")
+
+
+def test_a_copy_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, checked = columns_folder(tmp_path), []
+    times = {file: file.stat().st_mtime_ns for file in folder.glob("*.npy")}
+    check = mapped._check_bytes
+    monkeypatch.setattr(mapped, "_check_bytes", lambda file, *others: checked.append(file) or check(file, *others))
+    read_split(tmp_path, "train")
+    assert checked == []
+    assert len(set(times.values())) == len(times)
+    for file in times:
+        os.utime(file)
+    for _ in range(2):
+        assert len(read_split(tmp_path, "train")) == 4
+    assert sorted(checked) == sorted(times)
+
+
 def test_another_array_in_the_place_of_one(tmp_path: Path) -> None:
     folder = columns_folder(tmp_path)
     np.save(folder / "labels.npy", np.zeros((4, 3), np.int64))
@@ -321,9 +360,12 @@ def test_another_array_in_the_place_of_one(tmp_path: Path) -> None:
 )
 def test_values_that_were_never_written(tmp_path: Path, name: str, value: float, sentence: str) -> None:
     folder = columns_folder(tmp_path)
-    array = np.load(folder / f"{name}.npy", mmap_mode="r+")
+    file = folder / f"{name}.npy"
+    time = file.stat().st_mtime_ns
+    array = np.load(file, mmap_mode="r+")
     array[0] = value
     array.flush()
+    os.utime(file, ns=(time, time))  # so that nothing is seen before it is read
     with pytest.raises(InputError, match=re.escape(f"{folder}: {sentence}")):
         list(BatchLoader(read_split(tmp_path, "train"), 2))
 

@@ -19,6 +19,7 @@ from torchrec_mtl.errors import InputError
 
 FOLDER = ".columns"
 ORIGIN = "parquet.json"
+LAYOUT = 2  # of the columns; those of another are laid out again
 
 
 def read_split(
@@ -41,7 +42,7 @@ def read_split(
             is null, negative or outside its field's; a dense value or weight that is not finite, a negative
             weight; a label other than 0 and 1, missing where its weight is not 0, or without a step that it
             implies. Names the file, the column, the row (counted from 0) and the value. Also if the columns'
-            files are cut short or damaged, or cannot be written.
+            files are cut short, changed or damaged, or cannot be written.
 
     Example::
 
@@ -68,7 +69,7 @@ def map_columns(directory: Path, split: str, schema: Schema) -> Path:
     if not file.is_file():
         raise InputError(f"{file}: no such file")
     status = file.stat()
-    origin = json.dumps({"size": status.st_size, "mtime_ns": status.st_mtime_ns})
+    origin = json.dumps({"layout": LAYOUT, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
     columns = json.dumps(asdict(replace(schema, name="", num_rows={}, notes={})))
     digest = hashlib.sha256(columns.encode()).hexdigest()[:8]  # another schema's columns are others
     folder = directory / FOLDER / f"{split}-{digest}"
