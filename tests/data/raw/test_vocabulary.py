@@ -1,21 +1,30 @@
 from collections import Counter
 
 import numpy as np
-import polars as pl
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from torchrec_mtl.data.raw import vocabulary
 from torchrec_mtl.data.raw.vocabulary import ValueCounts, Vocabularies
 
 
+@pytest.mark.parametrize(("num_pending", "num_counted"), [(3, 4), (2**18, 2**22)])
 @given(
-    st.lists(st.lists(st.tuples(st.integers(1, 2**40), st.integers(0, 5)), min_size=1), min_size=1),
-    st.integers(1, 6),
+    parts=st.lists(st.lists(st.tuples(st.integers(1, 2**40) | st.integers(1, 9), st.integers(0, 5)), min_size=1)),
+    once=st.lists(st.integers(1, 9)),
+    min_count=st.integers(1, 6),
 )
-def test_ids_that_occur_often_enough(parts: list[list[tuple[int, int]]], min_count: int) -> None:
-    counts, expected = ValueCounts(), Counter()
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ids_that_occur_often_enough(
+    num_pending: int, num_counted: int, parts: list, once: list[int], min_count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "NUM_PENDING", num_pending)
+    monkeypatch.setattr(vocabulary, "NUM_COUNTED", num_counted)
+    counts, expected = ValueCounts(), Counter(once)
+    counts.add(np.array(once, np.int64))
     for part in parts:
-        counts.add(pl.DataFrame(part, schema={"id": pl.Int64, "weight": pl.Int64}, orient="row"))
+        counts.add(*np.array(part, np.int64).T)
         for number, weight in part:
             expected[number] += weight
     found = counts.at_least(min_count)

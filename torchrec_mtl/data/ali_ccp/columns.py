@@ -38,13 +38,14 @@ class SingleColumns:
 
     def without(self, table: pl.DataFrame, common: pl.DataFrame) -> pl.DataFrame:
         """``table`` without the features that its rows' ``common`` features have too."""
-        return table.select(
-            pl.when(common[field] == 0).then(pl.col(field)).otherwise(0).alias(field) for field in self.fields
-        )
+        own = {field: np.where(common[field].to_numpy() == 0, table[field].to_numpy(), 0) for field in self.fields}
+        return pl.DataFrame(own)
 
-    def raw_ids(self, table: pl.DataFrame, field: str, weights: pl.Series) -> pl.DataFrame:
-        """``id`` and the ``weight`` of its row, of all features there are of a field."""
-        return pl.DataFrame({"id": table[field], "weight": weights}).filter(pl.col("id") > 0)
+    def raw_ids(self, table: pl.DataFrame, field: str) -> tuple[Array, Array]:
+        """The ids of all features there are of a field, and their rows."""
+        ids = table[field].to_numpy()
+        rows = np.flatnonzero(ids)
+        return ids[rows], rows
 
     def hashes(self, table: pl.DataFrame) -> Array:
         """A uint64 a row that, added to that of its common features, stands for all its features."""
@@ -59,7 +60,7 @@ class SingleColumns:
 
     def join(self, common: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
         """Encoded features of rows, common ones included; at most one of the two is not 0."""
-        return table.select(pl.col(field) + common[field] for field in self.fields)
+        return pl.DataFrame({field: table[field].to_numpy() + common[field].to_numpy() for field in self.fields})
 
 
 class ListColumns:
@@ -88,10 +89,10 @@ class ListColumns:
         """``table``: nothing is dropped."""
         return table
 
-    def raw_ids(self, table: pl.DataFrame, field: str, weights: pl.Series) -> pl.DataFrame:
-        """``id`` and the ``weight`` of its row, of all features there are of a field."""
+    def raw_ids(self, table: pl.DataFrame, field: str) -> tuple[Array, Array]:
+        """The ids of all features there are of a field, and their rows."""
         ids, offsets = from_lists(table[field])
-        return pl.DataFrame({"id": ids, "weight": np.repeat(weights.to_numpy(), np.diff(offsets))})
+        return ids, np.repeat(np.arange(table.height), np.diff(offsets))
 
     def hashes(self, table: pl.DataFrame) -> Array:
         """A uint64 a row that, added to that of its common features, stands for all its features."""

@@ -20,10 +20,11 @@ def count_ids(columns: Columns, common: CommonFeatures, impressions: Impressions
     """The ids that occur ``min_count`` times or more in the rows, common features counted once a row."""
     start, counts = 0, impressions.counts
     for table in common.tables():
-        references = pl.Series(impressions.references[start : start + table.height])
+        references = impressions.references[start : start + table.height]
         start += table.height
         for field in columns.fields:
-            counts[field].add(columns.raw_ids(table, field, references))
+            ids, rows = columns.raw_ids(table, field)
+            counts[field].add(ids, references[rows])
     return Vocabularies({field: counts[field].at_least(max(1, min_count)) for field in columns.fields})
 
 

@@ -18,7 +18,7 @@ from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.guards import Duplicates
 from torchrec_mtl.data.raw.hashes import SAMPLE, uniform
 from torchrec_mtl.data.raw.lines import BadLine, tell_lines
-from torchrec_mtl.data.raw.vocabulary import ValueCounts, count
+from torchrec_mtl.data.raw.vocabulary import ValueCounts
 from torchrec_mtl.errors import InputError
 
 BROKEN = (pl.col("purchase") == 1) & (pl.col("click") == 0)
@@ -36,7 +36,7 @@ class Part:
         first_broken: the line of the first of them, or None.
         places: of the common features, ``[N]``.
         hashes: of all features of a row, uint64 ``[N]``.
-        counts: field -> how often each id occurs in the rows' own features, ``id`` and ``weight``.
+        ids: field -> the ids of the rows' own features.
     """
 
     file: Path
@@ -45,7 +45,7 @@ class Part:
     first_broken: int | None
     places: Array
     hashes: Array
-    counts: dict[str, pl.DataFrame]
+    ids: dict[str, Array]
 
 
 class Impressions:
@@ -77,7 +77,7 @@ class Impressions:
 
     def add(self, part: Part) -> None:
         for name, counts in self.counts.items():
-            counts.add(part.counts[name])
+            counts.add(part.ids[name])
         self._duplicates.add(self.split, part.hashes)
         self._parts.append((part.file, part.tally["rows"], part.tally["clicks"]))
         self.tally.update(part.tally)
@@ -167,7 +167,6 @@ class SkeletonReader:
         places = rows["place"].to_numpy()
         part = self.folder / f"skeleton-{block.first_line}.arrow"
         rows.hstack(own).write_ipc(part, compression="lz4")
-        once = pl.repeat(1, rows.height, dtype=pl.Int64, eager=True)
         return Part(
             file=part,
             bad=sorted([*lines.bad, *strays], key=lambda bad: bad.number),
@@ -175,7 +174,7 @@ class SkeletonReader:
             first_broken=None if broken.is_empty() else broken[0],
             places=places.astype(np.int32),
             hashes=self.columns.hashes(own) + self.common.index["hash"].to_numpy()[places],
-            counts={field: count(self.columns.raw_ids(own, field, once)) for field in self.columns.fields},
+            ids={field: self.columns.raw_ids(own, field)[0] for field in self.columns.fields},
         )
 
     def _features(self, rows: pl.DataFrame, overriding: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -12,7 +12,8 @@ from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError
 
 FILE_NAME = "vocabularies.parquet"
-NUM_PENDING = 2**22  # counts that wait to be added up
+NUM_PENDING = 2**18  # ids that wait to be counted
+NUM_COUNTED = 2**22  # counts that wait to be added up
 
 
 def find(known: Array, ids: Array) -> Array:
@@ -30,29 +31,40 @@ def find(known: Array, ids: Array) -> Array:
 
 
 class ValueCounts:
-    """How often each raw id of a field occurs, added up block by block."""
+    """How often each raw id of a field occurs, added up part by part."""
 
     def __init__(self) -> None:
+        self._pending: list[pl.DataFrame] = []
         self._counts: list[pl.DataFrame] = []
 
-    def add(self, ids: pl.DataFrame) -> None:
-        """``id`` and a ``weight``, which is how often it occurs there."""
-        self._counts.append(count(ids))
-        if sum(counts.height for counts in self._counts[1:]) > max(NUM_PENDING, self._counts[0].height):
-            self._merge()
+    def add(self, ids: Array, weights: Array | None = None) -> None:
+        """``ids``, int64; each occurs once, or as often as its weight says."""
+        weights = np.ones(len(ids), np.int64) if weights is None else weights
+        self._pending.append(pl.DataFrame({"id": ids, "weight": weights}))
+        if _height(self._pending) > NUM_PENDING:
+            self._count()
 
     def at_least(self, min_count: int) -> Array:
         """The ids that occur that often, sorted, int64."""
-        self._merge()
-        return self._counts[0].filter(pl.col("weight") >= min_count)["id"].sort().to_numpy()
+        self._count()
+        counts = _added_up(self._counts)
+        return counts.filter(pl.col("weight") >= min_count)["id"].sort().to_numpy()
 
-    def _merge(self) -> None:
-        self._counts = [count(pl.concat(self._counts))]
+    def _count(self) -> None:
+        self._counts.append(_added_up(self._pending))
+        self._pending = []
+        if _height(self._counts[1:]) > max(NUM_COUNTED, self._counts[0].height):
+            self._counts = [_added_up(self._counts)]
 
 
-def count(ids: pl.DataFrame) -> pl.DataFrame:
-    """The distinct ``id`` and the sum of the ``weight`` of each."""
-    return ids.group_by("id").agg(pl.col("weight").sum())
+def _height(parts: list[pl.DataFrame]) -> int:
+    return sum(part.height for part in parts)
+
+
+def _added_up(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """The distinct ``id`` of all parts and the sum of the ``weight`` of each."""
+    empty = pl.DataFrame(schema={"id": pl.Int64, "weight": pl.Int64})
+    return pl.concat([empty, *parts]).group_by("id").agg(pl.col("weight").sum())
 
 
 class Vocabularies:

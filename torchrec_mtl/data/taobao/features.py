@@ -8,7 +8,7 @@ import polars as pl
 from torchrec_mtl.data.lists import Array, Lists
 from torchrec_mtl.data.raw.hashes import mix
 from torchrec_mtl.data.raw.list_series import to_lists
-from torchrec_mtl.data.raw.vocabulary import Vocabularies, count, find
+from torchrec_mtl.data.raw.vocabulary import Vocabularies, find
 from torchrec_mtl.data.taobao.behaviors import BehaviorLog
 from torchrec_mtl.data.taobao.layout import AD, PROFILE
 from torchrec_mtl.data.taobao.tables import MISSING
@@ -66,15 +66,14 @@ class Joiner:
         return Partition(rows, ids)
 
 
-def count_ids(partition: Partition, last_train_day: int) -> dict[str, pl.DataFrame]:
-    """How often each raw id occurs in the days up to ``last_train_day``: field -> ``id`` and ``weight``."""
+def train_ids(partition: Partition, last_train_day: int) -> dict[str, Array]:
+    """The raw ids that occur in the days up to ``last_train_day``, as often as they do."""
     in_train = (partition.rows["day"] <= last_train_day).to_numpy()
-    counts = {}
+    found = {}
     for field, ids in partition.ids.items():
         values = ids.values[np.repeat(in_train, np.diff(ids.offsets))] if isinstance(ids, Lists) else ids[in_train]
-        present = pl.DataFrame({"id": values}).filter(pl.col("id") != MISSING)
-        counts[field] = count(present.with_columns(weight=pl.lit(1, pl.Int64)))
-    return counts
+        found[field] = values[values != MISSING]
+    return found
 
 
 def encode(partition: Partition, vocabularies: Vocabularies) -> pl.DataFrame:

@@ -151,7 +151,7 @@ class _Preparation:
     def _vocabularies(self, joiner: Joiner) -> Vocabularies:
         counts = {field: ValueCounts() for field in self.arguments.fields}
         for partition in self._partitions(joiner, "counting ids"):
-            for field, of_field in features.count_ids(partition, TEST_DAY - 1).items():
+            for field, of_field in features.train_ids(partition, TEST_DAY - 1).items():
                 counts[field].add(of_field)
         return Vocabularies({field: counts[field].at_least(self.arguments.min_count) for field in counts})
 
