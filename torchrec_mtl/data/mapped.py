@@ -1,8 +1,8 @@
 """Arrays in a folder of .npy files: appended to while they are written, memory-mapped when they are read.
 
 The index has a checksum and the time of each file. A file of another time was changed, copied or put in another's
-place: it is read through once, 0.3 s a GB beside the disk, and refused unless its checksum is right. One of the right time
-and size is taken as it is, so that opening costs nothing.
+place: it is read through once, 0.3 s a GB beside the disk, and refused unless its checksum is right. One of the right
+time and size is taken as it is, so that opening costs nothing.
 """
 
 import json
