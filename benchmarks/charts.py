@@ -128,7 +128,7 @@ def step_parts(frame: pl.DataFrame) -> Figure:
 
 def step_growth(frame: pl.DataFrame) -> Figure:
     """By how much a whole step grows."""
-    rows = frame.filter((pl.col("question") == "growth") & (pl.col("part") == "step"))
+    rows = frame.filter((pl.col("question") == "growth") & (pl.col("part") == "whole step"))
     return dots(rows, ["model"], ["change"], log=False)
 
 

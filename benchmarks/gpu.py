@@ -15,8 +15,9 @@ from benchmarks.record import RESULTS, ROOT
 
 TESTS = ("-m", "pytest", "-q", "tests/gpu")
 PROGRAMS = {  # module: most seconds, arguments
-    "gpu_inducing_attention": (200, ()),
-    "embedding_throughput": (180, ("--device", "cuda", "--repeats", "5", "--pair-runs", "2")),
+    "gpu_inducing_attention": (180, ()),
+    "embedding_throughput": (150, ("--device", "cuda", "--repeats", "5", "--pair-runs", "2")),
+    "training_step": (140, ("--device", "cuda", "--repeats", "3")),
 }
 TESTS_SECONDS = 60
 
