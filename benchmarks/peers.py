@@ -46,11 +46,12 @@ TOLERANCE = 5e-4  # of probabilities: Adam magnifies the rounding of gradients n
 
 @dataclass(frozen=True)
 class Installed:
-    """A library that answers: its interpreter, the models it has, and its versions."""
+    """A library that answers: its interpreter, the models it has, its versions, and what to know of it."""
 
     python: Path
     models: tuple[str, ...]
     versions: str
+    note: str
 
 
 def find(names: list[str], folder: Path, rows: list[Row]) -> dict[str, Installed]:
@@ -67,7 +68,7 @@ def find(names: list[str], folder: Path, rows: list[Row]) -> dict[str, Installed
         if library.failure:
             rows.append({"library": name, "error": library.failure})
         else:
-            found[name] = Installed(python, tuple(about["models"]), about["versions"])
+            found[name] = Installed(python, tuple(about["models"]), about["versions"], about["note"])
     return found
 
 
@@ -174,7 +175,8 @@ def main() -> None:
         print("AUC", flush=True)
         rows += measure_aucs(quality, found, quality.save(temporary))
     for row in rows:
-        row["versions"] = found[row["library"]].versions if row["library"] in found else ""
+        library = found.get(row["library"])
+        row |= {"note": library.note, "versions": library.versions} if library else {}
     record.write(arguments.results, rows, circumstances)
     print(summary(rows))
 

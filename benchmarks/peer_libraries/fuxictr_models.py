@@ -11,6 +11,7 @@ from fuxictr.pytorch.models import MultiTaskModel
 from torch import Tensor, nn
 
 MODELS = ("shared_bottom", "mmoe")
+NOTE = "its wheel has no multi-task models: put together of its blocks"
 
 
 class Model(MultiTaskModel):

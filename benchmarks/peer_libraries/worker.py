@@ -41,7 +41,7 @@ class Worker:
     def about(self) -> dict[str, Any]:
         installed = {package.metadata["Name"]: package.version for package in metadata.distributions()}
         versions = " ".join(f"{name}=={installed[name]}" for name in PACKAGES if name in installed)
-        return {"models": self.models.MODELS, "versions": versions}
+        return {"models": self.models.MODELS, "versions": versions, "note": getattr(self.models, "NOTE", "")}
 
     def build(self, model: str, setting: str, seed: int = 0, fill: bool = False) -> int:
         """A new model, filled with the same values for every library if asked for; how many parameters it has."""
