@@ -8,7 +8,6 @@ import argparse
 import csv
 import io
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -144,7 +143,13 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, 
 
 
 def _with_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    return function(*arguments), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return function(*arguments), peak_memory()
+
+
+def peak_memory() -> float:
+    """MiB, of this process so far. (What `getrusage` says is never below what the parent had when it started this.)"""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def write(file: Path, rows: Iterable[Row], circumstances: Row) -> None:

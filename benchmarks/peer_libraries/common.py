@@ -57,9 +57,9 @@ def batches(ids: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Te
 
 
 def alike(module: nn.Module, predict: Callable[[Tensor], Tensor], sizes: Sizes) -> Candidate:
-    """Adam on everything, tables too; the sum over tasks of mean cross entropies."""
+    """Adam on everything, tables too, in torch's fastest implementation; the sum over tasks of mean cross entropies."""
     draw_alike(module)
-    optimizer = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE, fused=True)
 
     def train(ids: Tensor, labels: Tensor) -> None:
         module.train()
