@@ -6,7 +6,7 @@
 Tables are Criteo's 26 and Ali-CCP's 18, both cut to `--max-rows` rows a table so that they fit, or synthetic ones.
 Candidates are `nn.EmbeddingBag`, one a table; an unsharded `EmbeddingBagCollection` (EBC); fbgemm's operator (TBE) by
 itself; `DistributedModelParallel` (DMP) by TorchRec alone and by `distribute` ("ours"), under every sharding type; all
-tables in one and updated by hand ("stacked by hand"), which shows what a CPU can do; for int8 the quantised EBC and
+tables in one and updated by hand ("stacked by hand"), a yardstick; for int8 the quantised EBC and
 TBE; on CUDA tables in host memory with a cache (cached UVM). "forward" is without gradients; "training" is forward,
 backward and update. Row-wise Adagrad and SGD are apart: only like is compared with like. Column-wise types train with
 SGD alone, since with row-wise Adagrad they keep more state and so learn something else.
@@ -32,6 +32,7 @@ Not yet run on a GPU.
 import argparse
 import sys
 from dataclasses import fields
+from itertools import product
 
 import torch
 
@@ -101,8 +102,9 @@ def main() -> None:
             run.throughput(point)
         if all(point.axis != "asked for" for point in asked):
             base = asked[0]
-            for ranks in [1] if quick else [n for n in arguments.ranks if n <= 2]:
-                run.pairs(base, ranks, naming.bare("table_wise"), naming.ours("table_wise"))
+            ratios = list(product([n for n in arguments.ranks if n <= 2], job.optimizers))
+            for ranks, optimizer in ratios[:1] if quick else ratios:
+                run.pairs(base, ranks, naming.bare("table_wise"), naming.ours("table_wise"), optimizer)
             for candidate in base.candidates[:1] if quick else base.candidates:
                 run.peak_memory(base, candidate)
     except (InputError, WrongCandidateError) as error:

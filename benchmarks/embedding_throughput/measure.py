@@ -117,13 +117,20 @@ def block(function: Callable[[Batch], object], batches: list[Batch], calls: int)
         function(batches[call % len(batches)])
 
 
+def of_first_rank(value: float) -> float:
+    """What all ranks then go by."""
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
 def calls_of(function: Callable[[Batch], object], batches: list[Batch], job: Job) -> int:
     """How many batches make a turn long enough; warms up. The same on all ranks."""
-    block(function, batches, 1)
-    taken = together(job.device, partial(block, function, batches, 1))
-    agreed = [max(1, min(100, round(job.block_ms / 1e3 / taken)))]
-    dist.broadcast_object_list(agreed)
-    return agreed[0]
+    once = partial(block, function, batches, 1)
+    taken = of_first_rank(together(job.device, once))
+    if taken < 10 * job.block_ms / 1e3:  # else one is enough, though the first is slow
+        taken = of_first_rank(together(job.device, once))
+    return max(1, min(100, round(job.block_ms / 1e3 / taken)))
 
 
 def in_turns(functions: Mapping[str, Callable[[Batch], object]], batches: list[Batch], job: Job) -> dict[str, Any]:

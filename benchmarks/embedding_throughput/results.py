@@ -85,18 +85,17 @@ class Run:
         print(f"{point.axis}, {point.ranks} ranks, {point.workload}: {len(rows)} rows", flush=True)
         self.rows += rows
 
-    def pairs(self, point: Point, ranks: int, bare: str, ours: str) -> None:
-        """Ours to bare, for each optimizer."""
+    def pairs(self, point: Point, ranks: int, bare: str, ours: str, optimizer: str) -> None:
+        """Ours to bare."""
         point = replace(point, ranks=ranks, axis="ours to DMP")
-        for optimizer in self.job.optimizers:
-            job = self._job(point, candidates=(bare, ours), optimizers=(optimizer,))
-            ratios = [
-                of_ours / of_bare
-                for run in range(self.pair_runs)
-                for of_bare, of_ours in self._in_ranks(pairs, ranks, job, self.pairs_a_run, run % 2 == 1)
-            ]
-            what = {"candidate": ours, "baseline": bare, "direction": TRAINING, "optimizer": optimizer}
-            self.rows.append({**about(point, RATIO, job.device), **what, **record.spread(ratios, "ratio", digits=4)})
+        job = self._job(point, candidates=(bare, ours), optimizers=(optimizer,))
+        ratios = [
+            of_ours / of_bare
+            for run in range(self.pair_runs)
+            for of_bare, of_ours in self._in_ranks(pairs, ranks, job, self.pairs_a_run, run % 2 == 1)
+        ]
+        what = {"candidate": ours, "baseline": bare, "direction": TRAINING, "optimizer": optimizer}
+        self.rows.append({**about(point, RATIO, job.device), **what, **record.spread(ratios, "ratio", digits=4)})
 
     def peak_memory(self, point: Point, candidate: str) -> None:
         """Of training one candidate with the first optimizer."""

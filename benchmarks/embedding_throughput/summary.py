@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from benchmarks.embedding_throughput import naming
 from benchmarks.record import Row
 
+GOAL = 0.02  # ours is to take as long as TorchRec alone, give or take
+
 
 def _throughputs(rows: Sequence[Row], **wanted: object) -> list[Row]:
     return [r for r in rows if r["measured"] == "throughput" and all(r[key] == v for key, v in wanted.items())]
@@ -55,5 +57,8 @@ def summary(rows: Sequence[Row]) -> str:
             lines.append(f"peak memory: {row['candidate']:24} {row['optimizer']:16} {row['median']:8.0f} MiB")
         if row["measured"] == "time of ours to DMP":
             spread = f"{row['median']:.3f} (p20 {row['p20']:.3f}, p80 {row['p80']:.3f})"
-            lines.append(f"time of ours to DMP, {row['ranks']} ranks, {row['optimizer']}: {spread}")
+            verdict = "within" if abs(row["median"] - 1) <= GOAL else "not within"
+            lines.append(
+                f"time of ours to DMP, {row['ranks']} ranks, {row['optimizer']}: {spread}, {verdict} {GOAL:.0%}"
+            )
     return "\n".join(lines + fastest(rows) + against_stacked(rows))

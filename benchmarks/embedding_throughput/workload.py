@@ -119,9 +119,11 @@ def draw_ids(rows: int, count: int, exponent: float, generator: torch.Generator)
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Args:
-    ids: ``[F, B, L]``, a table's rows.
-    gradient: ``[B, F, D]``, of what is pooled.
+    """What a step looks up and learns from.
+
+    Args:
+        ids: ``[F, B, L]``, rows of each table.
+        gradient: ``[B, F, D]``, of what is pooled.
     """
 
     ids: Tensor
