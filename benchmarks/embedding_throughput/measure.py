@@ -1,14 +1,11 @@
 """Times candidates on the ranks of a group, and the memory of one in processes of its own."""
 
-import json
 import logging
 import resource
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +15,9 @@ from torch import Tensor
 from benchmarks import record
 from benchmarks.embedding_throughput import naming
 from benchmarks.embedding_throughput.candidates import Candidate
-from benchmarks.embedding_throughput.check import WrongCandidateError, check
+from benchmarks.embedding_throughput.check import check
 from benchmarks.embedding_throughput.traffic import copying, table_bytes
 from benchmarks.embedding_throughput.workload import Batch, Workload
-from tests import processes
 
 NUM_BATCHES, SEED = 4, 0
 COPY = "copy"
@@ -67,31 +63,6 @@ class Job:
 def fill(table: Tensor) -> Tensor:
     """Any value will do for time; but all of the memory must be written, or its pages would be one page of zeros."""
     return torch.nn.init.constant_(table, 0.01)
-
-
-def in_ranks(function: Callable[..., Any], world_size: int, device: str, *arguments: object) -> Any:
-    """What ``function`` returns on the first rank.
-
-    Raises:
-        WrongCandidateError: if it raises that, which it must do on all ranks.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "returned.json"
-        backend = "nccl" if device == "cuda" else "gloo"
-        processes.run(_returned, world_size, function, str(file), *arguments, backend=backend)
-        found = json.loads(file.read_text())
-    if "wrong" in found:
-        raise WrongCandidateError(found["wrong"])
-    return found["returned"]
-
-
-def _returned(function: Callable[..., Any], file: str, *arguments: object) -> None:
-    try:
-        found = {"returned": function(*arguments)}
-    except WrongCandidateError as error:
-        found = {"wrong": str(error)}
-    if dist.get_rank() == 0:
-        Path(file).write_text(json.dumps(found))
 
 
 def together(device: str, function: Callable[[], object]) -> float:

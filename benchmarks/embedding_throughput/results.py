@@ -10,11 +10,11 @@ from benchmarks.embedding_throughput.measure import (
     FORWARD,
     TRAINING,
     Job,
-    in_ranks,
     pairs,
     peak_memory,
     throughput,
 )
+from benchmarks.embedding_throughput.ranks import in_ranks
 from benchmarks.embedding_throughput.traffic import copied_bytes
 
 Row = record.Row

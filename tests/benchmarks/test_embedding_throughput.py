@@ -10,7 +10,8 @@ import torch
 from benchmarks import record
 from benchmarks.embedding_throughput import __main__ as program
 from benchmarks.embedding_throughput import check, grid, naming
-from benchmarks.embedding_throughput.measure import Job, in_ranks
+from benchmarks.embedding_throughput.measure import Job
+from benchmarks.embedding_throughput.ranks import in_ranks
 from benchmarks.embedding_throughput.results import throughput_rows
 from benchmarks.embedding_throughput.summary import summary
 from benchmarks.embedding_throughput.traffic import copied_bytes, table_bytes
