@@ -173,7 +173,7 @@ def main() -> None:
         answer(rows_of_parts(systems, size, device, repeats))
         answer(rows_of_growth(grown, size, device, max(2, repeats - 2)))
         answer(rows_of_figure_8(systems, of_figure, device, repeats))
-    answer(rows_of_overhead(size, runs=1 if quick else 4, pairs=2 if quick else 6))
+    answer(rows_of_overhead(size, runs=1 if quick else 3, pairs=2 if quick else 6))
     print("\n".join(conclusions(rows)), flush=True)
     record.write(args.results, rows, circumstances)
 

@@ -27,7 +27,6 @@ OF_STEP = (
     "optimizer",
     REST,
 )
-PARTS = (READER, *OF_STEP)
 
 
 class Clock:
