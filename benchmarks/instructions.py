@@ -20,7 +20,7 @@ import torch
 from benchmarks import counts, record
 from torchrec_mtl.training.distributed import process_group
 
-SYSTEMS = ("shared_bottom", "tafe")
+SYSTEMS = ("shared_bottom", "tafe", "bpcm")
 AGREEMENT, TOLERANCE = 0.01, 0.05
 
 

@@ -1,7 +1,6 @@
 """Times candidates on the ranks of a group, and the memory of one in processes of its own."""
 
 import logging
-import resource
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -172,7 +171,7 @@ def peak_memory(job: Job) -> float:
     candidate = naming.build(name, workload, optimizer, device, fill)
     for _ in range(2):
         candidate.train(batches[0])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = record.peak_memory()
     if job.device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     gathered = [0.0] * dist.get_world_size()
