@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers, record
-from benchmarks.peer_libraries import common, summary
-from benchmarks.peer_libraries.turns import Library
-from benchmarks.peer_libraries.work import OURS, QUICK
+from benchmarks import record
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers import common, summary
+from benchmarks.peers.turns import Library
+from benchmarks.peers.work import OURS, QUICK
 
 FAKE = """
 import json, sys
@@ -75,11 +76,11 @@ class Answers:
 
 def test_no_figures_where_predictions_differ(tmp_path):
     ours = np.random.default_rng(0).random((1000, 2))
-    peers.check_alike([Answers(OURS, ours), Answers("same", ours + 1e-5)], "mmoe", tmp_path)
+    peers.check_alike([Answers(OURS, ours), Answers("same", ours + 1e-5)], "mmoe", common.ADAM, tmp_path)
     with pytest.raises(SystemExit, match=r"mmoe: other's probabilities are 1.0e-03 from ours"):
-        peers.check_alike([Answers(OURS, ours), Answers("other", ours + 1e-3)], "mmoe", tmp_path)
+        peers.check_alike([Answers(OURS, ours), Answers("other", ours + 1e-3)], "mmoe", common.ADAM, tmp_path)
     with pytest.raises(SystemExit, match="other's probabilities are nan"):
-        peers.check_alike([Answers(OURS, ours), Answers("other", ours * math.nan)], "mmoe", tmp_path)
+        peers.check_alike([Answers(OURS, ours), Answers("other", ours * math.nan)], "mmoe", common.ADAM, tmp_path)
 
 
 class Mixed(torch.nn.Module):
@@ -102,22 +103,37 @@ def test_initial_values_are_drawn_alike_however_parameters_are_arranged():
     assert not model.linear.bias.any()
 
 
-def test_training_alike_is_adam_on_the_sum_of_the_tasks_losses():
+@pytest.mark.parametrize("setting", [common.LIKE_FOR_LIKE, common.ADAM])
+def test_training_alike_is_on_the_sum_of_the_tasks_losses(setting):
     torch.manual_seed(0)
     ids, labels = torch.randint(9, (64, 1)), torch.randint(2, (64, 2)).float()
     sizes = common.Sizes((9,), 2, 32, 2, 2, (2,), (2,))
     table = torch.nn.Embedding(9, 2)
-    candidate = common.alike(table, lambda ids: table(ids[:, 0]).sigmoid(), sizes)
-    own = torch.nn.Parameter(table.weight.detach().clone())
-    optimizer = torch.optim.Adam([own], lr=common.LEARNING_RATE)
+    linear = torch.nn.Linear(2, 2)
+    module = torch.nn.ModuleList([table, linear])
+
+    def probabilities(ids):
+        return linear(table(ids[:, 0])).sigmoid()
+
+    candidate = common.alike(module, probabilities, sizes, setting, common.draw_alike)
+    own, weight, bias = (torch.nn.Parameter(p.detach().clone()) for p in module.parameters())
+    optimizers = [
+        torch.optim.Adam([weight, bias], lr=common.LEARNING_RATE),
+        torch.optim.Adam([own], lr=common.LEARNING_RATE)
+        if setting == common.ADAM
+        else torch.optim.Adagrad([own], lr=common.TABLE_LEARNING_RATE, eps=common.TABLE_EPS),
+    ]
     candidate.train(ids, labels)
     for rows in (slice(32), slice(32, 64)):
-        optimizer.zero_grad()
-        logits = own[ids[rows, 0]]
+        for p in (own, weight, bias):
+            p.grad = None
+        logits = torch.nn.functional.linear(own[ids[rows, 0]], weight, bias)
         losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels[rows], reduction="none")
         losses.mean(0).sum().backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     torch.testing.assert_close(table.weight, own)
+    torch.testing.assert_close(linear.weight, weight)
 
 
 def rows_of(library: str, ours_to_this: float, aucs: tuple[float, float]) -> list[dict]:
@@ -147,11 +163,9 @@ def test_the_program_runs_ours_alone_where_no_peer_is_installed(tmp_path, monkey
     monkeypatch.setattr(record, "begin", lambda: dict.fromkeys(record.CIRCUMSTANCES, "x"))
     peers.main()
     rows = list(csv.DictReader(file.open()))
-    assert {(row["library"], row["setting"]) for row in rows} == {
-        (OURS, s) for s in ("like for like", "library default")
-    }
+    assert {(row["library"], row["setting"]) for row in rows} == {(OURS, s) for s in common.SETTINGS}
     measures = ["training", "inference", "peak memory", "memory after imports", *["test AUC"] * 3]
-    assert [row["measure"] for row in rows] == measures[:4] * 2 + measures[4:] * 2
+    assert [row["measure"] for row in rows] == measures[:4] * 3 + measures[4:] * 3
     assert all(float(row["median"]) > 0 and "torchrec==" in row["versions"] for row in rows)
     told = capsys.readouterr().out
     assert "left out: ['torch_rechub', 'deepctr_torch', 'fuxictr']" in told

@@ -1,6 +1,6 @@
 """What a peer's program leaves for the test: parameters, inputs and outputs of its models, in float64.
 
-The models are built as the benchmarks build them, by `benchmarks/peer_libraries`.
+The models are built as the benchmarks build them, by `benchmarks/peers`.
 
 An MLP is a list of ``(weight, bias)``, as `torch.nn.Linear` stores them; a gate or a projection one matrix.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peer_libraries.common import Sizes
+from benchmarks.peers.common import Sizes
 
 NUM_IDS, NUM_ROWS = 9, 64
 # torch-rechub takes the root of a width in float32: the last, AITM's, has an exact one

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.peer_libraries import turns
+from benchmarks.peers import turns
 from tests.peers.environment import python_with
 from tests.peers.recording import SIZES, Layers
 from torchrec_mtl import models

@@ -4,17 +4,20 @@ from contextlib import AbstractContextManager
 
 import torch
 import torch.distributed as dist
-from common import Candidate, Sizes, alike, batches
-from torch import Tensor
+from common import ADAM, DEFAULT, LEARNING_RATE, TABLE_LEARNING_RATE, Candidate, Sizes, Start, alike, batches
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
+from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.data import Field, MultiTaskBatch, Schema
 from torchrec_mtl.jobs.registry import MODELS as ENTRIES
 from torchrec_mtl.jobs.settings import RunConfig
 from torchrec_mtl.jobs.train import build_model
+from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.modules import start_from_base_rates
 from torchrec_mtl.tasks import TaskChain
-from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute, process_group
 from torchrec_mtl.training.step import Step
 
@@ -43,26 +46,35 @@ def batch(ids: Tensor, labels: Tensor, sizes: Sizes) -> MultiTaskBatch:
     return MultiTaskBatch(torch.empty(len(ids), 0), sparse, labels)
 
 
-def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor) -> Candidate:
+def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor, start: Start) -> Candidate:
     schema = Schema("synthetic", [Field(*field) for field in sizes.fields.items()], TaskChain(sizes.tasks))
-    if setting == "like for like":
-        collection = EmbeddingBagCollection(tables=schema.embedding_configs(sizes.embedding_dim))
-        model = ENTRIES[name].model(collection, schema.tasks, **model_args(name, sizes))
+    if setting == DEFAULT:
+        training = TrainingConfig(batch_size=sizes.batch_size, seed=seed)
+        config = RunConfig(name, sizes.embedding_dim, model_args=model_args(name, sizes), training=training)
+        built = build_model(config, schema, CPU)
+        start_from_base_rates(built, base_rates)
+        return distributed(built, training, sizes)
+    collection = EmbeddingBagCollection(tables=schema.embedding_configs(sizes.embedding_dim))
+    model = ENTRIES[name].model(collection, schema.tasks, **model_args(name, sizes))
+    if setting == ADAM:
 
         def probabilities(ids: Tensor) -> Tensor:
             own = batch(ids, torch.empty(0), sizes)
             return model(own.dense_features, own.sparse_features).sigmoid()
 
-        return alike(model, probabilities, sizes)
-    return as_the_jobs_do(name, sizes, schema, seed, base_rates)
+        return alike(model, probabilities, sizes, setting, start)
+    start(model)
+    values = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items()}
+    adagrad = TableConfig(optimizer="adagrad", learning_rate=TABLE_LEARNING_RATE)
+    adam = OptimizerConfig(learning_rate=LEARNING_RATE)
+    training = TrainingConfig(batch_size=sizes.batch_size, seed=seed, table=adagrad, optimizer=adam)
+    candidate = distributed(MultiTaskTrain(model, CrossEntropyLoss()), training, sizes)
+    put(values, candidate.module)
+    return candidate
 
 
-def as_the_jobs_do(name: str, sizes: Sizes, schema: Schema, seed: int, base_rates: Tensor) -> Candidate:
-    """The defaults of `RunConfig`, through the jobs' own functions."""
-    training = TrainingConfig(batch_size=sizes.batch_size, seed=seed)
-    config = RunConfig(name, sizes.embedding_dim, model_args=model_args(name, sizes), training=training)
-    built = build_model(config, schema, CPU)
-    start_from_base_rates(built, base_rates)
+def distributed(built: nn.Module, training: TrainingConfig, sizes: Sizes) -> Candidate:
+    """As the jobs train it: tables are stepped in the backward pass."""
     model, optimizer = distribute(built, training, CPU)
     step = Step(model, optimizer, dist.group.WORLD)
 
@@ -79,3 +91,13 @@ def as_the_jobs_do(name: str, sizes: Sizes, schema: Schema, seed: int, base_rate
         return logits.sigmoid()
 
     return Candidate(model, train, predict)
+
+
+@torch.no_grad()
+def put(values: dict[str, Tensor], model: nn.Module) -> None:
+    """Into a distributed model of one process, whose tables are one shard each."""
+    for name, place in model.state_dict().items():
+        if isinstance(place, ShardedTensor):
+            (shard,) = place.local_shards()
+            place = shard.tensor
+        place.copy_(values[name])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Sizes, fill_alike
+from common import Sizes, draw_alike, fill_alike
 from torch import Tensor
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "torch-rechub", "deepctr-torch", "fuxictr")
@@ -50,9 +50,8 @@ class Worker:
         self.sizes = Sizes(**{**self.all_sizes, "num_tasks": num_tasks})
         torch.manual_seed(seed)
         rates = self.labels[:, :num_tasks].mean(0)
-        self.candidate = self.models.make(model, setting, self.sizes, seed, rates)
-        if fill:
-            fill_alike(self.candidate.module)
+        start = fill_alike if fill else draw_alike
+        self.candidate = self.models.make(model, setting, self.sizes, seed, rates, start)
         # the order of torchrec_mtl.data.BatchLoader
         self.order = torch.from_numpy(np.random.default_rng([seed, 0]).permutation(len(self.ids)))
         return sum(parameter.numel() for parameter in self.candidate.module.parameters())

@@ -1,7 +1,7 @@
 """torch-rechub: by default its own trainer, and batch normalisation in every MLP."""
 
 import torch
-from common import Candidate, Sizes, alike, batches
+from common import DEFAULT, Candidate, Sizes, Start, alike, batches
 from torch import Tensor, nn
 from torch_rechub.basic.features import SparseFeature
 from torch_rechub.basic.layers import MLP
@@ -36,7 +36,7 @@ def as_in_the_papers(model: nn.Module) -> nn.Module:
     return model
 
 
-def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor) -> Candidate:
+def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor, start: Start) -> Candidate:
     model = build(name, sizes)
     outputs = slice(1, None) if name == "esmm" else slice(None)  # ESMM's first is P(purchase | click)
 
@@ -46,8 +46,8 @@ def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor) -
     def predict(ids: Tensor) -> Tensor:
         return model(columns(ids))[:, outputs]
 
-    if setting == "like for like":
-        return alike(as_in_the_papers(model), predict, sizes)
+    if setting != DEFAULT:
+        return alike(as_in_the_papers(model), predict, sizes, setting, start)
     trainer = MTLTrainer(model, ["classification"] * (sizes.num_tasks + (name == "esmm")))
 
     def train(ids: Tensor, labels: Tensor) -> None:

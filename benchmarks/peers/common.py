@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LIKE_FOR_LIKE, ADAM, DEFAULT = SETTINGS = ("like for like", "Adam on everything", "library default")
 LEARNING_RATE = 1e-3  # Adam's default and that of every library here
+TABLE_LEARNING_RATE, TABLE_EPS = 0.05, 1e-8  # of Adagrad
 TABLE_STD = 0.01
 
 
@@ -39,6 +41,9 @@ class Sizes:
         return (*self.expert_sizes, *self.tower_sizes)
 
 
+Start = Callable[[nn.Module], None]  # gives a module its initial values
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A model with what trains it and what predicts with it.
@@ -56,32 +61,47 @@ def batches(ids: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Te
     return zip(ids.split(size), labels.split(size), strict=True)
 
 
-def alike(module: nn.Module, predict: Callable[[Tensor], Tensor], sizes: Sizes) -> Candidate:
-    """Adam on everything, tables too, in torch's fastest implementation; the sum over tasks of mean cross entropies."""
-    draw_alike(module)
-    optimizer = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE, fused=True)
+def alike(
+    module: nn.Module, predict: Callable[[Tensor], Tensor], sizes: Sizes, setting: str, start: Start
+) -> Candidate:
+    """The sum over tasks of mean cross entropies; optimizers in torch's fastest implementation."""
+    start(module)
+    tables, others = tables_and_others(module)
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Adam(others.values(), lr=LEARNING_RATE, fused=True),
+        torch.optim.Adagrad(tables, lr=TABLE_LEARNING_RATE, eps=TABLE_EPS, fused=True)
+        if setting == LIKE_FOR_LIKE
+        else torch.optim.Adam(tables, lr=LEARNING_RATE, fused=True),
+    ]
 
     def train(ids: Tensor, labels: Tensor) -> None:
         module.train()
         for some_ids, some_labels in batches(ids, labels, sizes.batch_size):
             loss = F.binary_cross_entropy(predict(some_ids), some_labels) * sizes.num_tasks
-            optimizer.zero_grad()
+            module.zero_grad()
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
 
     return Candidate(module, train, predict)
 
 
-def _fill(module: nn.Module, table: Callable[[int, Tensor], Any], matrix: Callable[[Tensor], Any]) -> None:
-    """Tables by their order, then the matrices, ``[..., out, in]``; biases are 0."""
+def tables_and_others(module: nn.Module) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Tables in their order, and all other parameters by name."""
     kinds = (nn.Embedding, nn.EmbeddingBag)
     tables = [m.weight for m in module.modules() if isinstance(m, kinds)]
+    others = {n: p for n, p in module.named_parameters() if not any(p is weight for weight in tables)}
+    return tables, others
+
+
+def _fill(module: nn.Module, table: Callable[[int, Tensor], Any], matrix: Callable[[Tensor], Any]) -> None:
+    """Tables by their order, then the matrices, ``[..., out, in]``; biases are 0."""
+    tables, others = tables_and_others(module)
     with torch.no_grad():
         for number, weight in enumerate(tables):
             table(number, weight)
-        for name, parameter in module.named_parameters():
-            if not any(parameter is weight for weight in tables):
-                parameter.zero_() if "bias" in name else matrix(parameter)
+        for name, parameter in others.items():
+            parameter.zero_() if "bias" in name else matrix(parameter)
 
 
 def draw_alike(module: nn.Module) -> None:

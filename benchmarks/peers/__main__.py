@@ -1,14 +1,18 @@
 """How fast, lean and good are the same models in other libraries beside ours? ``python -m benchmarks.peers``.
 
 torch-rechub, DeepCTR-Torch and FuxiCTR run each in an environment of its own, which is installed the first time, on the
-same synthetic funnels, with the same sizes, batches, threads, memory allocator and rows, in two settings:
+same synthetic funnels, with the same sizes, batches, threads, memory allocator and rows, in three settings:
 
-- like for like: initial values are drawn alike, and Adam 1e-3 steps everything, tables too;
-- library default: initial values, loss, penalties and optimizer are the library's own. Ours are the jobs': tables are
-  stepped by row-wise Adagrad in the backward pass.
+- like for like: initial values are drawn alike; Adagrad steps the tables, Adam the rest. The peers do it with torch's
+  optimizers, ours with TorchRec's Adagrad, which steps the rows that a batch has in the backward pass: the same values;
+- Adam on everything: likewise, but Adam steps tables too, which all do with the same torch optimizer: it goes over all
+  rows in every step, and most of a step is that;
+- library default: initial values, loss, penalties and optimizer are the library's own. Ours are the jobs': row-wise
+  Adagrad steps the tables.
 
-Gates are linear in both. FuxiCTR's wheel has no multi-task models: its rows are of models put together of its blocks.
-It is first checked that, like for like, all libraries predict the same after a step from the same values.
+Torch's optimizers are the fused ones in the first two. Gates are linear in all. FuxiCTR's wheel has no multi-task
+models: its rows are of models put together of its blocks. In the first two it is checked, before anything is timed,
+that all libraries predict the same after a step from the same values.
 
 - Speed: 23 fields of 10,000 to 100,000 ids. A process a library, which take turns of some steps; samples per second of
   the process's CPU time, and the peak memory of the process. `ours_to_this` is a median over rounds.
@@ -33,9 +37,10 @@ import polars as pl
 import torch
 
 from benchmarks import record
-from benchmarks.peer_libraries.summary import summary
-from benchmarks.peer_libraries.turns import Library
-from benchmarks.peer_libraries.work import OURS, QUALITY, QUICK, SETTINGS, SPEED, Work
+from benchmarks.peers.common import DEFAULT, SETTINGS
+from benchmarks.peers.summary import summary
+from benchmarks.peers.turns import Library
+from benchmarks.peers.work import OURS, QUALITY, QUICK, SPEED, Work
 from benchmarks.record import Row
 from tests.peers.environment import REQUIREMENTS, is_installed, python_with
 from torchrec_mtl.data import Schema, oracle_auc
@@ -72,12 +77,12 @@ def find(names: list[str], folder: Path, rows: list[Row]) -> dict[str, Installed
     return found
 
 
-def check_alike(libraries: list[Library], model: str, folder: Path) -> None:
+def check_alike(libraries: list[Library], model: str, setting: str, folder: Path) -> None:
     """After a step from the same values, all predict what ours do."""
     predicted = {}
     for library in libraries:
         file = folder / f"{library.name}.npy"
-        library.ask("build", model=model, setting="like for like", fill=True)
+        library.ask("build", model=model, setting=setting, fill=True)
         library.ask("train", steps=1)
         library.ask("probabilities", file=str(file), rows=1000)
         if not library.failure:
@@ -94,8 +99,8 @@ def measure_speed(speed: Work, model: str, setting: str, found: dict[str, Instal
     with ExitStack() as stack:
         has = {name: library for name, library in found.items() if model in library.models}
         libraries = [stack.enter_context(Library(name, each.python, folder)) for name, each in has.items()]
-        if setting == "like for like":
-            check_alike(libraries, model, folder)
+        if setting != DEFAULT:
+            check_alike(libraries, model, setting, folder)
         parameters = {each.name: each.ask("build", model=model, setting=setting) for each in libraries}
         seconds = {}
         for measure, do in (("training", "train"), ("inference", "infer")):

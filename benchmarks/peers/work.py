@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.peer_libraries.common import Sizes
+from benchmarks.peers.common import Sizes
 from torchrec_mtl.data import Schema, SyntheticFunnel, prepare_synthetic
 
 OURS = "torchrec_mtl"
-SETTINGS = ("like for like", "library default")
 MODELS = ("shared_bottom", "mmoe", "ple", "esmm", "aitm")
 
 

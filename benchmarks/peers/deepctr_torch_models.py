@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from common import Candidate, Sizes, alike
+from common import DEFAULT, Candidate, Sizes, Start, alike
 from deepctr_torch.inputs import SparseFeat
 from deepctr_torch.models.multitask import ESMM, MMOE, PLE, SharedBottom
 from torch import Tensor, nn
@@ -26,10 +26,10 @@ def build(name: str, sizes: Sizes, **arguments: Any) -> nn.Module:
     return PLE(columns, num_levels=2, shared_expert_num=half, specific_expert_num=half, **arguments)
 
 
-def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor) -> Candidate:
-    if setting == "like for like":
+def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor, start: Start) -> Candidate:
+    if setting != DEFAULT:
         model = build(name, sizes, seed=seed, l2_reg_embedding=0.0)
-        return alike(model, model, sizes)
+        return alike(model, model, sizes, setting, start)
     model = build(name, sizes, seed=seed)
     model.compile("adam", loss=["binary_crossentropy"] * sizes.num_tasks)
 

@@ -4,7 +4,7 @@ By default tables are drawn with deviation 1e-4, linear layers by Xavier's rule,
 """
 
 import torch
-from common import LEARNING_RATE, Candidate, Sizes, alike, batches
+from common import DEFAULT, LEARNING_RATE, Candidate, Sizes, Start, alike, batches
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import MultiTaskModel
@@ -40,7 +40,7 @@ class Model(MultiTaskModel):
         return {f"{label}_pred": activation(tower(state)) for label, activation, tower, state in outputs}
 
 
-def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor) -> Candidate:
+def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor, start: Start) -> Candidate:
     feature_map = FeatureMap("synthetic", "")
     feature_map.features = {field: {"type": "categorical", "vocab_size": n} for field, n in sizes.fields.items()}
     feature_map.labels, feature_map.num_fields = sizes.tasks, len(sizes.field_sizes)
@@ -52,8 +52,8 @@ def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor) -
     def predict(ids: Tensor) -> Tensor:
         return torch.cat(list(model(columns(list(sizes.fields), ids)).values()), dim=1)
 
-    if setting == "like for like":
-        return alike(model, predict, sizes)
+    if setting != DEFAULT:
+        return alike(model, predict, sizes, setting, start)
     model._max_gradient_norm = 10.0  # the default of its `fit`, which wants a data loader of its own kind
 
     def train(ids: Tensor, labels: Tensor) -> None:
