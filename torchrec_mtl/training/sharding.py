@@ -87,7 +87,8 @@ def plan_sharding(
         local_world_size: ranks a node.
 
     Raises:
-        InputError: if ``tables`` names a table that the model has not, or the planner finds no plan.
+        InputError: if ``tables`` names a table that the model has not, a table's dimension is none that fbgemm can
+            do, or the planner finds no plan.
 
     Returns:
         The plan; an empty one where every table is replicated.
@@ -103,6 +104,10 @@ def plan_sharding(
     }
     if all(is_replicated(config.table_config(name), device) for name in configs):
         return ShardingPlan({})  # TorchRec leaves tables without a plan as they are
+    for name, table in configs.items():
+        if table.embedding_dim % 4:
+            told = f"`embedding_dim` (={table.embedding_dim}) of {name} must be a multiple of 4 under fbgemm's operators"
+            raise InputError(f"{told}; tables that are all replicated may have any")
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=local_world_size or get_local_size(world_size)),
         HardwareConfig(hbm_cap_bytes=_hbm(device)),
