@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import TensorProperties
 
 from tests import processes
 from tests.jobs import funnel
 from tests.training import ranks
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.training.checkpoint import best_checkpoint, checkpoints, load_weights, manifest
+from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, checkpoints, load_weights, manifest
 from torchrec_mtl.training.checkpoint.safe_load import _MetadataUnpickler
 from torchrec_mtl.training.config import CheckpointConfig, OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import process_group
@@ -182,6 +183,16 @@ def test_weights_load_without_a_process_group(finished):
     saved = ranks.contents(checkpoint)
     for name, value in model.state_dict().items():
         assert torch.equal(value, saved[f"model.{name}"])
+
+
+def _refused_everywhere(folder: Path) -> None:
+    with pytest.raises(InputError, match="must be a folder that can be written to"):
+        Checkpointer(folder, dist.new_group(backend="gloo"))
+
+
+def test_a_folder_that_cannot_be_made_stops_all_ranks(tmp_path):
+    (tmp_path / "file").touch()
+    processes.run(_refused_everywhere, 2, tmp_path / "file" / "checkpoints")
 
 
 def _files(checkpoint: Path) -> list[str]:

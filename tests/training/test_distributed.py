@@ -186,7 +186,7 @@ def test_a_wrong_sharding_is_told(options, sentence):
 def test_a_dimension_that_fbgemm_has_not_is_told_unless_all_tables_are_replicated():
     tables = [EmbeddingBagConfig(name="t0", embedding_dim=18, num_embeddings=5, feature_names=["f0"])]
     model = MMoE(EmbeddingBagCollection(tables=tables, device=torch.device("meta")), TASKS)
-    sentence = r"`embedding_dim` \(=18\) of t0 must be a multiple of 4 under fbgemm's operators; tables that are all"
+    sentence = r"`embedding_dim` \(=18\) of t0 must be a multiple of 4 in fbgemm's operators; tables that are all"
     with process_group(CPU):
         with pytest.raises(InputError, match=sentence):
             plan_sharding(model, TrainingConfig(), CPU)

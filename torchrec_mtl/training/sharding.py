@@ -106,7 +106,7 @@ def plan_sharding(
         return ShardingPlan({})  # TorchRec leaves tables without a plan as they are
     for name, table in configs.items():
         if table.embedding_dim % 4:
-            told = f"`embedding_dim` (={table.embedding_dim}) of {name} must be a multiple of 4 under fbgemm's operators"
+            told = f"`embedding_dim` (={table.embedding_dim}) of {name} must be a multiple of 4 in fbgemm's operators"
             raise InputError(f"{told}; tables that are all replicated may have any")
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=local_world_size or get_local_size(world_size)),

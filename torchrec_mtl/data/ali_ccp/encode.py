@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from torchrec_mtl.data.ali_ccp.common import Columns, CommonFeatures
@@ -28,6 +30,40 @@ def count_ids(columns: Columns, common: CommonFeatures, impressions: Impressions
     return Vocabularies({field: counts[field].at_least(max(1, min_count)) for field in columns.fields})
 
 
+class Rows:
+    """Rows of tables, one after the other, in memory-mapped files: what is not asked for need not be in memory.
+
+    Args:
+        folder: where the files go.
+        tables: at least one, of the same columns.
+
+    Example::
+
+        >>> import tempfile
+        >>> rows = Rows(Path(tempfile.mkdtemp()), (pl.DataFrame({"a": a}) for a in ([0, 10], [20], [30, 40])))
+        >>> rows.take(np.array([4, 0, 2, 0]))["a"].to_list()
+        [40, 0, 20, 0]
+    """
+
+    def __init__(self, folder: Path, tables: Iterator[pl.DataFrame]) -> None:
+        self._parts = []
+        for number, table in enumerate(tables):
+            file = folder / f"coded-{number}.arrow"
+            table.write_ipc(file)
+            self._parts.append(pl.read_ipc(file, memory_map=True, rechunk=False))
+        self._bounds = np.cumsum([0, *(part.height for part in self._parts)])
+
+    def take(self, places: Array) -> pl.DataFrame:
+        """The rows at ``places``, in that order."""
+        order = np.argsort(places, kind="stable")
+        ordered = places[order]
+        cuts = np.searchsorted(ordered, self._bounds)
+        of_parts = zip(self._parts, self._bounds, cuts, cuts[1:], strict=False)
+        pieces = [part[ordered[first:last] - bound] for part, bound, first, last in of_parts if first < last]
+        taken = pl.concat(pieces) if pieces else self._parts[0].clear()
+        return taken[np.argsort(order)]
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Encodes impressions.
@@ -48,10 +84,10 @@ class Encoder:
         self, common: CommonFeatures, impressions: Impressions, stage: str, progress: Progress, num_threads: int
     ) -> Iterator[tuple[pl.DataFrame, Array]]:
         """The rows of each part with all columns of the data set, and which of them are for valid if it is train."""
-        of_common = self._of_common(common)
+        of_common = Rows(common.parts[0].parent, (self._codes(table) for table in common.tables()))
 
         def encode(table: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
-            joined = self.columns.join(of_common[table["place"].to_numpy()], self._codes(table))
+            joined = self.columns.join(of_common.take(table["place"].to_numpy()), self._codes(table))
             known = [(~BROKEN).cast(pl.UInt8).alias(KNOWN)] if self.keeps_broken else []
             rows = table.select(*LABELS, *known, "user").hstack(joined)
             return rows, is_valid(table["line"].to_numpy(), self.seed)
@@ -61,14 +97,6 @@ class Encoder:
             done += rows.height
             progress(stage, done, done / impressions.tally["kept"])
             yield rows, for_valid
-
-    def _of_common(self, common: CommonFeatures) -> pl.DataFrame:
-        """Column by column, so that no two copies of all are in memory at once."""
-        columns: dict[str, list[pl.Series]] = {}
-        for table in common.tables():
-            for column in self._codes(table):
-                columns.setdefault(column.name, []).append(column)
-        return pl.DataFrame([pl.concat(columns.pop(name), rechunk=True) for name in list(columns)])
 
     def _codes(self, table: pl.DataFrame) -> pl.DataFrame:
         return self.columns.encode(table, self.vocabularies.encode)

@@ -54,6 +54,9 @@ class Checkpointer:
         keep_last: see `CheckpointConfig`.
         asynchronous: see `CheckpointConfig`.
         group: a gloo group of all ranks that nothing else uses while files are written.
+
+    Raises:
+        InputError: on every rank, if ``directory`` cannot be made or cleared.
     """
 
     def __init__(
@@ -63,11 +66,16 @@ class Checkpointer:
         self.keep_last, self.asynchronous = keep_last, asynchronous
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        if dist.get_rank() == 0:
-            directory.mkdir(parents=True, exist_ok=True)
-            for left in directory.glob(f"step_*{PARTIAL}"):
+        on_first_rank(self._clear, group)
+
+    def _clear(self) -> None:
+        """Makes the folder, without what a killed run left there."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for left in self.directory.glob(f"step_*{PARTIAL}"):
                 shutil.rmtree(left)
-        dist.barrier(group=group)
+        except OSError as error:
+            raise InputError(f"{self.directory}: must be a folder that can be written to ({error})") from error
 
     def save(
         self, step: int, model: nn.Module, optimizer: KeyedOptimizer, state: Mapping[str, Any], score: float | None
