@@ -19,8 +19,9 @@ from torchrec_mtl.losses import DependenceLoss
 from torchrec_mtl.models import TAFE
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.distributed import distribute
-from torchrec_mtl.training.fit import TrainingResult, fit, set_seed
+from torchrec_mtl.training.fit import fit, set_seed
 from torchrec_mtl.training.monitor import Monitor
+from torchrec_mtl.training.result import TrainingResult
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from torchrec_mtl.jobs.settings import RunConfig
 from torchrec_mtl.metrics import CalibrationCurve, gain, rela_impr
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.evaluation import Rows
-from torchrec_mtl.training.fit import TrainingResult
+from torchrec_mtl.training.result import TrainingResult
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +20,10 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, load_weights
 from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.evaluation import Rows, aucs, evaluate, mean_auc, suspicions
+from torchrec_mtl.training.evaluation import aucs, evaluate, mean_auc, suspicions
 from torchrec_mtl.training.faults import Recorded, tell_non_finite
 from torchrec_mtl.training.monitor import Monitor, progress_bar
+from torchrec_mtl.training.result import TrainingResult
 from torchrec_mtl.training.step import NonFiniteLossError, Step
 
 
@@ -41,44 +42,6 @@ class Batches(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts the next iteration at a position; an `InputError` if the state is of other batches."""
-
-
-@dataclass
-class TrainingResult:
-    """What came of a run, or has come of it so far: with the checkpoint's tensors, all that is needed to go on.
-
-    Args:
-        history: validation rows ``{step, split, task, space, metric, value}``, in order.
-        best_step: the optimizer step whose weights are the best.
-        best_score: their mean validation AUC.
-        seconds: of training, evaluation and checkpoints left out.
-        num_rows: training rows taken, over all ranks.
-        num_skipped: batches left out because their loss was not finite.
-        epoch, epoch_step: the present epoch, and optimizer steps taken in it.
-        step: optimizer steps taken.
-        without_gain: evaluations since the best.
-        loss_sum, loss_rows: of the rows since the last evaluation.
-        stopped: whether the run was told to stop before its end.
-    """
-
-    history: Rows = field(default_factory=list)
-    best_step: int = 0
-    best_score: float = float("-inf")
-    seconds: float = 0.0
-    num_rows: int = 0
-    num_skipped: int = 0
-    epoch: int = 0
-    epoch_step: int = 0
-    step: int = 0
-    without_gain: int = 0
-    loss_sum: float = 0.0
-    loss_rows: int = 0
-    stopped: bool = False
-
-    @property
-    def samples_per_second(self) -> float:
-        """Training rows per second of training, over all ranks."""
-        return self.num_rows / self.seconds if self.seconds else 0.0
 
 
 def set_seed(seed: int) -> None:
