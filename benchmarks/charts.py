@@ -1,24 +1,11 @@
 """The charts of `benchmarks.report`: each takes a results file's rows."""
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import polars as pl
-
-matplotlib.use("Agg")
-
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-
-def png(figure: Figure) -> bytes:
-    """The picture, and no figure kept."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
-    return file.getvalue()
 
 
 def dots(frame: pl.DataFrame, label: Sequence[str], panel: Sequence[str], log: bool = True) -> Figure:

@@ -19,10 +19,8 @@ import csv
 import gc
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,20 +31,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import record
-from torchrec_mtl.data import BatchLoader, Schema, SyntheticFunnel, prepare_synthetic, read_split
-from torchrec_mtl.jobs.registry import MODELS
-from torchrec_mtl.jobs.settings import RunConfig
-from torchrec_mtl.jobs.train import build_model
+from benchmarks.training_step.case import SYSTEMS, Case, Size
 from torchrec_mtl.ops.small_attention import library
-from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.distributed import distribute, process_group
-from torchrec_mtl.training.fit import Training
-from torchrec_mtl.training.monitor import Monitor
+from torchrec_mtl.training.distributed import process_group
 
 CPU = torch.device("cpu")
-FUNNEL = SyntheticFunnel(base_rates=(0.4, 0.2, 0.1), field_sizes=(1000,) * 8)
-BATCH_SIZE, EMBEDDING_DIM, WARM_UP, STEPS = 256, 16, 3, 4
-SYSTEMS = [name for name, entry in MODELS.items() if entry.ablation_of is None]
+SIZE = Size(batch_size=256, num_fields=8, fewest_rows=1000, most_rows=1000)
+WARM_UP = 3
 ATTENTION = {
     "PyTorch": {"TORCHREC_MTL_ATTENTION": "reference", "TORCHREC_MTL_INDUCING_ATTENTION": "compact"},
     "C++": {"TORCHREC_MTL_ATTENTION": "cpp", "TORCHREC_MTL_INDUCING_ATTENTION": "cpp"},
@@ -109,54 +100,42 @@ def allocations(function: Callable[[], object]) -> tuple[int, int]:
 
 
 @contextmanager
-def training(system: str, directory: Path) -> Iterator[Training]:
-    """A run of ``system`` on `prepare`'s data after `WARM_UP` steps."""
-    schema = Schema.load(directory)
-    config = RunConfig(system, EMBEDDING_DIM, training=TrainingConfig(batch_size=BATCH_SIZE))
-    torch.manual_seed(0)
-    model, optimizer = distribute(build_model(config, schema, CPU), config.training, CPU)
-    loader = BatchLoader(read_split(directory, "train", schema), BATCH_SIZE)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = (config.training, CPU, Path(folder), Monitor(None), "", lambda: False)
-        run = Training(model, optimizer, loader, [], schema.tasks, *arguments)
-        for _ in range(WARM_UP):
-            run.take_step()
-        yield run
+def begun(system: str) -> Iterator[Case]:
+    """A run of ``system`` after `WARM_UP` steps."""
+    case = Case(system, SIZE, CPU)
+    for _ in range(WARM_UP):
+        case.take_step()
+    yield case
+    case.close()
 
 
-def prepare(folder: str) -> Path:
-    """Rows for `WARM_UP` and `STEPS`, and two batches that are fetched ahead."""
-    return prepare_synthetic(folder, FUNNEL, {"train": BATCH_SIZE * (WARM_UP + STEPS + 2), "valid": 1, "test": 1})
-
-
-def count(system: str, directory: Path) -> record.Row:
+def count(system: str) -> record.Row:
     """Of one step; every kind of count has a step of its own."""
-    with training(system, directory) as run:
+    with begun(system) as case:
         with FlopCounterMode(display=False) as flops:
-            run.take_step()
+            case.take_step()
         with Launches() as launches:
-            run.take_step()
-        blocks, num_bytes = allocations(run.take_step)
+            case.take_step()
+        blocks, num_bytes = allocations(case.take_step)
         return {
-            "parameters": sum(p.numel() for p in run.model.parameters()),
+            "parameters": sum(p.numel() for p in case.training.model.parameters()),
             "flops": flops.get_total_flops(),
             "launches": launches.count,
             "bytes_written": launches.bytes,
             "allocations": blocks,
             "bytes_allocated": num_bytes,
-            "python_instructions": python_instructions(run.take_step),
+            "python_instructions": python_instructions(case.take_step),
         }
 
 
 def count_all() -> list[record.Row]:
     """A row for each system, with attention in PyTorch; another with the C++ kernels, where they have been built."""
     rows = []
-    with process_group(CPU), tempfile.TemporaryDirectory() as folder:
-        directory = prepare(folder)
+    with process_group(CPU):
         for attention, variables in ATTENTION.items():
             os.environ.update(variables)
             for system in SYSTEMS if attention == "PyTorch" else WITH_KERNELS * bool(library.load()):
-                rows.append({"system": system, "attention": attention, **count(system, directory)})
+                rows.append({"system": system, "attention": attention, **count(system)})
                 print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
     return rows
 

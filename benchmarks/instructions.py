@@ -24,11 +24,11 @@ SYSTEMS = ("shared_bottom", "tafe", "bpcm")
 AGREEMENT, TOLERANCE = 0.01, 0.05
 
 
-def count(folder: str, directory: str) -> list[int]:
+def count(folder: str) -> list[int]:
     """Of two steps of each system, in a new process: valgrind writes a file for each toggle into ``folder``."""
     tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
     tool.append(f"--callgrind-out-file={folder}/counts")
-    command = [*tool, sys.executable, "-W", "ignore", "-m", "benchmarks.instructions", "--inside", directory]
+    command = [*tool, sys.executable, "-W", "ignore", "-m", "benchmarks.instructions", "--inside"]
     environment = {**os.environ, **counts.ATTENTION["PyTorch"], "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=record.ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -38,16 +38,16 @@ def count(folder: str, directory: str) -> list[int]:
     return totals[1::2]  # every other file is of what lies between two steps
 
 
-def step(directory: Path) -> None:
+def step() -> None:
     """Under valgrind."""
     with process_group(counts.CPU):
         for system in SYSTEMS:
-            with counts.training(system, directory) as run:
+            with counts.begun(system) as case:
                 _instrument("on")
-                run.take_step()
+                case.take_step()
                 for _ in range(2):
                     torch._C._valgrind_toggle_and_dump_stats()
-                    run.take_step()
+                    case.take_step()
                     torch._C._valgrind_toggle_and_dump_stats()
                 _instrument("off")
 
@@ -59,20 +59,21 @@ def _instrument(switch: str) -> None:
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hold", action="store_true", help="what was accepted")
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
 
 
 def main() -> None:
     arguments = record.parse("instructions", __doc__, options)
     if arguments.inside:
-        step(Path(arguments.inside))
+        step()
         return
     if shutil.which("valgrind") is None:
         print("error: valgrind is not installed", file=sys.stderr)
         raise SystemExit(2)
     circumstances = record.begin()
-    with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as folder:
-        found = count(folder, str(counts.prepare(data)))
+    counts.SIZE.split()  # prepared here, as under valgrind all takes long
+    with tempfile.TemporaryDirectory() as folder:
+        found = count(folder)
     rows = []
     for system, first, second in zip(SYSTEMS, found[::2], found[1::2], strict=True):
         if abs(first / second - 1) > AGREEMENT:

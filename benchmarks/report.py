@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import charts
 from benchmarks.record import CIRCUMSTANCES, RESULTS
+from torchrec_mtl.jobs.compare.figures import png
 from torchrec_mtl.jobs.compare.html import heading, page, paragraph, picture, table
 
 PAGE = RESULTS / "report.html"
@@ -128,7 +129,7 @@ def section(of: Section, file: Path) -> list[str]:
     frame = pl.read_csv(file, infer_schema_length=None)
     line, rows = circumstances(frame)
     for draw in of.draw:
-        parts.append(picture(charts.png(draw(frame)), str(draw.__doc__)))
+        parts.append(picture(png(draw(frame)), str(draw.__doc__)))
     lines = [[f"L{number}", *_cells(row)] for number, row in enumerate(rows.iter_rows(), 2)]
     all_rows = table(["line", *rows.columns], lines, f"{file.name}. {line}")
     return [*parts, f"<details><summary>{html.escape(file.name)}: {len(rows)} rows</summary>{all_rows}</details>"]

@@ -20,7 +20,8 @@ from torchrec_mtl.modules import SmoothStepSchedule, smooth_step
 from torchrec_mtl.tasks import TaskChain
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The picture; the figure is closed."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
@@ -45,7 +46,7 @@ def auc_dots(collected: Mapping[str, Scores], tasks: TaskChain) -> bytes:
         axis.set(title=task, xlabel="test AUC", yticks=range(len(systems)))
         axis.set_yticklabels([collected[system].title for system in systems])
         axis.grid(axis="y", linewidth=0.3)
-    return _png(figure)
+    return png(figure)
 
 
 def heat_maps(points: Mapping[tuple[float, float], Mapping[str, float]], names: tuple[str, str]) -> bytes:
@@ -64,7 +65,7 @@ def heat_maps(points: Mapping[tuple[float, float], Mapping[str, float]], names: 
         axis.set(title=measure, xticks=range(len(columns)), yticks=range(len(rows)), xlabel=names[1], ylabel=names[0])
         axis.set_xticklabels([f"{c:g}" for c in columns])
         axis.set_yticklabels([f"{r:g}" for r in rows])
-    return _png(figure)
+    return png(figure)
 
 
 def efficiency_bars(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -82,7 +83,7 @@ def efficiency_bars(rows: Sequence[Mapping[str, Any]]) -> bytes:
         axis.margins(x=0.15)
         axis.set_xlabel(label)
     axes[0].invert_yaxis()
-    return _png(figure)
+    return png(figure)
 
 
 def smooth_steps(schedule: SmoothStepSchedule, num_steps: int) -> bytes:
@@ -94,7 +95,7 @@ def smooth_steps(schedule: SmoothStepSchedule, num_steps: int) -> bytes:
         axis.plot(x, smooth_step(x, gamma), label=f"step {step}, $\\gamma$ = {gamma:g}")
     axis.set(xlabel="x", ylabel="$f_D(x)$")
     axis.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def selection_rates(selection: Selection) -> bytes:
@@ -118,4 +119,4 @@ def selection_rates(selection: Selection) -> bytes:
         plane.scatter(*selection.plane[rows].T, s=6, color=color, label=label, alpha=0.7)
     plane.set(xlabel="first principal component", ylabel="second")
     plane.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
