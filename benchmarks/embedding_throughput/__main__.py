@@ -60,7 +60,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of a rank")
     parser.add_argument("--copy-mib", type=int, help="far more than the caches; 512, on CUDA 4096")
-    parser.add_argument("--pair-runs", type=int, help="new processes for ours beside DMP; 3")
+    parser.add_argument("--pair-runs", type=int, help="new processes for ours beside DMP; 6")
 
 
 def points(arguments: argparse.Namespace) -> list[grid.Point]:
@@ -97,7 +97,7 @@ def main() -> None:
             copy_mib=arguments.copy_mib or (16 if quick else 4096 if on_gpu else 512),
             block_ms=1.0 if quick else 60.0,
         )
-        run = Run(job, pair_runs=arguments.pair_runs or (1 if quick else 3), pairs_a_run=2 if quick else 12)
+        run = Run(job, pair_runs=arguments.pair_runs or (1 if quick else 6), pairs_a_run=2 if quick else 24)
         for point in asked:
             run.throughput(point)
         if all(point.axis != "asked for" for point in asked):
