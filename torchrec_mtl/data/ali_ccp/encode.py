@@ -50,7 +50,7 @@ class Rows:
         for number, table in enumerate(tables):
             file = folder / f"coded-{number}.arrow"
             table.write_ipc(file)
-            self._parts.append(pl.read_ipc(file, memory_map=True, rechunk=False))
+            self._parts.append(pl.read_ipc(file, memory_map=True))
         self._bounds = np.cumsum([0, *(part.height for part in self._parts)])
 
     def take(self, places: Array) -> pl.DataFrame:
