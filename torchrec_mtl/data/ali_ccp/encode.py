@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from torchrec_mtl.data.ali_ccp.common import Columns, CommonFeatures
 from torchrec_mtl.data.ali_ccp.impressions import BROKEN, Impressions
@@ -50,7 +52,8 @@ class Rows:
         for number, table in enumerate(tables):
             file = folder / f"coded-{number}.arrow"
             table.write_ipc(file)
-            self._parts.append(pl.read_ipc(file, memory_map=True))
+            mapped = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            self._parts.append(cast(pl.DataFrame, pl.from_arrow(mapped, rechunk=False)))
         self._bounds = np.cumsum([0, *(part.height for part in self._parts)])
 
     def take(self, places: Array) -> pl.DataFrame:
