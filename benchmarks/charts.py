@@ -8,25 +8,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
-def dots(frame: pl.DataFrame, label: Sequence[str], panel: Sequence[str], log: bool = True) -> Figure:
+def dots(
+    frame: pl.DataFrame, label: Sequence[str], panel: Sequence[str], columns: int = 1, log: bool = False
+) -> Figure:
     """Medians with lines from p20 to p80, first row on top.
 
     Args:
         frame: rows.
         label: columns that name a row.
         panel: columns whose values together make a panel of their own.
-        log: whether the axis is logarithmic.
+        columns: how many panels lie beside each other.
+        log: whether the axes are logarithmic; they begin at 0 otherwise.
     """
     panels = frame.partition_by(panel, maintain_order=True)
-    heights = [len(rows) for rows in panels]
-    size = (9, 0.26 * sum(heights) + 0.8 * len(panels))
-    figure, axes = plt.subplots(
-        len(panels), 1, figsize=size, squeeze=False, height_ratios=heights, layout="constrained"
-    )
-    for axis, rows in zip(axes[:, 0], panels, strict=True):
+    heights = [max(len(rows) for rows in panels[i : i + columns]) for i in range(0, len(panels), columns)]
+    size = (9 if columns == 1 else 5.5 * columns, 0.26 * sum(heights) + 0.8 * len(heights))
+    shape = {"squeeze": False, "height_ratios": heights, "layout": "constrained"}
+    figure, axes = plt.subplots(len(heights), columns, figsize=size, **shape)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, rows in zip(axes.flat, panels, strict=False):
         _dots(axis, rows, label)
         axis.set_title(", ".join(str(rows[name][0]) for name in panel), loc="left", fontsize=9)
-        axis.set_xscale("log" if log else "linear")
+        if log:
+            axis.set_xscale("log")
+        else:
+            axis.set_xlim(left=0)
+            axis.locator_params(axis="x", nbins=5)
+            axis.xaxis.set_major_formatter("{x:,.6g}")
+        axis.tick_params(axis="x", labelsize=8)
     return figure
 
 
@@ -72,12 +82,13 @@ def gpu_attention(frame: pl.DataFrame) -> Figure:
 
 def preparation(frame: pl.DataFrame) -> Figure:
     """Rows a second."""
-    return dots(frame, ["program"], ["rows"])
+    speeds = frame.filter(pl.col("figure") == "speed").with_columns(size=pl.format("{} MB", "raw_megabytes"))
+    return dots(speeds, ["program"], ["size"], columns=2)
 
 
 def reading(frame: pl.DataFrame) -> Figure:
     """Samples a second."""
-    return dots(frame.with_columns(unit=pl.lit("samples/s")), ["way"], ["data"])
+    return dots(frame.filter(pl.col("unit") == "samples/s"), ["way"], ["data"], log=True)
 
 
 def throughput(frame: pl.DataFrame) -> Figure:
@@ -87,7 +98,7 @@ def throughput(frame: pl.DataFrame) -> Figure:
         where=pl.format("{}, {} rank(s)", "axis", "ranks"),
         what=pl.concat_str(["direction", "optimizer"], separator=", ", ignore_nulls=True),
     )
-    return dots(named, ["candidate"], ["where", "what"])
+    return dots(named, ["candidate"], ["where", "what"], columns=3)
 
 
 def step_parts(frame: pl.DataFrame) -> Figure:
@@ -116,14 +127,14 @@ def step_parts(frame: pl.DataFrame) -> Figure:
 def step_growth(frame: pl.DataFrame) -> Figure:
     """By how much a whole step grows."""
     rows = frame.filter((pl.col("question") == "growth") & (pl.col("part") == "whole step"))
-    return dots(rows, ["model"], ["change"], log=False)
+    return dots(rows, ["model"], ["change"], columns=2)
 
 
 def step_figure_8(frame: pl.DataFrame) -> Figure:
     """Times to Shared-Bottom's."""
-    return dots(frame.filter(pl.col("question") == "figure 8"), ["model"], ["part"], log=False)
+    return dots(frame.filter(pl.col("question") == "figure 8"), ["model"], ["part"], columns=2)
 
 
 def peers_speed(frame: pl.DataFrame) -> Figure:
     """Samples a CPU second of training."""
-    return dots(frame.filter(pl.col("measure") == "training"), ["library"], ["setting", "model"])
+    return dots(frame.filter(pl.col("measure") == "training"), ["library"], ["setting", "model"], columns=2)
