@@ -32,7 +32,7 @@ setup(
         "report": ["matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.15", "tqdm>=4.60"],
         "launch": ["torchx>=0.7"],
         "gpu": ["triton>=3.7,<3.8"],
-        "test": ["hypothesis>=6.100", "packaging>=22", "pytest>=8.2", "scikit-learn>=1.4"],
+        "test": ["hypothesis>=6.100", "packaging>=22", "pytest>=8.2", "pytest-xdist>=3.6", "scikit-learn>=1.4"],
     },
     entry_points={
         # A package that registers components hides TorchX's own, so those are listed again; `_` stands for no prefix.
