@@ -87,8 +87,8 @@ def distributed(built: nn.Module, training: TrainingConfig, sizes: Sizes) -> Can
             step.step()
 
     def predict(ids: Tensor) -> Tensor:
-        _, (_, logits, _) = model(batch(ids, torch.zeros(len(ids), sizes.num_tasks), sizes))
-        return logits.sigmoid()
+        own = batch(ids, torch.empty(0), sizes)
+        return model.module.model(own.dense_features, own.sparse_features).sigmoid()
 
     return Candidate(model, train, predict)
 
