@@ -92,7 +92,7 @@ def reading(frame: pl.DataFrame) -> Figure:
 
 
 def throughput(frame: pl.DataFrame) -> Figure:
-    """Percent of a plain copy's bandwidth at the base, and of sharding on several ranks."""
+    """Samples a second at the base, and under every sharding on one, two and four ranks."""
     rows = frame.filter((pl.col("measured") == "throughput") & pl.col("axis").is_in(["base", "sharding"]))
     named = rows.with_columns(
         where=pl.format("{}, {} rank(s)", "axis", "ranks"),
