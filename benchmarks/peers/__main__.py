@@ -18,8 +18,8 @@ that all libraries predict the same after a step from the same values.
   the process's CPU time, and the peak memory of the process. `ours_to_this` is a median over rounds.
 - AUC: 10 fields of 10 to 20,000 ids; test AUC after equal steps, three seeds, beside the true probabilities' AUC.
 
-A library that fails has rows that say why. ``--quick`` installs nothing and leaves out what is not installed. It takes
-about 18 minutes on two cores, and some more the first time.
+A library that fails has rows that say why. ``--quick`` installs nothing and leaves out what is not installed. Speed
+takes ten minutes on two cores, AUC forty more, and the first time it takes some to install the libraries.
 """
 
 import math
