@@ -156,8 +156,7 @@ def test_goals_are_held_against_the_fastest_and_the_best_peer():
     assert summary.goals(ours) == []
 
 
-def test_the_program_runs_ours_alone_where_no_peer_is_installed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_run_small_the_program_runs_ours_alone(tmp_path, monkeypatch, capsys):
     file = tmp_path / "peers.csv"
     monkeypatch.setattr(sys, "argv", ["peers", "--quick", "--results", str(file)])
     monkeypatch.setattr(record, "begin", lambda: dict.fromkeys(record.CIRCUMSTANCES, "x"))

@@ -14,26 +14,17 @@ REQUIREMENTS = {
 }
 
 
-def environment_of(peer: str) -> tuple[Path, str]:
-    """The folder of an environment with ``peer``, and its torch: this process's version."""
+def python_with(peer: str) -> Path:
+    """The interpreter of an environment with ``peer`` and this process's version of torch, built once for the user."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl" / "peers"
     torch = f"torch=={metadata.version('torch').partition('+')[0]}"
-    return cache / "-".join([*REQUIREMENTS[peer], torch]).replace("==", "-"), torch
-
-
-def is_installed(peer: str) -> bool:
-    return (environment_of(peer)[0] / "installed").exists()  # written last: an interrupted install starts again
-
-
-def python_with(peer: str) -> Path:
-    """The interpreter of an environment with ``peer``, built once for the user."""
-    folder, torch = environment_of(peer)
-    python = folder / "bin" / "python"
-    if not is_installed(peer):
+    folder = cache / "-".join([*REQUIREMENTS[peer], torch]).replace("==", "-")
+    python, installed = folder / "bin" / "python", folder / "installed"
+    if not installed.exists():  # written last: an interrupted install starts again
         venv.create(folder, clear=True, with_pip=True)
         install = [python, "-m", "pip", "install", "-q", "--retries", "2"]
         # torch alone is looked for on PyTorch's index, where the CPU build is
         subprocess.run([*install, "--no-deps", "--extra-index-url", TORCH_CPU_INDEX, torch], check=True)
         subprocess.run([*install, torch, *REQUIREMENTS[peer]], check=True)
-        (folder / "installed").touch()
+        installed.touch()
     return python
