@@ -68,7 +68,7 @@ class Bare:
         plan = planner.collective_plan(train_model, get_default_sharders(), dist.group.WORLD)
         self.model = DistributedModelParallel(train_model, device=CPU, plan=plan)
         dense = dict(in_backward_optimizer_filter(self.model.named_parameters()))
-        adam = KeyedOptimizerWrapper(dense, partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.0))
+        adam = KeyedOptimizerWrapper(dense, partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.0, fused=True))
         optimizer = CombinedOptimizer([self.model.fused_optimizer, adam])
         self.pipeline: Any = TrainPipelineBase(self.model, optimizer, CPU)
         self.batches = cycle(subject.bare_batches)
