@@ -167,18 +167,14 @@ def bench(
 ) -> specs.AppDef:
     """Runs a program of benchmarks/, from the root of a clone.
 
-        Args:
-            arguments: the program's own, after --, as in -- --help
-    <<<<<<< HEAD
-            program: its name, such as peers_quality, embedding_throughput or, in a folder, scaling.chart
-    =======
-            program: its name, such as peers or, in a folder, scaling.chart
-    >>>>>>> fcde945 (Benchmarks: other libraries beside ours, speed and memory too, one program)
-            image: of container schedulers
-            cpu: cores
-            gpu: GPUs
-            memMB: memory, in MB
-            mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
+    Args:
+        arguments: the program's own, after --, as in -- --help
+        program: its name, such as peers or, in a folder, scaling.chart
+        image: of container schedulers
+        cpu: cores
+        gpu: GPUs
+        memMB: memory, in MB
+        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     with launch.mistakes_told():
         files = [file for file in Path("benchmarks").rglob("*.py") if "__main__" in file.read_text(encoding="utf-8")]
