@@ -140,7 +140,21 @@ def count_all() -> list[record.Row]:
     return rows
 
 
-def differences(rows: list[record.Row], accepted: list[dict[str, str]]) -> list[str]:
+def read_accepted(program: str) -> list[dict[str, str]]:
+    """What was last accepted of a program that counts."""
+    file = record.RESULTS / f"{program}.csv"
+    if not file.is_file():
+        sys.exit(f"error: {file}: nothing has been accepted yet, which `python -m benchmarks.{program}` does")
+    with file.open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def differences(
+    rows: list[record.Row],
+    accepted: list[dict[str, str]],
+    equal: tuple[str, ...] = EQUAL,
+    within: tuple[str, ...] = WITHIN,
+) -> list[str]:
     """A sentence for every count of ``rows`` that is not what was accepted."""
     known = {(row["system"], row["attention"]): row for row in accepted}
     found = []
@@ -149,9 +163,9 @@ def differences(rows: list[record.Row], accepted: list[dict[str, str]]) -> list[
         if key not in known:
             found.append(f"{', '.join(key)}: is not among the accepted counts")
             continue
-        for name in (*EQUAL, *WITHIN):
-            was, now = int(known[key][name]), row[name]
-            if abs(now - was) > (TOLERANCE * was if name in WITHIN else 0):
+        for name in (*equal, *within):
+            was, now = round(float(known[key][name])), round(row[name])
+            if abs(now - was) > (TOLERANCE * was if name in within else 0):
                 found.append(f"{', '.join(key)}: {name} {was:,} -> {now:,} ({now / was - 1:+.1%})")
     return found
 
@@ -162,8 +176,7 @@ def main() -> None:
     if not arguments.hold:
         record.write(arguments.results, count_all(), circumstances)
         return
-    with (record.RESULTS / "counts.csv").open() as file:
-        accepted = list(csv.DictReader(file))
+    accepted = read_accepted("counts")
     moved = differences(count_all(), accepted)
     print("\n".join(moved) or "all counts are as accepted")
     if accepted[0]["versions"] != circumstances["versions"]:

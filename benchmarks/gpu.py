@@ -5,6 +5,7 @@ what it had not written is lost. What they leave in ``benchmarks/results`` is ca
 failed. First come the tests that need a GPU: no figures of what is wrong.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import time
 import torch
 
 from benchmarks.record import RESULTS, ROOT
+from torchrec_mtl.jobs.environment import worker_environment
 
 TESTS = ("-m", "pytest", "-q", "tests/gpu")
 PROGRAMS = {  # module: most seconds, arguments
@@ -26,7 +28,8 @@ def run(name: str, arguments: tuple[str, ...], seconds: float) -> bool:
     """Whether it ended well in time; its output goes to the screen."""
     began = time.monotonic()
     try:
-        status = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False, timeout=seconds).returncode
+        command, environment = [sys.executable, *arguments], {**os.environ, **worker_environment(1, processes=1)}
+        status = subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=seconds).returncode
         told = f"ended with status {status}" if status else "ran"
     except subprocess.TimeoutExpired:
         status, told = 1, "was stopped"

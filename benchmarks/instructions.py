@@ -7,7 +7,6 @@ is `benchmarks.counts`'s, with all that the loop does for one; two of them are c
 """
 
 import argparse
-import csv
 import os
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from benchmarks import counts, record
 from torchrec_mtl.training.distributed import process_group
 
 SYSTEMS = ("shared_bottom", "tafe", "bpcm")
-AGREEMENT, TOLERANCE = 0.01, 0.05
+AGREEMENT = 0.01
 
 
 def count(folder: str) -> list[int]:
@@ -70,6 +69,7 @@ def main() -> None:
     if shutil.which("valgrind") is None:
         print("error: valgrind is not installed", file=sys.stderr)
         raise SystemExit(2)
+    accepted = counts.read_accepted("instructions") if arguments.hold else []
     circumstances = record.begin()
     counts.SIZE.split()  # prepared here, as under valgrind all takes long
     with tempfile.TemporaryDirectory() as folder:
@@ -83,11 +83,8 @@ def main() -> None:
     if not arguments.hold:
         record.write(arguments.results, rows, circumstances)
         return
-    with (record.RESULTS / "instructions.csv").open() as file:
-        accepted = {row["system"]: float(row["median"]) for row in csv.DictReader(file)}
-    moved = [row["system"] for row in rows if abs(row["median"] / accepted[row["system"]] - 1) > TOLERANCE]
-    if moved:
-        sys.exit(f"error: a step of {', '.join(moved)} takes 5 % more or less than {accepted}")
+    if moved := counts.differences(rows, accepted, equal=(), within=("median",)):
+        sys.exit("\n".join(["error: a fixed step takes another number of instructions", *moved]))
 
 
 if __name__ == "__main__":

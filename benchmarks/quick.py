@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.record import ROOT
+from torchrec_mtl.jobs.environment import worker_environment
 
 COMMANDS = {  # the longest first
     "counts": ("--hold",),
@@ -24,7 +25,6 @@ COMMANDS = {  # the longest first
     "data_preparation": ("--quick",),
     "scaling.parts": ("--quick",),
     "scaling.on_paper": ("--quick",),
-    "report": (),
 }
 
 
@@ -32,7 +32,7 @@ def run(program: str) -> tuple[str, float, subprocess.CompletedProcess[str]]:
     """With its seconds and what it printed."""
     began = time.monotonic()
     command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{program}", *COMMANDS[program]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **worker_environment(cores=1, processes=1)}  # else each would start itself over
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False, **output)
     return program, time.monotonic() - began, done

@@ -23,7 +23,7 @@ import torch
 
 from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.compare.runs import processor
-from torchrec_mtl.jobs.environment import KEEP_FREED_MEMORY
+from torchrec_mtl.jobs.environment import worker_environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -57,7 +57,7 @@ def begin(threads: int = 1, seed: int = 0, device: str = "cpu") -> Row:
 
     The program is started once more where its allocator gives memory back to the kernel, which the jobs' does not.
     """
-    wanted = {**KEEP_FREED_MEMORY, "OMP_NUM_THREADS": str(threads)}
+    wanted = worker_environment(threads, processes=1)
     if not wanted.items() <= os.environ.items():  # read when a process starts
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
     torch.set_num_threads(threads)

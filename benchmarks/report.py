@@ -6,7 +6,7 @@ link on GitHub has it, and as the README refers to it.
 
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -37,21 +37,32 @@ class Section:
     draw: tuple[Callable[[pl.DataFrame], Figure], ...] = ()
 
 
+_EMBEDDINGS = Section(
+    "embedding_throughput",
+    "Embedding throughput",
+    "Lookups and updates of Criteo's tables, a batch a step, beside what a plain copy reaches; docs/"
+    "embedding_throughput.md says what to choose. python -m benchmarks.embedding_throughput",
+    (charts.throughput,),
+)
+_STEP = Section(
+    "training_step",
+    "A training step, taken apart",
+    "What each model's step costs and in which part, how it grows when one thing of the workload does, TAFE's "
+    "figure 8, and our loop beside bare TorchRec. python -m benchmarks.training_step",
+    (charts.step_parts, charts.step_growth, charts.step_figure_8),
+)
+
+
+def _on_a_gpu(of: Section) -> Section:
+    text = of.text.rpartition("python -m")[0] + "python -m benchmarks.gpu"
+    return replace(of, name=f"{of.name}_cuda", title=f"{of.title}, on a GPU", text=text)
+
+
 SECTIONS = (
-    Section(
-        "embedding_throughput",
-        "Embedding throughput",
-        "Lookups and updates of Criteo's tables, a batch a step, beside what a plain copy reaches; docs/"
-        "embedding_throughput.md says what to choose. python -m benchmarks.embedding_throughput",
-        (charts.throughput,),
-    ),
-    Section(
-        "training_step",
-        "A training step, taken apart",
-        "What each model's step costs and in which part, how it grows when one thing of the workload does, TAFE's "
-        "figure 8, and our loop beside bare TorchRec. python -m benchmarks.training_step",
-        (charts.step_parts, charts.step_growth, charts.step_figure_8),
-    ),
+    _EMBEDDINGS,
+    _on_a_gpu(_EMBEDDINGS),
+    _STEP,
+    _on_a_gpu(_STEP),
     Section(
         "peers",
         "Other libraries",
