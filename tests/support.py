@@ -6,64 +6,17 @@ import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
-from torchrec_mtl import MultiTaskTrain, TaskChain, losses, models
+from torchrec_mtl import MultiTaskTrain, TaskChain, TaskForest
 from torchrec_mtl.data import MultiTaskBatch
-from torchrec_mtl.modules import SmoothStepSchedule
+from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.systems import SYSTEMS
 
 TASKS = TaskChain(["click", "cart", "purchase"])
 NUM_EMBEDDINGS = (11, 7, 5, 13)
 NUM_DENSE = 3
 
-# Every model of the library, small, with its paper's loss.
-MODELS = {
-    "single_task": (models.SingleTask, {"layer_sizes": (8,)}, losses.CrossEntropyLoss),
-    "shared_bottom": (
-        models.SharedBottom,
-        {"bottom_layer_sizes": (8,), "tower_layer_sizes": (4,)},
-        losses.CrossEntropyLoss,
-    ),
-    "omoe": (
-        models.OMoE,
-        {"num_experts": 3, "expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,)},
-        losses.CrossEntropyLoss,
-    ),
-    "mmoe": (
-        models.MMoE,
-        {"num_experts": 3, "expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,)},
-        losses.CrossEntropyLoss,
-    ),
-    "mmoe_dselect_k": (
-        models.MMoE,
-        {"num_experts": 3, "expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,), "gate": "dselect_k"},
-        losses.CrossEntropyLoss,
-    ),
-    "ple": (
-        models.PLE,
-        {"num_task_experts": 1, "expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,)},
-        losses.CrossEntropyLoss,
-    ),
-    "cross_stitch": (
-        models.CrossStitch,
-        {"layer_sizes": (8, 6), "tower_layer_sizes": (4,)},
-        losses.CrossEntropyLoss,
-    ),
-    "esmm": (models.ESMM, {"tower_layer_sizes": (8,)}, losses.CrossEntropyLoss),
-    "escm2_ips": (models.ESCM2, {"tower_layer_sizes": (8,)}, losses.CounterfactualLoss),
-    "escm2_dr": (models.ESCM2, {"tower_layer_sizes": (8,), "estimator": "dr"}, losses.CounterfactualLoss),
-    "aitm": (models.AITM, {"tower_layer_sizes": (8, 6)}, losses.CalibratedLoss),
-    "bpcm": (models.BPCM, {"tower_layer_sizes": (8,), "num_heads": 2}, losses.CalibratedLoss),
-    "tafe": (
-        models.TAFE,
-        {
-            "num_layers": 3,
-            "num_inducing_points": 5,
-            "tower_layer_sizes": (4,),
-            "selector_layer_sizes": (6,),
-            "schedule": SmoothStepSchedule(start=1.0, rate=0.1, end=1e-3),
-        },
-        losses.DependenceLoss,
-    ),
-}
+# Every model of the library, with its paper's loss; ablations are the same classes.
+MODELS = {name: system for name, system in SYSTEMS.items() if system.ablation_of is None}
 
 
 def tables(
@@ -77,26 +30,34 @@ def tables(
     return EmbeddingBagCollection(tables=configs, device=torch.device(device) if device else None)
 
 
-def build(
-    name: str, embedding_dims: Sequence[int] = (4, 4, 4, 4), device: str | None = None, **arguments: object
-) -> nn.Module:
-    """A model of `MODELS`, dense features included."""
-    model, small, _ = MODELS[name]
-    return model(
+def feature_arch(embedding_dims: Sequence[int] = (4, 4, 4, 4), device: str | None = None) -> FeatureArch:
+    """The tables and dense features."""
+    return FeatureArch(
         tables(embedding_dims, device),
-        TASKS,
         dense_in_features=NUM_DENSE,
         dense_arch_layer_sizes=(6, 4),
         dense_device=torch.device(device) if device else None,
-        **{**small, **arguments},
     )
 
 
-def train_model(name: str, **arguments: object) -> nn.Module:
+def build(
+    name: str,
+    embedding_dims: Sequence[int] = (4, 4, 4, 4),
+    device: str | None = None,
+    tasks: TaskForest = TASKS,
+    **arguments: object,
+) -> nn.Module:
+    """A system of `SYSTEMS`, small, dense features included."""
+    system = SYSTEMS[name]
+    return system.model(
+        feature_arch(embedding_dims, device), tasks, **{**system.small, **system.model_args, **arguments}
+    )
+
+
+def train_model(name: str, tasks: TaskForest = TASKS, **arguments: object) -> nn.Module:
     """A model of `build`'s with its loss, as it is trained."""
-    model, _, loss = MODELS[name]
-    wrapper = models.ESCM2Train if model is models.ESCM2 else MultiTaskTrain
-    return wrapper(build(name, **arguments), loss())
+    system = SYSTEMS[name]
+    return MultiTaskTrain(build(name, tasks=tasks, **arguments), system.loss(tasks, **system.loss_args))
 
 
 def batch(size: int, seed: int = 0, weighted: bool = False) -> MultiTaskBatch:

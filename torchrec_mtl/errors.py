@@ -1,4 +1,8 @@
-"""What this library raises on purpose: a user's mistake, and a run that cannot go on."""
+"""What this library raises on purpose, a user's mistake and a run that cannot go on, and the checks that raise it."""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -19,3 +23,66 @@ class TrainingError(RuntimeError):
 
     Programs of this library print the sentence and exit with status 1. The last checkpoint stays.
     """
+
+
+def not_one_of(what: str, value: object, known: Iterable[object]) -> str:
+    """The sentence for a value that is none of those known, with the nearest of them first.
+
+    Example::
+
+        >>> not_one_of("model", "taffe", ["bpcm", "tafe"])
+        "model 'taffe' must be one of ['bpcm', 'tafe']; the nearest is 'tafe'"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(str(value), [str(name) for name in names], n=1)
+    return f"{what} {value!r} must be one of {names}" + (f"; the nearest is {near[0]!r}" if near else "")
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raises `InputError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise InputError(f"`{name}` (={value!r}) must be one of {list(choices)}")
+
+
+def check_at_least(least: float, **values: float) -> None:
+    """Raises `InputError` unless all ``values`` are numbers, and ``least`` or more.
+
+    Example::
+
+        >>> check_at_least(1, num_layers=0)
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `num_layers` (=0) must be at least 1
+    """
+    for name, value in values.items():
+        if not (value >= least and math.isfinite(value)):  # NaN is not either
+            raise InputError(f"`{name}` (={value}) must be at least {least}")
+
+
+def check_share(**values: float) -> None:
+    """Raises `InputError` unless all ``values`` are from 0 to below 1: probabilities of dropping a unit.
+
+    Example::
+
+        >>> check_share(dropout=1.5)
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `dropout` (=1.5) must be at least 0 and below 1
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise InputError(f"`{name}` (={value}) must be at least 0 and below 1")
+
+
+def check_sizes(least: int = 0, **sizes: Sequence[int]) -> None:
+    """Raises `InputError` unless all ``sizes`` are widths of layers, ``least`` layers or more.
+
+    Example::
+
+        >>> check_sizes(tower_layer_sizes=(64, 0))
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `tower_layer_sizes` (=[64, 0]) must be widths of at least 1
+    """
+    for name, widths in sizes.items():
+        if len(widths) < least:
+            raise InputError(f"`{name}` (={list(widths)}) must have at least {'one layer' if least == 1 else least}")
+        if any(width < 1 for width in widths):
+            raise InputError(f"`{name}` (={list(widths)}) must be widths of at least 1")

@@ -1,23 +1,179 @@
-"""The funnel: an ordered chain of binary tasks, each implying the one before."""
+"""The funnel: binary tasks, some of which can only happen after another."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, not_one_of
 
 
 @dataclass(frozen=True, init=False)
-class TaskChain:
-    """Tasks in funnel order, with the data columns that hold their labels and weights.
+class Task:
+    """One thing that happens or does not, with the data columns that tell.
 
-    Task ``t`` can only happen where task ``t - 1`` did, so its label implies the former one. Everything that
-    has one column a task (labels, weights, logits; all ``[B, T]``) is in this order.
+    Args:
+        name: its name.
+        after: the task that it needs: this one's label is 1 only where that one's is. None for a task that needs none.
+        label_column: the data column of its label; its name by default.
+        weight_column: the data column of its sample weight; none by default (weight 1 everywhere). A weight of 0
+            masks the label: the way to say that it is missing.
+
+    Raises:
+        InputError: if a name is not a non-empty string.
+
+    Example::
+
+        >>> Task("buy", after="click")
+        Task(name='buy', after='click', label_column='buy', weight_column=None)
+    """
+
+    name: str
+    after: str | None
+    label_column: str
+    weight_column: str | None
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        after: str | None = None,
+        label_column: str | None = None,
+        weight_column: str | None = None,
+    ) -> None:
+        label_column = name if label_column is None else label_column
+        given = {"name": name, "label_column": label_column, "after": after, "weight_column": weight_column}
+        for argument, value in given.items():
+            if not (isinstance(value, str) and value) and not (value is None and argument in ("after", "weight_column")):
+                raise InputError(f"`{argument}` (={value!r}) of a task must be a non-empty string")
+        for field, value in given.items():
+            object.__setattr__(self, field, value)
+
+
+@dataclass(frozen=True, init=False)
+class TaskForest:
+    """Tasks and what each needs: a chain, a tree, several trees, or tasks that have nothing to do with each other.
+
+    Everything that has one column a task (labels, weights, logits; all ``[B, T]``) is in the order of ``tasks``. Two
+    tasks after the same one do not exclude each other.
+
+    Args:
+        tasks: at least one, each after those that it needs.
+
+    Raises:
+        InputError: if there is no task, a name or a label column occurs twice, or a task comes before the one that it
+            needs.
+
+    Example::
+
+        >>> tasks = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click"))
+        >>> len(tasks), tasks.index("like"), list(tasks)
+        (3, 1, ['click', 'like', 'buy'])
+        >>> tasks.parents, tasks.edges
+        ((None, 0, 0), ((0, 1), (0, 2)))
+        >>> tasks.spaces("buy"), tasks.spaces("click")
+        (('impressions', 'after click'), ('impressions',))
+    """
+
+    tasks: tuple[Task, ...]
+
+    def __init__(self, *tasks: Task) -> None:
+        if not tasks or not all(isinstance(task, Task) for task in tasks):
+            raise InputError(f"`tasks` (={list(tasks)}) must be at least one `Task`")
+        object.__setattr__(self, "tasks", tasks)
+        for field, values in {"name": self.names, "label_column": self.label_columns}.items():
+            for value in values:
+                if values.count(value) > 1:
+                    raise InputError(f"`{field}` (={value!r}) must not be that of two tasks")
+        for place, task in enumerate(tasks):
+            if task.after is not None and task.after not in self.names[:place]:
+                raise InputError(
+                    f"`after` (={task.after!r}) of task {task.name!r} must be a task given before it: "
+                    f"{list(self.names[:place])}"
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks' names."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The data column of each task's label."""
+        return tuple(task.label_column for task in self.tasks)
+
+    @property
+    def weight_columns(self) -> tuple[str | None, ...]:
+        """The data column of each task's weight, None where that is 1 everywhere."""
+        return tuple(task.weight_column for task in self.tasks)
+
+    @property
+    def parents(self) -> tuple[int | None, ...]:
+        """The position of the task that each one needs, None where there is none."""
+        return tuple(None if task.after is None else self.names.index(task.after) for task in self.tasks)
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """``(parent, child)`` positions, one for each task that needs another, in the tasks' order."""
+        return tuple((parent, child) for child, parent in enumerate(self.parents) if parent is not None)
+
+    def ancestors(self, task: int) -> tuple[int, ...]:
+        """The positions of all tasks that the one at ``task`` needs, the nearest first."""
+        parent = self.parents[task]
+        return () if parent is None else (parent, *self.ancestors(parent))
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each task but the first needs the one before it."""
+        return self.parents == (None, *range(len(self) - 1))
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __str__(self) -> str:
+        """Such as ``click -> (like, buy -> return)``: what comes after what."""
+
+        def told(parent: int | None) -> list[str]:
+            return [self._told(child, told(child)) for child, of in enumerate(self.parents) if of == parent]
+
+        return ", ".join(told(None))
+
+    def _told(self, task: int, after: list[str]) -> str:
+        following = f"({', '.join(after)})" if len(after) > 1 else "".join(after)
+        return f"{self.names[task]} -> {following}" if after else self.names[task]
+
+    def index(self, name: str) -> int:
+        """The position of task ``name``."""
+        if name not in self.names:
+            raise InputError(not_one_of("task", name, self.names))
+        return self.names.index(name)
+
+    def spaces(self, name: str) -> tuple[str, ...]:
+        """The sample spaces a metric of task ``name`` can be measured in, the whole space first.
+
+        ``"impressions"`` is every row; ``"after X"`` only the rows where ``X``, which the task needs, happened.
+        """
+        after = self.tasks[self.index(name)].after
+        return ("impressions",) if after is None else ("impressions", f"after {after}")
+
+    def require_edges(self, needed_by: str) -> None:
+        """An `InputError` that names ``needed_by`` if no task needs another."""
+        if len(self) > 1 and not self.edges:
+            raise InputError(f"{needed_by} must have tasks of which some need another (`after`), not {self}")
+
+
+def TaskChain(  # noqa: N802  (read as the kind of forest that it makes)
+    names: Sequence[str],
+    label_columns: Sequence[str] | None = None,
+    weight_columns: Sequence[str] | None = None,
+) -> TaskForest:
+    """The forest of a plain funnel, in which each task needs the one before it.
 
     Args:
         names: the tasks' names, first step of the funnel first.
         label_columns: the data column of each task's label; the task's name by default.
-        weight_columns: the data column of each task's sample weight; none by default (weight 1 everywhere).
-            A weight of 0 masks the label: the way to say that it is missing.
+        weight_columns: the data column of each task's sample weight; none by default.
 
     Raises:
         InputError: if there is no task, a name occurs twice, or the columns are not one a task.
@@ -25,52 +181,21 @@ class TaskChain:
     Example::
 
         >>> tasks = TaskChain(["click", "cart", "purchase"])
-        >>> len(tasks), tasks.index("cart"), list(tasks)
-        (3, 1, ['click', 'cart', 'purchase'])
+        >>> print(tasks)
+        click -> cart -> purchase
         >>> tasks.spaces("purchase")
         ('impressions', 'after cart')
     """
-
-    names: tuple[str, ...]
-    label_columns: tuple[str, ...]
-    weight_columns: tuple[str, ...] | None
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        label_columns: Sequence[str] | None = None,
-        weight_columns: Sequence[str] | None = None,
-    ) -> None:
-        if isinstance(names, str) or not names:
-            raise InputError(f"`names` (={names!r}) must be a sequence of at least one task name")
-        columns = {"names": names, "label_columns": label_columns, "weight_columns": weight_columns}
-        for argument, given in columns.items():
-            if given is None:
-                continue
-            if len(given) != len(names):
-                raise InputError(f"`{argument}` (={list(given)}) must have one entry a task ({len(names)})")
-            if argument != "weight_columns" and len(set(given)) != len(given):
-                raise InputError(f"`{argument}` (={list(given)}) must not repeat an entry")
-        object.__setattr__(self, "names", tuple(names))
-        object.__setattr__(self, "label_columns", tuple(label_columns or names))
-        object.__setattr__(self, "weight_columns", tuple(weight_columns) if weight_columns else None)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def index(self, name: str) -> int:
-        """The position of task ``name`` in the funnel."""
-        if name not in self.names:
-            raise InputError(f"task {name!r} must be one of {list(self.names)}")
-        return self.names.index(name)
-
-    def spaces(self, name: str) -> tuple[str, ...]:
-        """The sample spaces a metric of task ``name`` can be measured in, the whole space first.
-
-        ``"impressions"`` is every row; ``"after X"`` only the rows where the step before, ``X``, happened.
-        """
-        position = self.index(name)
-        return ("impressions",) if position == 0 else ("impressions", f"after {self.names[position - 1]}")
+    if isinstance(names, str) or not names:
+        raise InputError(f"`names` (={names!r}) must be a sequence of at least one task name")
+    for argument, given in {"label_columns": label_columns, "weight_columns": weight_columns}.items():
+        if given is not None and len(given) != len(names):
+            raise InputError(f"`{argument}` (={list(given)}) must have one entry a task ({len(names)})")
+    return TaskForest(
+        *(
+            Task(name, after=names[t - 1] if t else None, label_column=label, weight_column=weight)
+            for t, (name, label, weight) in enumerate(
+                zip(names, label_columns or names, weight_columns or [None] * len(names), strict=True)
+            )
+        )
+    )

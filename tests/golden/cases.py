@@ -1,7 +1,7 @@
 """Every system on fixed weights and batches in float64: its logits, its loss, its weights after three steps."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.support import MODELS as SMALL
-from tests.support import NUM_DENSE, TASKS, batch, tables
-from torchrec_mtl.jobs.registry import MODELS
+from tests.golden.names import old_name
+from tests.support import TASKS, batch, feature_arch
+from torchrec_mtl import MultiTaskTrain
+from torchrec_mtl.systems import SYSTEMS
 
 VALUES = Path(__file__).with_name("values.npz")
 TASK_WEIGHTS = (1.0, 2.0, 0.5)
@@ -21,28 +22,17 @@ PER_FIELD = ("bpcm", "tafe")  # these project fields of another dimension
 HAS_MESSAGES = "bpcm"
 
 
-def arguments(system: str, dropout: float) -> dict[str, object]:
-    base = MODELS[system].ablation_of or system
-    small = dict(SMALL[base][1])
-    if base == HAS_MESSAGES:
-        small["message_dropout"] = dropout
-    return {**small, **MODELS[system].model_args, "dropout": dropout}
-
-
 def build(system: str, case: str) -> nn.Module:
     """The system in training mode, with its loss; fields of two dimensions where there is dropout."""
-    entry, dropout = MODELS[system], DROPOUT[case]
+    record, dropout = SYSTEMS[system], DROPOUT[case]
     mixed = bool(dropout)
-    per_field = (entry.ablation_of or system) in PER_FIELD
-    model = entry.model(
-        tables((4, 8, 4, 4) if mixed else (4, 4, 4, 4)),
-        TASKS,
-        dense_in_features=NUM_DENSE,
-        dense_arch_layer_sizes=(6, 4),
-        **({"embedding_dim": 4} if mixed and per_field else {}),
-        **arguments(system, dropout),
-    )
-    return entry.train(model, entry.loss(**entry.loss_args, task_weights=TASK_WEIGHTS)).double()
+    sizes = {**record.small, **record.model_args, "dropout": dropout}
+    if record.base == HAS_MESSAGES:
+        sizes["message_dropout"] = dropout
+    if mixed and record.base in PER_FIELD:
+        sizes["embedding_dim"] = 4
+    model = record.model(feature_arch((4, 8, 4, 4) if mixed else (4, 4, 4, 4)), TASKS, **sizes)
+    return MultiTaskTrain(model, record.loss(TASKS, **record.loss_args, task_weights=TASK_WEIGHTS)).double()
 
 
 def _drawn(name: str, shape: torch.Size) -> Tensor:
@@ -52,7 +42,7 @@ def _drawn(name: str, shape: torch.Size) -> Tensor:
     return torch.from_numpy(values * 0.5 + (name.endswith("norm_weight") or name.endswith("norm.weight")))
 
 
-def start(model: nn.Module, old_name: Callable[[str], str]) -> None:
+def start(model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_drawn(old_name(name), parameter.shape))
@@ -74,10 +64,10 @@ def fixed_masks(model: nn.Module) -> Iterator[None]:
         hook.remove()
 
 
-def run(system: str, case: str, old_name: Callable[[str], str] = lambda name: name) -> dict[str, np.ndarray]:
+def run(system: str, case: str) -> dict[str, np.ndarray]:
     """``logits`` and ``loss`` of each step before it is taken, then every weight."""
     model = build(system, case)
-    start(model, old_name)
+    start(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     logits, losses = [], []
     for step in range(STEPS):
@@ -99,7 +89,7 @@ def run(system: str, case: str, old_name: Callable[[str], str] = lambda name: na
 def record() -> None:
     """Writes what the code gives now as what it must give."""
     values = {}
-    for system in MODELS:
+    for system in SYSTEMS:
         for case in DROPOUT:
             values |= {f"{system}/{case}/{name}": value for name, value in run(system, case).items()}
     np.savez_compressed(VALUES, **values)

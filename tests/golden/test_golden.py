@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.golden import cases
-from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.systems import SYSTEMS
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def golden():
 
 
 @pytest.mark.parametrize("case", cases.DROPOUT)
-@pytest.mark.parametrize("system", MODELS)
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_logits_losses_and_weights_are_what_they_were(system, case, golden):
     prefix = f"{system}/{case}/"
     expected = {name.removeprefix(prefix): value for name, value in golden.items() if name.startswith(prefix)}

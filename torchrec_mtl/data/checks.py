@@ -5,7 +5,6 @@ The sentence names the source (a file), the column, the row, counted from 0, and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from torchrec_mtl.data.schema import Field
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.tasks import TaskForest
 
 Array = NDArray[Any]
 
@@ -81,14 +80,15 @@ def check_weights(source: Source, columns: Sequence[str], weights: Array) -> Non
         reject(source, column, ~(np.isfinite(values) & (values >= 0)), rule, values)
 
 
-def check_labels(source: Source, tasks: TaskChain, labels: Array, known: Array) -> None:
-    """Labels [N, T] of 0 or 1, each implying those before it; NaN only where not ``known`` (bool [N, T])."""
+def check_labels(source: Source, tasks: TaskForest, labels: Array, known: Array) -> None:
+    """Labels [N, T] of 0 or 1, each implying those it needs; NaN only where not ``known`` (bool [N, T])."""
     missing = "label (={}) may be missing only where its weight is 0"
     for column, values, value_known in zip(tasks.label_columns, labels.T, known.T, strict=True):
         reject(source, column, np.isnan(values) & value_known, missing, values)
         other = (values != 0) & (values != 1) & ~np.isnan(values)
         reject(source, column, other, "label (={}) must be 0 or 1", values)
-    for before, after in combinations(range(len(tasks)), 2):
+    pairs = [(before, after) for after in range(len(tasks)) for before in tasks.ancestors(after)]
+    for before, after in pairs:  # all ancestors: the label between them may be masked
         violated = (labels[:, after] == 1) & (labels[:, before] == 0) & known[:, after] & known[:, before]
         rule = f"{tasks.names[after]!r} (={{:g}}) must not happen without {tasks.names[before]!r} (=0)"
         reject(source, tasks.label_columns[after], violated, rule, labels[:, after])

@@ -44,10 +44,18 @@ def _slab(source: Source, table: pl.DataFrame, schema: Schema) -> Split:
         ids={field.name: _ids(source, field, table) for field in schema.fields},
         labels=_floats(source, table, tasks.label_columns),
         dense=_floats(source, table, schema.dense),
-        weights=None if tasks.weight_columns is None else _floats(source, table, tasks.weight_columns),
+        weights=_weights(source, table, tasks.weight_columns),
         groups=None if schema.group is None else _present(source, table[schema.group]),
         source=source,
     )
+
+
+def _weights(source: Source, table: pl.DataFrame, columns: Sequence[str | None]) -> Array | None:
+    """A column a task, 1 for a task without one; None where no task has any."""
+    if not any(columns):
+        return None
+    ones = np.ones((len(table), 1), np.float32)
+    return np.hstack([ones if column is None else _floats(source, table, [column]) for column in columns])
 
 
 def _scan(file: Path, columns: Sequence[str]) -> tuple[pl.LazyFrame, int]:

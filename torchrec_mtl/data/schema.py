@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 FILE_NAME = "schema.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
 
 
@@ -96,7 +96,7 @@ class Schema:
 
     name: str
     fields: Sequence[Field]
-    tasks: TaskChain
+    tasks: TaskForest
     dense: Sequence[str] = ()
     group: str | None = None
     num_rows: Mapping[str, int] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Schema:
         object.__setattr__(self, "dense", tuple(self.dense))
         if not self.fields:
             raise InputError(f"`fields` of data set {self.name!r} must not be empty")
-        weight_columns = set(self.tasks.weight_columns or ())  # tasks may share one
+        weight_columns = {column for column in self.tasks.weight_columns if column}  # tasks may share one
         roles = Counter(
             [*self.field_names, *self.id_weight_columns, *self.dense, *self.tasks.label_columns, *weight_columns]
         )
@@ -133,7 +133,7 @@ class Schema:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that a split's file must have."""
-        targets = (*self.tasks.label_columns, *(self.tasks.weight_columns or ()))
+        targets = (*self.tasks.label_columns, *(column for column in self.tasks.weight_columns if column))
         group = () if self.group is None else (self.group,)
         return tuple(dict.fromkeys((*self.field_names, *self.id_weight_columns, *self.dense, *targets, *group)))
 
@@ -158,7 +158,7 @@ class Schema:
             for field in self.fields
         ]
 
-    def check_fits(self, embedding_bag_collection: HasEmbeddingBagConfigs, tasks: TaskChain) -> None:
+    def check_fits(self, embedding_bag_collection: HasEmbeddingBagConfigs, tasks: TaskForest) -> None:
         """Raise InputError unless this data can feed a model of these tables and tasks."""
         num_ids = {field.name: field.num_embeddings for field in self.fields}
         for table in embedding_bag_collection.embedding_bag_configs():
@@ -170,13 +170,13 @@ class Schema:
                     told = f"`num_embeddings` (={table.num_embeddings}) of table {table.name!r}"
                     rule = f"must be at least that of its field {feature!r} in data set {self.name!r}"
                     raise InputError(f"{told} {rule} ({num_ids[feature]})")
-        if tasks.names != self.tasks.names:
-            rule = f"must be those of data set {self.name!r}, in this order: {list(self.tasks)}"
-            raise InputError(f"`tasks` (={list(tasks)}) {rule}")
+        if (tasks.names, tasks.parents) != (self.tasks.names, self.tasks.parents):
+            rule = f"must be those of data set {self.name!r}, in the same order: {self.tasks}"
+            raise InputError(f"`tasks` (={tasks}) {rule}")
 
     def save(self, directory: str | Path) -> None:
         """Write ``schema.json`` into ``directory``."""
-        content = {"version": FORMAT_VERSION, **asdict(self)}
+        content = {"version": FORMAT_VERSION, **asdict(self), "tasks": asdict(self.tasks)["tasks"]}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         (Path(directory) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -199,19 +199,20 @@ class Schema:
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> "Schema":
-        if content["version"] != FORMAT_VERSION:
-            raise InputError(f"`version` (={content['version']!r}) must be {FORMAT_VERSION}")
-        fields, tasks = content["fields"], content["tasks"]
+        version, fields, tasks = content["version"], content["fields"], content["tasks"]
+        if version not in (1, FORMAT_VERSION):
+            raise InputError(f"`version` (={version!r}) must be {FORMAT_VERSION}, or 1, whose tasks are a chain")
         return cls(
             name=content["name"],
             fields=[
                 Field(item["name"], item["num_embeddings"], item["multi_valued"], item.get("weight_column"))
                 for item in fields
             ],
-            tasks=TaskChain(tasks["names"], tasks["label_columns"], tasks["weight_columns"]),
+            tasks=TaskChain(**tasks) if version == 1 else TaskForest(*(Task(**task) for task in tasks)),
             dense=content["dense"],
             group=content["group"],
             num_rows=content["num_rows"],
             notes=content["notes"],
             vocabulary_digest=content.get("vocabulary_digest"),
         )
+

@@ -138,7 +138,7 @@ class _Checked:
 
     def weights(self, weights: ArrayLike) -> Array:
         array = self._floats("weights", weights, len(self.schema.tasks))
-        columns = self.schema.tasks.weight_columns or self.schema.tasks.names
+        columns = [task.weight_column or task.name for task in self.schema.tasks.tasks]
         checks.check_weights(self.source, columns, array)
         return array
 

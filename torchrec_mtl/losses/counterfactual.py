@@ -1,7 +1,7 @@
 """ESCM2's objective (Wang et al., SIGIR 2022, section 4), and the risks that it is made of.
 
-Symbols, each ``[B, S]`` with a column for every step of the funnel but the first: ``o`` whether the step before
-happened, ``observed``; ``o^`` its estimated probability, ``propensities``; ``delta`` the cross entropy of the step's
+Symbols, each ``[B, E]`` with a column for every task that needs another: ``o`` whether the one before happened,
+``observed``; ``o^`` its estimated probability, ``propensities``; ``delta`` the cross entropy of the step's
 conditional probability, ``errors``, which is known where ``o = 1``; ``delta^`` its estimate, ``imputed_errors``;
 ``e^ = delta - delta^``.
 
@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.losses.functional import known_labels, mean_over_rows
-from torchrec_mtl.losses.modules import CrossEntropyLoss
+from torchrec_mtl.errors import check_at_least
+from torchrec_mtl.losses.functional import columns, cross_entropy, known_labels, mean_over_rows, parents_and_children
+from torchrec_mtl.losses.modules import check_propensity, task_weight_tensor
+from torchrec_mtl.tasks import TaskForest
 
 
 def ips_risk(errors: Tensor, observed: Tensor, propensities: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -61,73 +62,85 @@ def imputation_loss(
 
 
 class CounterfactualLoss(nn.Module):
-    """``L_CTR + lambda_c L_CVR + lambda_g L_CTCVR`` of ESCM2, for `torchrec_mtl.models.ESCM2Train`.
+    """``L_CTR + lambda_c L_CVR + lambda_g L_CTCVR`` of ESCM2, for models that give ``conditional_logits``.
 
-    ``L_CTR`` and ``L_CTCVR`` are the marginal cross entropies of the first task and of the others. ``L_CVR`` is
-    `ips_risk`, or where the model imputes errors `dr_risk` + `imputation_loss`, minimised jointly as in the paper.
+    ``L_CTR`` and ``L_CTCVR`` are the marginal cross entropies of the tasks that need no other and of the others.
+    ``L_CVR`` is `ips_risk`, or where the model imputes errors `dr_risk` + `imputation_loss`, minimised jointly as in
+    the paper.
 
-    The paper has two tasks; here each further step's propensity is the marginal probability of the step before, and
+    The paper has two tasks; here each further task's propensity is the marginal probability of the one it needs, and
     its terms are summed. The paper does not say whether ``o^`` is held fixed in ``L_CVR``: here no gradient flows
     through it, else a risk would fall by overstating how likely the observed rows were.
 
     Args:
+        tasks: ``T`` tasks, of which ``E`` need another.
         counterfactual_weight: ``lambda_c``; the paper's experiments favour values up to 0.1.
         global_weight: ``lambda_g``.
         min_propensity: bounds the weights by its inverse; a bias for less variance.
         task_weights: one a task, multiplies all of a task's terms; 1 by default.
 
     Raises:
-        InputError: if ``min_propensity`` is not in (0, 1] or a weight is negative.
+        InputError: if no task needs another, ``min_propensity`` is not in (0, 1], the weights are not one a task, or
+            one is negative.
 
     Example::
 
-        >>> conditional_logits, labels = torch.zeros(3, 2), torch.ones(3, 2)
+        >>> from torchrec_mtl import TaskChain
         >>> logits = torch.logit(torch.tensor([[0.5, 0.25]])).expand(3, 2)
-        >>> CounterfactualLoss()(logits, conditional_logits, labels)  # log 2 + 0.1 log 2 / 0.5 + log 4
+        >>> loss = CounterfactualLoss(TaskChain(["click", "purchase"]))
+        >>> loss(logits, torch.ones(3, 2), conditional_logits=torch.zeros(3, 2))  # log 2 + 0.1 log 2 / 0.5 + log 4
         tensor(2.2181)
     """
 
+    task_weights: Tensor | None
+
     def __init__(
         self,
+        tasks: TaskForest,
+        *,
         counterfactual_weight: float = 0.1,
         global_weight: float = 1.0,
         min_propensity: float = 1e-2,
         task_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < min_propensity <= 1:
-            raise InputError(f"`min_propensity` (={min_propensity}) must be above 0 and at most 1")
-        for name, weight in {"counterfactual_weight": counterfactual_weight, "global_weight": global_weight}.items():
-            if weight < 0:
-                raise InputError(f"`{name}` (={weight}) must not be negative")
+        tasks.require_edges("CounterfactualLoss")
+        check_propensity(min_propensity)
+        check_at_least(0, counterfactual_weight=counterfactual_weight, global_weight=global_weight)
+        self.edges, self.parents = tasks.edges, tasks.parents
         self.counterfactual_weight = counterfactual_weight
         self.global_weight = global_weight
         self.min_propensity = min_propensity
-        self.cross_entropy = CrossEntropyLoss(task_weights)
+        self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(
         self,
         logits: Tensor,
-        conditional_logits: Tensor,
         labels: Tensor,
         weights: Tensor | None = None,
+        *,
+        conditional_logits: Tensor,
         imputed_errors: Tensor | None = None,
     ) -> Tensor:
-        """Marginal logits, conditional logits, labels and weights, ``[B, T]`` each, to a scalar.
+        """Marginal logits, labels, weights and conditional logits, ``[B, T]`` each, to a scalar.
 
-        ``imputed_errors``, ``[B, T - 1]``, or none for IPS.
+        ``imputed_errors``, ``[B, E]``, or none for IPS.
         """
         weights = torch.ones_like(labels) if weights is None else weights
         labels = known_labels(labels, weights)
-        scale = F.pad(weights.new_full((labels.shape[1] - 1,), self.global_weight), (1, 0), value=1.0)
-        risk = self.cross_entropy(logits, labels, weights * scale)
+        of_tasks = [1.0 if parent is None else self.global_weight for parent in self.parents]
+        scaled = torch.stack([w * scale for w, scale in zip(weights.unbind(1), of_tasks, strict=True)], dim=1)
+        risk = cross_entropy(logits, labels, scaled, self.task_weights)
 
-        step_weights = weights[:, 1:] * (weights[:, :-1] != 0)
-        if self.cross_entropy.task_weights is not None:
-            step_weights = step_weights * self.cross_entropy.task_weights[1:]
-        errors = F.binary_cross_entropy_with_logits(conditional_logits[:, 1:], labels[:, 1:], reduction="none")
-        propensities = logits[:, :-1].detach().sigmoid().clamp(min=self.min_propensity)
-        seen = (labels[:, :-1], propensities, step_weights)
+        parent_weights, step_weights = parents_and_children(weights, self.edges)
+        step_weights = step_weights * (parent_weights != 0)
+        if self.task_weights is not None:
+            step_weights = step_weights * columns(self.task_weights[None], [child for _, child in self.edges])
+        observed, happened = parents_and_children(labels, self.edges)
+        _, step_logits = parents_and_children(conditional_logits, self.edges)
+        errors = F.binary_cross_entropy_with_logits(step_logits, happened, reduction="none")
+        estimated, _ = parents_and_children(logits.detach(), self.edges)
+        seen = (observed, estimated.sigmoid().clamp(min=self.min_propensity), step_weights)
         if imputed_errors is None:
             return risk + self.counterfactual_weight * ips_risk(errors, *seen)
         doubly_robust = dr_risk(errors, imputed_errors, *seen) + imputation_loss(errors, imputed_errors, *seen)

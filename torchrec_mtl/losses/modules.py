@@ -1,37 +1,58 @@
-"""The papers' objectives as modules: ``loss(logits, labels, weights) -> scalar``, for `MultiTaskTrain`."""
+"""The papers' objectives as modules, for `MultiTaskTrain`.
+
+A loss is built with the tasks, ``Loss(tasks, ...)``, and called as ``loss(logits, labels, weights) -> scalar``. What else
+it reads of a model are keyword-only arguments of its ``forward``, by the names under which the model gives them: see
+`torchrec_mtl.losses.CounterfactualLoss`. It may have parameters, which are then trained with the model's.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.losses import functional
+from torchrec_mtl.tasks import TaskForest
+
+
+def task_weight_tensor(tasks: TaskForest, task_weights: Sequence[float] | None) -> Tensor | None:
+    """``[T]``, or None for 1 everywhere.
+
+    Raises:
+        InputError: if they are not one a task, or one is negative or not finite.
+    """
+    if task_weights is None:
+        return None
+    if len(task_weights) != len(tasks):
+        raise InputError(f"`task_weights` (={list(task_weights)}) must be one a task: {list(tasks)}")
+    for weight in task_weights:
+        check_at_least(0, task_weights=weight)
+    return torch.tensor(task_weights, dtype=torch.get_default_dtype())
 
 
 class CrossEntropyLoss(nn.Module):
     """Weighted sum of the tasks' cross entropies, BPCM eq. (11), TAFE eq. (23).
 
     Args:
+        tasks: ``T`` tasks.
         task_weights: ``w_t``, one a task; 1 by default.
 
     Raises:
-        InputError: if a weight is negative.
+        InputError: if the weights are not one a task, or one is negative.
 
     Example::
 
-        >>> CrossEntropyLoss(task_weights=[1.0, 0.5])(torch.zeros(3, 2), torch.ones(3, 2))  # 1.5 log 2
+        >>> from torchrec_mtl import TaskChain
+        >>> loss = CrossEntropyLoss(TaskChain(["click", "purchase"]), task_weights=[1.0, 0.5])
+        >>> loss(torch.zeros(3, 2), torch.ones(3, 2))  # 1.5 log 2
         tensor(1.0397)
     """
 
     task_weights: Tensor | None
 
-    def __init__(self, task_weights: Sequence[float] | None = None) -> None:
+    def __init__(self, tasks: TaskForest, *, task_weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        if task_weights is not None and min(task_weights) < 0:
-            raise InputError(f"`task_weights` (={list(task_weights)}) must not be negative")
-        weights = None if task_weights is None else torch.tensor(task_weights)
-        self.register_buffer("task_weights", weights, persistent=False)
+        self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """``[B, T]`` each to a scalar."""
@@ -42,48 +63,70 @@ class CalibratedLoss(nn.Module):
     """Cross entropy and ``alpha`` times the calibrator, BPCM eq. (13); also AITM's objective.
 
     Args:
+        tasks: ``T`` tasks, of which some need another.
         alpha: weight of the calibrator; BPCM found 0.6 best.
-        task_weights: see `CrossEntropyLoss`.
+        task_weights: ``w_t`` of the cross entropies, one a task; 1 by default.
+
+    Raises:
+        InputError: if no task needs another, the weights are not one a task, or one is negative.
 
     Example::
 
-        >>> CalibratedLoss()(torch.zeros(3, 2), torch.ones(3, 2))  # 2 log 2, nothing to calibrate
+        >>> from torchrec_mtl import TaskChain
+        >>> loss = CalibratedLoss(TaskChain(["click", "purchase"]))
+        >>> loss(torch.zeros(3, 2), torch.ones(3, 2))  # 2 log 2, nothing to calibrate
         tensor(1.3863)
     """
 
-    def __init__(self, alpha: float = 0.6, task_weights: Sequence[float] | None = None) -> None:
+    task_weights: Tensor | None
+
+    def __init__(self, tasks: TaskForest, *, alpha: float = 0.6, task_weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.alpha = alpha
-        self.cross_entropy = CrossEntropyLoss(task_weights)
+        tasks.require_edges("CalibratedLoss")
+        check_at_least(0, alpha=alpha)
+        self.edges, self.alpha = tasks.edges, alpha
+        self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """``[B, T]`` each to a scalar."""
-        penalty = functional.calibrator(logits, weights)
-        return self.cross_entropy(logits, labels, weights) + self.alpha * penalty
+        cross_entropy = functional.cross_entropy(logits, labels, weights, self.task_weights)
+        return cross_entropy + self.alpha * functional.calibrator(logits, self.edges, weights)
 
 
 class DependenceLoss(nn.Module):
     """Cross entropy and the dependence loss, TAFE eq. (25) with (29).
 
     Args:
+        tasks: ``T`` tasks, of which some need another.
         dependence_weight: weight of the dependence loss; 1 in the paper, 0 for its ablation "w/o L_D-Task".
-        task_weights: see `CrossEntropyLoss`.
+        task_weights: ``w_t`` of the cross entropies, one a task; 1 by default.
+
+    Raises:
+        InputError: if no task needs another, the weights are not one a task, or one is negative.
 
     Example::
 
-        >>> DependenceLoss()(torch.zeros(3, 2), torch.ones(3, 2))  # 2 log 2, both differences are 0
+        >>> from torchrec_mtl import TaskChain
+        >>> loss = DependenceLoss(TaskChain(["click", "purchase"]))
+        >>> loss(torch.zeros(3, 2), torch.ones(3, 2))  # 2 log 2, both differences are 0
         tensor(1.3863)
     """
 
-    def __init__(self, dependence_weight: float = 1.0, task_weights: Sequence[float] | None = None) -> None:
+    task_weights: Tensor | None
+
+    def __init__(
+        self, tasks: TaskForest, *, dependence_weight: float = 1.0, task_weights: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
-        self.dependence_weight = dependence_weight
-        self.cross_entropy = CrossEntropyLoss(task_weights)
+        tasks.require_edges("DependenceLoss")
+        check_at_least(0, dependence_weight=dependence_weight)
+        self.edges, self.dependence_weight = tasks.edges, dependence_weight
+        self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """``[B, T]`` each to a scalar."""
-        dependence = functional.dependence(logits, labels, weights)
-        return self.cross_entropy(logits, labels, weights) + self.dependence_weight * dependence
+        cross_entropy = functional.cross_entropy(logits, labels, weights, self.task_weights)
+        return cross_entropy + self.dependence_weight * functional.dependence(logits, labels, self.edges, weights)
 
 
 class LocalSpaceLoss(nn.Module):
@@ -92,24 +135,33 @@ class LocalSpaceLoss(nn.Module):
     The propensities come from the model's own marginal probabilities, without gradient.
 
     Args:
+        tasks: ``T`` tasks, of which some need another.
         min_propensity: bounds the weights by its inverse, see `torchrec_mtl.losses.step_propensity`.
 
     Raises:
-        InputError: if ``min_propensity`` is not in (0, 1].
+        InputError: if no task needs another, or ``min_propensity`` is not in (0, 1].
 
     Example::
 
-        >>> LocalSpaceLoss()(torch.zeros(3, 2), torch.ones(3, 2))  # all rows are in the local space
+        >>> from torchrec_mtl import TaskChain
+        >>> loss = LocalSpaceLoss(TaskChain(["click", "purchase"]))
+        >>> loss(torch.zeros(3, 2), torch.ones(3, 2))  # all rows are in the local space
         tensor(1.3863)
     """
 
-    def __init__(self, min_propensity: float = 1e-3) -> None:
+    def __init__(self, tasks: TaskForest, *, min_propensity: float = 1e-3) -> None:
         super().__init__()
-        if not 0 < min_propensity <= 1:
-            raise InputError(f"`min_propensity` (={min_propensity}) must be above 0 and at most 1")
-        self.min_propensity = min_propensity
+        tasks.require_edges("LocalSpaceLoss")
+        check_propensity(min_propensity)
+        self.edges, self.min_propensity = tasks.edges, min_propensity
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """``[B, T]`` each to a scalar."""
-        propensities = functional.step_propensity(logits, labels, self.min_propensity)
-        return functional.local_space_bce(logits, labels, propensities, weights)
+        propensities = functional.step_propensity(logits, labels, self.edges, self.min_propensity)
+        return functional.local_space_bce(logits, labels, propensities, self.edges, weights)
+
+
+def check_propensity(min_propensity: float) -> None:
+    """Raises `InputError` unless it is above 0 and at most 1."""
+    if not 0 < min_propensity <= 1:
+        raise InputError(f"`min_propensity` (={min_propensity}) must be above 0 and at most 1")

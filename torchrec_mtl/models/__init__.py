@@ -1,10 +1,10 @@
 """The models, one paper a file: embeddings, dense arch and over arch to logits ``[B, T]``."""
 
 from torchrec_mtl.models.aitm import AITM, AITMArch
-from torchrec_mtl.models.base import FieldModel, FlatModel
+from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.models.bpcm import BPCM, BPCMArch
 from torchrec_mtl.models.cross_stitch import CrossStitch, CrossStitchArch
-from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch, ESCM2Train
+from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch
 from torchrec_mtl.models.esmm import ESMM, ESMMArch
 from torchrec_mtl.models.mmoe import MMoE, MMoEArch
 from torchrec_mtl.models.omoe import OMoE, OMoEArch
@@ -25,12 +25,10 @@ __all__ = [
     "CrossStitch",
     "CrossStitchArch",
     "ESCM2Arch",
-    "ESCM2Train",
     "ESMMArch",
-    "FieldModel",
-    "FlatModel",
     "MMoE",
     "MMoEArch",
+    "MultiTaskModel",
     "OMoE",
     "OMoEArch",
     "PLEArch",

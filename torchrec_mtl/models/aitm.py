@@ -2,15 +2,25 @@
 
 Symbols: ``q_t = f_t(x)`` a task's own representation, ``own[t]``; ``p_{t-1} = g_{t-1}(z_{t-1})`` what the task before
 passes on; ``z_t = AIT(p_{t-1}, q_t)`` what a task predicts from, ``states[t]``, with ``z_1 = q_1``; all ``[B, D]``.
+"The task before" is the one that a task needs: the paper has a chain, in a tree a task passes on to each one after it.
 """
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.models.base import FlatModel
-from torchrec_mtl.modules import InformationTransfer, TaskTowers, hidden_layers
+from torchrec_mtl.errors import check_sizes
+from torchrec_mtl.models.base import MultiTaskModel
+from torchrec_mtl.modules import (
+    FeatureArch,
+    InformationTransfer,
+    TaskTowers,
+    as_features,
+    hidden_layers,
+    initialize_linear_layers,
+)
+from torchrec_mtl.tasks import TaskForest
 
 
 class AITMArch(nn.Module):
@@ -22,54 +32,79 @@ class AITMArch(nn.Module):
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        num_tasks: ``T``.
-        tower_layer_sizes: the layers of ``f_t``; the last is ``D``.
-        dropout: probability of dropping a unit of ``f_t`` and ``g_t`` in training.
+        tasks: ``T`` tasks; the transfers follow what each needs.
+        tower_layer_sizes, dropout: see `AITM`.
 
     Raises:
-        InputError: if there is no layer.
+        InputError: see `AITM`.
 
     Example::
 
-        >>> import torch
-        >>> AITMArch(in_features=6 * 8, num_tasks=3)(torch.randn(2, 6, 8)).shape
+        >>> from torchrec_mtl import TaskChain
+        >>> AITMArch(6 * 8, TaskChain(["click", "cart", "purchase"]))(torch.randn(2, 6, 8)).shape
         torch.Size([2, 3])
     """
 
     def __init__(
         self,
         in_features: int,
-        num_tasks: int,
+        tasks: TaskForest,
+        *,
         tower_layer_sizes: Sequence[int] = (256, 128, 64),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not tower_layer_sizes:
-            raise InputError(f"`tower_layer_sizes` (={list(tower_layer_sizes)}) must have at least one layer")
+        tasks.require_edges("AITM")
+        check_sizes(1, tower_layer_sizes=tower_layer_sizes)
         width = tower_layer_sizes[-1]
-        self.representations = nn.ModuleList(
-            hidden_layers(in_features, tower_layer_sizes, dropout) for _ in range(num_tasks)
-        )
-        self.information = nn.ModuleList(hidden_layers(width, [width], dropout) for _ in range(num_tasks - 1))
-        self.transfer = InformationTransfer(width) if num_tasks > 1 else nn.Identity()
-        self.towers = TaskTowers(num_tasks, width, layer_sizes=())
+        self.edges = tasks.edges
+        self.representations = nn.ModuleList(hidden_layers(in_features, tower_layer_sizes, dropout) for _ in tasks)
+        self.information = nn.ModuleList(hidden_layers(width, [width], dropout) for _ in self.edges)
+        self.transfer = InformationTransfer(width) if self.edges else nn.Identity()
+        self.towers = TaskTowers(len(tasks), width, layer_sizes=())
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         own = [representation(embeddings.flatten(1)) for representation in self.representations]
-        states = own[:1]
-        for inform, query in zip(self.information, own[1:], strict=True):
-            states.append(self.transfer(inform(states[-1]), query))
+        states = list(own)
+        for inform, (parent, task) in zip(self.information, self.edges, strict=True):
+            states[task] = self.transfer(inform(states[parent]), own[task])
         return self.towers(states)
 
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """See `MultiTaskModel`."""
+        self.towers.start_from_base_rates(base_rates)
 
-class AITM(FlatModel):
-    """`AITMArch` on the embeddings; train it with `torchrec_mtl.losses.CalibratedLoss`.
 
-    Args: those of `FlatModel`, then `AITMArch`'s.
+class AITM(MultiTaskModel):
+    """`AITMArch` on the features; train it with `torchrec_mtl.losses.CalibratedLoss`.
+
+    Args:
+        features: a `FeatureArch`, or the tables alone.
+        tasks: ``T`` tasks, of which some need another.
+        tower_layer_sizes: the layers of ``f_t``; the last is ``D``.
+        dropout: probability of dropping a unit of ``f_t`` and ``g_t`` in training.
 
     Raises:
-        InputError: if ``tower_layer_sizes`` is empty.
+        InputError: if no task needs another, there is no layer, a layer's size is below 1, or ``dropout`` is not from 0 to
+            below 1.
     """
 
-    over_arch_class = AITMArch
+    def __init__(
+        self,
+        features: FeatureArch | nn.Module,
+        tasks: TaskForest,
+        *,
+        tower_layer_sizes: Sequence[int] = (256, 128, 64),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.features = as_features(features)
+        with torch.device(self.features.dense_device):
+            self.over_arch = AITMArch(
+                self.features.out_features,
+                tasks,
+                tower_layer_sizes=tower_layer_sizes,
+                dropout=dropout,
+            )
+        initialize_linear_layers(self.over_arch)

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.models.base import FlatModel
-from torchrec_mtl.modules import CrossStitchLayer, TaskTowers
+from torchrec_mtl.errors import check_sizes
+from torchrec_mtl.models.base import MultiTaskModel
+from torchrec_mtl.modules import CrossStitchLayer, FeatureArch, TaskTowers, as_features, initialize_linear_layers
+from torchrec_mtl.tasks import TaskForest
 
 
 class CrossStitchArch(nn.Module):
@@ -18,17 +21,13 @@ class CrossStitchArch(nn.Module):
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
         num_tasks: ``T``.
-        layer_sizes: the networks' layers, ReLU and a `CrossStitchUnit` after each.
-        tower_layer_sizes: hidden layers of each tower, which are not mixed.
-        dropout: probability of dropping a tower's hidden unit in training.
-        stitch: one ``alpha`` per ``"channel"``, as in the paper, or per ``"layer"``, see `CrossStitchUnit`.
+        layer_sizes, tower_layer_sizes, dropout, stitch: see `CrossStitch`.
 
     Raises:
-        InputError: if ``stitch`` is neither.
+        InputError: see `CrossStitch`.
 
     Example::
 
-        >>> import torch
         >>> CrossStitchArch(in_features=6 * 8, num_tasks=3)(torch.randn(2, 6, 8)).shape
         torch.Size([2, 3])
     """
@@ -37,12 +36,14 @@ class CrossStitchArch(nn.Module):
         self,
         in_features: int,
         num_tasks: int,
+        *,
         layer_sizes: Sequence[int] = (256, 128),
         tower_layer_sizes: Sequence[int] = (64,),
         dropout: float = 0.0,
         stitch: Literal["channel", "layer"] = "channel",
     ) -> None:
         super().__init__()
+        check_sizes(layer_sizes=layer_sizes)
         self.num_tasks = num_tasks
         widths = [in_features, *layer_sizes]
         self.layers = nn.ModuleList(
@@ -57,14 +58,46 @@ class CrossStitchArch(nn.Module):
             activations = layer(activations)
         return self.towers(activations)
 
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """See `MultiTaskModel`."""
+        self.towers.start_from_base_rates(base_rates)
 
-class CrossStitch(FlatModel):
-    """`CrossStitchArch` on the embeddings.
 
-    Args: those of `FlatModel`, then `CrossStitchArch`'s.
+class CrossStitch(MultiTaskModel):
+    """`CrossStitchArch` on the features.
+
+    Args:
+        features: a `FeatureArch`, or the tables alone.
+        tasks: ``T`` tasks.
+        layer_sizes: the networks' layers, ReLU and a `CrossStitchUnit` after each.
+        tower_layer_sizes: hidden layers of each tower, which are not mixed.
+        dropout: probability of dropping a tower's hidden unit in training.
+        stitch: one ``alpha`` per ``"channel"``, as in the paper, or per ``"layer"``, see `CrossStitchUnit`.
 
     Raises:
-        InputError: if ``stitch`` is neither ``"channel"`` nor ``"layer"``.
+        InputError: if ``stitch`` is neither ``"channel"`` nor ``"layer"``, a layer's size is below 1, or ``dropout`` is not
+            from 0 to below 1.
     """
 
-    over_arch_class = CrossStitchArch
+    def __init__(
+        self,
+        features: FeatureArch | nn.Module,
+        tasks: TaskForest,
+        *,
+        layer_sizes: Sequence[int] = (256, 128),
+        tower_layer_sizes: Sequence[int] = (64,),
+        dropout: float = 0.0,
+        stitch: Literal["channel", "layer"] = "channel",
+    ) -> None:
+        super().__init__()
+        self.features = as_features(features)
+        with torch.device(self.features.dense_device):
+            self.over_arch = CrossStitchArch(
+                self.features.out_features,
+                len(tasks),
+                layer_sizes=layer_sizes,
+                tower_layer_sizes=tower_layer_sizes,
+                dropout=dropout,
+                stitch=stitch,
+            )
+        initialize_linear_layers(self.over_arch)

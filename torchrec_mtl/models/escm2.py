@@ -1,20 +1,27 @@
 """ESCM2: entire space counterfactual multi-task model (Wang et al., SIGIR 2022, arXiv 2204.05125)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.models.base import FlatModel
-from torchrec_mtl.modules import MarginalFromConditional, TaskTowers, hidden_layers, labels_and_weights
-
-torch.fx.wrap("labels_and_weights")
+from torchrec_mtl.errors import check_choice
+from torchrec_mtl.models.base import MultiTaskModel
+from torchrec_mtl.modules import (
+    FeatureArch,
+    MarginalFromConditional,
+    TaskTowers,
+    as_features,
+    conditional_rates,
+    hidden_layers,
+    initialize_linear_layers,
+)
+from torchrec_mtl.tasks import TaskForest
 
 
 class ESCM2Arch(nn.Module):
-    """ESMM's towers and, for the doubly robust estimator, an imputation tower for each step but the first.
+    """ESMM's towers and, for the doubly robust estimator, an imputation tower for each task that needs another.
 
     The paper's ``o^`` and ``r^`` are the two towers' conditional probabilities, its imputed error ``delta^`` the
     imputation tower's output. It leaves open how ``delta^`` is bounded: a softplus makes it positive, as the cross
@@ -22,107 +29,98 @@ class ESCM2Arch(nn.Module):
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        num_tasks: ``T``; 2 in the paper.
-        estimator: ``"ips"``, inverse propensity scores, or ``"dr"``, doubly robust.
-        tower_layer_sizes: hidden layers of each tower, imputation towers too.
-        dropout: probability of dropping a tower's hidden unit in training.
+        tasks: ``T`` tasks; a chain of 2 in the paper.
+        estimator, tower_layer_sizes, dropout: see `ESCM2`.
+
+    Attributes:
+        output_names: what `outputs` returns: marginal ``logits [B, T]``, ``conditional_logits [B, T]`` and, for the
+            doubly robust estimator, ``imputed_errors``: ``delta^ [B, E]``, one for each of the ``E`` tasks that need
+            another.
 
     Raises:
-        InputError: if ``estimator`` is neither.
+        InputError: see `ESCM2`.
 
     Example::
 
-        >>> arch = ESCM2Arch(in_features=6 * 8, num_tasks=3, estimator="dr")
-        >>> arch(torch.randn(2, 6, 8)).shape, arch.imputed_errors(torch.randn(2, 6, 8)).shape
-        (torch.Size([2, 3]), torch.Size([2, 2]))
+        >>> from torchrec_mtl import TaskChain
+        >>> arch = ESCM2Arch(6 * 8, TaskChain(["click", "cart", "purchase"]), estimator="dr")
+        >>> {name: tuple(output.shape) for name, output in arch.outputs(torch.randn(2, 6, 8)).items()}
+        {'logits': (2, 3), 'conditional_logits': (2, 3), 'imputed_errors': (2, 2)}
     """
 
     def __init__(
         self,
         in_features: int,
-        num_tasks: int,
+        tasks: TaskForest,
+        *,
         estimator: Literal["ips", "dr"] = "ips",
         tower_layer_sizes: Sequence[int] = (256, 128, 64),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if estimator not in ("ips", "dr"):
-            raise InputError(f"`estimator` (={estimator!r}) must be 'ips' or 'dr'")
-        self.num_tasks = num_tasks
-        self.towers = TaskTowers(num_tasks, in_features, tower_layer_sizes, dropout)
-        self.marginal = MarginalFromConditional()
+        tasks.require_edges("ESCM2")
+        check_choice("estimator", estimator, ("ips", "dr"))
+        self.tasks = tasks
+        self.towers = TaskTowers(len(tasks), in_features, tower_layer_sizes, dropout)
+        self.marginal = MarginalFromConditional(tasks)
         width = [in_features, *tower_layer_sizes][-1]
         self.imputation_towers = nn.ModuleList(
             nn.Sequential(hidden_layers(in_features, tower_layer_sizes, dropout), nn.Linear(width, 1), nn.Softplus())
-            for _ in range(num_tasks - 1 if estimator == "dr" else 0)
+            for _ in range(len(tasks.edges) if estimator == "dr" else 0)
         )
+        self.output_names = ("logits", "conditional_logits", *(["imputed_errors"] if self.imputation_towers else []))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, F, D]`` or ``[B, F * D]`` to marginal logits ``[B, T]``."""
-        return self.marginal(self.conditional_logits(embeddings))
+        return self.marginal(self.towers([embeddings.flatten(1)] * len(self.tasks)))
 
-    def conditional_logits(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to conditional logits ``[B, T]``."""
-        return self.towers([embeddings.flatten(1)] * self.num_tasks)
+    def outputs(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """``[B, F, D]`` or ``[B, F * D]`` to `output_names`."""
+        embeddings = embeddings.flatten(1)
+        conditional_logits = self.towers([embeddings] * len(self.tasks))
+        outputs = {"logits": self.marginal(conditional_logits), "conditional_logits": conditional_logits}
+        if self.imputation_towers:
+            imputed = [tower(embeddings) for tower in self.imputation_towers]
+            outputs["imputed_errors"] = torch.cat(imputed, dim=1)
+        return outputs
 
-    def imputed_errors(self, embeddings: Tensor) -> Tensor | None:
-        """``[B, F, D]`` or ``[B, F * D]`` to ``delta^ [B, T - 1]``; none for IPS."""
-        if not self.imputation_towers:
-            return None
-        return torch.cat([tower(embeddings.flatten(1)) for tower in self.imputation_towers], dim=1)
-
-
-class ESCM2(FlatModel):
-    """`ESCM2Arch` on the embeddings; train it with `ESCM2Train` and `torchrec_mtl.losses.CounterfactualLoss`.
-
-    Args: those of `FlatModel`, then `ESCM2Arch`'s.
-
-    Raises:
-        InputError: if ``estimator`` is neither ``"ips"`` nor ``"dr"``.
-    """
-
-    over_arch: ESCM2Arch
-    over_arch_class = ESCM2Arch
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """See `MultiTaskModel`; the towers are of conditional probabilities."""
+        self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.parents))
 
 
-class ESCM2Train(nn.Module):
-    """`torchrec_mtl.MultiTaskTrain` for a loss that also reads conditional logits and imputed errors.
+class ESCM2(MultiTaskModel):
+    """`ESCM2Arch` on the features; train it with `torchrec_mtl.losses.CounterfactualLoss`.
 
     Args:
-        model: an `ESCM2`.
-        loss: ``loss(logits, conditional_logits, labels, weights, imputed_errors) -> scalar``:
-            `torchrec_mtl.losses.CounterfactualLoss`.
+        features: a `FeatureArch`, or the tables alone.
+        tasks: ``T`` tasks, of which some need another.
+        estimator: ``"ips"``, inverse propensity scores, or ``"dr"``, doubly robust.
+        tower_layer_sizes: hidden layers of each tower, imputation towers too.
+        dropout: probability of dropping a tower's hidden unit in training.
 
-    Example::
-
-        >>> from torchrec_mtl import TaskChain
-        >>> from torchrec_mtl.losses import CounterfactualLoss
-        >>> from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
-        >>> from torchrec.datasets.utils import Batch
-        >>> table = EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=9, feature_names=["item"])
-        >>> model = ESCM2(EmbeddingBagCollection(tables=[table]), TaskChain(["click", "purchase"]), estimator="dr")
-        >>> train_model = ESCM2Train(model, CounterfactualLoss())
-        >>> ids = KeyedJaggedTensor.from_lengths_sync(["item"], torch.tensor([3, 5]), torch.tensor([1, 1]))
-        >>> loss, (_, logits, labels) = train_model(Batch(torch.empty(2, 0), ids, torch.tensor([[1, 0], [1, 1]])))
-        >>> logits.shape, labels.shape
-        (torch.Size([2, 2]), torch.Size([2, 2]))
+    Raises:
+        InputError: if no task needs another, ``estimator`` is neither ``"ips"`` nor ``"dr"``, a layer's size is below 1, or
+            ``dropout`` is not from 0 to below 1.
     """
 
-    def __init__(self, model: ESCM2, loss: nn.Module) -> None:
+    def __init__(
+        self,
+        features: FeatureArch | nn.Module,
+        tasks: TaskForest,
+        *,
+        estimator: Literal["ips", "dr"] = "ips",
+        tower_layer_sizes: Sequence[int] = (256, 128, 64),
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, batch: Any) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Loss with gradient, then loss, marginal logits ``[B, T]`` and labels ``[B, T]`` without.
-
-        Args:
-            batch: see `torchrec_mtl.MultiTaskTrain`.
-        """
-        arch = self.model.over_arch
-        embeddings = self.model.embed(batch.dense_features, batch.sparse_features)
-        conditional_logits = arch.conditional_logits(embeddings)
-        logits = arch.marginal(conditional_logits)
-        labels, weights = labels_and_weights(batch)
-        loss = self.loss(logits, conditional_logits, labels, weights, arch.imputed_errors(embeddings))
-        return loss, (loss.detach(), logits.detach(), labels)
+        self.features = as_features(features)
+        with torch.device(self.features.dense_device):
+            self.over_arch = ESCM2Arch(
+                self.features.out_features,
+                tasks,
+                estimator=estimator,
+                tower_layer_sizes=tower_layer_sizes,
+                dropout=dropout,
+            )
+        initialize_linear_layers(self.over_arch)

@@ -2,53 +2,95 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.models.base import FlatModel
-from torchrec_mtl.modules import MarginalFromConditional, TaskTowers
+from torchrec_mtl.models.base import MultiTaskModel
+from torchrec_mtl.modules import (
+    FeatureArch,
+    MarginalFromConditional,
+    TaskTowers,
+    as_features,
+    conditional_rates,
+    initialize_linear_layers,
+)
+from torchrec_mtl.tasks import TaskForest
 
 
 class ESMMArch(nn.Module):
-    """A tower a step for its conditional probability; their products are the tasks' marginal ones, ESMM eq. (1).
+    """A tower a task for its probability given the task before it; products are the marginal ones, ESMM eq. (1).
 
-    The paper's pCTR and pCVR are the towers' outputs, pCTCVR the second logit; a longer funnel goes on likewise.
+    The paper's pCTR and pCVR are the towers' outputs, pCTCVR the second logit. In a longer funnel, or a tree, each
+    task's marginal probability is its tower's times that of the task it needs.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        num_tasks: ``T``.
-        tower_layer_sizes: hidden layers of each tower; 360-200-80 in the paper, here Single-Task's of the later papers.
-        dropout: probability of dropping a tower's hidden unit in training.
+        tasks: ``T`` tasks; the products follow what each needs.
+        tower_layer_sizes, dropout: see `ESMM`.
+
+    Raises:
+        InputError: see `ESMM`.
 
     Example::
 
-        >>> import torch
-        >>> ESMMArch(in_features=6 * 8, num_tasks=3)(torch.randn(2, 6, 8)).shape
+        >>> from torchrec_mtl import TaskChain
+        >>> ESMMArch(6 * 8, TaskChain(["click", "cart", "purchase"]))(torch.randn(2, 6, 8)).shape
         torch.Size([2, 3])
     """
 
     def __init__(
         self,
         in_features: int,
-        num_tasks: int,
+        tasks: TaskForest,
+        *,
         tower_layer_sizes: Sequence[int] = (256, 128, 64),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_tasks = num_tasks
-        self.towers = TaskTowers(num_tasks, in_features, tower_layer_sizes, dropout)
-        self.marginal = MarginalFromConditional()
+        tasks.require_edges("ESMM")
+        self.tasks = tasks
+        self.towers = TaskTowers(len(tasks), in_features, tower_layer_sizes, dropout)
+        self.marginal = MarginalFromConditional(tasks)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, F, D]`` or ``[B, F * D]`` to marginal logits ``[B, T]``."""
-        return self.marginal(self.towers([embeddings.flatten(1)] * self.num_tasks))
+        return self.marginal(self.towers([embeddings.flatten(1)] * len(self.tasks)))
+
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """See `MultiTaskModel`; the towers are of conditional probabilities."""
+        self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.parents))
 
 
-class ESMM(FlatModel):
-    """`ESMMArch` on the embeddings, which the towers share.
+class ESMM(MultiTaskModel):
+    """`ESMMArch` on the features, which the towers share.
 
     Train it with `torchrec_mtl.losses.CrossEntropyLoss`: ESMM eq. (3), every task over the entire space.
 
-    Args: those of `FlatModel`, then `ESMMArch`'s.
+    Args:
+        features: a `FeatureArch`, or the tables alone.
+        tasks: ``T`` tasks, of which some need another.
+        tower_layer_sizes: hidden layers of each tower; 360-200-80 in the paper, here Single-Task's of the later papers.
+        dropout: probability of dropping a tower's hidden unit in training.
+
+    Raises:
+        InputError: if no task needs another, a layer's size is below 1, or ``dropout`` is not from 0 to below 1.
     """
 
-    over_arch_class = ESMMArch
+    def __init__(
+        self,
+        features: FeatureArch | nn.Module,
+        tasks: TaskForest,
+        *,
+        tower_layer_sizes: Sequence[int] = (256, 128, 64),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.features = as_features(features)
+        with torch.device(self.features.dense_device):
+            self.over_arch = ESMMArch(
+                self.features.out_features,
+                tasks,
+                tower_layer_sizes=tower_layer_sizes,
+                dropout=dropout,
+            )
+        initialize_linear_layers(self.over_arch)

@@ -5,10 +5,20 @@ Symbols: ``f_i`` an expert, ``experts``; ``g`` the gate, ``gate``; ``h^k`` a tas
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.models.base import FlatModel
-from torchrec_mtl.modules import GateKind, MixtureOfExperts, TaskTowers
+from torchrec_mtl.models.base import MultiTaskModel
+from torchrec_mtl.modules import (
+    FeatureArch,
+    Gate,
+    MixtureOfExperts,
+    SoftmaxGate,
+    TaskTowers,
+    as_features,
+    initialize_linear_layers,
+)
+from torchrec_mtl.tasks import TaskForest
 
 
 class OMoEArch(nn.Module):
@@ -19,19 +29,13 @@ class OMoEArch(nn.Module):
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
         num_tasks: ``T``.
-        num_experts: ``n``.
-        expert_layer_sizes: an expert's layers, ReLU after each.
-        tower_layer_sizes: hidden layers of each tower.
-        dropout: probability of dropping a tower's hidden unit in training.
-        gate: ``"softmax"``, or ``"dselect_k"`` for `torchrec_mtl.modules.DSelectGate`.
-        num_selected, per_example, gamma: of DSelect-k.
+        num_experts, expert_layer_sizes, tower_layer_sizes, dropout, gate: see `OMoE`.
 
     Raises:
-        InputError: if there is no expert or no layer, or for a gate's argument, see `torchrec_mtl.modules.make_gate`.
+        InputError: see `OMoE`.
 
     Example::
 
-        >>> import torch
         >>> OMoEArch(in_features=6 * 8, num_tasks=3)(torch.randn(2, 6, 8)).shape
         torch.Size([2, 3])
     """
@@ -40,34 +44,65 @@ class OMoEArch(nn.Module):
         self,
         in_features: int,
         num_tasks: int,
+        *,
         num_experts: int = 8,
         expert_layer_sizes: Sequence[int] = (256, 128),
         tower_layer_sizes: Sequence[int] = (64,),
         dropout: float = 0.0,
-        gate: GateKind = "softmax",
-        num_selected: int = 2,
-        per_example: bool = True,
-        gamma: float = 1.0,
+        gate: Gate = SoftmaxGate,
     ) -> None:
         super().__init__()
         self.num_tasks = num_tasks
-        self.mixture = MixtureOfExperts(
-            in_features, num_experts, expert_layer_sizes, 1, gate, num_selected, per_example, gamma
-        )
+        self.mixture = MixtureOfExperts(in_features, num_experts, expert_layer_sizes, gate, num_gates=1)
         self.towers = TaskTowers(num_tasks, expert_layer_sizes[-1], tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         return self.towers([self.mixture(embeddings.flatten(1)).squeeze(1)] * self.num_tasks)
 
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """See `MultiTaskModel`."""
+        self.towers.start_from_base_rates(base_rates)
 
-class OMoE(FlatModel):
-    """`OMoEArch` on the embeddings.
 
-    Args: those of `FlatModel`, then `OMoEArch`'s.
+class OMoE(MultiTaskModel):
+    """`OMoEArch` on the features.
+
+    Args:
+        features: a `FeatureArch`, or the tables alone.
+        tasks: ``T`` tasks.
+        num_experts: ``n``.
+        expert_layer_sizes: an expert's layers, ReLU after each.
+        tower_layer_sizes: hidden layers of each tower.
+        dropout: probability of dropping a tower's hidden unit in training.
+        gate: makes what weighs the experts: `SoftmaxGate`, or a `DSelectK`.
 
     Raises:
-        InputError: see `OMoEArch`.
+        InputError: if there is no expert or no layer of one, a layer's size is below 1, or ``dropout`` is not from 0 to
+            below 1; for the gate, see `DSelectK`.
     """
 
-    over_arch_class = OMoEArch
+    def __init__(
+        self,
+        features: FeatureArch | nn.Module,
+        tasks: TaskForest,
+        *,
+        num_experts: int = 8,
+        expert_layer_sizes: Sequence[int] = (256, 128),
+        tower_layer_sizes: Sequence[int] = (64,),
+        dropout: float = 0.0,
+        gate: Gate = SoftmaxGate,
+    ) -> None:
+        super().__init__()
+        self.features = as_features(features)
+        with torch.device(self.features.dense_device):
+            self.over_arch = OMoEArch(
+                self.features.out_features,
+                len(tasks),
+                num_experts=num_experts,
+                expert_layer_sizes=expert_layer_sizes,
+                tower_layer_sizes=tower_layer_sizes,
+                dropout=dropout,
+                gate=gate,
+            )
+        initialize_linear_layers(self.over_arch)

@@ -6,11 +6,21 @@ a gate; ``t^k`` a tower; ``N`` layers.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.models.base import FlatModel
-from torchrec_mtl.modules import ExtractionLayer, GateKind, TaskTowers
+from torchrec_mtl.errors import check_at_least
+from torchrec_mtl.models.base import MultiTaskModel
+from torchrec_mtl.modules import (
+    ExtractionLayer,
+    FeatureArch,
+    Gate,
+    SoftmaxGate,
+    TaskTowers,
+    as_features,
+    initialize_linear_layers,
+)
+from torchrec_mtl.tasks import TaskForest
 
 
 class PLEArch(nn.Module):
@@ -23,22 +33,13 @@ class PLEArch(nn.Module):
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
         num_tasks: ``T``.
-        num_layers: ``N``, extraction layers; the last has no shared gate.
-        num_task_experts: ``m_k``, experts of each task in each layer; may be 0.
-        num_shared_experts: ``m_s``, shared experts in each layer.
-        expert_layer_sizes: an expert's layers, in each extraction layer.
-        tower_layer_sizes: hidden layers of each tower.
-        dropout: probability of dropping a tower's hidden unit in training.
-        gate: ``"softmax"``, or ``"dselect_k"`` for `torchrec_mtl.modules.DSelectGate`.
-        num_selected, per_example, gamma: of DSelect-k.
+        num_layers, num_task_experts, num_shared_experts, expert_layer_sizes, tower_layer_sizes, dropout, gate: see `PLE`.
 
     Raises:
-        InputError: if there is no extraction layer, shared expert or layer of an expert, or for a gate's argument,
-            see `torchrec_mtl.modules.make_gate`.
+        InputError: see `PLE`.
 
     Example::
 
-        >>> import torch
         >>> PLEArch(in_features=6 * 8, num_tasks=3)(torch.randn(2, 6, 8)).shape
         torch.Size([2, 3])
     """
@@ -47,20 +48,17 @@ class PLEArch(nn.Module):
         self,
         in_features: int,
         num_tasks: int,
+        *,
         num_layers: int = 2,
         num_task_experts: int = 2,
         num_shared_experts: int = 2,
         expert_layer_sizes: Sequence[int] = (256, 128),
         tower_layer_sizes: Sequence[int] = (64,),
         dropout: float = 0.0,
-        gate: GateKind = "softmax",
-        num_selected: int = 2,
-        per_example: bool = True,
-        gamma: float = 1.0,
+        gate: Gate = SoftmaxGate,
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise InputError(f"`num_layers` (={num_layers}) must be at least 1")
+        check_at_least(1, num_layers=num_layers)
         self.num_tasks = num_tasks
         self.layers = nn.ModuleList(
             ExtractionLayer(
@@ -69,11 +67,8 @@ class PLEArch(nn.Module):
                 num_task_experts,
                 num_shared_experts,
                 expert_layer_sizes,
-                layer < num_layers - 1,
                 gate,
-                num_selected,
-                per_example,
-                gamma,
+                shared_gate=layer < num_layers - 1,
             )
             for layer in range(num_layers)
         )
@@ -86,14 +81,55 @@ class PLEArch(nn.Module):
             states = layer(states)
         return self.towers(states)
 
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """See `MultiTaskModel`."""
+        self.towers.start_from_base_rates(base_rates)
 
-class PLE(FlatModel):
-    """`PLEArch` on the embeddings.
 
-    Args: those of `FlatModel`, then `PLEArch`'s.
+class PLE(MultiTaskModel):
+    """`PLEArch` on the features.
+
+    Args:
+        features: a `FeatureArch`, or the tables alone.
+        tasks: ``T`` tasks.
+        num_layers: ``N``, extraction layers; the last has no shared gate.
+        num_task_experts: ``m_k``, experts of each task in each layer; may be 0.
+        num_shared_experts: ``m_s``, shared experts in each layer.
+        expert_layer_sizes: an expert's layers, in each extraction layer.
+        tower_layer_sizes: hidden layers of each tower.
+        dropout: probability of dropping a tower's hidden unit in training.
+        gate: makes what weighs the experts: `SoftmaxGate`, or a `DSelectK`.
 
     Raises:
-        InputError: see `PLEArch`.
+        InputError: if there is no extraction layer, shared expert or layer of an expert, a size is below 1, or ``dropout``
+            is not from 0 to below 1; for the gates, see `DSelectK`.
     """
 
-    over_arch_class = PLEArch
+    def __init__(
+        self,
+        features: FeatureArch | nn.Module,
+        tasks: TaskForest,
+        *,
+        num_layers: int = 2,
+        num_task_experts: int = 2,
+        num_shared_experts: int = 2,
+        expert_layer_sizes: Sequence[int] = (256, 128),
+        tower_layer_sizes: Sequence[int] = (64,),
+        dropout: float = 0.0,
+        gate: Gate = SoftmaxGate,
+    ) -> None:
+        super().__init__()
+        self.features = as_features(features)
+        with torch.device(self.features.dense_device):
+            self.over_arch = PLEArch(
+                self.features.out_features,
+                len(tasks),
+                num_layers=num_layers,
+                num_task_experts=num_task_experts,
+                num_shared_experts=num_shared_experts,
+                expert_layer_sizes=expert_layer_sizes,
+                tower_layer_sizes=tower_layer_sizes,
+                dropout=dropout,
+                gate=gate,
+            )
+        initialize_linear_layers(self.over_arch)

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
-from torchrec_mtl.models.base import FlatModel
-from torchrec_mtl.modules import TaskTowers
+from torchrec_mtl.errors import check_sizes
+from torchrec_mtl.models.base import MultiTaskModel
+from torchrec_mtl.modules import FeatureArch, TaskTowers, as_features, initialize_linear_layers
+from torchrec_mtl.tasks import TaskForest
 
 
 class SharedBottomArch(nn.Module):
@@ -15,13 +18,13 @@ class SharedBottomArch(nn.Module):
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
         num_tasks: ``T``.
-        bottom_layer_sizes: the bottom's layers, ReLU after each.
-        tower_layer_sizes: hidden layers of each tower.
-        dropout: probability of dropping a tower's hidden unit in training.
+        bottom_layer_sizes, tower_layer_sizes, dropout: see `SharedBottom`.
+
+    Raises:
+        InputError: see `SharedBottom`.
 
     Example::
 
-        >>> import torch
         >>> SharedBottomArch(in_features=6 * 8, num_tasks=3)(torch.randn(2, 6, 8)).shape
         torch.Size([2, 3])
     """
@@ -30,11 +33,13 @@ class SharedBottomArch(nn.Module):
         self,
         in_features: int,
         num_tasks: int,
+        *,
         bottom_layer_sizes: Sequence[int] = (256, 128),
         tower_layer_sizes: Sequence[int] = (64,),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_sizes(1, bottom_layer_sizes=bottom_layer_sizes)
         self.num_tasks = num_tasks
         self.bottom = MLP(in_features, list(bottom_layer_sizes))
         self.towers = TaskTowers(num_tasks, bottom_layer_sizes[-1], tower_layer_sizes, dropout)
@@ -43,14 +48,55 @@ class SharedBottomArch(nn.Module):
         """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         return self.towers([self.bottom(embeddings.flatten(1))] * self.num_tasks)
 
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """See `MultiTaskModel`."""
+        self.towers.start_from_base_rates(base_rates)
 
-class SharedBottom(FlatModel):
-    """`SharedBottomArch` on the embeddings.
+
+class SharedBottom(MultiTaskModel):
+    """`SharedBottomArch` on the features.
 
     The papers give the baselines' sizes only for Single-Task, 256-128-64; here the first two are the bottom and
     the last the towers.
 
-    Args: those of `FlatModel`, then `SharedBottomArch`'s.
+    Args:
+        features: a `FeatureArch`, or the tables alone.
+        tasks: ``T`` tasks.
+        bottom_layer_sizes: the bottom's layers, ReLU after each.
+        tower_layer_sizes: hidden layers of each tower.
+        dropout: probability of dropping a tower's hidden unit in training.
+
+    Raises:
+        InputError: if the bottom has no layer, a layer's size is below 1, or ``dropout`` is not from 0 to below 1.
+
+    Example::
+
+        >>> from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+        >>> from torchrec_mtl import TaskChain
+        >>> table = EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=9, feature_names=["item"])
+        >>> model = SharedBottom(EmbeddingBagCollection(tables=[table]), TaskChain(["click", "purchase"]))
+        >>> ids = KeyedJaggedTensor.from_lengths_sync(["item"], torch.tensor([3, 5]), torch.tensor([1, 1]))
+        >>> model(torch.empty(2, 0), ids).shape
+        torch.Size([2, 2])
     """
 
-    over_arch_class = SharedBottomArch
+    def __init__(
+        self,
+        features: FeatureArch | nn.Module,
+        tasks: TaskForest,
+        *,
+        bottom_layer_sizes: Sequence[int] = (256, 128),
+        tower_layer_sizes: Sequence[int] = (64,),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.features = as_features(features)
+        with torch.device(self.features.dense_device):
+            self.over_arch = SharedBottomArch(
+                self.features.out_features,
+                len(tasks),
+                bottom_layer_sizes=bottom_layer_sizes,
+                tower_layer_sizes=tower_layer_sizes,
+                dropout=dropout,
+            )
+        initialize_linear_layers(self.over_arch)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_mtl.modules import DenseArch, SparseArch, Tower, initialize_linear_layers
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.errors import InputError, check_sizes
+from torchrec_mtl.modules import FeatureArch, Tower, as_features, initialize_linear_layers
+from torchrec_mtl.tasks import TaskForest
 
 
 class SingleTask(nn.Module):
@@ -18,17 +18,20 @@ class SingleTask(nn.Module):
     Its parameters are ``T`` times one model's, as in TAFE figure 8.
 
     Args:
-        embedding_bag_collection: the tables; each task gets a copy.
-        tasks: the funnel, ``T`` tasks.
-        dense_in_features: number of dense features.
-        dense_arch_layer_sizes: MLP of the dense features.
+        features: a `FeatureArch`, or the tables alone, of which each task gets a copy; or a sequence of ``T``, one a
+            task.
+        tasks: ``T`` tasks.
         layer_sizes: hidden layers of each task's MLP, ReLU between; the papers' by default.
         dropout: probability of dropping a hidden unit in training.
-        dense_device: device of everything but the tables.
+
+    Raises:
+        InputError: if there is a sequence of features of another length, a layer's size is below 1, or ``dropout`` is
+            not from 0 to below 1.
 
     Example::
 
-        >>> from torchrec import EmbeddingBagConfig
+        >>> from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+        >>> from torchrec_mtl import TaskChain
         >>> table = EmbeddingBagConfig(name="t", embedding_dim=4, num_embeddings=9, feature_names=["item"])
         >>> model = SingleTask(EmbeddingBagCollection(tables=[table]), TaskChain(["click", "purchase"]))
         >>> ids = KeyedJaggedTensor.from_lengths_sync(["item"], torch.tensor([3, 5]), torch.tensor([1, 1]))
@@ -38,29 +41,41 @@ class SingleTask(nn.Module):
 
     def __init__(
         self,
-        embedding_bag_collection: EmbeddingBagCollection,
-        tasks: TaskChain,
-        dense_in_features: int = 0,
-        dense_arch_layer_sizes: Sequence[int] = (64,),
+        features: FeatureArch | nn.Module | Sequence[FeatureArch | nn.Module],
+        tasks: TaskForest,
+        *,
         layer_sizes: Sequence[int] = (256, 128, 64),
         dropout: float = 0.0,
-        dense_device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        collections = [copy.deepcopy(embedding_bag_collection) for _ in range(len(tasks) - 1)]
-        sparse_archs = [SparseArch(collection) for collection in (embedding_bag_collection, *collections)]
-        with torch.device(dense_device or torch.get_default_device()):
-            dense_archs = [DenseArch(dense_in_features, dense_arch_layer_sizes) for _ in tasks]
-            in_features = sum(sparse_archs[0].field_dims + dense_archs[0].field_dims)
-            self.over_arch = nn.ModuleList(Tower(in_features, layer_sizes, dropout) for _ in tasks)
-        self.sparse_arch = nn.ModuleList(sparse_archs)
-        self.dense_arch = nn.ModuleList(dense_archs)
-        initialize_linear_layers(self)
+        check_sizes(layer_sizes=layer_sizes)
+        if isinstance(features, nn.Module):
+            own = [as_features(features)]
+            own += [copy.deepcopy(own[0]) for _ in range(len(tasks) - 1)]
+            for copied in own[1:]:
+                initialize_linear_layers(*([copied.dense_arch] if copied.dense_arch is not None else []))
+        else:
+            own = [as_features(of_task) for of_task in features]
+        if len(own) != len(tasks):
+            raise InputError(f"`features` (a sequence of {len(own)}) must be one a task ({len(tasks)})")
+        self.features = nn.ModuleList(own)
+        self.over_arch = nn.ModuleList()
+        for of_task in own:
+            with torch.device(of_task.dense_device):
+                self.over_arch.append(Tower(of_task.out_features, layer_sizes, dropout))
+        initialize_linear_layers(self.over_arch)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
-        logits = []
-        for sparse_arch, dense_arch, tower in zip(self.sparse_arch, self.dense_arch, self.over_arch, strict=True):
-            embeddings = torch.cat([sparse_arch(sparse_features), dense_arch(dense_features)], dim=1)
-            logits.append(tower(embeddings))
+        archs = zip(self.features, self.over_arch, strict=True)
+        logits = [tower(features(dense_features, sparse_features)) for features, tower in archs]
         return torch.cat(logits, dim=1)
+
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """Lets the untrained logits be those of the tasks' shares of positives, ``[T]``.
+
+        Raises:
+            InputError: if one is not between 0 and 1.
+        """
+        for tower, rate in zip(self.over_arch, base_rates.tolist(), strict=True):
+            tower.start_from_base_rate(rate)

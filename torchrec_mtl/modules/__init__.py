@@ -6,15 +6,15 @@ from torchrec_mtl.modules.behavior_conversion import BehaviorPatternConversion
 from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit
 from torchrec_mtl.modules.dynamic_selector import DynamicSelector, SmoothStepSchedule, smooth_step
 from torchrec_mtl.modules.experts import Experts, ExtractionLayer, MixtureOfExperts
-from torchrec_mtl.modules.feature_arch import DenseArch, FieldProjection, SparseArch
+from torchrec_mtl.modules.feature_arch import FeatureArch, FieldProjection, as_features
 from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggregation, FeatureTower
-from torchrec_mtl.modules.funnel import MarginalFromConditional
-from torchrec_mtl.modules.gates import DSelectGate, GateKind, SoftmaxGate, make_gate
+from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rates
+from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
-from torchrec_mtl.modules.towers import TaskTowers, Tower, hidden_layers, start_from_base_rates
+from torchrec_mtl.modules.towers import TaskTowers, Tower, hidden_layers
 
 __all__ = [
     "Attention",
@@ -23,14 +23,15 @@ __all__ = [
     "CrossStitchLayer",
     "CrossStitchUnit",
     "DSelectGate",
-    "DenseArch",
+    "DSelectK",
     "DynamicSelector",
     "Experts",
     "ExtractionLayer",
     "FeatureAggregation",
+    "FeatureArch",
     "FeatureTower",
     "FieldProjection",
-    "GateKind",
+    "Gate",
     "InformationTransfer",
     "MarginalFromConditional",
     "MixtureOfExperts",
@@ -39,15 +40,14 @@ __all__ = [
     "SelfAttentionStack",
     "SmoothStepSchedule",
     "SoftmaxGate",
-    "SparseArch",
     "TaskAdapter",
     "TaskTowers",
     "Tower",
+    "as_features",
+    "conditional_rates",
     "he_normal_",
     "hidden_layers",
     "initialize_linear_layers",
     "labels_and_weights",
-    "make_gate",
     "smooth_step",
-    "start_from_base_rates",
 ]

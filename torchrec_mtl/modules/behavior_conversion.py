@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from torchrec_mtl.errors import check_share
 from torchrec_mtl.modules.attention import Attention
 
 
@@ -17,6 +18,9 @@ class BehaviorPatternConversion(nn.Module):
         dropout: of ``msg``, eq. (8). The paper gives no probability.
         layer_norm: whether the sum is normalised: the text names LayerNorm, the equation does not.
 
+    Raises:
+        InputError: if ``dropout`` is not from 0 to below 1, or ``num_heads`` does not divide ``embedding_dim``.
+
     Example::
 
         >>> import torch
@@ -27,6 +31,7 @@ class BehaviorPatternConversion(nn.Module):
 
     def __init__(self, embedding_dim: int, num_heads: int = 1, dropout: float = 0.1, layer_norm: bool = False) -> None:
         super().__init__()
+        check_share(message_dropout=dropout)
         self.message = nn.Dropout(dropout)
         self.attention = Attention(embedding_dim, num_heads)
         self.norm = nn.LayerNorm(embedding_dim) if layer_norm else nn.Identity()

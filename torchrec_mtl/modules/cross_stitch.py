@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import check_choice
 
 
 class CrossStitchUnit(nn.Module):
@@ -34,8 +34,7 @@ class CrossStitchUnit(nn.Module):
 
     def __init__(self, num_tasks: int, features: int, per: Literal["channel", "layer"] = "channel") -> None:
         super().__init__()
-        if per not in ("channel", "layer"):
-            raise InputError(f"`per` (={per!r}) must be 'channel' or 'layer'")
+        check_choice("stitch", per, ("channel", "layer"))
         own = 0.9 if num_tasks > 1 else 1.0
         alpha = torch.full((num_tasks, num_tasks), (1 - own) / max(num_tasks - 1, 1)).fill_diagonal_(own)
         self.alpha = nn.Parameter(alpha if per == "layer" else alpha.expand(features, -1, -1).clone())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.modules.gates import GateKind, make_gate
+from torchrec_mtl.errors import check_at_least, check_sizes
+from torchrec_mtl.modules.gates import Gate, SoftmaxGate
 from torchrec_mtl.modules.initialization import he_normal_
 
 
@@ -36,10 +36,8 @@ class Experts(nn.Module):
 
     def __init__(self, num_experts: int, in_features: int, layer_sizes: Sequence[int]) -> None:
         super().__init__()
-        if num_experts < 1:
-            raise InputError(f"`num_experts` (={num_experts}) must be at least 1")
-        if not layer_sizes:
-            raise InputError("`expert_layer_sizes` must have at least one layer")
+        check_at_least(1, num_experts=num_experts)
+        check_sizes(1, expert_layer_sizes=layer_sizes)
         widths = [in_features, *layer_sizes]
         self.weights = nn.ParameterList(
             torch.empty(num_experts, size, width) for width, size in zip(widths, layer_sizes, strict=False)
@@ -68,11 +66,11 @@ class MixtureOfExperts(nn.Module):
     Args:
         in_features: width of the input, which experts and gates share.
         num_experts, layer_sizes: see `Experts`.
+        gate: makes the gates.
         num_gates: ``G``.
-        gate, num_selected, per_example, gamma: see `make_gate`.
 
     Raises:
-        InputError: see `Experts` and `make_gate`.
+        InputError: see `Experts`.
 
     Example::
 
@@ -85,15 +83,13 @@ class MixtureOfExperts(nn.Module):
         in_features: int,
         num_experts: int,
         layer_sizes: Sequence[int],
+        gate: Gate = SoftmaxGate,
+        *,
         num_gates: int,
-        gate: GateKind = "softmax",
-        num_selected: int = 2,
-        per_example: bool = True,
-        gamma: float = 1.0,
     ) -> None:
         super().__init__()
         self.experts = Experts(num_experts, in_features, layer_sizes)
-        self.gate = make_gate(in_features, num_experts, num_gates, gate, num_selected, per_example, gamma)
+        self.gate = gate(in_features, num_experts, num_gates)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_features]`` to ``[B, G, D]``."""
@@ -114,11 +110,11 @@ class ExtractionLayer(nn.Module):
         num_task_experts: ``m_k``, of each task.
         num_shared_experts: ``m_s``.
         layer_sizes: see `Experts`.
+        gate: makes the gates.
         shared_gate: the layer also gives ``g^{s,j}``; not for the last.
-        gate, num_selected, per_example, gamma: see `make_gate`.
 
     Raises:
-        InputError: if a number of experts is too small, or see `Experts` and `make_gate`.
+        InputError: if a number of experts is too small, or see `Experts`.
 
     Example::
 
@@ -134,17 +130,13 @@ class ExtractionLayer(nn.Module):
         num_task_experts: int,
         num_shared_experts: int,
         layer_sizes: Sequence[int],
+        gate: Gate = SoftmaxGate,
+        *,
         shared_gate: bool = True,
-        gate: GateKind = "softmax",
-        num_selected: int = 2,
-        per_example: bool = True,
-        gamma: float = 1.0,
     ) -> None:
         super().__init__()
-        if num_task_experts < 0:
-            raise InputError(f"`num_task_experts` (={num_task_experts}) must be at least 0")
-        if num_shared_experts < 1:
-            raise InputError(f"`num_shared_experts` (={num_shared_experts}) must be at least 1")
+        check_at_least(0, num_task_experts=num_task_experts)
+        check_at_least(1, num_shared_experts=num_shared_experts)
         self.num_tasks = num_tasks
         self.task_experts = nn.ModuleList(
             Experts(num_task_experts, in_features, layer_sizes) for _ in range(num_tasks if num_task_experts else 0)
@@ -152,9 +144,7 @@ class ExtractionLayer(nn.Module):
         self.shared_experts = Experts(num_shared_experts, in_features, layer_sizes)
         weighed = [num_task_experts + num_shared_experts] * num_tasks
         weighed += [num_tasks * num_task_experts + num_shared_experts] * shared_gate
-        self.gates = nn.ModuleList(
-            make_gate(in_features, num_experts, 1, gate, num_selected, per_example, gamma) for num_experts in weighed
-        )
+        self.gates = nn.ModuleList(gate(in_features, num_experts) for num_experts in weighed)
 
     def forward(self, states: Sequence[Tensor]) -> list[Tensor]:
         """``g^{1,j-1}, ..., g^{T,j-1}, g^{s,j-1}``, each ``[B, in_features]``, to the same of ``j``, ``[B, D]``."""

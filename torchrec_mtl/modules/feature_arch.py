@@ -1,57 +1,120 @@
-"""Sparse and dense features to embeddings: what every model has below its over arch."""
+"""Sparse and dense features to fields' embeddings: what every model has below its over arch."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_modules import EmbeddingBagCollection, get_embedding_names_by_table
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import get_embedding_names_by_table
+from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 from torchrec.modules.mlp import MLP
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least, check_sizes
+from torchrec_mtl.modules.initialization import initialize_linear_layers
 
 
-class SparseArch(nn.Module):
-    """Looks up and pools the sparse features.
-
-    The fields are taken from the collection's output by name: sharded over several ranks, it returns them in
-    another order than unsharded.
-
-    Args:
-        embedding_bag_collection: the tables, sharded or not.
-
-    Attributes:
-        embedding_names: the fields in output order: the tables', and within a table its features', as given.
-        field_dims: ``D_f`` of each field.
+def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagConfig]:
+    """The tables of a collection of pooled embeddings, whatever it does to the ids before it looks them up.
 
     Raises:
-        InputError: if there is no table.
+        InputError: if it is none that TorchRec has, or has no table.
+    """
+    collection = embedding_bag_collection
+    if isinstance(collection, ManagedCollisionEmbeddingBagCollection):
+        collection = collection._embedding_module
+    elif isinstance(collection, FeatureProcessedEmbeddingBagCollection):
+        collection = collection._embedding_bag_collection
+    if not hasattr(collection, "embedding_bag_configs"):
+        kind = type(embedding_bag_collection).__name__
+        raise InputError(f"`embedding_bag_collection` (={kind}) must have TorchRec's `embedding_bag_configs()`")
+    configs: list[EmbeddingBagConfig] = list(collection.embedding_bag_configs())
+    if not configs:
+        raise InputError("`embedding_bag_collection` must have at least one table")
+    return configs
+
+
+class FeatureArch(nn.Module):
+    """Looks up and pools the sparse features, and makes one more field of the dense ones.
+
+    A model holds one of these, or several: tables for each task, or shared ones and a task's own. The fields are
+    taken from the collection's output by name: sharded over several ranks, it returns them in another order than
+    unsharded.
+
+    TAFE eq. (13) has numbers log-rounded to ids and embedded like any other field instead of dense features: see
+    `torchrec_mtl.data.log_round`.
+
+    Args:
+        embedding_bag_collection: the tables: an EmbeddingBagCollection, sharded or not, or TorchRec's collections
+            with managed collisions or processed features, which have the same interface.
+        dense_in_features: number of dense features; 0 for none, and then there is no field of them.
+        dense_arch_layer_sizes: MLP of the dense features; its last layer is their field's dimension.
+        dense_device: device of that MLP, and of a model's other dense parameters.
+
+    Attributes:
+        embedding_names: the sparse fields in output order: the tables', and within a table its features', as given.
+        field_dims: ``D_f`` of each field, that of the dense features last.
+        out_features: ``sum(D_f)``.
+        widest: the largest dimension of a sparse field.
+
+    Raises:
+        InputError: if there is no table, the collection is of another kind, or there are dense features but no layers.
 
     Example::
 
         >>> from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
         >>> tables = [EmbeddingBagConfig(name=f"t_{f}", embedding_dim=d, num_embeddings=9, feature_names=[f])
         ...           for f, d in [("user", 8), ("item", 4)]]
-        >>> arch = SparseArch(EmbeddingBagCollection(tables=tables))
+        >>> features = FeatureArch(
+        ...     EmbeddingBagCollection(tables=tables), dense_in_features=3, dense_arch_layer_sizes=(16, 6))
         >>> ids = KeyedJaggedTensor.from_lengths_sync(["user", "item"], torch.arange(4), torch.ones(4).int())
-        >>> arch(ids).shape, arch.field_dims
-        (torch.Size([2, 12]), [8, 4])
+        >>> features(torch.randn(2, 3), ids).shape, features.field_dims
+        (torch.Size([2, 18]), [8, 4, 6])
     """
 
-    def __init__(self, embedding_bag_collection: EmbeddingBagCollection) -> None:
+    def __init__(
+        self,
+        embedding_bag_collection: nn.Module,
+        *,
+        dense_in_features: int = 0,
+        dense_arch_layer_sizes: Sequence[int] = (64,),
+        dense_device: torch.device | None = None,
+    ) -> None:
         super().__init__()
-        configs = embedding_bag_collection.embedding_bag_configs()
-        if not configs:
-            raise InputError("`embedding_bag_collection` must have at least one table")
+        configs = embedding_configs(embedding_bag_collection)
+        check_at_least(0, dense_in_features=dense_in_features)
+        check_sizes(1 if dense_in_features else 0, dense_arch_layer_sizes=dense_arch_layer_sizes)
         self.embedding_bag_collection = embedding_bag_collection
+        self.returns_ids = isinstance(embedding_bag_collection, ManagedCollisionEmbeddingBagCollection)
         names = get_embedding_names_by_table(configs)
         self.embedding_names = [name for table in names for name in table]
         self.field_dims = [c.embedding_dim for c, table in zip(configs, names, strict=True) for _ in table]
+        self.widest = max(self.field_dims)
+        self.dense_device = dense_device or torch.get_default_device()
+        self.dense_arch: nn.Module | None = None
+        if dense_in_features:
+            self.field_dims.append(dense_arch_layer_sizes[-1])
+            with torch.device(self.dense_device):
+                self.dense_arch = MLP(dense_in_features, list(dense_arch_layer_sizes))
+            initialize_linear_layers(self.dense_arch)
+        self.out_features = sum(self.field_dims)
 
-    def forward(self, sparse_features: KeyedJaggedTensor) -> Tensor:
-        """Pooled embeddings side by side, ``[B, sum(D_f)]``."""
-        embeddings = self.embedding_bag_collection(sparse_features).to_dict()
-        return torch.cat([embeddings[name] for name in self.embedding_names], dim=1)
+    def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
+        """``[B, num_dense]`` and the sparse features to the fields side by side, ``[B, sum(D_f)]``."""
+        pooled = self.embedding_bag_collection(sparse_features)
+        if self.returns_ids:
+            pooled = pooled[0]
+        embeddings = pooled.to_dict()
+        fields = [embeddings[name] for name in self.embedding_names]
+        if self.dense_arch is not None:
+            fields.append(self.dense_arch(dense_features))
+        return torch.cat(fields, dim=1)
+
+
+def as_features(features: nn.Module) -> FeatureArch:
+    """``features`` itself, or a `FeatureArch` on it where it is a collection of tables: the short way."""
+    return features if isinstance(features, FeatureArch) else FeatureArch(features)
 
 
 class FieldProjection(nn.Module):
@@ -61,6 +124,9 @@ class FieldProjection(nn.Module):
         field_dims: ``D_f`` of each of the ``F`` fields.
         embedding_dim: ``D``.
 
+    Raises:
+        InputError: if ``embedding_dim`` is below 1.
+
     Example::
 
         >>> FieldProjection([8, 4, 4], embedding_dim=4)(torch.randn(2, 16)).shape
@@ -69,6 +135,7 @@ class FieldProjection(nn.Module):
 
     def __init__(self, field_dims: Sequence[int], embedding_dim: int) -> None:
         super().__init__()
+        check_at_least(1, embedding_dim=embedding_dim)
         self.field_dims = list(field_dims)
         self.embedding_dim = embedding_dim
         self.projections = nn.ModuleList(
@@ -81,32 +148,3 @@ class FieldProjection(nn.Module):
             return embeddings.reshape(-1, len(self.field_dims), self.embedding_dim)
         fields = embeddings.split(self.field_dims, dim=1)
         return torch.stack([project(field) for project, field in zip(self.projections, fields, strict=True)], dim=1)
-
-
-class DenseArch(nn.Module):
-    """Dense features to one more field, through an MLP.
-
-    TAFE eq. (13) has numbers log-rounded to ids and embedded like any other field instead: see
-    `torchrec_mtl.data.log_round`.
-
-    Args:
-        in_features: number of dense features; 0 for none, and then there is no field.
-        layer_sizes: the MLP's layers; the last is the field's dimension.
-
-    Attributes:
-        field_dims: the dimension of its field in a list, empty without dense features.
-
-    Raises:
-        InputError: if there are dense features but no layers.
-    """
-
-    def __init__(self, in_features: int, layer_sizes: Sequence[int]) -> None:
-        super().__init__()
-        if in_features and not layer_sizes:
-            raise InputError(f"`dense_arch_layer_sizes` must not be empty with `dense_in_features` (={in_features})")
-        self.field_dims = [layer_sizes[-1]] if in_features else []
-        self.mlp = MLP(in_features, list(layer_sizes)) if in_features else None
-
-    def forward(self, dense_features: Tensor) -> Tensor:
-        """``[B, in_features]`` to ``[B, layer_sizes[-1]]``, or ``[B, 0]`` without dense features."""
-        return dense_features[:, :0] if self.mlp is None else self.mlp(dense_features)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least, check_choice
 from torchrec_mtl.modules.attention import Attention
 
 
@@ -22,7 +22,7 @@ class FeatureAggregation(nn.Module):
         over: ``"embedding"``, each field's vector alone; or ``"fields"``, the flattened ``F * D`` fields together.
 
     Raises:
-        InputError: if ``over`` is neither.
+        InputError: if ``over`` is neither, or ``hidden_size`` below 1.
     """
 
     def __init__(
@@ -33,8 +33,9 @@ class FeatureAggregation(nn.Module):
         over: Literal["embedding", "fields"] = "embedding",
     ) -> None:
         super().__init__()
-        if over not in ("embedding", "fields"):
-            raise InputError(f"`over` (={over!r}) must be 'embedding' or 'fields'")
+        check_choice("aggregation_over", over, ("embedding", "fields"))
+        if hidden_size is not None:
+            check_at_least(1, aggregation_size=hidden_size)
         self.over = over
         width = embedding_dim if over == "embedding" else num_fields * embedding_dim
         self.mlp = MLP(width, [hidden_size or width, width])

@@ -1,29 +1,74 @@
-"""From each step's conditional probability to the marginal one, ESMM eq. (1)."""
+"""From each task's probability given the task before it to the marginal one, ESMM eq. (1)."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.tasks import TaskForest
+
 
 class MarginalFromConditional(nn.Module):
-    """``p_t = prod_{s<=t} c_s``, as logits: ``c_t = P(y_t = 1 | y_{t-1} = 1, x)`` and ``p_t = P(y_t = 1 | x)``.
+    """``p_t = c_t p_{t'}``, as logits: ``c_t = P(y_t = 1 | y_{t'} = 1, x)``, ``p_t = P(y_t = 1 | x)``, ``t'`` the task
+    that ``t`` needs; ``p_t = c_t`` where it needs none.
 
     In log space and without a difference of like numbers, so that events of any rarity keep their precision::
 
-        log p_t       = sum_{s<=t} log c_s
-        log (1 - p_t) = log sum_{s<=t} (1 - c_s) p_{s-1}        (the funnel ends at s)
+        log p_t       = log p_{t'} + log c_t
+        log (1 - p_t) = log ((1 - p_{t'}) + p_{t'} (1 - c_t))
+
+    Args:
+        tasks: ``T`` tasks.
 
     Example::
 
-        >>> MarginalFromConditional()(torch.logit(torch.tensor([[0.5, 0.2]]))).sigmoid()
+        >>> from torchrec_mtl.tasks import TaskChain
+        >>> marginal = MarginalFromConditional(TaskChain(["click", "purchase"]))
+        >>> marginal(torch.logit(torch.tensor([[0.5, 0.2]]))).sigmoid()
         tensor([[0.5000, 0.1000]])
-        >>> MarginalFromConditional()(torch.tensor([[-50.0, -50.0]]))
+        >>> marginal(torch.tensor([[-50.0, -50.0]]))
         tensor([[ -50., -100.]])
     """
 
+    def __init__(self, tasks: TaskForest) -> None:
+        super().__init__()
+        self.parents = tasks.parents
+
     def forward(self, conditional_logits: Tensor) -> Tensor:
         """Conditional logits ``[B, T]`` to marginal logits ``[B, T]``."""
-        log_conditional = F.logsigmoid(conditional_logits)
-        log_marginal = log_conditional.cumsum(dim=1)
-        log_ends_here = F.logsigmoid(-conditional_logits) + F.pad(log_marginal[:, :-1], (1, 0))
-        return log_marginal - torch.logcumsumexp(log_ends_here, dim=1)
+        log_happens, log_does_not = F.logsigmoid(conditional_logits), F.logsigmoid(-conditional_logits)
+        happens = list(log_happens.unbind(1))
+        does_not = list(log_does_not.unbind(1))
+        for task, parent in enumerate(self.parents):
+            if parent is not None:
+                ends_here = does_not[task] + happens[parent]
+                happens[task] = happens[task] + happens[parent]
+                does_not[task] = torch.logaddexp(does_not[parent], ends_here)
+        return torch.stack(happens, dim=1) - torch.stack(does_not, dim=1)
+
+
+def conditional_rates(base_rates: Tensor, parents: Sequence[int | None]) -> Tensor:
+    """Each task's share of positives among those of the task that it needs.
+
+    Args:
+        base_rates: ``[T]``, each task's share of positives among all rows.
+        parents: of a `TaskForest`.
+
+    Raises:
+        InputError: if a task is not rarer than the one it needs.
+
+    Example::
+
+        >>> conditional_rates(torch.tensor([0.5, 0.1]), (None, 0))
+        tensor([0.5000, 0.2000])
+    """
+    rates = base_rates.clone()
+    for task, parent in enumerate(parents):
+        if parent is not None:
+            rates[task] = base_rates[task] / base_rates[parent]
+            if not rates[task] < 1:
+                told = f"`base_rates` (={base_rates.tolist()}) must fall from a task to those after it"
+                raise InputError(f"{told} for a model of conditional probabilities")
+    return rates

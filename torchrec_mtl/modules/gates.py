@@ -3,16 +3,25 @@
 ``B`` samples, ``G`` gates on one input, ``E`` experts, ``k`` selectors a gate, ``m`` binary digits an expert.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.modules.dynamic_selector import smooth_step
 
-GateKind = Literal["softmax", "dselect_k"]
+
+class Gate(Protocol):
+    """Makes ``num_gates`` gates on one input: a module from ``[B, in_features]`` to weights ``[B, G, E]``.
+
+    `SoftmaxGate` is one, a `DSelectK` another; models take it as an argument, so a gate of your own is one class.
+    """
+
+    def __call__(self, in_features: int, num_experts: int, num_gates: int = 1) -> nn.Module: ...
+
 
 
 class SoftmaxGate(nn.Module):
@@ -131,27 +140,33 @@ class DSelectGate(nn.Module):
         return weights.expand(x.shape[0], -1, -1)
 
 
-def make_gate(
-    in_features: int,
-    num_experts: int,
-    num_gates: int = 1,
-    gate: GateKind = "softmax",
-    num_selected: int = 2,
-    per_example: bool = True,
-    gamma: float = 1.0,
-) -> nn.Module:
-    """A `SoftmaxGate` or, with the arguments from ``num_selected`` on, a `DSelectGate`.
+@dataclass(frozen=True)
+class DSelectK:
+    """Makes `DSelectGate`\ s, for the argument ``gate`` of a model.
+
+    Args:
+        num_selected: ``k``, experts that a gate selects.
+        per_example: whether the choice depends on the input; if not, it is the gate's own ("static").
+        gamma: width of the smooth step.
 
     Raises:
-        InputError: if ``gate`` is neither, or see `DSelectGate`.
+        InputError: if ``num_selected`` is below 1 or ``gamma`` is not positive.
 
     Example::
 
-        >>> make_gate(in_features=6, num_experts=4, gate="dselect_k")(torch.randn(2, 6)).shape
+        >>> DSelectK(num_selected=1)(in_features=6, num_experts=4)(torch.randn(2, 6)).shape
         torch.Size([2, 1, 4])
     """
-    if gate == "softmax":
-        return SoftmaxGate(in_features, num_experts, num_gates)
-    if gate == "dselect_k":
-        return DSelectGate(in_features, num_experts, num_gates, num_selected, per_example, gamma)
-    raise InputError(f"`gate` (={gate!r}) must be 'softmax' or 'dselect_k'")
+
+    num_selected: int = 2
+    per_example: bool = True
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_selected=self.num_selected)
+        if not self.gamma > 0:
+            raise InputError(f"`gamma` (={self.gamma}) must be above 0")
+
+    def __call__(self, in_features: int, num_experts: int, num_gates: int = 1) -> nn.Module:
+        """See `Gate`."""
+        return DSelectGate(in_features, num_experts, num_gates, self.num_selected, self.per_example, self.gamma)

@@ -23,8 +23,9 @@ def he_normal_(weight: Tensor, bias: Tensor | None = None) -> None:
         bias.zero_()
 
 
-def initialize_linear_layers(module: nn.Module) -> None:
-    """`he_normal_` on every `torch.nn.Linear` in ``module``."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            he_normal_(layer.weight, layer.bias)
+def initialize_linear_layers(*modules: nn.Module) -> None:
+    """`he_normal_` on every `torch.nn.Linear` in ``modules``."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                he_normal_(layer.weight, layer.bias)

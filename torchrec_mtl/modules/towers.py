@@ -1,13 +1,13 @@
 """Towers: an MLP that ends in one logit."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.modules.funnel import MarginalFromConditional
+from torchrec_mtl.errors import InputError, check_share, check_sizes
 
 
 def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
@@ -18,11 +18,15 @@ def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float =
         layer_sizes: the layers; none for the identity.
         dropout: probability of dropping a unit in training.
 
+    Raises:
+        InputError: if ``dropout`` is not from 0 to below 1.
+
     Example::
 
         >>> hidden_layers(8, [6, 4], dropout=0.1)(torch.randn(2, 8)).shape
         torch.Size([2, 4])
     """
+    check_share(dropout=dropout)
     layers: list[nn.Module] = []
     for width, size in zip([in_features, *layer_sizes], layer_sizes, strict=False):
         layers += [MLP(width, [size]), *([nn.Dropout(dropout)] if dropout else [])]
@@ -37,6 +41,9 @@ class Tower(nn.Module):
         layer_sizes: the hidden layers; none for a linear tower.
         dropout: probability of dropping a hidden unit in training.
 
+    Raises:
+        InputError: if a layer's size is below 1, or ``dropout`` is not from 0 to below 1.
+
     Example::
 
         >>> Tower(8, [4])(torch.randn(2, 8)).shape
@@ -45,12 +52,31 @@ class Tower(nn.Module):
 
     def __init__(self, in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__()
+        check_sizes(tower_layer_sizes=layer_sizes)
         self.hidden = hidden_layers(in_features, layer_sizes, dropout)
         self.output = nn.Linear([in_features, *layer_sizes][-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_features]`` to a logit, ``[B, 1]``."""
         return self.output(self.hidden(x))
+
+    @torch.no_grad()
+    def start_from_base_rate(self, base_rate: float) -> None:
+        """Sets the last bias to the task's share of positives, so that training need not first find how rare it is.
+
+        Raises:
+            InputError: if it is not between 0 and 1.
+
+        Example::
+
+            >>> tower = Tower(3, [])
+            >>> tower.start_from_base_rate(0.01)
+            >>> tower(torch.zeros(1, 3)).sigmoid()
+            tensor([[0.0100]], grad_fn=<SigmoidBackward0>)
+        """
+        if not 0 < base_rate < 1:
+            raise InputError(f"`base_rates` (={base_rate:g} for a task) must be above 0 and below 1")
+        self.output.bias.fill_(math.log(base_rate) - math.log1p(-base_rate))
 
 
 class TaskTowers(nn.Module):
@@ -61,6 +87,9 @@ class TaskTowers(nn.Module):
         in_features: width of each task's input.
         layer_sizes: each tower's hidden layers.
         dropout: see `Tower`.
+
+    Raises:
+        InputError: see `Tower`.
     """
 
     def __init__(self, num_tasks: int, in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> None:
@@ -71,37 +100,17 @@ class TaskTowers(nn.Module):
         """``T`` tensors ``[B, in_features]`` to logits ``[B, T]``."""
         return torch.cat([tower(x) for tower, x in zip(self.towers, inputs, strict=True)], dim=1)
 
+    def start_from_base_rates(self, base_rates: Tensor) -> None:
+        """`Tower.start_from_base_rate` for each.
 
-@torch.no_grad()
-def start_from_base_rates(model: nn.Module, base_rates: Tensor) -> None:
-    """Sets the towers' last biases to the tasks' base rates, so that training need not first find how rare they are.
+        Args:
+            base_rates: ``[T]``, each tower's share of positives.
 
-    Towers of conditional logits, those of a model with a `MarginalFromConditional`, are set to each task's share
-    among the positives of the task before.
-
-    Args:
-        model: has one `Tower` a task, in task order, and no other.
-        base_rates: ``[T]``, each task's share of positives among all rows.
-
-    Raises:
-        InputError: if the towers are not one a task, or a rate, or a conditional one where that is set, is not
-            between 0 and 1.
-
-    Example::
-
-        >>> towers = TaskTowers(num_tasks=2, in_features=3, layer_sizes=[])
-        >>> start_from_base_rates(towers, torch.tensor([0.5, 0.01]))
-        >>> towers([torch.zeros(1, 3)] * 2).sigmoid()
-        tensor([[0.5000, 0.0100]], grad_fn=<SigmoidBackward0>)
-    """
-    towers = [module for module in model.modules() if isinstance(module, Tower)]
-    if len(towers) != len(base_rates):
-        raise InputError(f"`base_rates` (={base_rates.tolist()}) must be one a tower, of which there are {len(towers)}")
-    if not ((base_rates > 0) & (base_rates < 1)).all():
-        raise InputError(f"`base_rates` (={base_rates.tolist()}) must be above 0 and below 1")
-    if any(isinstance(module, MarginalFromConditional) for module in model.modules()):
-        if not (base_rates.diff() < 0).all():
-            raise InputError(f"`base_rates` (={base_rates.tolist()}) must fall from task to task for this model")
-        base_rates = torch.cat([base_rates[:1], base_rates[1:] / base_rates[:-1]])
-    for tower, rate in zip(towers, base_rates, strict=True):
-        tower.output.bias.fill_(torch.logit(rate))
+        Raises:
+            InputError: if they are not one a tower, or one is not between 0 and 1.
+        """
+        if len(self.towers) != len(base_rates):
+            told = f"`base_rates` (={base_rates.tolist()}) must be one a tower, of which there are {len(self.towers)}"
+            raise InputError(told)
+        for tower, rate in zip(self.towers, base_rates.tolist(), strict=True):
+            tower.start_from_base_rate(rate)

@@ -1,0 +1,148 @@
+"""Every system that the jobs can train: a record each of the model, its loss, and the arguments that make it this one.
+
+The papers' ablations are records too. One of your own is a `System` in a module of yours, named on the command line:
+``--models my_package.models:MY_SYSTEM``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from torchrec_mtl import losses, models
+from torchrec_mtl.modules import DSelectK, SmoothStepSchedule
+
+LOSSES: Mapping[str, Callable[..., nn.Module]] = {
+    "cross_entropy": losses.CrossEntropyLoss,
+    "calibrated": losses.CalibratedLoss,
+    "dependence": losses.DependenceLoss,
+    "counterfactual": losses.CounterfactualLoss,
+    "local_space": losses.LocalSpaceLoss,
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """A model and the loss it is trained with.
+
+    Args:
+        name: on the command line, in folders and in results.
+        title: in tables and pictures.
+        model: the class, ``model(features, tasks, **model_args)``.
+        loss: the class, ``loss(tasks, **loss_args)``; that of its paper.
+        model_args: arguments that make it this system.
+        loss_args: likewise, of the loss.
+        fixed: those of these arguments that no setting may replace, else it would be another system.
+        small: sizes for tests, arguments of the model.
+        ablation_of: the system that this one takes a part from; its settings and its choices are that one's.
+    """
+
+    name: str
+    title: str
+    model: Callable[..., nn.Module]
+    loss: Callable[..., nn.Module] = losses.CrossEntropyLoss
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    loss_args: Mapping[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+    small: Mapping[str, Any] = field(default_factory=dict)
+    ablation_of: str | None = None
+
+    @property
+    def base(self) -> str:
+        """The system whose settings hold for this one: itself, or what it is an ablation of."""
+        return self.ablation_of or self.name
+
+    def without(
+        self, part: str, name: str, *, loss_args: Mapping[str, Any] | None = None, **model_args: Any
+    ) -> "System":
+        """The ablation that leaves ``part`` out by the given arguments, which are then fixed."""
+        loss_args = loss_args or {}
+        return replace(
+            self,
+            name=f"{self.name}_wo_{name}",
+            title=f"{self.title} w/o {part}",
+            model_args={**self.model_args, **model_args},
+            loss_args={**self.loss_args, **loss_args},
+            fixed=(*self.fixed, *model_args, *loss_args),
+            ablation_of=self.name,
+        )
+
+
+_EXPERTS = {"expert_layer_sizes": (8, 6), "tower_layer_sizes": (8,)}
+
+SINGLE_TASK = System("single_task", "Single-Task", models.SingleTask, small={"layer_sizes": (8,)})
+SHARED_BOTTOM = System(
+    "shared_bottom",
+    "Shared-Bottom",
+    models.SharedBottom,
+    small={"bottom_layer_sizes": (8,), "tower_layer_sizes": (4,)},
+)
+CROSS_STITCH = System(
+    "cross_stitch",
+    "Cross-Stitch",
+    models.CrossStitch,
+    small={"layer_sizes": (8, 6), "tower_layer_sizes": (4,)},
+)
+OMOE = System("omoe", "OMoE", models.OMoE, small={"num_experts": 3, **_EXPERTS})
+MMOE = System("mmoe", "MMoE", models.MMoE, small={"num_experts": 3, **_EXPERTS})
+MMOE_DSELECT_K = replace(MMOE, name="mmoe_dselect_k", title="MMoE, DSelect-k", model_args={"gate": DSelectK()})
+PLE = System("ple", "PLE", models.PLE, small={"num_task_experts": 1, **_EXPERTS})
+ESMM = System("esmm", "ESMM", models.ESMM, small={"tower_layer_sizes": (8,)})
+ESCM2_IPS = System(
+    "escm2_ips",
+    "ESCM2-IPS",
+    models.ESCM2,
+    losses.CounterfactualLoss,
+    model_args={"estimator": "ips"},
+    fixed=("estimator",),
+    small={"tower_layer_sizes": (8,)},
+)
+ESCM2_DR = replace(ESCM2_IPS, name="escm2_dr", title="ESCM2-DR", model_args={"estimator": "dr"})
+AITM = System("aitm", "AITM", models.AITM, losses.CalibratedLoss, small={"tower_layer_sizes": (8, 6)})
+BPCM = System(
+    "bpcm",
+    "BPCM",
+    models.BPCM,
+    losses.CalibratedLoss,
+    small={"tower_layer_sizes": (8,), "num_heads": 2},
+)
+TAFE = System(
+    "tafe",
+    "TAFE",
+    models.TAFE,
+    losses.DependenceLoss,
+    small={
+        "num_layers": 3,
+        "num_inducing_points": 5,
+        "tower_layer_sizes": (4,),
+        "selector_layer_sizes": (6,),
+        "schedule": SmoothStepSchedule(start=1.0, rate=0.1, end=1e-3),
+    },
+)
+
+SYSTEMS: Mapping[str, System] = {
+    system.name: system
+    for system in (
+        SINGLE_TASK,
+        SHARED_BOTTOM,
+        CROSS_STITCH,
+        OMOE,
+        MMOE,
+        MMOE_DSELECT_K,
+        PLE,
+        ESMM,
+        ESCM2_IPS,
+        ESCM2_DR,
+        AITM,
+        BPCM,
+        TAFE,
+        BPCM.without("Att", "att", attention=False),
+        BPCM.without("Org", "org", aggregation=False),
+        BPCM.without("Gate", "gate", gate=False),
+        BPCM.without("BPC", "bpc", conversion=False),
+        TAFE.without("ASRG", "asrg", sample_wise=False),
+        TAFE.without("TSA", "tsa", task_indicators=False),
+        TAFE.without("L_D-Task", "dependence", loss_args={"dependence_weight": 0.0}),
+    )
+}
