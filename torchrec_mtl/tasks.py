@@ -42,7 +42,9 @@ class Task:
         label_column = name if label_column is None else label_column
         given = {"name": name, "label_column": label_column, "after": after, "weight_column": weight_column}
         for argument, value in given.items():
-            if not (isinstance(value, str) and value) and not (value is None and argument in ("after", "weight_column")):
+            if not (isinstance(value, str) and value) and not (
+                value is None and argument in ("after", "weight_column")
+            ):
                 raise InputError(f"`{argument}` (={value!r}) of a task must be a non-empty string")
         for field, value in given.items():
             object.__setattr__(self, field, value)

@@ -1,5 +1,6 @@
 """Data: prepared data sets, their reader, and batches."""
 
+from torchrec_mtl.data import complete_journey_sizes
 from torchrec_mtl.data.ali_ccp import prepare_ali_ccp
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.complete_journey import prepare_complete_journey
@@ -22,6 +23,7 @@ __all__ = [
     "Split",
     "SyntheticFunnel",
     "build_once",
+    "complete_journey_sizes",
     "log_round",
     "oracle_auc",
     "prepare_ali_ccp",

@@ -215,4 +215,3 @@ class Schema:
             notes=content["notes"],
             vocabulary_digest=content.get("vocabulary_digest"),
         )
-

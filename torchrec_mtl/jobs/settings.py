@@ -1,184 +1,202 @@
-"""What the jobs can train, and with which sizes: a run is a function that returns a `RunConfig`.
+"""The settings that make a run: ``path=value``, checked against the constructors that take them."""
 
-`complete_journey` has the sizes chosen for that data on its validation split; `paper` those of the papers.
-"""
-
-import ast
-import inspect
+import difflib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs.registry import MODELS
-from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
+from torch import nn
+
+from torchrec_mtl.errors import InputError, not_one_of
+from torchrec_mtl.jobs.named import named
+from torchrec_mtl.jobs.parameters import Parameter, parameters
+from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name, plain
+from torchrec_mtl.systems import LOSSES, SYSTEMS, System
+from torchrec_mtl.training.config import TableConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """One model's run.
+class Settings:
+    """Values found or published for a data set: they come before those of the command line.
 
     Args:
-        model: a key of `MODELS`.
-        embedding_dim: ``D`` of every table.
-        table_init: standard deviation of the tables' initial values, drawn from a normal distribution.
-        model_args: the model's own arguments.
-        loss_args: its loss's.
-        training: see `TrainingConfig`.
-
-    Raises:
-        InputError: if the model or one of its arguments is unknown.
+        common: path -> value, of every system.
+        systems: a system's name -> path -> value, for it and its ablations. A system without any has ``common`` and its
+            constructors' defaults.
     """
 
-    model: str
-    embedding_dim: int
-    table_init: float = 0.01
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    loss_args: Mapping[str, Any] = field(default_factory=dict)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    common: Mapping[str, Any] = field(default_factory=dict)
+    systems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise InputError(f"`model` (={self.model!r}) must be one of {list(MODELS)}")
-        if self.embedding_dim < 1:
-            raise InputError(f"`embedding_dim` (={self.embedding_dim}) must be at least 1")
-        entry = MODELS[self.model]
-        for name, given, taker in [
-            ("model_args", self.model_args, entry.arch),
-            ("loss_args", self.loss_args, entry.loss),
-        ]:
-            known = list(inspect.signature(taker).parameters)
-            for argument in given:
-                if argument not in known:
-                    raise InputError(f"`{name}` of {self.model}: {argument!r} must be one of {known}")
+    def of(self, system: System) -> dict[str, Any]:
+        """The values for ``system``."""
+        return {**self.common, **self.systems.get(system.base, {})}
 
 
-def complete_journey(model: str) -> RunConfig:
-    """Sizes for the Complete Journey funnel, chosen on its validation split; one epoch for every model."""
-    base = MODELS[model].ablation_of or model
-    small_experts = {"expert_layer_sizes": (64, 32), "tower_layer_sizes": ()}
-    model_args: dict[str, dict[str, Any]] = {
-        "single_task": {"layer_sizes": (64, 32), "dropout": 0.3},
-        "shared_bottom": {"bottom_layer_sizes": (64, 32), "tower_layer_sizes": ()},
-        "cross_stitch": {"layer_sizes": (64, 32), "tower_layer_sizes": ()},
-        "omoe": small_experts,
-        "mmoe": small_experts,
-        "mmoe_dselect_k": small_experts,
-        "ple": small_experts,
-        "esmm": {"tower_layer_sizes": (64, 32), "dropout": 0.3},
-        "escm2_ips": {"tower_layer_sizes": (64, 32), "dropout": 0.3},
-        "escm2_dr": {"tower_layer_sizes": (64, 32), "dropout": 0.3},
-        "aitm": {"tower_layer_sizes": (64, 32)},
-        # over the embedding axis, eq. (4)'s layers never see two fields together, and the AUC is lower by .005
-        "bpcm": {
-            "aggregation_over": "fields",
-            "aggregation_size": 64,
-            "tower_layer_sizes": (64,),
-            "dropout": 0.1,
-        },
-        "tafe": {
-            "num_layers": 2,
-            "num_inducing_points": 8,
-            "tower_layer_sizes": (32,),
-            "schedule": (10.0, 1e-2, 1e-3),  # the paper's rate counts on a million steps, this run has 840
-        },
-    }
-    return RunConfig(
-        model,
-        embedding_dim=32 if base == "tafe" else 8,  # the width of all that TAFE's towers see
-        table_init=0.1 if base == "bpcm" else 0.01,  # its attention is uniform while the fields are all near 0
-        model_args=model_args[base],
-        # what models share is else drawn to the first step, 30 times as frequent as the last
-        loss_args={"task_weights": (1.0, 2.0, 4.0, 8.0)},
-        training=TrainingConfig(
-            batch_size=1024,
-            evaluations_per_epoch=2,
-            optimizer=OptimizerConfig(learning_rate=2e-3),
-            table=TableConfig("adam", learning_rate=2e-3),
-        ),
-    )
+# The papers' sizes are the models' defaults: TAFE table 1 and section 4.1; for BPCM, the best of its section 4.5.
+PAPER = Settings(
+    common={
+        "training.evaluations_per_epoch": 4,
+        "training.table.optimizer": "adam",  # as for all their parameters
+        "training.table.learning_rate": 1e-3,
+    },
+    systems={"bpcm": {"embedding_dim": 5}},
+)
 
 
-def paper(model: str) -> RunConfig:
-    """The papers' sizes: TAFE table 1 and section 4.1; for BPCM, the best of its section 4.5.
-
-    The models' defaults are the papers'; the tables' optimizer is Adam as all their parameters'.
-    """
-    base = MODELS[model].ablation_of or model
-    table = TableConfig("adam", learning_rate=1e-3)
-    training = TrainingConfig(batch_size=1024, max_epochs=1, evaluations_per_epoch=4, table=table)
-    return RunConfig(model, embedding_dim=5 if base == "bpcm" else 18, training=training)
-
-
-SETTINGS = {"complete_journey": complete_journey, "paper": paper}
+def run_parameters(system: System, loss: Callable[..., nn.Module]) -> dict[str, Parameter]:
+    """Every setting of a run of ``system`` with ``loss``, by path, with its default."""
+    described = parameters(RunConfig, "", {}, skip=["system", "loss", "model_args", "loss_args", "training"])
+    own_loss = system.loss_args if loss is system.loss else {}
+    told = f"one of {', '.join(LOSSES)}, or package.module:CLASS"
+    described["loss"] = Parameter("loss", str, loss_name(loss), told)
+    skip = ["features", "tasks", *system.fixed]
+    described |= parameters(system.model, "model_args.", system.model_args, skip)
+    described |= parameters(loss, "loss_args.", own_loss, ["tasks", *(system.fixed if own_loss else ())])
+    return described | parameters(TrainingConfig, "training.", vars(TrainingConfig()))
 
 
-def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """Replaces fields by ``path=value``, such as ``training.max_epochs=3`` or ``model_args.num_layers=4``.
+def make_config(
+    system: System, settings: Settings, overrides: Sequence[str] = (), others: Sequence[str] = ()
+) -> RunConfig:
+    """A run of ``system`` with ``settings``, of which ``overrides``, ``path=value``, replace some.
 
-    A path that begins with a model's name (``tafe.model_args.num_layers=4``) holds for that model and its ablations.
+    A path that begins with a system's name (``tafe.model_args.num_layers=4``) holds for that system and its ablations.
+    Settings for the loss are of the system's own: where an override names another ``loss``, of them stay those that it
+    takes too.
+
+    Args:
+        system: what is trained.
+        settings: what holds where nothing else is said.
+        overrides: what else is said.
+        others: names of systems from elsewhere that overrides may begin with.
 
     Raises:
-        InputError: if a path leads nowhere or a value is of another type than the field's.
+        InputError: if a path leads nowhere, would make another system of this one, or a value is of another type or out
+            of its range.
 
     Example::
 
-        >>> config = apply_overrides(paper("tafe"), ["training.max_epochs=3", "tafe.model_args.num_layers=2"])
-        >>> config.training.max_epochs, config.model_args
-        (3, {'num_layers': 2})
+        >>> overrides = ["training.max_epochs=3", "tafe.model_args.num_layers=2", "bpcm.embedding_dim=8"]
+        >>> config = make_config(SYSTEMS["tafe"], PAPER, overrides)
+        >>> config.training.max_epochs, config.model_args, config.embedding_dim
+        (3, {'num_layers': 2}, 18)
     """
+    given = _own(system, overrides, {system.name, *SYSTEMS, *others})
+    loss = _loss(system, given.pop("loss", None))
+    known = run_parameters(system, loss)
+    found = {path: value for path, value in settings.of(system).items() if path in known or loss is system.loss}
+    texts = {**{path: _written(value) for path, value in found.items()}, **given}
+    tree: dict[str, Any] = {}
+    for path, value in _values(texts, known, system):
+        *folders, leaf = _keys(path)
+        at = tree
+        for folder in folders:
+            at = at.setdefault(folder, {})
+        at[leaf] = value
+    loss_args = dict(system.loss_args) if loss is system.loss else {}
+    return _replaced(RunConfig(system, loss=loss, model_args=dict(system.model_args), loss_args=loss_args), tree)
+
+
+def _own(system: System, overrides: Sequence[str], systems: set[str]) -> dict[str, str]:
+    """Path -> text of the overrides that hold for ``system``."""
+    own: dict[str, str] = {}
     for override in overrides:
         path, equals, text = override.partition("=")
-        keys = path.split(".")
-        if not equals or not all(keys):
-            raise InputError(f"override {override!r} must have the form path=value")
-        if keys[0] in MODELS and keys.pop(0) not in (config.model, MODELS[config.model].ablation_of):
+        first, dot, rest = path.partition(".")
+        if not equals or not all(path.split(".")):
+            raise InputError(f"setting {override!r} must have the form path=value")
+        if dot and first in systems:
+            if first not in (system.name, system.base):
+                continue
+            path = rest
+        elif dot and first not in _ROOTS:
+            raise InputError(not_one_of("the first part of a setting,", first, [*_ROOTS, *sorted(systems)]))
+        own[path] = text
+    return own
+
+
+_ROOTS = ("model_args", "loss_args", "training")
+
+
+def _values(texts: Mapping[str, str], known: Mapping[str, Parameter], system: System) -> Iterator[tuple[str, Any]]:
+    """Path and checked value of each text; what a mapping holds for one table comes as that table's own."""
+    for path, text in texts.items():
+        value = _parameter(path, known, system).parse(text)
+        if path != "training.tables":
+            yield path, value
             continue
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text  # a bare word is a string
-        config = _replaced(config, keys, value, path)
-    return config
+        for table, exceptions in value.items():
+            of_table = {f"{path}.{table}.{key}": _written(each) for key, each in exceptions.items()}
+            yield from _values(of_table, known, system)
 
 
-def _replaced(config: Any, keys: list[str], value: Any, path: str) -> Any:
-    """``config`` with the field at ``keys`` replaced."""
-    key, *rest = keys or [""]
+def _loss(system: System, text: str | None) -> Callable[..., nn.Module]:
+    if text is None:
+        return system.loss
+    loss = named("loss", text, LOSSES, type)
+    of_loss = [name for name in system.fixed if name in system.loss_args]
+    if of_loss and loss is not system.loss:
+        raise InputError(f"`loss` of {system.name} must stay: {of_loss[0]} of it is what makes this system")
+    return loss
+
+
+def _keys(path: str) -> list[str]:
+    """A path's parts; a table's name may have dots of its own."""
+    if path.startswith("training.tables."):
+        name, _, key = path.removeprefix("training.tables.").rpartition(".")
+        return ["training", "tables", name, key]
+    return path.split(".")
+
+
+def _parameter(path: str, known: Mapping[str, Parameter], system: System) -> Parameter:
+    if path in known:
+        return known[path]
+    *folders, leaf = _keys(path)
+    if folders[:2] == ["training", "tables"] and folders[2:] and folders[2]:
+        of_table = parameters(TableConfig, ".".join(folders) + ".", {})
+        if path in of_table:
+            return of_table[path]
+    if leaf in system.fixed and folders:
+        raise InputError(f"`{path}` is what makes {system.name} this system, and cannot be set")
+    near = difflib.get_close_matches(path, list(known), n=1)
+    told = f"the nearest is {near[0]!r}" if near else "`--help` lists them"
+    raise InputError(f"{system.name} has no setting {path!r}; {told}")
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _replaced(config: Any, tree: Mapping[str, Any]) -> Any:
+    """``config`` with the leaves of ``tree`` in their places."""
     if isinstance(config, Mapping):
-        return {**config, key: _replaced(config.get(key, {}), rest, value, path) if rest else value}
-    known = [f.name for f in fields(config)] if is_dataclass(config) else []
-    if key not in known:
-        raise InputError(f"override {path!r}: {key!r} must be one of {known}")
-    old = getattr(config, key)
-    if rest:
-        value = _replaced(old, rest, value, path)
-    elif isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    elif type(value) is not type(old):
-        raise InputError(f"override {path!r} (={value!r}) must be of type {type(old).__name__}")
-    return replace(config, **{key: value})
+        return {**config, **{key: _merged(config.get(key), value) for key, value in tree.items()}}
+    return replace(config, **{key: _merged(getattr(config, key), value) for key, value in tree.items()})
 
 
-def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting that differs between what a run was made with and what is asked for, told; or None.
-
-    Example::
-
-        >>> first_difference({"training": {"seed": 0}}, {"training": {"seed": 1}})
-        'training.seed=0, now 1 is asked for'
-    """
-    flat = [_flat(json.loads(json.dumps(config))) for config in (made, wanted)]  # JSON makes lists of tuples
-    for setting in sorted({*flat[0], *flat[1]}):
-        was, now = (config.get(setting) for config in flat)
-        if was != now:
-            return f"{setting}={was!r}, now {now!r} is asked for"
-    return None
+def _merged(old: Any, new: Any) -> Any:
+    return _replaced(old, new) if isinstance(new, Mapping) and (is_dataclass(old) or isinstance(old, Mapping)) else new
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for name, value in config.items():
-        settings |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return settings
+def describe(configs: Sequence[RunConfig]) -> str:
+    """Every setting of the runs: value, type and what it is; those that all runs share once."""
+    each = {config.name: (run_parameters(config.system, config.loss), flat(config.as_dict())) for config in configs}
+    parts = []
+    for name, (known, values) in each.items():
+        shared = not parts
+        lines = [
+            textwrap.fill(
+                f"{path}={json.dumps(values.get(path, plain(parameter.default)))} ({parameter.kind}): "
+                f"{parameter.description}",
+                width=110,
+                initial_indent="  ",
+                subsequent_indent="      ",
+            )
+            for path, parameter in known.items()
+            if shared or path.startswith(("model_args.", "loss_args."))
+        ]
+        parts.append("\n".join([f"settings of {name}{', the first lines and training.* of all' * shared}:", *lines]))
+    return "\n\n".join(parts)

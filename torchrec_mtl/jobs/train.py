@@ -1,31 +1,32 @@
 """Trains models on a prepared funnel, one after the other, and reports them side by side.
 
-``python -m torchrec_mtl.jobs.train --help``; as a TorchX job, ``torchx run -s local_cwd mtl.train``.
+``torchrec-mtl train --help``; as a TorchX job, ``torchx run -s local_cwd mtl.train``.
 """
 
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torchrec import EmbeddingBagCollection
 
 from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
-from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import write_whole
-from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
-from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.jobs.arguments import Parser
+from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
+from torchrec_mtl.jobs.named import named
 from torchrec_mtl.jobs.report import ModelReport, read_report, save_report, write_report
-from torchrec_mtl.jobs.settings import SETTINGS, RunConfig, apply_overrides, first_difference
-from torchrec_mtl.modules import start_from_base_rates
+from torchrec_mtl.jobs.run_config import RunConfig, first_difference
+from torchrec_mtl.jobs.settings import PAPER, describe, make_config
+from torchrec_mtl.metrics import METRICS
+from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.distributed import default_device, distribute_as_planned, process_group
 from torchrec_mtl.training.evaluation import evaluate
 from torchrec_mtl.training.faults import StopRequest
@@ -37,40 +38,59 @@ from torchrec_mtl.training.sharding import describe_plan, plan_sharding
 EVALUATION_BATCH_SIZE = 2048
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; a wrong one prints the usage and exits with status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="settings to replace: path=value, e.g. training.max_epochs=3")
-    parser.add_argument(
+def parser() -> Parser:
+    """The options; settings are of the form path=value."""
+    options = Parser(prog="torchrec-mtl train", description=__doc__, add_help=False)
+    options.add_argument("settings_given", metavar="path=value", nargs="*", help="settings, such as training.max_epochs=3")
+    options.add_argument(
         "--models",
         default="single_task,shared_bottom,bpcm,tafe",
-        help=f"names, separated by commas (default: %(default)s), of {', '.join(MODELS)}",
+        help=f"names, by commas (%(default)s), of {', '.join(SYSTEMS)}; or package.module:SYSTEM",
     )
-    parser.add_argument(
-        "--dataset", default="complete_journey", help=f"one of {list(DATASETS)}, or a prepared data set's folder"
+    options.add_argument(
+        "--dataset",
+        default="complete_journey",
+        help=f"one of {', '.join(DATASETS)} (%(default)s); package.module:DATA_SET; or a prepared data set's folder",
     )
-    parser.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
-    parser.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
-    parser.add_argument("--settings", default="", help=f"one of {list(SETTINGS)} (complete_journey for it, else paper)")
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
-    parser.add_argument("--name", default="", help="of the run, a new one or one to go on with (the date and time)")
-    parser.add_argument("--output", default="runs", help="folder for runs (%(default)s)")
-    return parser.parse_intermixed_args(argv)  # settings may stand before, between and after options
+    options.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
+    options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
+    options.add_argument(
+        "--settings", default="", help=f"where settings start from, {' or '.join(SETTINGS)} (the data set's own, or paper)"
+    )
+    options.add_argument("--metrics", default="auc", help=f"that tables show, by commas (%(default)s), of {', '.join(METRICS)}; or package.module:METRIC")
+    options.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
+    options.add_argument("--name", default="", help="of the run, a new one or one to go on with (the date and time)")
+    options.add_argument("--output", default="runs", help="folder for runs (%(default)s)")
+    options.add_argument("--show-config", action="store_true", help="print the run as it would be made, and stop")
+    options.add_argument("-h", "--help", action="store_true", help="print this with every setting of --models, and stop")
+    return options
 
 
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The models' runs, checked before anything is read."""
-    settings = args.settings or ("complete_journey" if args.dataset == "complete_journey" else "paper")
-    if settings not in SETTINGS:
-        raise InputError(f"`settings` (={settings!r}) must be one of {list(SETTINGS)}")
-    configs = []
-    for model in args.models.split(","):
-        if model not in MODELS:
-            raise InputError(f"model {model!r} must be one of {list(MODELS)}")
-        config = SETTINGS[settings](model)
-        config = replace(config, training=replace(config.training, seed=args.seed))
-        configs.append(apply_overrides(config, args.overrides))
-    return configs
+    if args.settings:
+        check_choice("settings", args.settings, list(SETTINGS))
+        settings = SETTINGS[args.settings]
+    else:
+        dataset = find_dataset(args.dataset)
+        settings = PAPER if dataset is None else dataset.settings
+    systems = find_systems(args.models)
+    names = [system.name for system in systems]
+    given = [f"training.seed={args.seed}", *args.settings_given]
+    return [make_config(system, settings, given, names) for system in systems]
+
+
+def find_systems(models: str) -> list[System]:
+    """The systems that are named, by commas.
+
+    Raises:
+        InputError: if there is no such system, or two have one name.
+    """
+    systems = [named("model", name, SYSTEMS, System) for name in models.split(",")]
+    for system in systems:
+        if [other.name for other in systems].count(system.name) > 1:
+            raise InputError(f"`models` (={models!r}) must not name {system.name!r} twice")
+    return systems
 
 
 def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Path:
@@ -83,7 +103,7 @@ def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Pat
     if not args.name and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise InputError("`name` must be given to a run that torchrun restarts, for it to be found again")
     directory = Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    wanted = {config.model: asdict(config) for config in configs}
+    wanted = {config.name: config.as_dict() for config in configs}
     file = directory / "config.json"
     if not directory.exists():
         directory.mkdir(parents=True)
@@ -95,32 +115,6 @@ def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Pat
     elif difference := first_difference(json.loads(file.read_text()), wanted):
         raise InputError(f"{file}: the unfinished run was made with {difference}; name another, or remove the folder")
     return directory
-
-
-def build_model(config: RunConfig, schema: Schema, device: torch.device) -> nn.Module:
-    """The model with tables for the data's fields, on ``meta`` until they are sharded, and its paper's loss."""
-
-    def init(table: torch.Tensor) -> None:
-        nn.init.normal_(table, std=config.table_init)
-
-    task_weights = config.loss_args.get("task_weights")
-    if task_weights is not None and len(task_weights) != len(schema.tasks):
-        raise InputError(f"`task_weights` (={task_weights}) must be one a task of the data: {list(schema.tasks)}")
-    tables = schema.embedding_configs(config.embedding_dim)
-    for table in tables:
-        table.init_fn = init
-    embedding_bag_collection = EmbeddingBagCollection(
-        tables=tables, device=torch.device("meta"), is_weighted=bool(schema.id_weight_columns)
-    )
-    entry = MODELS[config.model]
-    model = entry.model(
-        embedding_bag_collection,
-        schema.tasks,
-        dense_in_features=len(schema.dense),
-        dense_device=device,
-        **{**entry.model_args, **config.model_args},
-    )
-    return entry.train(model, entry.loss(**{**entry.loss_args, **config.loss_args}).to(device))
 
 
 def train_model(
@@ -136,10 +130,11 @@ def train_model(
     What an interrupted call left in ``directory`` is gone on from; ``result.stopped`` tells of another interruption.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    title = MODELS[config.model].title
+    title = config.system.title
     set_seed(config.training.seed)
     built = build_model(config, schema, device)
-    start_from_base_rates(built, splits["train"].base_rates())
+    if hasattr(built.model, "start_from_base_rates"):
+        built.model.start_from_base_rates(splits["train"].base_rates())
     num_parameters = sum(p.numel() for p in built.parameters())
     plan = plan_sharding(built, config.training, device)
     if rank == 0 and world_size > 1:
@@ -159,7 +154,7 @@ def train_model(
         shuffle_window=config.training.shuffle_window or None,
         pin_memory=device.type == "cuda",
     )
-    labels = {"model": config.model, "seed": config.training.seed, "dataset": schema.name}
+    labels = {"model": config.name, "seed": config.training.seed, "dataset": schema.name}
     monitor = Monitor(directory if rank == 0 else None, **labels)
     result = fit(
         model,
@@ -196,9 +191,8 @@ def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
         build_model(config, schema, torch.device("meta"))
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """The whole job."""
-    configs = configure(args)
     device = default_device()
     stop = StopRequest()
     with stop.listening(), process_group(device):
@@ -209,7 +203,7 @@ def run(args: argparse.Namespace) -> None:
         directory = on_first_rank(lambda: run_directory(args, configs))
         reports = []
         for config in configs:
-            own = directory / config.model
+            own = directory / config.name
             report = on_first_rank(partial(read_report, config, own / "report.json"))
             if report is None:
                 report = train_model(config, schema, splits, device, own, stop)
@@ -225,15 +219,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Status 0, when told to stop too; 2 with one sentence for a user's mistake, 1 for a run that cannot go on."""
-    args = parse(argv)
-    try:
-        run(args)
-    except (InputError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+    """Status 0, when told to stop too.
+
+    Raises:
+        InputError: for a user's mistake.
+        TrainingError: for a run that cannot go on.
+    """
+    options = parser()
+    args = options.parse(argv)
+    configs = configure(args)
+    if args.help:
+        options.print_help()
+        print("\n" + describe(configs))
+    elif args.show_config:
+        print(json.dumps({config.name: config.as_dict() for config in configs}, indent=2))
+    else:
+        run(args, configs)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

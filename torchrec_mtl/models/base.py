@@ -51,4 +51,3 @@ class MultiTaskModel(nn.Module):
         """
         over_arch: Any = self.over_arch
         over_arch.start_from_base_rates(base_rates)
-

@@ -74,8 +74,7 @@ class BPCMArch(nn.Module):
             for _ in tasks
         )
         self.conversions = nn.ModuleList(
-            BehaviorPatternConversion(embedding_dim, num_heads, message_dropout, layer_norm)
-            for _ in self.edges
+            BehaviorPatternConversion(embedding_dim, num_heads, message_dropout, layer_norm) for _ in self.edges
         )
         self.towers = TaskTowers(len(tasks), num_fields * embedding_dim, tower_layer_sizes, dropout)
 

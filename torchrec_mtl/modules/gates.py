@@ -23,7 +23,6 @@ class Gate(Protocol):
     def __call__(self, in_features: int, num_experts: int, num_gates: int = 1) -> nn.Module: ...
 
 
-
 class SoftmaxGate(nn.Module):
     """``g(x) = softmax(W_g x)``, MMoE section 4.2: every expert has some weight. No bias, as the paper has none.
 
@@ -142,7 +141,7 @@ class DSelectGate(nn.Module):
 
 @dataclass(frozen=True)
 class DSelectK:
-    """Makes `DSelectGate`\ s, for the argument ``gate`` of a model.
+    """Makes `DSelectGate` modules, for the argument ``gate`` of a model.
 
     Args:
         num_selected: ``k``, experts that a gate selects.

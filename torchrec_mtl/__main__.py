@@ -1,0 +1,54 @@
+"""The command line: ``torchrec-mtl JOB``, or ``python -m torchrec_mtl JOB``; ``torchrun -m torchrec_mtl JOB`` too."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from torchrec_mtl.errors import InputError, TrainingError, not_one_of
+
+JOBS = {  # name: module, what it does
+    "train": ("torchrec_mtl.jobs.train", "train systems on a funnel and report them side by side"),
+    "compare": ("torchrec_mtl.jobs.compare.job", "compare systems: a search, seeds, one report"),
+    "prepare": ("torchrec_mtl.jobs.prepare", "prepare a public data set from its raw files"),
+}
+USAGE = "\n".join(
+    [
+        "usage: torchrec-mtl JOB ...; torchrec-mtl JOB --help says what a job takes",
+        "",
+        *(f"  {name:<8} {told}" for name, (_, told) in JOBS.items()),
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The job's status; 2 with one sentence for a user's mistake, 1 for a run that cannot go on.
+
+    Example::
+
+        >>> main(["--help"])
+        usage: torchrec-mtl JOB ...; torchrec-mtl JOB --help says what a job takes
+        <BLANKLINE>
+          train    train systems on a funnel and report them side by side
+          compare  compare systems: a search, seeds, one report
+          prepare  prepare a public data set from its raw files
+        0
+    """
+    job, *rest = sys.argv[1:] if argv is None else argv or ["--help"]
+    if job in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # where package.module:NAME of a user's own lies; `python -m` does so too
+    try:
+        if job not in JOBS:
+            raise InputError(not_one_of("job", job, JOBS))
+        status: int = importlib.import_module(JOBS[job][0]).main(rest)
+    except (InputError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""From a run's settings to its model."""
+
+import torch
+from torch import nn
+from torchrec import EmbeddingBagCollection
+
+from torchrec_mtl.data import Schema
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.training import MultiTaskTrain
+
+
+def build_model(config: RunConfig, schema: Schema, device: torch.device) -> MultiTaskTrain:
+    """The model with tables for the data's fields, on ``meta`` until they are sharded, and its loss.
+
+    Raises:
+        InputError: if an argument is out of its range, or model or loss cannot work on the data's tasks.
+    """
+
+    def init(table: torch.Tensor) -> None:
+        nn.init.normal_(table, std=config.table_init)
+
+    tables = schema.embedding_configs(config.embedding_dim)
+    for table in tables:
+        table.init_fn = init
+    embedding_bag_collection = EmbeddingBagCollection(
+        tables=tables, device=torch.device("meta"), is_weighted=bool(schema.id_weight_columns)
+    )
+    features = FeatureArch(embedding_bag_collection, dense_in_features=len(schema.dense), dense_device=device)
+    model = config.system.model(features, schema.tasks, **config.model_args)
+    return MultiTaskTrain(model, config.loss(schema.tasks, **config.loss_args).to(device))

@@ -1,0 +1,44 @@
+"""What a command line names: one of ours by its name, one of yours as ``package.module:NAME``."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from torchrec_mtl.errors import InputError, not_one_of
+
+T = TypeVar("T")
+
+
+def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
+    """``known[text]``, or what stands under ``NAME`` in a module that is imported for it.
+
+    Only what a user types on a command line comes here, never what is read from a file: an import runs code.
+
+    Args:
+        what: "model", say, for the error's sentence.
+        text: what was typed.
+        known: ours.
+        kind: the class that it must be an instance of; or `type`, for a class.
+
+    Raises:
+        InputError: if there is no such thing, or it is of another kind.
+
+    Example::
+
+        >>> named("number", "math:pi", {"two": 2.0}, float)
+        3.141592653589793
+    """
+    if text in known:
+        return known[text]
+    module, colon, name = text.partition(":")
+    if not (colon and module and name):
+        raise InputError(f"{not_one_of(what, text, known)}; one of your own is package.module:NAME")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise InputError(f"{what} {text!r}: {module} cannot be imported ({error})") from error
+    except AttributeError as error:
+        raise InputError(f"{what} {text!r}: {module} has no {name!r}") from error
+    if not isinstance(found, kind):
+        raise InputError(f"{what} {text!r} must be a {kind.__name__}, not a {type(found).__name__}")
+    return found

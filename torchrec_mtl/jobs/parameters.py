@@ -1,0 +1,150 @@
+"""The settings that a class's constructor takes: name, type, default and what its docstring says of each.
+
+Values are parsed and checked against annotations by jsonargparse.
+"""
+
+import ast
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentError, ArgumentParser
+
+from torchrec_mtl.errors import InputError
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting.
+
+    Args:
+        path: such as ``model_args.num_layers``.
+        annotation: its type, made of plain ones.
+        default: its value where nothing else is said.
+        description: a sentence.
+    """
+
+    path: str
+    annotation: Any
+    default: Any
+    description: str
+
+    @property
+    def kind(self) -> str:
+        """The type, as help and errors say it.
+
+        Example::
+
+            >>> Parameter("x", typing.Literal["a", "b"], "a", "").kind, Parameter("x", int | None, 1, "").kind
+            ("one of 'a', 'b'", 'int or None')
+        """
+        return _kind(self.annotation)
+
+    def parse(self, text: str) -> Any:
+        """The value that ``text`` stands for, as JSON, YAML or Python write it; a bare word is a string.
+
+        Raises:
+            InputError: if it is of another type.
+
+        Example::
+
+            >>> Parameter("dropout", float, 0.0, "").parse("1"), Parameter("sizes", list[int], [], "").parse("(64, 32)")
+            (1.0, [64, 32])
+            >>> Parameter("dropout", float, 0.0, "").parse("lots")
+            Traceback (most recent call last):
+            torchrec_mtl.errors.InputError: `dropout` (='lots') must be of type float
+        """
+        try:
+            value = ast.literal_eval(text)  # (64, 32), None and True as Python has them
+            written = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            written = text
+        parser = ArgumentParser(exit_on_error=False, add_help=False)
+        parser.add_argument("--value", type=self.annotation)
+        try:
+            value = parser.parse_args([f"--value={written}"]).value
+        except (ArgumentError, SystemExit) as error:
+            raise InputError(f"`{self.path}` (={text!r}) must be {self.told}") from error
+        if value is None and not _allows_none(self.annotation):
+            raise InputError(f"`{self.path}` (={text!r}) must be {self.told}")
+        return value
+
+    @property
+    def told(self) -> str:
+        """What a value must be."""
+        return self.kind if self.kind.startswith("one of") else f"of type {self.kind}"
+
+
+def parameters(
+    taker: Callable[..., Any], prefix: str, given: Mapping[str, Any], skip: Sequence[str] = ()
+) -> dict[str, Parameter]:
+    """The settings of ``taker``'s constructor by path; a frozen dataclass among its values has settings of its own.
+
+    Args:
+        taker: a class, or a function.
+        prefix: of the paths.
+        given: values that hold in the place of the signature's defaults.
+        skip: arguments that are no settings.
+
+    Example::
+
+        >>> from torchrec_mtl.losses import CalibratedLoss
+        >>> for parameter in parameters(CalibratedLoss, "loss_args.", {}, skip=["tasks"]).values():
+        ...     print(parameter.path, parameter.default, parameter.kind)
+        loss_args.alpha 0.6 float
+        loss_args.task_weights None list of float or None
+    """
+    target = taker.__init__ if inspect.isclass(taker) else taker
+    hints = typing.get_type_hints(target)
+    told = {p.arg_name: " ".join((p.description or "").split()) for p in parse_docstring(taker.__doc__ or "").params}
+    found: dict[str, Parameter] = {}
+    for name, parameter in inspect.signature(taker).parameters.items():
+        value = given.get(name, parameter.default)
+        path = prefix + name
+        if name in skip or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        if is_dataclass(value) and not isinstance(value, type):
+            found |= parameters(type(value), f"{path}.", vars(value))
+        elif _is_plain(hints.get(name)):
+            found[path] = Parameter(path, hints[name], value, told.get(name, ""))
+    return found
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Whether values are written as JSON: never a class to import, nor a file to read."""
+    if annotation in _PLAIN or typing.get_origin(annotation) is typing.Literal:
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):
+        return True  # a named tuple: its values in a list
+    arguments = [a for a in typing.get_args(annotation) if a is not Ellipsis]
+    return bool(arguments) and all(a is Any or _is_plain(a) for a in arguments)
+
+
+def _allows_none(annotation: Any) -> bool:
+    return annotation in (None, type(None)) or any(map(_allows_none, typing.get_args(annotation)))
+
+
+def _kind(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(a) for a in arguments)
+    if annotation is type(None):
+        return "None"
+    if origin is tuple:
+        return f"({', '.join(_kind(a) for a in arguments)})"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "mapping"
+    if origin is not None:
+        return f"list of {_kind(arguments[0])}"
+    if hasattr(annotation, "_fields"):
+        return f"({', '.join(annotation._fields)})"
+    return getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,103 @@
+"""What a run is: plain frozen values, of which only the classes of system and loss are not JSON."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from torch import nn
+
+from torchrec_mtl.errors import check_at_least
+from torchrec_mtl.systems import LOSSES, System
+from torchrec_mtl.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One system's run.
+
+    Args:
+        system: what is trained.
+        embedding_dim: ``D`` of every table; TAFE's paper has 18.
+        table_init: standard deviation of the tables' initial values, drawn from a normal distribution.
+        loss: the class of the loss; the system's by default.
+        model_args: the model's own arguments.
+        loss_args: its loss's.
+        training: see `TrainingConfig`.
+
+    Raises:
+        InputError: if a number is out of its range.
+    """
+
+    system: System
+    embedding_dim: int = 18
+    table_init: float = 0.01
+    loss: Callable[..., nn.Module] = None  # type: ignore[assignment]  # `__post_init__`
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    loss_args: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        check_at_least(1, embedding_dim=self.embedding_dim)
+        check_at_least(0, table_init=self.table_init)
+        if self.loss is None:
+            object.__setattr__(self, "loss", self.system.loss)
+
+    @property
+    def name(self) -> str:
+        """The system's."""
+        return self.system.name
+
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for JSON: the classes by their names."""
+        others = [each.name for each in fields(self) if each.name not in ("system", "loss")]
+        return {
+            "system": self.name,
+            "loss": loss_name(self.loss),
+            **{name: plain(getattr(self, name)) for name in others},
+        }
+
+
+def loss_name(loss: Callable[..., nn.Module]) -> str:
+    """Its key in `LOSSES`, or for one from elsewhere ``module:CLASS``.
+
+    Example::
+
+        >>> loss_name(LOSSES["dependence"])
+        'dependence'
+    """
+    known = {taker: name for name, taker in LOSSES.items()}
+    return known.get(loss) or f"{loss.__module__}:{getattr(loss, '__qualname__', loss)}"
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON has them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {key: plain(of_key) for key, of_key in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first setting that differs between what a run was made with and what is asked for, told; or None.
+
+    Example::
+
+        >>> first_difference({"training": {"seed": 0}}, {"training": {"seed": 1}})
+        'training.seed=0, now 1 is asked for'
+    """
+    flat = [flat(json.loads(json.dumps(config))) for config in (made, wanted)]  # JSON makes lists of tuples
+    for setting in sorted({*flat[0], *flat[1]}):
+        was, now = (config.get(setting) for config in flat)
+        if was != now:
+            return f"{setting}={was!r}, now {now!r} is asked for"
+    return None
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration by path."""
+    settings: dict[str, Any] = {}
+    for name, value in config.items():
+        settings |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return settings
