@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           prepare  prepare a public data set from its raw files
         0
     """
-    job, *rest = sys.argv[1:] if argv is None else argv or ["--help"]
+    job, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if job in ("-h", "--help"):
         print(USAGE)
         return 0

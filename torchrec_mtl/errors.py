@@ -59,17 +59,17 @@ def check_at_least(least: float, **values: float) -> None:
 
 
 def check_share(**values: float) -> None:
-    """Raises `InputError` unless all ``values`` are from 0 to below 1: probabilities of dropping a unit.
+    """Raises `InputError` unless all ``values`` are from 0 to 1, as the probability of dropping a unit is.
 
     Example::
 
         >>> check_share(dropout=1.5)
         Traceback (most recent call last):
-        torchrec_mtl.errors.InputError: `dropout` (=1.5) must be at least 0 and below 1
+        torchrec_mtl.errors.InputError: `dropout` (=1.5) must be from 0 to 1
     """
     for name, value in values.items():
-        if not 0 <= value < 1:
-            raise InputError(f"`{name}` (={value}) must be at least 0 and below 1")
+        if not 0 <= value <= 1:
+            raise InputError(f"`{name}` (={value}) must be from 0 to 1")
 
 
 def check_sizes(least: int = 0, **sizes: Sequence[int]) -> None:

@@ -117,6 +117,11 @@ def in_torch(*arrays: np.ndarray) -> list[Tensor]:
     return [torch.tensor(array, dtype=torch.float64) for array in arrays]
 
 
+def edges(columns: np.ndarray | Tensor) -> list[tuple[int, int]]:
+    """Of a chain."""
+    return [(t - 1, t) for t in range(1, columns.shape[1])]
+
+
 @st.composite
 def batches(draw: st.DrawFn) -> Enumeration:
     """1 to 4 values of x, a funnel of 2 to 4 tasks, every depth possible: the support that 2.1 needs."""
@@ -135,7 +140,7 @@ def test_local_space_bce_is_the_entire_space_bce(batch: Enumeration, seed: int) 
     per_x = torch.tensor(rng.normal(size=batch.marginals.shape) * 2, requires_grad=True)
     logits = per_x[torch.tensor(batch.x)]
     labels, weights, propensities = in_torch(batch.labels, batch.weights, batch.propensities)
-    local = local_space_bce(logits, labels, propensities, weights)
+    local = local_space_bce(logits, labels, propensities[:, 1:], edges(labels), weights)
     entire = oracle.cross_entropy(logits.sigmoid().detach().numpy(), batch.labels, batch.weights)
     assert local.item() == pytest.approx(entire, rel=1e-9)
     gradient = weights * (logits.sigmoid() - labels) / len(labels)
@@ -150,7 +155,7 @@ def test_local_space_bce_is_the_oracle_on_any_weights(batch: Enumeration, seed: 
     logits, weights = rng.normal(size=batch.labels.shape), rng.integers(0, 3, size=batch.labels.shape)
     propensities = rng.uniform(0.01, 1.0, size=batch.labels.shape)
     probabilities = 1 / (1 + np.exp(-logits))
-    arguments = in_torch(logits, batch.labels, propensities)
+    arguments = (*in_torch(logits, batch.labels, propensities[:, 1:]), edges(logits))
     actual = [local_space_bce(*arguments).item(), local_space_bce(*arguments, *in_torch(weights)).item()]
     expected = [oracle.local_space(probabilities, batch.labels, propensities, w) for w in (None, weights)]
     assert actual == pytest.approx(expected, rel=1e-9)
@@ -160,7 +165,7 @@ def test_without_propensities_local_space_bce_is_biased() -> None:
     batch = enumeration(np.array([[90, 7, 2, 1], [40, 20, 20, 20]]))
     probabilities = np.full(batch.labels.shape, 0.3)
     p, labels, weights = in_torch(probabilities, batch.labels, batch.weights)
-    local = local_space_bce(p.logit(), labels, torch.ones_like(p), weights).item()
+    local = local_space_bce(p.logit(), labels, torch.ones_like(p[:, 1:]), edges(p), weights).item()
     assert abs(local - oracle.cross_entropy(probabilities, batch.labels, batch.weights)) > 0.1
 
 
@@ -168,8 +173,8 @@ def test_without_propensities_local_space_bce_is_biased() -> None:
 @given(batches())
 def test_step_propensity_of_true_marginals_is_the_true_conditional(batch: Enumeration) -> None:
     marginals, labels = in_torch(batch.marginals[batch.x], batch.labels)
-    actual = step_propensity(marginals.logit(), labels, min_propensity=1e-6).numpy()
-    np.testing.assert_allclose(actual[:, 1:], batch.propensities[:, 1:], rtol=1e-9)
+    actual = step_propensity(marginals.logit(), labels, edges(labels), min_propensity=1e-6).numpy()
+    np.testing.assert_allclose(actual, batch.propensities[:, 1:], rtol=1e-9)
 
 
 @untimed
@@ -177,15 +182,15 @@ def test_step_propensity_of_true_marginals_is_the_true_conditional(batch: Enumer
 def test_step_propensity_is_the_oracle_where_the_funnel_is_broken_too(T: int, seed: int, floor: float) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(size=(16, T)) * 4, rng.integers(0, 2, size=(16, T))
-    actual = step_propensity(*in_torch(logits, labels), min_propensity=floor).numpy()
-    np.testing.assert_allclose(actual, oracle.step_propensity(logits, labels, floor), rtol=1e-9)
+    actual = step_propensity(*in_torch(logits, labels), edges(logits), min_propensity=floor).numpy()
+    np.testing.assert_allclose(actual, oracle.step_propensity(logits, labels, floor)[:, 1:], rtol=1e-9)
 
 
 def test_step_propensity_survives_saturated_logits() -> None:
     logits = torch.tensor([[50.0, 50.0], [50.0, -50.0], [-50.0, 50.0], [-50.0, -50.0]])
-    propensities = step_propensity(logits, torch.zeros(4, 2))[:, 1]
+    propensities = step_propensity(logits, torch.zeros(4, 2), [(0, 1)])[:, 0]
     assert propensities.tolist() == pytest.approx([1e-3, 1.0, 1e-3, 1e-3])
 
 
 def test_no_gradient_flows_through_step_propensity() -> None:
-    assert not step_propensity(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3)).requires_grad
+    assert not step_propensity(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3), [(0, 1), (1, 2)]).requires_grad

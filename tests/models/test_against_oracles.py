@@ -7,6 +7,7 @@ from torch.autograd import gradcheck
 
 from tests.modules import parameters
 from tests.oracles import bpcm, tafe
+from torchrec_mtl import TaskChain
 from torchrec_mtl.models import (
     AITMArch,
     BPCMArch,
@@ -19,9 +20,10 @@ from torchrec_mtl.models import (
     SharedBottomArch,
     TAFEArch,
 )
-from torchrec_mtl.modules import SmoothStepSchedule
+from torchrec_mtl.modules import DSelectK, SmoothStepSchedule
 
 B, F, D, K, T = 3, 5, 6, 4, 3
+TASKS = TaskChain(["click", "cart", "purchase"])
 
 
 def scrambled(module):
@@ -50,7 +52,9 @@ def fields():
     ],
 )
 def test_bpcm_is_its_equations(over, num_heads, arguments, without):
-    arch = scrambled(BPCMArch(F, D, T, num_heads, tower_layer_sizes=(7, 4), aggregation_over=over, **arguments))
+    arch = scrambled(
+        BPCMArch(F, D, TASKS, num_heads=num_heads, tower_layer_sizes=(7, 4), aggregation_over=over, **arguments)
+    )
     expected = bpcm.forward(fields().numpy(), parameters.bpcm(arch), num_heads, over, without)
     np.testing.assert_allclose(arch(fields()).detach().numpy(), expected, rtol=1e-11)
 
@@ -93,21 +97,25 @@ def test_tafe_is_its_equations(selector, residual, sample_wise, task_indicators,
     np.testing.assert_allclose(arch(fields()).detach().numpy(), expected, rtol=1e-10)
 
 
+EXPERTS = {"expert_layer_sizes": (4, 5), "tower_layer_sizes": (3,)}
+TAFE_SIZES = {"num_layers": 2, "num_inducing_points": K, "tower_layer_sizes": (3,), "selector_layer_sizes": (3,)}
+
+
 @pytest.mark.parametrize(
     "arch",
     [
-        SharedBottomArch(F * D, T, (4,), (3,)),
-        CrossStitchArch(F * D, T, (4,), (3,)),
-        ESMMArch(F * D, T, (3,)),
-        ESCM2Arch(F * D, T, tower_layer_sizes=(3,)),
-        AITMArch(F * D, T, (4, 3)),
-        OMoEArch(F * D, T, 3, (4, 5), (3,)),
-        MMoEArch(F * D, T, 3, (4, 5), (3,)),
-        MMoEArch(F * D, T, 3, (4, 5), (3,), gate="dselect_k", gamma=8.0),
-        PLEArch(F * D, T, 3, 1, 2, (4, 5), (3,)),
-        BPCMArch(F, D, T, 2, tower_layer_sizes=(3,), message_dropout=0.0),
-        TAFEArch(F, D, T, 2, 2, K, (3,), selector_layer_sizes=(3,)),
-        TAFEArch(F, D, T, 2, 2, K, (3,), selector_layer_sizes=(3,), sample_wise=False, task_indicators=False),
+        SharedBottomArch(F * D, T, bottom_layer_sizes=(4,), tower_layer_sizes=(3,)),
+        CrossStitchArch(F * D, T, layer_sizes=(4,), tower_layer_sizes=(3,)),
+        ESMMArch(F * D, TASKS, tower_layer_sizes=(3,)),
+        ESCM2Arch(F * D, TASKS, tower_layer_sizes=(3,)),
+        AITMArch(F * D, TASKS, tower_layer_sizes=(4, 3)),
+        OMoEArch(F * D, T, num_experts=3, **EXPERTS),
+        MMoEArch(F * D, T, num_experts=3, **EXPERTS),
+        MMoEArch(F * D, T, num_experts=3, **EXPERTS, gate=DSelectK(gamma=8.0)),
+        PLEArch(F * D, T, num_layers=3, num_task_experts=1, **EXPERTS),
+        BPCMArch(F, D, TASKS, num_heads=2, tower_layer_sizes=(3,), message_dropout=0.0),
+        TAFEArch(F, D, T, **TAFE_SIZES),
+        TAFEArch(F, D, T, **TAFE_SIZES, sample_wise=False, task_indicators=False),
     ],
     ids=[
         "shared_bottom",

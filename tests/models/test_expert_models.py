@@ -9,14 +9,16 @@ from tests.modules import parameters
 from tests.oracles import experts
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.models import MMoEArch, OMoEArch, PLEArch
+from torchrec_mtl.modules import DSelectK
 
 B, IN, T = 4, 10, 3
 GATES = [
     {},
-    {"gate": "dselect_k", "gamma": 6.0},
-    {"gate": "dselect_k", "num_selected": 1, "gamma": 6.0},
-    {"gate": "dselect_k", "num_selected": 3, "per_example": False, "gamma": 2.0},
+    {"gate": DSelectK(gamma=6.0)},
+    {"gate": DSelectK(num_selected=1, gamma=6.0)},
+    {"gate": DSelectK(num_selected=3, per_example=False, gamma=2.0)},
 ]
+SIZES = {"expert_layer_sizes": (7, 6), "tower_layer_sizes": (5,)}
 every_gate = pytest.mark.parametrize("gate", GATES, ids=["softmax", "per_example", "one", "static"])
 
 
@@ -33,7 +35,9 @@ def logits(arch):
 @pytest.mark.parametrize("sizes", [(7,), (7, 6), (5, 7, 6)], ids=len)
 @pytest.mark.parametrize("arch_class", [OMoEArch, MMoEArch])
 def test_mixtures_are_their_equations(arch_class, sizes, num_experts, gate):
-    arch = scrambled(arch_class(IN, T, num_experts, sizes, (5, 4), **gate))
+    arch = scrambled(
+        arch_class(IN, T, num_experts=num_experts, expert_layer_sizes=sizes, tower_layer_sizes=(5, 4), **gate)
+    )
     expected = experts.mixture_of_experts(inputs().numpy(), parameters.mixture(arch))
     np.testing.assert_allclose(logits(arch), expected, rtol=1e-11)
 
@@ -42,14 +46,15 @@ def test_mixtures_are_their_equations(arch_class, sizes, num_experts, gate):
 @pytest.mark.parametrize(("num_task_experts", "num_shared_experts"), [(0, 3), (1, 2), (2, 1), (3, 3)])
 @pytest.mark.parametrize("num_layers", [1, 2, 4])
 def test_ple_is_its_equations(num_layers, num_task_experts, num_shared_experts, gate):
-    arch = scrambled(PLEArch(IN, T, num_layers, num_task_experts, num_shared_experts, (7, 6), (5,), **gate))
+    numbers = {"num_layers": num_layers, "num_task_experts": num_task_experts, "num_shared_experts": num_shared_experts}
+    arch = scrambled(PLEArch(IN, T, **numbers, **SIZES, **gate))
     expected = experts.ple(inputs().numpy(), parameters.ple(arch))
     np.testing.assert_allclose(logits(arch), expected, rtol=1e-11)
 
 
 @every_gate
 def test_omoe_is_mmoe_whose_gates_are_one(gate):
-    omoe, mmoe = (scrambled(arch(IN, T, 4, (7, 6), (5,), **gate)) for arch in (OMoEArch, MMoEArch))
+    omoe, mmoe = (scrambled(arch(IN, T, num_experts=4, **SIZES, **gate)) for arch in (OMoEArch, MMoEArch))
     with torch.no_grad():
         mmoe.load_state_dict(
             {
@@ -62,7 +67,9 @@ def test_omoe_is_mmoe_whose_gates_are_one(gate):
 
 @every_gate
 def test_ple_of_one_layer_without_task_experts_is_mmoe(gate):
-    ple, mmoe = scrambled(PLEArch(IN, T, 1, 0, 4, (7, 6), (5,), **gate)), MMoEArch(IN, T, 4, (7, 6), (5,), **gate)
+    numbers = {"num_layers": 1, "num_task_experts": 0, "num_shared_experts": 4}
+    ple = scrambled(PLEArch(IN, T, **numbers, **SIZES, **gate))
+    mmoe = MMoEArch(IN, T, num_experts=4, **SIZES, **gate)
     state, layer = mmoe.double().state_dict(), ple.layers[0]
     for name in state:
         if name.startswith("mixture.gate."):
@@ -79,11 +86,15 @@ def test_ple_of_one_layer_without_task_experts_is_mmoe(gate):
 @every_gate
 @pytest.mark.parametrize(
     "arch_class",
-    [OMoEArch, MMoEArch, lambda *arguments, **gate: PLEArch(IN, T, 1, 1, 3, (7, 6), (5,), **gate)],
+    [
+        lambda **gate: OMoEArch(IN, T, num_experts=4, **SIZES, **gate),
+        lambda **gate: MMoEArch(IN, T, num_experts=4, **SIZES, **gate),
+        lambda **gate: PLEArch(IN, T, num_layers=1, num_task_experts=1, num_shared_experts=3, **SIZES, **gate),
+    ],
     ids=["omoe", "mmoe", "ple"],
 )
 def test_the_gate_of_equal_experts_does_not_matter(arch_class, gate):
-    arch = scrambled(arch_class(IN, T, 4, (7, 6), (5,), **gate))
+    arch = scrambled(arch_class(**gate))
     with torch.no_grad():
         for name, parameter in arch.named_parameters():
             if "experts." in name:
@@ -100,7 +111,7 @@ def test_the_gate_of_equal_experts_does_not_matter(arch_class, gate):
 def test_a_task_expert_of_ple_serves_others_only_through_the_shared_state():
     """In the last layer a task's experts are its own; before, the shared gate hands them on."""
     for layer, moved in [(1, [True, False, False]), (0, [True, True, True])]:
-        arch = scrambled(PLEArch(IN, T, 2, 2, 2, (7, 6), (5,)))
+        arch = scrambled(PLEArch(IN, T, **SIZES))
         before = logits(arch)
         with torch.no_grad():
             arch.layers[layer].task_experts[0].biases[-1].add_(1.0)
@@ -111,10 +122,13 @@ def test_a_task_expert_of_ple_serves_others_only_through_the_shared_state():
     ("make", "sentence"),
     [
         (lambda: MMoEArch(IN, T, num_experts=0), r"`num_experts` \(=0\) must be at least 1"),
-        (lambda: OMoEArch(IN, T, expert_layer_sizes=()), "`expert_layer_sizes` must have at least one layer"),
-        (lambda: MMoEArch(IN, T, gate="top_k"), r"`gate` \(='top_k'\) must be 'softmax' or 'dselect_k'"),
         (
-            lambda: PLEArch(IN, T, gate="dselect_k", num_selected=5),
+            lambda: OMoEArch(IN, T, expert_layer_sizes=()),
+            r"`expert_layer_sizes` \(=\[\]\) must have at least one layer",
+        ),
+        (lambda: DSelectK(num_selected=0), r"`num_selected` \(=0\) must be at least 1"),
+        (
+            lambda: PLEArch(IN, T, gate=DSelectK(num_selected=5)),
             r"`num_selected` \(=5\) must be from 1 to the number of experts of a gate \(=4\)",
         ),
         (lambda: PLEArch(IN, T, num_layers=0), r"`num_layers` \(=0\) must be at least 1"),

@@ -11,7 +11,7 @@ from torchrec.datasets.utils import Batch
 from torchrec.fx import symbolic_trace
 
 from tests.support import MODELS, NUM_EMBEDDINGS, TASKS, batch, build, tables, take, train_model
-from torchrec_mtl import TaskChain
+from torchrec_mtl import MultiTaskTrain, Task, TaskChain, TaskForest
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.models import (
     AITM,
@@ -30,18 +30,20 @@ from torchrec_mtl.models import (
     SharedBottomArch,
     TAFEArch,
 )
+from torchrec_mtl.modules import DSelectK, FeatureArch
 
+EXPERTS = {"expert_layer_sizes": (8, 6), "tower_layer_sizes": (4,)}
 OVER_ARCHS = {
-    "shared_bottom": lambda: SharedBottomArch(5 * 4, 3, (8,), (4,)),
-    "omoe": lambda: OMoEArch(5 * 4, 3, 3, (8, 6), (4,)),
-    "mmoe": lambda: MMoEArch(5 * 4, 3, 3, (8, 6), (4,)),
-    "mmoe_dselect_k": lambda: MMoEArch(5 * 4, 3, 3, (8, 6), (4,), gate="dselect_k"),
-    "ple": lambda: PLEArch(5 * 4, 3, 3, 1, 2, (8, 6), (4,)),
-    "cross_stitch": lambda: CrossStitchArch(5 * 4, 3, (8, 6), (4,)),
-    "esmm": lambda: ESMMArch(5 * 4, 3, (8,)),
-    "escm2": lambda: ESCM2Arch(5 * 4, 3, tower_layer_sizes=(8,)),
-    "aitm": lambda: AITMArch(5 * 4, 3, (8, 6)),
-    "bpcm": lambda: BPCMArch(5, 4, 3, tower_layer_sizes=(8,)),
+    "shared_bottom": lambda: SharedBottomArch(5 * 4, 3, bottom_layer_sizes=(8,), tower_layer_sizes=(4,)),
+    "omoe": lambda: OMoEArch(5 * 4, 3, num_experts=3, **EXPERTS),
+    "mmoe": lambda: MMoEArch(5 * 4, 3, num_experts=3, **EXPERTS),
+    "mmoe_dselect_k": lambda: MMoEArch(5 * 4, 3, num_experts=3, **EXPERTS, gate=DSelectK()),
+    "ple": lambda: PLEArch(5 * 4, 3, num_layers=3, num_task_experts=1, **EXPERTS),
+    "cross_stitch": lambda: CrossStitchArch(5 * 4, 3, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
+    "esmm": lambda: ESMMArch(5 * 4, TASKS, tower_layer_sizes=(8,)),
+    "escm2": lambda: ESCM2Arch(5 * 4, TASKS, tower_layer_sizes=(8,)),
+    "aitm": lambda: AITMArch(5 * 4, TASKS, tower_layer_sizes=(8, 6)),
+    "bpcm": lambda: BPCMArch(5, 4, TASKS, tower_layer_sizes=(8,)),
     "tafe": lambda: TAFEArch(5, 4, 3, num_layers=2, num_inducing_points=6, tower_layer_sizes=(4,)),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -69,14 +71,14 @@ def test_logits_are_one_a_task(name, embedding_dims, size):
 
 @every_model
 def test_tables_and_tasks_alone_make_a_model(name):
-    model = MODELS[name][0](tables(), TASKS)
+    model = MODELS[name].model(tables(), TASKS, **MODELS[name].model_args)
     rows = batch(5)
     assert model(torch.empty(5, 0), rows.sparse_features).shape == (5, len(TASKS))
 
 
 @every_model
 def test_one_task_is_a_funnel_too(name):
-    model = MODELS[name][0](tables(), TaskChain(["click"]))
+    model = MODELS[name].model(tables(), TaskChain(["click"]), **MODELS[name].model_args)
     assert model(torch.empty(5, 0), batch(5).sparse_features).shape == (5, 1)
 
 
@@ -237,7 +239,7 @@ def test_single_task_shares_nothing():
     model, rows = build("single_task"), batch(32)
     model(rows.dense_features, rows.sparse_features)[:, 0].sum().backward()
     for task in range(len(TASKS)):
-        parameters = [*model.sparse_arch[task].parameters(), *model.over_arch[task].parameters()]
+        parameters = [*model.features[task].parameters(), *model.over_arch[task].parameters()]
         assert any(p.grad is not None and p.grad.any() for p in parameters) == (task == 0)
 
 
@@ -249,13 +251,16 @@ def test_single_task_shares_nothing():
         (lambda: TAFE(tables(), TASKS, num_layers=0), r"`num_layers` \(=0\) must be at least 1"),
         (lambda: TAFE(tables(), TASKS, residual="sum"), r"`residual` \(='sum'\) must be"),
         (lambda: TAFE(tables(), TASKS, selector="each"), r"`selector` \(='each'\) must be"),
-        (lambda: BPCM(tables(), TASKS, aggregation_over="rows"), r"`over` \(='rows'\) must be"),
+        (lambda: BPCM(tables(), TASKS, aggregation_over="rows"), r"`aggregation_over` \(='rows'\) must be"),
         (lambda: BPCM(tables(), TASKS, attention=False, aggregation=False), "must keep one of its units"),
         (lambda: TAFE(tables(), TASKS, schedule=(1, -1)), "`schedule`"),
-        (lambda: ESCM2(tables(), TASKS, estimator="snips"), r"`estimator` \(='snips'\) must be 'ips' or 'dr'"),
+        (lambda: ESCM2(tables(), TASKS, estimator="snips"), r"`estimator` \(='snips'\) must be one of \['ips', 'dr'\]"),
         (lambda: AITM(tables(), TASKS, tower_layer_sizes=()), r"`tower_layer_sizes` \(=\[\]\) must have at least one"),
-        (lambda: CrossStitch(tables(), TASKS, stitch="unit"), r"`per` \(='unit'\) must be 'channel' or 'layer'"),
-        (lambda: TAFE(tables(), TASKS, dense_in_features=2, dense_arch_layer_sizes=()), "dense_arch_layer_sizes"),
+        (
+            lambda: CrossStitch(tables(), TASKS, stitch="unit"),
+            r"`stitch` \(='unit'\) must be one of \['channel', 'layer'\]",
+        ),
+        (lambda: FeatureArch(tables(), dense_in_features=2, dense_arch_layer_sizes=()), "dense_arch_layer_sizes"),
         (lambda: TAFE(tables(()), TASKS), "at least one table"),
     ],
 )

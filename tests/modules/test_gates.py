@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.modules import DSelectGate, make_gate
+from torchrec_mtl.modules import DSelectGate, DSelectK, SoftmaxGate
 
 IN = 6
 
@@ -20,15 +20,13 @@ def inputs(seed=0, size=16):
 def gates(draw, kind=("softmax", "dselect_k")):
     """A gate of any size with weights of any scale, in float64."""
     num_experts = draw(st.integers(1, 9))
-    gate = make_gate(
-        IN,
-        num_experts,
-        num_gates=draw(st.integers(1, 3)),
-        gate=draw(st.sampled_from(kind)),
+    selected = DSelectK(
         num_selected=draw(st.integers(1, num_experts)),
         per_example=draw(st.booleans()),
         gamma=draw(st.sampled_from([0.5, 1.0, 4.0])),
-    ).double()
+    )
+    make = SoftmaxGate if draw(st.sampled_from(kind)) == "softmax" else selected
+    gate = make(IN, num_experts, num_gates=draw(st.integers(1, 3))).double()
     torch.manual_seed(draw(st.integers(0, 1000)))
     for parameter in gate.parameters():
         nn.init.normal_(parameter, std=draw(st.sampled_from([0.01, 1.0, 100.0])))
@@ -105,12 +103,11 @@ def test_a_static_gate_learns_which_expert_is_right():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"gate": "hash"}, r"`gate` \(='hash'\) must be"),
-        ({"gate": "dselect_k", "num_selected": 0}, r"`num_selected` \(=0\) must be from 1 to .* \(=4\)"),
-        ({"gate": "dselect_k", "num_selected": 5}, r"`num_selected` \(=5\) must be from 1 to .* \(=4\)"),
-        ({"gate": "dselect_k", "gamma": 0.0}, r"`gamma` \(=0.0\) must be above 0"),
+        ({"num_selected": 0}, r"`num_selected` \(=0\) must be from 1 to .* \(=4\)"),
+        ({"num_selected": 5}, r"`num_selected` \(=5\) must be from 1 to .* \(=4\)"),
+        ({"gamma": 0.0}, r"`gamma` \(=0.0\) must be above 0"),
     ],
 )
 def test_a_wrong_argument_is_told(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
-        make_gate(IN, 4, **arguments)
+        DSelectGate(IN, 4, **arguments)

@@ -38,31 +38,39 @@ def cross_entropy(
     return total / B
 
 
-def _pair_weight(weights: Array | None, i: int, t: int) -> float:
-    """The weight of a term of tasks t - 1 and t: the product of both tasks' weights."""
-    return 1.0 if weights is None else weights[i, t - 1] * weights[i, t]
+Edges = Sequence[tuple[int, int]]
 
 
-def calibrator(predictions: Array, weights: Array | None = None) -> float:
+def chain(T: int) -> Edges:
+    """(t - 1, t) for t >= 2, as the papers have it."""
+    return [(t - 1, t) for t in range(1, T)]
+
+
+def _pair_weight(weights: Array | None, i: int, s: int, t: int) -> float:
+    """The weight of a term of tasks s and t, which needs s: the product of both tasks' weights."""
+    return 1.0 if weights is None else weights[i, s] * weights[i, t]
+
+
+def calibrator(predictions: Array, weights: Array | None = None, edges: Edges | None = None) -> float:
     """BPCM eq. (12), read as AITM's: (1/N) sum over t >= 2 of max(p_t - p_{t-1}, 0)."""
     B, T = predictions.shape
     total = 0.0
     for i in range(B):
-        for t in range(1, T):
-            total += _pair_weight(weights, i, t) * max(predictions[i, t] - predictions[i, t - 1], 0.0)
+        for s, t in chain(T) if edges is None else edges:
+            total += _pair_weight(weights, i, s, t) * max(predictions[i, t] - predictions[i, s], 0.0)
     return total / B
 
 
-def dependence(predictions: Array, labels: Array, weights: Array | None = None) -> float:
+def dependence(predictions: Array, labels: Array, weights: Array | None = None, edges: Edges | None = None) -> float:
     """TAFE eqs. (25) second sum and (29): squared error of p_{t-1} - p_t against o_{t-1} - o_t, t >= 2."""
     B, T = predictions.shape
     total = 0.0
     for i in range(B):
-        for t in range(1, T):
-            weight = _pair_weight(weights, i, t)
+        for s, t in chain(T) if edges is None else edges:
+            weight = _pair_weight(weights, i, s, t)
             if weight != 0.0:
-                difference = predictions[i, t - 1] - predictions[i, t]
-                total += weight * ((labels[i, t - 1] - labels[i, t]) - difference) ** 2
+                difference = predictions[i, s] - predictions[i, t]
+                total += weight * ((labels[i, s] - labels[i, t]) - difference) ** 2
     return total / B
 
 

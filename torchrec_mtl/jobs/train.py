@@ -41,7 +41,9 @@ EVALUATION_BATCH_SIZE = 2048
 def parser() -> Parser:
     """The options; settings are of the form path=value."""
     options = Parser(prog="torchrec-mtl train", description=__doc__, add_help=False)
-    options.add_argument("settings_given", metavar="path=value", nargs="*", help="settings, such as training.max_epochs=3")
+    options.add_argument(
+        "settings_given", metavar="path=value", nargs="*", help="settings, such as training.max_epochs=3"
+    )
     options.add_argument(
         "--models",
         default="single_task,shared_bottom,bpcm,tafe",
@@ -55,14 +57,22 @@ def parser() -> Parser:
     options.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
     options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
     options.add_argument(
-        "--settings", default="", help=f"where settings start from, {' or '.join(SETTINGS)} (the data set's own, or paper)"
+        "--settings",
+        default="",
+        help=f"where settings start from, {' or '.join(SETTINGS)} (the data set's own, or paper)",
     )
-    options.add_argument("--metrics", default="auc", help=f"that tables show, by commas (%(default)s), of {', '.join(METRICS)}; or package.module:METRIC")
+    options.add_argument(
+        "--metrics",
+        default="auc",
+        help=f"that tables show, by commas (%(default)s), of {', '.join(METRICS)}; or package.module:METRIC",
+    )
     options.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
     options.add_argument("--name", default="", help="of the run, a new one or one to go on with (the date and time)")
     options.add_argument("--output", default="runs", help="folder for runs (%(default)s)")
     options.add_argument("--show-config", action="store_true", help="print the run as it would be made, and stop")
-    options.add_argument("-h", "--help", action="store_true", help="print this with every setting of --models, and stop")
+    options.add_argument(
+        "-h", "--help", action="store_true", help="print this with every setting of --models, and stop"
+    )
     return options
 
 

@@ -101,7 +101,7 @@ class ESCM2(MultiTaskModel):
 
     Raises:
         InputError: if no task needs another, ``estimator`` is neither ``"ips"`` nor ``"dr"``, a layer's size is below 1, or
-            ``dropout`` is not from 0 to below 1.
+            ``dropout`` is not from 0 to 1.
     """
 
     def __init__(

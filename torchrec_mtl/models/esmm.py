@@ -73,7 +73,7 @@ class ESMM(MultiTaskModel):
         dropout: probability of dropping a tower's hidden unit in training.
 
     Raises:
-        InputError: if no task needs another, a layer's size is below 1, or ``dropout`` is not from 0 to below 1.
+        InputError: if no task needs another, a layer's size is below 1, or ``dropout`` is not from 0 to 1.
     """
 
     def __init__(

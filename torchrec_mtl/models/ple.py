@@ -102,7 +102,7 @@ class PLE(MultiTaskModel):
 
     Raises:
         InputError: if there is no extraction layer, shared expert or layer of an expert, a size is below 1, or ``dropout``
-            is not from 0 to below 1; for the gates, see `DSelectK`.
+            is not from 0 to 1; for the gates, see `DSelectK`.
     """
 
     def __init__(

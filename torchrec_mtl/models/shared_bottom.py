@@ -67,7 +67,7 @@ class SharedBottom(MultiTaskModel):
         dropout: probability of dropping a tower's hidden unit in training.
 
     Raises:
-        InputError: if the bottom has no layer, a layer's size is below 1, or ``dropout`` is not from 0 to below 1.
+        InputError: if the bottom has no layer, a layer's size is below 1, or ``dropout`` is not from 0 to 1.
 
     Example::
 

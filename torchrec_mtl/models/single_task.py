@@ -25,8 +25,7 @@ class SingleTask(nn.Module):
         dropout: probability of dropping a hidden unit in training.
 
     Raises:
-        InputError: if there is a sequence of features of another length, a layer's size is below 1, or ``dropout`` is
-            not from 0 to below 1.
+        InputError: if there is a sequence of features of another length, a layer's size is below 1, or ``dropout`` is not from 0 to 1.
 
     Example::
 

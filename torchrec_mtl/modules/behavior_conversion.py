@@ -19,7 +19,7 @@ class BehaviorPatternConversion(nn.Module):
         layer_norm: whether the sum is normalised: the text names LayerNorm, the equation does not.
 
     Raises:
-        InputError: if ``dropout`` is not from 0 to below 1, or ``num_heads`` does not divide ``embedding_dim``.
+        InputError: if ``dropout`` is not from 0 to 1, or ``num_heads`` does not divide ``embedding_dim``.
 
     Example::
 

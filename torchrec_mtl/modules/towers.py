@@ -19,7 +19,7 @@ def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float =
         dropout: probability of dropping a unit in training.
 
     Raises:
-        InputError: if ``dropout`` is not from 0 to below 1.
+        InputError: if ``dropout`` is not from 0 to 1.
 
     Example::
 
@@ -42,7 +42,7 @@ class Tower(nn.Module):
         dropout: probability of dropping a hidden unit in training.
 
     Raises:
-        InputError: if a layer's size is below 1, or ``dropout`` is not from 0 to below 1.
+        InputError: if a layer's size is below 1, or ``dropout`` is not from 0 to 1.
 
     Example::
 

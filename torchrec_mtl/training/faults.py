@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from torchrec_mtl.errors import TrainingError
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.step import NonFiniteLossError
 
 _PREFETCHED = 4  # TorchRec's pipelines read at most three batches ahead
@@ -91,7 +91,7 @@ def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
 
 
 def tell_non_finite(
-    error: NonFiniteLossError, batch: Any, step: int, tasks: TaskChain, directory: Path, group: dist.ProcessGroup
+    error: NonFiniteLossError, batch: Any, step: int, tasks: TaskForest, directory: Path, group: dist.ProcessGroup
 ) -> TrainingError:
     """Saves this rank's batch if its loss is not finite, and says on all ranks where that happened.
 

@@ -1,12 +1,11 @@
 """What is compared, how, and what the papers published for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from torchrec_mtl.jobs.registry import MODELS
-from torchrec_mtl.jobs.settings import RunConfig, complete_journey, paper
-from torchrec_mtl.training.config import TableConfig, TrainingConfig
+from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY
+from torchrec_mtl.jobs.settings import PAPER, Settings
+from torchrec_mtl.systems import SYSTEMS
 
 Figures = Mapping[str, tuple[float, ...]]
 
@@ -17,8 +16,8 @@ class Protocol:
 
     Args:
         title: its name in the report.
-        settings: a system's name to its settings before the search.
-        systems: names of `torchrec_mtl.jobs.registry.MODELS`; ablations take over their model's choice.
+        settings: before the search.
+        systems: names of `torchrec_mtl.systems.SYSTEMS`; ablations take over their model's choice.
         search: the candidates, overrides of settings each; every model tries all of them with the first seed, and the
             best mean validation AUC decides.
         sweep: setting -> its values: BPCM on their product, with the first seed, measured on validation.
@@ -27,8 +26,8 @@ class Protocol:
     """
 
     title: str
-    settings: Callable[[str], RunConfig]
-    systems: tuple[str, ...] = tuple(MODELS)
+    settings: Settings
+    systems: tuple[str, ...] = tuple(SYSTEMS)
     search: tuple[tuple[str, ...], ...] = ((),)
     sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     published: Figures = field(default_factory=dict)
@@ -45,29 +44,37 @@ _RATES = _rates(5e-4, 1e-3, 2e-3)
 _PAPERS_SWEEP = {"embedding_dim": (5, 16, 32, 64, 120), "loss_args.alpha": (0.2, 0.4, 0.6, 0.8, 1.0)}
 
 
-def _aitm_authors(model: str) -> RunConfig:
-    """BPCM gives an embedding of 5 and alpha .6; the rest is from AITM's published programs, whose preparation of
-    Ali-CCP it follows: batches of 2,000, Adam at 1e-3, towers 128-64-32 with dropout .1, .3, .3 (here .3).
-    """
-    towers: dict[str, Any] = {"tower_layer_sizes": (128, 64, 32), "dropout": 0.3}
-    experts: dict[str, Any] = {"expert_layer_sizes": (128,), "tower_layer_sizes": (64, 32), "dropout": 0.3}
-    model_args = {
-        "single_task": {"layer_sizes": (128, 64, 32), "dropout": 0.3},
-        "omoe": experts,
-        "mmoe": experts,
-        "ple": experts,
-    }
-    table = TableConfig("adam", learning_rate=1e-3)
-    training = TrainingConfig(batch_size=2000, max_epochs=10, patience=3, table=table)
-    base = MODELS[model].ablation_of or model
-    return RunConfig(model, embedding_dim=5, model_args=model_args.get(base, towers), training=training)
-
+# BPCM gives an embedding of 5 and alpha .6; the rest is from AITM's published programs, whose preparation of Ali-CCP it
+# follows: batches of 2,000, Adam at 1e-3, towers 128-64-32 with dropout .1, .3, .3 (here .3).
+_TOWERS = {"model_args.tower_layer_sizes": (128, 64, 32), "model_args.dropout": 0.3}
+_EXPERTS = {
+    "model_args.expert_layer_sizes": (128,),
+    "model_args.tower_layer_sizes": (64, 32),
+    "model_args.dropout": 0.3,
+}
+_AITM_AUTHORS = Settings(
+    common={
+        "embedding_dim": 5,
+        "training.batch_size": 2000,
+        "training.max_epochs": 10,
+        "training.table.optimizer": "adam",
+        "training.table.learning_rate": 1e-3,
+    },
+    systems={
+        "single_task": {"model_args.layer_sizes": (128, 64, 32), "model_args.dropout": 0.3},
+        "omoe": _EXPERTS,
+        "mmoe": _EXPERTS,
+        "ple": _EXPERTS,
+        "aitm": _TOWERS,
+        "bpcm": _TOWERS,
+    },
+)
 
 _BPCM_SYSTEMS = ("single_task", "omoe", "mmoe", "ple", "aitm", "bpcm")
 _BPCM_ABLATIONS = ("bpcm_wo_att", "bpcm_wo_org", "bpcm_wo_gate", "bpcm_wo_bpc")
 _BPCM_ALICCP = Protocol(
     title="BPCM's tables 2 and 3, Ali-CCP",
-    settings=_aitm_authors,
+    settings=_AITM_AUTHORS,
     systems=_BPCM_SYSTEMS + _BPCM_ABLATIONS,
     search=_RATES,
     sweep=_PAPERS_SWEEP,
@@ -89,11 +96,11 @@ _BPCM_ALICCP = Protocol(
 PROTOCOLS = {
     "complete_journey": Protocol(
         title="The Complete Journey",
-        settings=complete_journey,
+        settings=COMPLETE_JOURNEY,
         search=_rates(1e-3, 2e-3, 4e-3),
         sweep={"embedding_dim": (4, 8, 16), "loss_args.alpha": (0.2, 0.6, 1.0)},
     ),
-    "paper": Protocol(title="The papers' sizes", settings=paper, search=_RATES, sweep=_PAPERS_SWEEP),
+    "paper": Protocol(title="The papers' sizes", settings=PAPER, search=_RATES, sweep=_PAPERS_SWEEP),
     "bpcm_aliccp": _BPCM_ALICCP,
     "bpcm_taobao": replace(
         _BPCM_ALICCP,
@@ -114,7 +121,7 @@ PROTOCOLS = {
     ),
     "tafe_aliccp": Protocol(
         title="TAFE's tables 2 and 3, Ali-CCP",
-        settings=paper,
+        settings=PAPER,
         systems=(
             "single_task",
             "shared_bottom",
