@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
@@ -25,9 +25,10 @@ from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.report import ModelReport, read_report, save_report, write_report
 from torchrec_mtl.jobs.settings import SETTINGS, RunConfig, apply_overrides, first_difference
+from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.modules import start_from_base_rates
 from torchrec_mtl.training.distributed import default_device, distribute_as_planned, process_group
-from torchrec_mtl.training.evaluation import evaluate
+from torchrec_mtl.training.evaluation import early_stopping_metric, evaluate
 from torchrec_mtl.training.faults import StopRequest
 from torchrec_mtl.training.first_rank import on_first_rank
 from torchrec_mtl.training.fit import fit, set_seed
@@ -130,6 +131,7 @@ def train_model(
     device: torch.device,
     directory: Path,
     stop_requested: Callable[[], bool] = lambda: False,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> ModelReport:
     """Trains one model, then reads the test split, once; where ``splits`` has none, it ends with validation.
 
@@ -173,14 +175,15 @@ def train_model(
         monitor,
         title,
         stop_requested,
+        metrics,
     )
     monitor.close()
     report = ModelReport(config, result, num_parameters)
     if "test" in splits and not result.stopped:
         test, group_of_row = batches("test"), splits["test"].groups
         groups = None if group_of_row is None else (group_of_row[rows] for rows in test.rows())
-        metrics = evaluate(model, test, schema.tasks, device, groups)
-        report = replace(report, test=metrics.compute(), curves=metrics.calibration_curves())
+        measured = evaluate(model, test, schema.tasks, device, groups, metrics)
+        report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
     return report
 
 
@@ -193,6 +196,7 @@ def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
                 f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes times "
                 f"`micro_batches` ({parts})"
             )
+        early_stopping_metric(config.training)
         build_model(config, schema, torch.device("meta"))
 
 

@@ -1,6 +1,7 @@
-"""Metrics of a funnel: pure functions, `METRICS` that names them, and :class:`MultiTaskMetrics` that measures those named.
+"""Metrics of a funnel: pure functions, `METRICS` that names them, and :class:`MultiTaskMetrics` that measures by name.
 
-Higher is better: ``auc``, ``gauc``. Lower is better: ``log_loss``, ``normalized_entropy``. Nearer to 1: ``calibration``.
+Higher is better: ``auc``, ``gauc``. Lower is better: ``log_loss``, ``normalized_entropy``. Nearer to 1 is better:
+``calibration``.
 """
 
 from torchrec_mtl.metrics.metric import METRICS, Metric, find_metric

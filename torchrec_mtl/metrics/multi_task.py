@@ -61,9 +61,7 @@ class MultiTaskMetrics:
         purchase after click auc 1.0
     """
 
-    def __init__(
-        self, tasks: TaskChain, with_groups: bool = False, metrics: Mapping[str, Metric] = METRICS
-    ) -> None:
+    def __init__(self, tasks: TaskChain, with_groups: bool = False, metrics: Mapping[str, Metric] = METRICS) -> None:
         self.tasks = tasks
         self.with_groups = with_groups
         self.metrics = {name: metric for name, metric in metrics.items() if with_groups or not metric.grouped}

@@ -82,7 +82,9 @@ def mean_over_tasks(rows: Rows, metric: str) -> float:
     """
     defined = [value for value in by_task(rows, metric) if not math.isnan(value)]
     if not defined:
-        raise InputError(f"the validation split must have positives and negatives of a task for `{metric}` to be defined")
+        raise InputError(
+            f"the validation split must have positives and negatives of a task for `{metric}` to be defined"
+        )
     return sum(defined) / len(defined)
 
 

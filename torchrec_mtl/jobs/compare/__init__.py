@@ -3,5 +3,5 @@
 ``python -m torchrec_mtl.jobs.compare --help``.
 
 `protocols` says what is compared, `plan` which runs that takes, `runs` makes one of them, `workers` makes them in
-parallel, `efficiency` times the models, `summary` sums up, `figures` and `html` show.
+parallel, `efficiency` times the models, `summary` sums up, `tables`, `figures` and `html` show.
 """

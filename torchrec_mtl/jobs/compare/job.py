@@ -1,15 +1,15 @@
 """Compares systems under one protocol: models x seeds x data sets, one report.
 
-Every model tries the protocol's candidates with the first seed and takes the one with the best validation AUC; then
-it is trained with every seed, and only then, once a run, the test split is read. Runs that are finished are not made
-again: the same command goes on where it was stopped.
+Every model tries the protocol's candidates with the first seed and takes the one that is best on validation, by
+``training.early_stopping_metric``; then it is trained with every seed, and only then, once a run, the test split is
+read. Runs that are finished are not made again: the same command goes on where it was stopped.
 """
 
 import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,8 @@ from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import worker_environment
 from torchrec_mtl.jobs.settings import apply_overrides
 from torchrec_mtl.jobs.train import build_model
+from torchrec_mtl.metrics import METRICS, Metric, find_metric
+from torchrec_mtl.training.evaluation import early_stopping_metric
 
 STAGES = ("search", "final", "sweep", "efficiency", "report")
 
@@ -46,6 +48,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="how many (%(default)s)")
     parser.add_argument("--workers", type=int, default=_default_workers(), help="runs at a time (%(default)s)")
     parser.add_argument("--stages", default=",".join(STAGES), help="which, by commas (%(default)s)")
+    parser.add_argument(
+        "--metrics", default="auc", help=f"what the report shows, by commas, of {', '.join(METRICS)} (%(default)s)"
+    )
     parser.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
     return parser.parse_intermixed_args(argv)
 
@@ -55,7 +60,7 @@ def _default_workers() -> int:
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
-def check(args: argparse.Namespace) -> Sequence[str]:
+def check(args: argparse.Namespace, known: Mapping[str, Metric] = METRICS) -> Sequence[str]:
     """The systems that are asked for; a wrong argument is told before any data is read.
 
     Raises:
@@ -70,24 +75,30 @@ def check(args: argparse.Namespace) -> Sequence[str]:
     for stage in args.stages.split(","):
         if stage not in STAGES:
             raise InputError(f"stage {stage!r} must be one of {list(STAGES)}")
+    for metric in args.metrics.split(","):
+        find_metric(metric, known, "metrics", with_groups=True)
     systems = args.models.split(",") if args.models else protocol.systems
     for system in systems:
         if system not in protocol.systems:
             raise InputError(f"model {system!r} must be one of protocol {args.protocol!r}: {list(protocol.systems)}")
         for candidate in protocol.search:
-            apply_overrides(protocol.settings(system), [*candidate, *args.overrides])
+            config = apply_overrides(protocol.settings(system), [*candidate, *args.overrides])
+            early_stopping_metric(config.training, known)
     return systems
 
 
-def plans(args: argparse.Namespace) -> list[Plan]:
+def plans(args: argparse.Namespace, known: Mapping[str, Metric] = METRICS) -> list[Plan]:
     """One a data set, checked before anything is trained."""
-    systems, protocol = check(args), PROTOCOLS[args.protocol]
+    systems, protocol, metrics = check(args, known), PROTOCOLS[args.protocol], args.metrics.split(",")
     made = []
     for dataset in args.datasets.split(","):
         folder = dataset_directory(dataset, args.sample, args.raw)
         schema = Schema.load(folder)
         directory = Path(args.output) / schema.name
-        plan = Plan(protocol, folder.resolve(), directory, range(args.seeds), systems, args.overrides)
+        for metric in metrics:
+            find_metric(metric, known, "metrics", with_groups=schema.group is not None)
+        seeds = range(args.seeds)
+        plan = Plan(protocol, folder.resolve(), directory, seeds, systems, args.overrides, metrics, known)
         for system in systems:  # a wrong argument of the last is told before the first is trained
             for candidate in protocol.search:
                 build_model(plan.config(system, candidate, seed=0), schema, torch.device("meta"))
@@ -111,17 +122,18 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
             failures.append(f"{run} failed ({error}); its log is {_log_file(run)}")
             print(f"  {failures[-1]}", flush=True)
         else:
-            told = f"validation AUC, mean {result['valid_mean_auc']:.4f}, {result['seconds']:.0f} s"
+            told = f"validation {run.chosen_by.title}, mean {result['valid_score']:.4f}, {result['seconds']:.0f} s"
             print(f"  {done}/{len(missing)} {run}: {told}; {left:.0f} min left", flush=True)
     return failures
 
 
-def run(args: argparse.Namespace) -> list[str]:
+def run(args: argparse.Namespace, known: Mapping[str, Metric] = METRICS) -> list[str]:
     """The whole job; the sentences of what failed."""
     stages = args.stages.split(",")
-    planned, failures = plans(args), []
+    planned, failures = plans(args, known), []
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
+        print(f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}", flush=True)
         for stage in ("search", "final", "sweep"):
             if stage == "final" and "final" in stages:
                 chosen = plan.chosen()
@@ -136,11 +148,16 @@ def run(args: argparse.Namespace) -> list[str]:
     return failures
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Status 0; 1 if a run failed; 2 with one sentence for a user's mistake."""
+def main(argv: Sequence[str] | None = None, known: Mapping[str, Metric] = METRICS) -> int:
+    """Status 0; 1 if a run failed; 2 with one sentence for a user's mistake.
+
+    Args:
+        argv: the command line; this process's by default.
+        known: what the runs measure, by name; a program of your own may add to `METRICS`.
+    """
     args = parse(argv)
     try:
-        failures = run(args)
+        failures = run(args, known)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,15 +1,18 @@
 """Which runs a comparison takes, and what the search chose."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.protocols import Protocol
 from torchrec_mtl.jobs.compare.runs import Run, read_result
 from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.settings import RunConfig, apply_overrides
+from torchrec_mtl.metrics import METRICS, Metric
+from torchrec_mtl.training.evaluation import early_stopping_metric
 
 SWEPT = "bpcm"
 
@@ -25,6 +28,8 @@ class Plan:
         seeds: of initialisation and row order; the search and the sweep take the first.
         systems: those of the protocol that are asked for.
         overrides: settings replaced in every run, ``path=value``.
+        metrics: names of ``known`` that the report shows, in order.
+        known: what the runs measure.
     """
 
     protocol: Protocol
@@ -33,6 +38,22 @@ class Plan:
     seeds: Sequence[int]
     systems: Sequence[str]
     overrides: Sequence[str] = ()
+    metrics: Sequence[str] = ("auc",)
+    known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+
+    @property
+    def chosen_by(self) -> Metric:
+        """The early stopping metric, by which weights and candidates are chosen.
+
+        Raises:
+            InputError: if it is not one for all runs, or unknown.
+        """
+        candidates = [(system, candidate) for system in self.systems for candidate in self.protocol.search]
+        configs = [self.config(*candidate, self.seeds[0]).training for candidate in candidates]
+        names = sorted({config.early_stopping_metric for config in configs})
+        if len(names) > 1:
+            raise InputError(f"`early_stopping_metric` (={names}) must be the same in all runs that are compared")
+        return early_stopping_metric(configs[0], self.known)
 
     @property
     def searched(self) -> list[str]:
@@ -46,7 +67,7 @@ class Plan:
 
     def _run(self, stage: str, variant: str, config: RunConfig, **options: Any) -> Run:
         names = [stage, config.model, *([variant] if variant else []), f"seed-{config.training.seed}"]
-        return Run(stage, variant, self.dataset, config, self.directory.joinpath(*names), **options)
+        return Run(stage, variant, self.dataset, config, self.directory.joinpath(*names), known=self.known, **options)
 
     def search_runs(self) -> list[Run]:
         """Every model with every candidate; none where there is nothing to choose from."""
@@ -59,12 +80,12 @@ class Plan:
         ]
 
     def choices(self) -> dict[str, int]:
-        """The candidate with the best mean validation AUC, for every model that has finished one."""
+        """The candidate with the best validation score, the first of equals, for every model that has finished one."""
         best: dict[str, tuple[float, int]] = {}
         for run in self.search_runs():
             result = read_result(run)
             if result is not None:
-                score = (result["valid_mean_auc"], -int(run.variant.removeprefix("candidate-")))
+                score = (run.chosen_by.merit(result["valid_score"]), -int(run.variant.removeprefix("candidate-")))
                 best[run.config.model] = max(score, best.get(run.config.model, score))
         return {system: -candidate for system, (_, candidate) in best.items()}
 

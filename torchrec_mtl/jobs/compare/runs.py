@@ -6,7 +6,8 @@ import platform
 import shutil
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import version
@@ -20,7 +21,9 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.settings import RunConfig, first_difference
 from torchrec_mtl.jobs.train import train_model
+from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.training.distributed import default_device, process_group
+from torchrec_mtl.training.evaluation import early_stopping_metric
 
 RESULT = "result.json"
 
@@ -36,6 +39,7 @@ class Run:
         config: the run.
         directory: where its result, log and history go.
         keep_weights: whether the best weights stay.
+        known: what it measures, by name; of functions that another process can import.
     """
 
     stage: str
@@ -44,6 +48,12 @@ class Run:
     config: RunConfig
     directory: Path
     keep_weights: bool = False
+    known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+
+    @property
+    def chosen_by(self) -> Metric:
+        """What ``valid_score`` of its result is: the early stopping metric."""
+        return early_stopping_metric(self.config.training, self.known)
 
     def __str__(self) -> str:
         names = [self.stage, self.config.model, self.variant, f"seed {self.config.training.seed}"]
@@ -81,13 +91,13 @@ def make(run: Run) -> None:
         schema, splits = _load(run.dataset)
         if run.stage != "final":
             splits = {split: rows for split, rows in splits.items() if split != "test"}
-        report = train_model(run.config, schema, splits, device, run.directory)
+        report = train_model(run.config, schema, splits, device, run.directory, metrics=run.known)
     best = [row for row in report.result.history if row["step"] == report.result.best_step]
     result = {
         "config": asdict(run.config),
         "valid": [{key: row[key] for key in ("task", "space", "metric", "value")} for row in best],
         "test": report.test,
-        "valid_mean_auc": report.result.best_score,
+        "valid_score": report.result.best_score,
         "best_step": report.result.best_step,
         "samples_per_second": report.result.samples_per_second,
         "num_parameters": report.num_parameters,
