@@ -86,10 +86,9 @@ def find_metric(name: str, known: Mapping[str, Metric], argument: str, with_grou
 
     Example::
 
-        >>> known = {name: METRICS[name] for name in ("auc", "log_loss")}
-        >>> find_metric("logloss", known, "metrics", with_groups=False)
+        >>> find_metric("auk", {"auc": METRICS["auc"]}, "metrics", with_groups=False)
         Traceback (most recent call last):
-        torchrec_mtl.errors.InputError: `metrics` (='logloss') must be one of ['auc', 'log_loss']; the nearest is 'log_loss'
+        torchrec_mtl.errors.InputError: `metrics` (='auk') must be one of ['auc']; the nearest is 'auc'
     """
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
