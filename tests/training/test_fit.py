@@ -57,7 +57,9 @@ def train(directory, learning_rate, metrics=METRICS, **options):
     model = SharedBottom(tables(device="meta"), TASKS, NUM_DENSE, (4,))
     model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config, CPU)
     monitor = Monitor(directory)
-    result = fit(model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor, metrics=metrics)
+    result = fit(
+        model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor, metrics=metrics
+    )
     monitor.close()
     return result, model, valid_batches
 

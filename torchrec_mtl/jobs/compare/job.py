@@ -131,9 +131,10 @@ def run(args: argparse.Namespace, known: Mapping[str, Metric] = METRICS) -> list
     """The whole job; the sentences of what failed."""
     stages = args.stages.split(",")
     planned, failures = plans(args, known), []
-    os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
         print(f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}", flush=True)
+    os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
+    for plan in planned:
         for stage in ("search", "final", "sweep"):
             if stage == "final" and "final" in stages:
                 chosen = plan.chosen()
