@@ -23,7 +23,7 @@ setup(
     package_dir={"": "."},  # lets `pip install -e` be a plain path, without an import hook
     package_data={"torchrec_mtl": ["py.typed"], "torchrec_mtl.ops.small_attention": ["*.cpp", "*.hpp"]},
     python_requires=">=3.10",
-    install_requires=["numpy>=1.26", "polars>=1.34", "pyarrow>=16"],
+    install_requires=["docstring-parser>=0.16", "jsonargparse>=4.40", "numpy>=1.26", "polars>=1.34", "pyarrow>=16"],
     extras_require={
         # Needed, yet not in install_requires: torchrec asks for `fbgemm-gpu` without a version, so pip would
         # put that CUDA build into the folder of an installed `fbgemm-gpu-cpu`. How to install: README.md.
@@ -35,6 +35,7 @@ setup(
         "test": ["hypothesis>=6.100", "packaging>=22", "pytest>=8.2", "pytest-xdist>=3.6", "scikit-learn>=1.4"],
     },
     entry_points={
+        "console_scripts": ["torchrec-mtl = torchrec_mtl.__main__:main"],
         # A package that registers components hides TorchX's own, so those are listed again; `_` stands for no prefix.
         "torchx.components": ["mtl = torchrec_mtl.components", "_torchx = torchx.components"],
     },

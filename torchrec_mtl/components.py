@@ -22,6 +22,7 @@ def train(
     sample: float = 0.2,
     raw: str = "",
     settings: str = "",
+    metrics: str = "auc",
     seed: int = 0,
     name: str = "",
     output: str = "runs",
@@ -39,11 +40,12 @@ def train(
 
     Args:
         overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
-        models: names of the models, separated by commas
-        dataset: complete_journey, synthetic, ali_ccp or taobao, or the folder of a prepared data set
+        models: names of the models, separated by commas; one of your own is package.module:SYSTEM
+        dataset: complete_journey, synthetic, ali_ccp or taobao, package.module:DATA_SET, or the folder of a prepared one
         sample: share of a named data set's rows, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
         settings: sizes and schedules, complete_journey or paper; the first for that data, else the second
+        metrics: that tables show, separated by commas; one of your own is package.module:METRIC
         seed: of initialisation and row order
         name: of the run, a new one or one to go on with; the date and time of the launch by default
         output: folder that the run's own folder is made in; all nodes must see it
@@ -59,14 +61,14 @@ def train(
     """
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here: a restarted job finds its run by it
     arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
-    arguments += ["--settings", settings, "--seed", str(seed), "--name", name, "--output", output, *overrides]
+    arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
+    arguments += ["--output", output, *overrides]
     with launch.mistakes_told():
-        from torchrec_mtl.jobs.train import configure, parse
+        from torchrec_mtl.jobs.train import check_arguments
 
-        configure(parse(arguments))
-        module = "torchrec_mtl.jobs.train"
+        check_arguments(arguments)
         return launch.torchrun(
-            module, arguments, j, image, cpu, gpu, memMB, max_restarts, max_retries, rdzv_port, mounts
+            "train", arguments, j, image, cpu, gpu, memMB, max_restarts, max_retries, rdzv_port, mounts
         )
 
 
@@ -80,6 +82,7 @@ def compare(
     seeds: int = 5,
     workers: int = 0,
     stages: str = "search,final,sweep,efficiency,report",
+    metrics: str = "auc",
     output: str = "runs/compare",
     image: str = IMAGE,
     cpu: int = 2,
@@ -96,10 +99,11 @@ def compare(
         datasets: names or prepared folders, separated by commas
         sample: share of a named data set's rows, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
-        models: names, separated by commas; all of the protocol's by default
+        models: names, separated by commas; all of the protocol's by default; one of your own is package.module:SYSTEM
         seeds: how many
         workers: runs at a time; by default one a GPU, or a core where there is none
         stages: which, separated by commas
+        metrics: that the report shows, separated by commas; one of your own is package.module:METRIC
         output: folder of the comparison, a new one or one to go on with
         image: of container schedulers
         cpu: cores
@@ -110,12 +114,12 @@ def compare(
     """
     arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
-    arguments += ["--stages", stages, "--output", output, *overrides]
+    arguments += ["--stages", stages, "--metrics", metrics, "--output", output, *overrides]
     with launch.mistakes_told():
-        from torchrec_mtl.jobs.compare.job import check, parse
+        from torchrec_mtl.jobs.compare.job import check, parser
 
-        check(parse(arguments))
-        return launch.program("torchrec_mtl.jobs.compare", arguments, image, cpu, gpu, memMB, max_retries, mounts)
+        check(parser().parse(arguments))
+        return launch.program("torchrec_mtl", ["compare", *arguments], image, cpu, gpu, memMB, max_retries, mounts)
 
 
 def prepare(
@@ -153,7 +157,7 @@ def prepare(
         from torchrec_mtl.jobs.prepare import parse
 
         parse(passed)
-        return launch.program("torchrec_mtl.jobs.prepare", passed, image, cpu, 0, memMB, max_retries, mounts)
+        return launch.program("torchrec_mtl", ["prepare", *passed], image, cpu, 0, memMB, max_retries, mounts)
 
 
 def bench(

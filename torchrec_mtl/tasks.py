@@ -193,11 +193,10 @@ def TaskChain(  # noqa: N802  (read as the kind of forest that it makes)
     for argument, given in {"label_columns": label_columns, "weight_columns": weight_columns}.items():
         if given is not None and len(given) != len(names):
             raise InputError(f"`{argument}` (={list(given)}) must have one entry a task ({len(names)})")
-    return TaskForest(
-        *(
-            Task(name, after=names[t - 1] if t else None, label_column=label, weight_column=weight)
-            for t, (name, label, weight) in enumerate(
-                zip(names, label_columns or names, weight_columns or [None] * len(names), strict=True)
-            )
-        )
-    )
+    tasks = []
+    for place, name in enumerate(names):
+        after = names[place - 1] if place else None
+        weight = weight_columns[place] if weight_columns else None
+        label = label_columns[place] if label_columns else name
+        tasks.append(Task(name, after=after, label_column=label, weight_column=weight))
+    return TaskForest(*tasks)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from torchrec_mtl.jobs.registry import MODELS
 
 from tests.jobs import funnel
-from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.jobs.train import main
 
 SMALL = ["training.batch_size=64", "training.max_epochs=2", "training.evaluations_per_epoch=2"]
@@ -124,6 +124,7 @@ WRONG_ARGUMENTS = [
     (["tafe.model_args.num_layer=3"], "`model_args` of tafe: 'num_layer' must be one of"),
     (["bpcm.loss_args.beta=3"], "`loss_args` of bpcm: 'beta' must be one of"),
     (["training.precision=fp8"], "`precision` (='fp8') must be one of ['fp32', 'bf16']"),
+    (["training.early_stopping_metric=acu"], "`early_stopping_metric` (='acu') must be one of ['auc', "),
     (["training.table.optimizer=lion"], "`optimizer` (='lion') must be one of"),
     (["tafe.model_args.num_heads=5"], "`num_heads` (=5) must divide `embedding_dim` (="),  # the last model's
     (["--models", "tafe", "loss_args.task_weights=[1.0,2.0]"], "`task_weights` (=[1.0, 2.0]) must be one a task of"),

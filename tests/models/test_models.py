@@ -11,7 +11,7 @@ from torchrec.datasets.utils import Batch
 from torchrec.fx import symbolic_trace
 
 from tests.support import MODELS, NUM_EMBEDDINGS, TASKS, batch, build, tables, take, train_model
-from torchrec_mtl import MultiTaskTrain, Task, TaskChain, TaskForest
+from torchrec_mtl import TaskChain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.models import (
     AITM,

@@ -41,9 +41,9 @@ def cross_entropy(
 Edges = Sequence[tuple[int, int]]
 
 
-def chain(T: int) -> Edges:
+def chain(num_tasks: int) -> Edges:
     """(t - 1, t) for t >= 2, as the papers have it."""
-    return [(t - 1, t) for t in range(1, T)]
+    return [(t - 1, t) for t in range(1, num_tasks)]
 
 
 def _pair_weight(weights: Array | None, i: int, s: int, t: int) -> float:

@@ -5,15 +5,17 @@ import torch
 from torchrec import EmbeddingBagCollection
 from torchrec.optim.keyed import KeyedOptimizerWrapper
 
+from tests.foreign_metric import KNOWN
 from tests.support import NUM_DENSE, TASKS, batch, tables
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
-from torchrec_mtl.metrics import MultiTaskMetrics
+from torchrec_mtl.metrics import METRICS, MultiTaskMetrics
 from torchrec_mtl.models import SharedBottom
+from torchrec_mtl.training.checkpoint import best_checkpoint, read_manifest
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute, process_group
-from torchrec_mtl.training.evaluation import evaluate, mean_auc
+from torchrec_mtl.training.evaluation import evaluate, mean_over_tasks
 from torchrec_mtl.training.fit import fit, set_seed
 from torchrec_mtl.training.monitor import Monitor
 
@@ -42,7 +44,7 @@ class Batches:
         raise NotImplementedError
 
 
-def train(directory, learning_rate, **options):
+def train(directory, learning_rate, metrics=METRICS, **options):
     """Returns the result, the model and the batches; the labels are noise, so a model can only overfit."""
     config = TrainingConfig(
         batch_size=32,
@@ -55,7 +57,9 @@ def train(directory, learning_rate, **options):
     model = SharedBottom(tables(device="meta"), TASKS, NUM_DENSE, (4,))
     model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config, CPU)
     monitor = Monitor(directory)
-    result = fit(model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor)
+    result = fit(
+        model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor, metrics=metrics
+    )
     monitor.close()
     return result, model, valid_batches
 
@@ -66,19 +70,50 @@ def _group():
         yield
 
 
-def test_the_best_weights_are_left(tmp_path):
-    result, model, valid_batches = train(tmp_path, 0.05, max_epochs=4, evaluations_per_epoch=2, patience=8, seed=1)
+BEST = {
+    "auc": max,
+    "average_precision": max,
+    "log_loss": min,
+    "calibration": lambda means, key: min(means, key=lambda step: abs(key(step) - 1)),
+}
+
+
+@pytest.mark.parametrize("metric", BEST)
+def test_the_weights_that_are_best_by_the_metric_are_left(tmp_path, capsys, metric):
+    options = {"max_epochs": 4, "evaluations_per_epoch": 2, "patience": 8, "seed": 1, "early_stopping_metric": metric}
+    result, model, valid_batches = train(tmp_path, 0.05, KNOWN, **options)
     scores = {}
     for row in result.history:
-        if (row["metric"], row["space"]) == ("auc", "impressions"):
+        if (row["metric"], row["space"]) == (metric, "impressions"):
             scores.setdefault(row["step"], []).append(row["value"])
     means = {step: sum(values) / len(values) for step, values in scores.items()}
     assert list(means) == [4, 7, 11, 14, 18, 21, 25, 28]
-    assert result.best_step == max(means, key=means.get)
+    assert result.best_step == BEST[metric](means, key=means.get)
     assert result.best_step != 28, "nothing to restore: choose another seed"
     assert result.best_score == pytest.approx(means[result.best_step], abs=1e-12)
-    left = mean_auc(evaluate(model, valid_batches, TASKS, CPU).compute())
+    assert read_manifest(best_checkpoint(tmp_path / "checkpoints"))["step"] == result.best_step
+    left = mean_over_tasks(evaluate(model, valid_batches, TASKS, CPU, metrics=KNOWN).compute(), metric)
     assert left == pytest.approx(result.best_score, abs=1e-12)
+    assert f"validation {KNOWN[metric].title} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        ("average_precison", r"`early_stopping_metric` \(='average_precison'\) .*; the nearest is 'average_precision'"),
+        ("gauc", r"`early_stopping_metric` \(='gauc'\) must be a metric without groups"),
+    ],
+)
+def test_a_metric_that_cannot_be_measured_is_told_before_training(tmp_path, metric, sentence):
+    with pytest.raises(InputError, match=sentence):
+        train(tmp_path, 0.05, KNOWN, early_stopping_metric=metric)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_metric_that_is_defined_nowhere_is_told():
+    rows = [{"task": "click", "space": "impressions", "metric": "auc", "value": float("nan")}]
+    with pytest.raises(InputError, match="positives and negatives of a task for `auc` to be defined"):
+        mean_over_tasks(rows, "auc")
 
 
 def test_rows_are_grouped_as_told():

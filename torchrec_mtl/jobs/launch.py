@@ -66,7 +66,7 @@ def program(
     Raises:
         InputError: if ``mounts`` is not of TorchX's form.
     """
-    name = module.rpartition(".")[2]
+    name = arguments[0] if module == "torchrec_mtl" else module.rpartition(".")[2]
     role = specs.Role(
         name=name,
         image=image,
@@ -81,7 +81,7 @@ def program(
 
 
 def torchrun(
-    module: str,
+    job: str,
     arguments: Sequence[str],
     j: str,
     image: str,
@@ -93,7 +93,7 @@ def torchrun(
     rdzv_port: int,
     mounts: str,
 ) -> specs.AppDef:
-    """``torchrun -m module`` on every node.
+    """``torchrun -m torchrec_mtl job`` on every node.
 
     Raises:
         InputError: if ``j`` or ``mounts`` is not of its form.
@@ -101,9 +101,10 @@ def torchrun(
     env = {**worker_environment(cpu, processes_a_node(j, gpu)), **agent_environment(max_restarts)}
     launcher = getattr(dist, "torchrun", None) or dist.ddp  # what TorchX after 0.7 calls it, and 0.7
     app = launcher(
+        job,
         *arguments,
-        m=module,
-        name=f"/{module.rpartition('.')[2]}",
+        m="torchrec_mtl",
+        name=f"/{job}",
         image=image,
         cpu=cpu,
         gpu=gpu,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torchrec_mtl.errors import InputError, not_one_of
+from torchrec_mtl.metrics import METRICS, Metric
 
 T = TypeVar("T")
 
@@ -41,4 +42,26 @@ def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
         raise InputError(f"{what} {text!r}: {module} has no {name!r}") from error
     if not isinstance(found, kind):
         raise InputError(f"{what} {text!r} must be a {kind.__name__}, not a {type(found).__name__}")
+    return found
+
+
+def named_metrics(text: str) -> dict[str, Metric]:
+    """The metrics that ``text`` names by commas: by their name, or of your own by ``package.module:METRIC``.
+
+    One of your own is called as in its module, in lower case: ``my.metrics:AVERAGE_PRECISION`` is "average_precision".
+
+    Raises:
+        InputError: if there is no such metric, or one of your own has the name of ours.
+
+    Example::
+
+        >>> list(named_metrics("auc,log_loss"))
+        ['auc', 'log_loss']
+    """
+    found: dict[str, Metric] = {}
+    for each in text.split(","):
+        name = each.rpartition(":")[2].lower() if ":" in each else each
+        found[name] = named("metric", each, METRICS, Metric)
+        if ":" in each and name in METRICS:
+            raise InputError(f"metric {each!r} must not have the name of one of {list(METRICS)}")
     return found

@@ -1,10 +1,9 @@
 """Prepares a public data set from its raw files, once; ``--dataset FOLDER`` of the other programs then reads it.
 
-``python -m torchrec_mtl.jobs.prepare ali_ccp --raw DOWNLOAD --output FOLDER``; ``--help`` lists the data sets.
+``torchrec-mtl prepare ali_ccp --raw DOWNLOAD --output FOLDER``; ``--help`` lists the data sets.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torchrec_mtl.data.ali_ccp.protocols import BROKEN_FUNNEL, PROTOCOLS
 from torchrec_mtl.data.raw.bad_rows import POLICIES
 from torchrec_mtl.data.raw.report import read_findings
 from torchrec_mtl.data.taobao import prepare_taobao
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.arguments import Parser
 from torchrec_mtl.training.monitor import progress_bar
 
 
@@ -89,8 +88,12 @@ DATASETS = {"ali_ccp": _ali_ccp, "taobao": _taobao}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; a wrong one prints the usage and exits with status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The command line.
+
+    Raises:
+        InputError: if it is wrong.
+    """
+    parser = Parser(prog="torchrec-mtl prepare", description=__doc__)
     datasets = parser.add_subparsers(metavar="DATASET", required=True, help=f"one of {list(DATASETS)}")
     for name, add_arguments in DATASETS.items():
         own = datasets.add_parser(name)
@@ -99,19 +102,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         own.add_argument("--bad-rows", default="strict", choices=POLICIES, help="refuse, or put aside (%(default)s)")
         own.add_argument("--bad-rows-limit", type=int, default=1000, help="how many to put aside (%(default)s)")
         own.set_defaults(run=add_arguments(own))
-    return parser.parse_args(argv)
+    return parser.parse(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Status 0, or 2 with one sentence for a user's mistake."""
+    """Status 0.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
     args = parse(argv)
-    try:
-        args.run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args.run(args)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

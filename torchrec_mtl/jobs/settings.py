@@ -184,7 +184,7 @@ def _merged(old: Any, new: Any) -> Any:
 def describe(configs: Sequence[RunConfig]) -> str:
     """Every setting of the runs: value, type and what it is; those that all runs share once."""
     each = {config.name: (run_parameters(config.system, config.loss), flat(config.as_dict())) for config in configs}
-    parts = []
+    parts: list[str] = []
     for name, (known, values) in each.items():
         shared = not parts
         lines = [

@@ -6,7 +6,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -21,14 +21,14 @@ from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.arguments import Parser
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
-from torchrec_mtl.jobs.named import named
+from torchrec_mtl.jobs.named import named, named_metrics
 from torchrec_mtl.jobs.report import ModelReport, read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, first_difference
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
-from torchrec_mtl.metrics import METRICS
+from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.distributed import default_device, distribute_as_planned, process_group
-from torchrec_mtl.training.evaluation import evaluate
+from torchrec_mtl.training.evaluation import early_stopping_metric, evaluate
 from torchrec_mtl.training.faults import StopRequest
 from torchrec_mtl.training.first_rank import on_first_rank
 from torchrec_mtl.training.fit import fit, set_seed
@@ -90,6 +90,19 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
     return [make_config(system, settings, given, names) for system in systems]
 
 
+def check_arguments(argv: Sequence[str]) -> list[RunConfig]:
+    """The runs that a command line asks for.
+
+    Raises:
+        InputError: if it asks for none that can be made, whatever the data.
+    """
+    args = parser().parse(argv)
+    configs, known = configure(args), {**METRICS, **named_metrics(args.metrics)}
+    for config in configs:
+        early_stopping_metric(config.training, known)
+    return configs
+
+
 def find_systems(models: str) -> list[System]:
     """The systems that are named, by commas.
 
@@ -134,6 +147,7 @@ def train_model(
     device: torch.device,
     directory: Path,
     stop_requested: Callable[[], bool] = lambda: False,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> ModelReport:
     """Trains one model, then reads the test split, once; where ``splits`` has none, it ends with validation.
 
@@ -178,18 +192,19 @@ def train_model(
         monitor,
         title,
         stop_requested,
+        metrics,
     )
     monitor.close()
     report = ModelReport(config, result, num_parameters)
     if "test" in splits and not result.stopped:
         test, group_of_row = batches("test"), splits["test"].groups
         groups = None if group_of_row is None else (group_of_row[rows] for rows in test.rows())
-        metrics = evaluate(model, test, schema.tasks, device, groups)
-        report = replace(report, test=metrics.compute(), curves=metrics.calibration_curves())
+        measured = evaluate(model, test, schema.tasks, device, groups, metrics)
+        report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
     return report
 
 
-def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
+def check_models(configs: Sequence[RunConfig], schema: Schema, known: Mapping[str, Metric]) -> None:
     """Builds every model on ``meta``: a wrong argument of the last one is told before the first is trained."""
     for config in configs:
         parts = dist.get_world_size() * config.training.micro_batches
@@ -198,17 +213,22 @@ def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
                 f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes times "
                 f"`micro_batches` ({parts})"
             )
+        early_stopping_metric(config.training, known)
         build_model(config, schema, torch.device("meta"))
 
 
 def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """The whole job."""
     device = default_device()
+    shown = named_metrics(args.metrics)
+    known = {**METRICS, **shown}
     stop = StopRequest()
     with stop.listening(), process_group(device):
         data = dataset_directory(args.dataset, args.sample, args.raw)
         schema = Schema.load(data)
-        check_models(configs, schema)
+        for metric in shown:
+            find_metric(metric, known, "metrics", with_groups=schema.group is not None)
+        check_models(configs, schema, known)
         splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
         directory = on_first_rank(lambda: run_directory(args, configs))
         reports = []
@@ -216,7 +236,7 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
             own = directory / config.name
             report = on_first_rank(partial(read_report, config, own / "report.json"))
             if report is None:
-                report = train_model(config, schema, splits, device, own, stop)
+                report = train_model(config, schema, splits, device, own, stop, known)
                 if report.result.stopped:
                     if dist.get_rank() == 0:
                         print(f"{directory}: not finished; the same command with `--name {directory.name}` goes on")
@@ -225,7 +245,7 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
                     save_report(report, own / "report.json")
             reports.append(report)
         if dist.get_rank() == 0:
-            write_report(reports, schema, directory)
+            write_report(reports, schema, directory, list(shown), known)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,8 @@
 """The papers' objectives as modules, for `MultiTaskTrain`.
 
-A loss is built with the tasks, ``Loss(tasks, ...)``, and called as ``loss(logits, labels, weights) -> scalar``. What else
-it reads of a model are keyword-only arguments of its ``forward``, by the names under which the model gives them: see
-`torchrec_mtl.losses.CounterfactualLoss`. It may have parameters, which are then trained with the model's.
+A loss is built with the tasks, ``Loss(tasks, ...)``, and called as ``loss(logits, labels, weights) -> scalar``. What
+else it reads of a model are keyword-only arguments of its ``forward``, by the names under which the model gives them:
+see `torchrec_mtl.losses.CounterfactualLoss`. It may have parameters, which are then trained with the model's.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
-"""Every metric of every task, in every sample space the task has."""
+"""Named metrics of every task, in every sample space the task has."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,17 +10,10 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics.gather import gather_rows
-from torchrec_mtl.metrics.probability import (
-    CalibrationCurve,
-    calibration,
-    calibration_curve,
-    conditional_logits,
-    log_loss,
-    normalized_entropy,
-)
-from torchrec_mtl.metrics.ranking import auc, gauc
+from torchrec_mtl.metrics.metric import METRICS, Metric
+from torchrec_mtl.metrics.probability import CalibrationCurve, calibration_curve, conditional_logits
 from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.tasks import TaskForest
 
 
 class MultiTaskMetrics:
@@ -31,7 +25,7 @@ class MultiTaskMetrics:
     - ``"impressions"``: all rows; ranking and probability metrics alike use ``p_t``. For a purchase after a
       click this is CTCVR.
     - ``"after <previous>"``: the rows whose previous label is 1 and not masked.
-      *Probability* metrics (``log_loss``, ``normalized_entropy``, ``calibration``) use the conditional
+      *Probability* metrics (of those here ``log_loss``, ``normalized_entropy``, ``calibration``) use the conditional
       ``min(p_t / p_{t-1}, 1)`` of :func:`conditional_logits`, because that is what the labels of these rows
       follow; ``p_t`` would be out by the rate of the former step.
       *Ranking* metrics (``auc``, ``gauc``) use ``p_t``: candidates are ranked before the former step is
@@ -46,10 +40,12 @@ class MultiTaskMetrics:
 
     Args:
         tasks: the funnel, ``T`` tasks.
-        with_groups: whether ``update`` takes groups and ``compute`` measures ``gauc``.
+        with_groups: whether ``update`` takes groups and ``compute`` measures the grouped metrics, such as ``gauc``.
+        metrics: what is measured, by name.
 
     Example::
 
+        >>> from torchrec_mtl.tasks import TaskChain
         >>> metrics = MultiTaskMetrics(TaskChain(["click", "purchase"]))
         >>> metrics.update(
         ...     logits=torch.tensor([[2.0, 0.0], [1.0, -1.0], [-1.0, -3.0]]),
@@ -66,9 +62,10 @@ class MultiTaskMetrics:
         purchase after click auc 1.0
     """
 
-    def __init__(self, tasks: TaskChain, with_groups: bool = False) -> None:
+    def __init__(self, tasks: TaskForest, with_groups: bool = False, metrics: Mapping[str, Metric] = METRICS) -> None:
         self.tasks = tasks
         self.with_groups = with_groups
+        self.metrics = {name: metric for name, metric in metrics.items() if with_groups or not metric.grouped}
         self.reset()
 
     def reset(self) -> None:
@@ -86,7 +83,7 @@ class MultiTaskMetrics:
             logits: ``[B, T]`` marginal logits.
             labels: ``[B, T]`` in {0, 1}.
             weights: ``[B, T]``, at least 0; 0 masks the label. 1 by default.
-            groups: ``[B]`` integer ids for ``gauc``, with ``with_groups`` only.
+            groups: ``[B]`` integer ids for grouped metrics, with ``with_groups`` only.
 
         Raises:
             InputError: if a logit is NaN or infinite, a label neither 0 nor 1 (and not masked), a weight
@@ -128,7 +125,7 @@ class MultiTaskMetrics:
         return [
             {"task": task, "space": space, "metric": metric, "value": value}
             for t, task in enumerate(self.tasks)
-            for space, values in zip(self.tasks.spaces(task), _measure_spaces(rows, t), strict=True)
+            for space, values in zip(self.tasks.spaces(task), self._measure_spaces(rows, t), strict=True)
             for metric, value in values.items()
         ]
 
@@ -149,33 +146,24 @@ class MultiTaskMetrics:
             raise InputError("metrics of no rows are undefined: `update` must come before them")
         return rows
 
+    def _measure_spaces(self, rows: list[Tensor], t: int) -> Iterator[dict[str, float]]:
+        """The metrics of task ``t``: of all its rows, then of those where the step before happened."""
+        logits, _, weights = (column[:, t] for column in rows[:3])
+        labelled = weights > 0
+        yield self._measure(rows, t, logits, labelled)
+        before = self.tasks.parents[t]
+        if before is not None:
+            logits_before, happened, weights_before = (column[:, before] for column in rows[:3])
+            after = labelled & happened & (weights_before > 0)
+            yield self._measure(rows, t, conditional_logits(logits, logits_before), after)
 
-def _measure_spaces(rows: list[Tensor], t: int) -> Iterator[dict[str, float]]:
-    """The metrics of task ``t``: of all its rows, then of those where the step before happened."""
-    logits, labels, weights = (column[:, t] for column in rows[:3])
-    groups = rows[3] if len(rows) > 3 else None
-    labelled = weights > 0
-    yield _measure(logits, logits, labels, weights, groups, labelled)
-    if t > 0:
-        previous_logits, happened, previous_weights = (column[:, t - 1] for column in rows[:3])
-        conditional = conditional_logits(logits, previous_logits)
-        after = labelled & happened & (previous_weights > 0)
-        yield _measure(logits, conditional, labels, weights, groups, after)
-
-
-def _measure(
-    scores: Tensor, logits: Tensor, labels: Tensor, weights: Tensor, groups: Tensor | None, kept: Tensor
-) -> dict[str, float]:
-    """Ranking metrics from ``scores``, probability metrics from ``logits``, over the rows ``kept``."""
-    scores, logits, labels, weights = scores[kept], logits[kept], labels[kept], weights[kept]
-    values = {
-        "num_rows": float(len(labels)),
-        "positives": float(labels.sum()),
-        "auc": auc(scores, labels, weights),
-        "log_loss": log_loss(logits, labels, weights),
-        "normalized_entropy": normalized_entropy(logits, labels, weights),
-        "calibration": calibration(logits, labels, weights),
-    }
-    if groups is not None:
-        values["gauc"] = gauc(scores, labels, groups[kept], weights)
-    return values
+    def _measure(self, rows: list[Tensor], t: int, logits: Tensor, kept: Tensor) -> dict[str, float]:
+        """The metrics of task ``t`` over the rows ``kept``; ``logits`` are those of the probability metrics."""
+        marginal, happened, weights = (column[kept, t] for column in rows[:3])
+        groups = [column[kept] for column in rows[3:]]
+        values = {"num_rows": float(len(happened)), "positives": float(happened.sum())}
+        scores, labels = {"ranking": marginal, "probability": logits[kept]}, happened.float()
+        for name, metric in self.metrics.items():
+            columns = (scores[metric.score], labels, *(groups if metric.grouped else ()), weights)
+            values[name] = metric.function(*columns) if len(labels) else math.nan
+        return values

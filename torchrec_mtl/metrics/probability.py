@@ -22,7 +22,7 @@ def log_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> f
         weights: ``[N]``, at least 0; 1 by default.
 
     Returns:
-        The log loss; NaN where no row has a weight above 0.
+        The log loss, lower is better; NaN where no row has a weight above 0.
 
     Raises:
         InputError: if a logit is NaN or infinite, a label neither 0 nor 1, a weight negative or not finite,
@@ -45,7 +45,7 @@ def normalized_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = 
     rate is that of these very rows. Arguments and errors as :func:`log_loss`.
 
     Returns:
-        The normalised entropy; NaN where one of the classes has no row of weight above 0.
+        The normalised entropy, lower is better; NaN where one of the classes has no row of weight above 0.
 
     Example::
 
@@ -65,7 +65,7 @@ def calibration(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -
     Arguments and errors as :func:`log_loss`.
 
     Returns:
-        The ratio; NaN where no positive has a weight above 0.
+        The ratio, nearer to 1 is better; NaN where no positive has a weight above 0.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""How well scores rank positives above negatives: exact, without bins, ties counted as one half."""
+"""How well scores rank positives above negatives, higher is better: exact, without bins, ties counted as one half."""
 
 import math
 
@@ -30,7 +30,7 @@ def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
         weights: ``[N]``, at least 0; a pair counts the product of its rows' weights. 1 by default.
 
     Returns:
-        The AUC; NaN where one of the classes has no row of weight above 0.
+        The AUC, higher is better; NaN where one of the classes has no row of weight above 0.
 
     Raises:
         InputError: if a score is NaN or infinite, a label neither 0 nor 1, a weight negative or not finite,
@@ -79,7 +79,7 @@ def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None 
         weights: ``[N]``, at least 0; 1 by default.
 
     Returns:
-        The group AUC; NaN where no group has both classes.
+        The group AUC, higher is better; NaN where no group has both classes.
 
     Raises:
         InputError: as :func:`auc`, and if ``groups`` are not integers.

@@ -86,7 +86,8 @@ class AITM(MultiTaskModel):
         dropout: probability of dropping a unit of ``f_t`` and ``g_t`` in training.
 
     Raises:
-        InputError: if no task needs another, there is no layer, a layer's size is below 1, or ``dropout`` is not from 0 to 1.
+        InputError: if no task needs another, there is no layer, a layer's size is below 1, or ``dropout`` is not
+            from 0 to 1.
     """
 
     def __init__(

@@ -112,8 +112,8 @@ class BPCM(MultiTaskModel):
         conversion: False for the ablation "w/o BPC": ``Z_t = q_t``.
 
     Raises:
-        InputError: if no task needs another (unless ``conversion`` is False), ``num_heads`` does not divide ``D``, both
-            units of the feature towers are left out, or a size or probability is out of its range.
+        InputError: if no task needs another (unless ``conversion`` is False), ``num_heads`` does not divide ``D``,
+            both units of the feature towers are left out, or a size or probability is out of its range.
     """
 
     def __init__(

@@ -75,7 +75,8 @@ class CrossStitch(MultiTaskModel):
         stitch: one ``alpha`` per ``"channel"``, as in the paper, or per ``"layer"``, see `CrossStitchUnit`.
 
     Raises:
-        InputError: if ``stitch`` is neither ``"channel"`` nor ``"layer"``, a layer's size is below 1, or ``dropout`` is not from 0 to 1.
+        InputError: if ``stitch`` is neither ``"channel"`` nor ``"layer"``, a layer's size is below 1, or
+            ``dropout`` is not from 0 to 1.
     """
 
     def __init__(

@@ -100,8 +100,8 @@ class ESCM2(MultiTaskModel):
         dropout: probability of dropping a tower's hidden unit in training.
 
     Raises:
-        InputError: if no task needs another, ``estimator`` is neither ``"ips"`` nor ``"dr"``, a layer's size is below 1, or
-            ``dropout`` is not from 0 to 1.
+        InputError: if no task needs another, ``estimator`` is neither ``"ips"`` nor ``"dr"``, a layer's size is
+            below 1, or ``dropout`` is not from 0 to 1.
     """
 
     def __init__(

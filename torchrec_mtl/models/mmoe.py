@@ -78,7 +78,8 @@ class MMoE(MultiTaskModel):
         gate: makes what weighs the experts: `SoftmaxGate`, or a `DSelectK`.
 
     Raises:
-        InputError: if there is no expert or no layer of one, a layer's size is below 1, or ``dropout`` is not from 0 to 1; for the gate, see `DSelectK`.
+        InputError: if there is no expert or no layer of one, a layer's size is below 1, or ``dropout`` is not from
+            0 to 1; for the gate, see `DSelectK`.
     """
 
     def __init__(

@@ -33,7 +33,8 @@ class PLEArch(nn.Module):
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
         num_tasks: ``T``.
-        num_layers, num_task_experts, num_shared_experts, expert_layer_sizes, tower_layer_sizes, dropout, gate: see `PLE`.
+        num_layers, num_task_experts, num_shared_experts: see `PLE`.
+        expert_layer_sizes, tower_layer_sizes, dropout, gate: see `PLE`.
 
     Raises:
         InputError: see `PLE`.
@@ -101,8 +102,8 @@ class PLE(MultiTaskModel):
         gate: makes what weighs the experts: `SoftmaxGate`, or a `DSelectK`.
 
     Raises:
-        InputError: if there is no extraction layer, shared expert or layer of an expert, a size is below 1, or ``dropout``
-            is not from 0 to 1; for the gates, see `DSelectK`.
+        InputError: if there is no extraction layer, shared expert or layer of an expert, a size is below 1, or
+            ``dropout`` is not from 0 to 1; for the gates, see `DSelectK`.
     """
 
     def __init__(

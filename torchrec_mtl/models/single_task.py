@@ -25,7 +25,8 @@ class SingleTask(nn.Module):
         dropout: probability of dropping a hidden unit in training.
 
     Raises:
-        InputError: if there is a sequence of features of another length, a layer's size is below 1, or ``dropout`` is not from 0 to 1.
+        InputError: if there is a sequence of features of another length, a layer's size is below 1, or ``dropout`` is
+            not from 0 to 1.
 
     Example::
 
@@ -77,4 +78,5 @@ class SingleTask(nn.Module):
             InputError: if one is not between 0 and 1.
         """
         for tower, rate in zip(self.over_arch, base_rates.tolist(), strict=True):
+            assert isinstance(tower, Tower)
             tower.start_from_base_rate(rate)

@@ -141,7 +141,8 @@ class TAFE(MultiTaskModel):
             `torchrec_mtl.ops.inducing_attention`.
 
     Raises:
-        InputError: if ``num_heads`` does not divide ``D``, there is no layer, or a size or choice is out of its range.
+        InputError: if ``num_heads`` does not divide ``D``, there is no layer, or a size or choice is out of its
+            range.
     """
 
     def __init__(

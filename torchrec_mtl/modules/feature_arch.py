@@ -1,6 +1,7 @@
 """Sparse and dense features to fields' embeddings: what every model has below its over arch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagC
     Raises:
         InputError: if it is none that TorchRec has, or has no table.
     """
-    collection = embedding_bag_collection
+    collection: Any = embedding_bag_collection
     if isinstance(collection, ManagedCollisionEmbeddingBagCollection):
         collection = collection._embedding_module
     elif isinstance(collection, FeatureProcessedEmbeddingBagCollection):

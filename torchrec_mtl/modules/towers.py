@@ -113,4 +113,5 @@ class TaskTowers(nn.Module):
             told = f"`base_rates` (={base_rates.tolist()}) must be one a tower, of which there are {len(self.towers)}"
             raise InputError(told)
         for tower, rate in zip(self.towers, base_rates.tolist(), strict=True):
+            assert isinstance(tower, Tower)
             tower.start_from_base_rate(rate)

@@ -118,7 +118,9 @@ class TrainingConfig:
         shuffle_window: rows that are shuffled together, see `torchrec_mtl.data.BatchLoader`; 0 for all of the split.
         max_epochs: passes over the training split at most.
         evaluations_per_epoch: how often the validation split is read in an epoch.
-        patience: evaluations without a better mean validation AUC after which training stops.
+        early_stopping_metric: the name of the metric by which validation chooses the best weights: its mean over the
+            tasks, over all impressions. Which way is better is the metric's; `fit` looks it up.
+        patience: evaluations without a better one after which training stops.
         seed: of initialisation, dropout and the order of rows. The same seed, ranks and threads on a CPU repeat a
             run bit for bit.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
@@ -140,6 +142,7 @@ class TrainingConfig:
     shuffle_window: int = 0
     max_epochs: int = 1
     evaluations_per_epoch: int = 1
+    early_stopping_metric: str = "auc"
     patience: int = 3
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -1,7 +1,7 @@
 """Predictions of all ranks, measured."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.metrics import MultiTaskMetrics, suspicious
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics, find_metric, suspicious
+from torchrec_mtl.tasks import TaskForest
+from torchrec_mtl.training.config import TrainingConfig
 
 Rows = list[dict[str, Any]]
 
@@ -19,9 +20,10 @@ Rows = list[dict[str, Any]]
 def evaluate(
     model: nn.Module,
     batches: Iterable[Any],
-    tasks: TaskChain,
+    tasks: TaskForest,
     device: torch.device,
     groups: Iterable[Tensor] | None = None,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> MultiTaskMetrics:
     """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures all ranks'.
 
@@ -32,11 +34,12 @@ def evaluate(
         device: where the model runs.
         groups: of each batch, the integers ``[B]`` that group its rows for GAUC, those of padded rows left out; if
             any.
+        metrics: what is measured, by name.
 
     Returns:
         The metrics, to be computed by every rank.
     """
-    metrics = MultiTaskMetrics(tasks, with_groups=groups is not None)
+    collected = MultiTaskMetrics(tasks, groups is not None, metrics)
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -45,30 +48,48 @@ def evaluate(
             _, (_, logits, labels) = model(batch)
             if of_batch is not None:  # padded rows are of no group, but their weight is 0
                 of_batch = pad(of_batch, (0, len(labels) - len(of_batch))).to(device)
-            metrics.update(logits.float(), labels, batch.weights, of_batch)
+            collected.update(logits.float(), labels, batch.weights, of_batch)
     model.train(was_training)
-    return metrics
+    return collected
 
 
-def aucs(rows: Rows) -> list[float]:
-    """The tasks' AUCs over all impressions, NaN where one is undefined."""
-    return [r["value"] for r in rows if r["metric"] == "auc" and r["space"] == "impressions"]
-
-
-def mean_auc(rows: Rows) -> float:
-    """The mean of the tasks' AUCs over all impressions, of those that are defined: what early stopping goes by.
+def early_stopping_metric(config: TrainingConfig, metrics: Mapping[str, Metric] = METRICS) -> Metric:
+    """What validation chooses the best weights by.
 
     Raises:
-        InputError: if no task has both positives and negatives.
+        InputError: if ``config`` names none of ``metrics``, or one that needs groups, which validation is without.
     """
-    defined = [value for value in aucs(rows) if not math.isnan(value)]
+    return find_metric(config.early_stopping_metric, metrics, "early_stopping_metric", with_groups=False)
+
+
+def by_task(rows: Rows, metric: str) -> list[float]:
+    """The tasks' values of ``metric`` over all impressions, NaN where one is undefined."""
+    return [row["value"] for row in rows if (row["metric"], row["space"]) == (metric, "impressions")]
+
+
+def mean_over_tasks(rows: Rows, metric: str) -> float:
+    """The mean of what `by_task` gives, of those that are defined: what early stopping goes by.
+
+    Raises:
+        InputError: if it is defined for no task.
+
+    Example::
+
+        >>> rows = [{"task": t, "space": "impressions", "metric": "auc", "value": v}
+        ...         for t, v in [("click", 0.6), ("buy", 0.8), ("return", math.nan)]]
+        >>> mean_over_tasks(rows, "auc")
+        0.7
+    """
+    defined = [value for value in by_task(rows, metric) if not math.isnan(value)]
     if not defined:
-        raise InputError("the validation split must have positives and negatives of at least one task")
+        raise InputError(
+            f"the validation split must have positives and negatives of a task for `{metric}` to be defined"
+        )
     return sum(defined) / len(defined)
 
 
 def suspicions(rows: Rows) -> list[str]:
-    """What `suspicious` says of the tasks' AUCs over all impressions, by task.
+    """What `suspicious` says of the tasks' AUCs over all impressions, by task; nothing where AUC is not measured.
 
     Example::
 
@@ -83,5 +104,6 @@ def suspicions(rows: Rows) -> list[str]:
     told = {
         task: suspicious(values["auc"], values["positives"], values["num_rows"] - values["positives"])
         for task, values in measured.items()
+        if "auc" in values
     }
     return [f"{task}: {text}" for task, text in told.items() if text]

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +17,11 @@ from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipeline
 from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.metrics import METRICS, Metric
+from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, load_weights
 from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.evaluation import aucs, evaluate, mean_auc, suspicions
+from torchrec_mtl.training.evaluation import by_task, early_stopping_metric, evaluate, mean_over_tasks, suspicions
 from torchrec_mtl.training.faults import Recorded, tell_non_finite
 from torchrec_mtl.training.monitor import Monitor, progress_bar
 from torchrec_mtl.training.result import TrainingResult
@@ -65,14 +66,16 @@ class Training:
         optimizer: KeyedOptimizer,
         train_batches: Batches,
         valid_batches: Iterable[Any],
-        tasks: TaskChain,
+        tasks: TaskForest,
         config: TrainingConfig,
         device: torch.device,
         directory: Path,
         monitor: Monitor,
         description: str,
         stop_requested: Callable[[], bool],
+        metrics: Mapping[str, Metric] = METRICS,
     ) -> None:
+        self.metrics, self.chosen_by = metrics, early_stopping_metric(config, metrics)
         self.model, self.optimizer, self.device = model, optimizer, device
         self.train_batches, self.valid_batches, self.tasks = train_batches, valid_batches, tasks
         self.config, self.directory, self.monitor, self.description = config, directory, monitor, description
@@ -186,22 +189,24 @@ class Training:
         result = self.result
         loss = result.loss_sum / max(result.loss_rows, 1)
         result.loss_sum, result.loss_rows = 0.0, 0
-        metrics = evaluate(self.model, self.valid_batches, self.tasks, self.device)
-        rows = [{"split": "valid", **row} for row in metrics.compute()]
-        score = mean_auc(rows)
+        measured = evaluate(self.model, self.valid_batches, self.tasks, self.device, metrics=self.metrics)
+        rows = [{"split": "valid", **row} for row in measured.compute()]
+        metric, named = self.chosen_by, self.config.early_stopping_metric
+        score = mean_over_tasks(rows, named)
         result.history += [{"step": result.step, **row} for row in rows]
         self.monitor.scalars(result.step, [{"split": "train", "metric": "loss", "value": loss}, *rows])
         skipped = f", {result.num_skipped} batches skipped" if result.num_skipped else ""
-        by_task = " / ".join(f"{value:.4f}" for value in aucs(rows))
-        _say(f"{name}, step {result.step}: loss {loss:.4f}, validation AUC {by_task}, mean {score:.4f}{skipped}")
+        values = " / ".join(f"{value:.4f}" for value in by_task(rows, named))
+        told = f"validation {metric.title} {values}, mean {score:.4f}"
+        _say(f"{name}, step {result.step}: loss {loss:.4f}, {told}{skipped}")
         for warning in suspicions(rows):
             _say(f"{name}: warning: {warning}")
         result.without_gain += 1
-        if score > result.best_score:
+        if result.best_score is None or metric.merit(score) > metric.merit(result.best_score):
             result.best_score, result.best_step, result.without_gain = score, result.step, 0
         if result.epoch_step == self.steps_per_epoch:
             result.epoch, result.epoch_step = result.epoch + 1, 0
-        self._save(score)
+        self._save(metric.merit(score))
 
     def _take_loss(self) -> None:
         """Brings what the ranks have summed up since the last time into the result."""
@@ -211,12 +216,12 @@ class Training:
         self.result.num_rows += num_rows
         self.result.num_skipped = self.step.num_skipped
 
-    def _save(self, score: float | None) -> None:
+    def _save(self, merit: float | None) -> None:
         self._take_loss()
         # the loader itself is ahead: the pipeline reads batches before it uses them
         position = {"epoch": self.result.epoch, "step": self.result.epoch_step * self.config.micro_batches}
         state = {"result": asdict(self.result), "data": {**self.train_batches.state_dict(), **position}}
-        self.checkpointer.save(self.result.step, self.model, self.optimizer, state, score)
+        self.checkpointer.save(self.result.step, self.model, self.optimizer, state, merit)
 
     def close(self) -> None:
         """After a run that came to its end on all ranks."""
@@ -229,13 +234,14 @@ def fit(
     optimizer: KeyedOptimizer,
     train_batches: Batches,
     valid_batches: Iterable[Any],
-    tasks: TaskChain,
+    tasks: TaskForest,
     config: TrainingConfig,
     device: torch.device,
     directory: Path,
     monitor: Monitor,
     description: str = "train",
     stop_requested: Callable[[], bool] = lambda: False,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> TrainingResult:
     """Trains until validation stops improving, and leaves the best weights in the model.
 
@@ -254,13 +260,15 @@ def fit(
         monitor: takes loss and validation metrics.
         description: what the progress bar says.
         stop_requested: whether this rank was told to stop; asked at every step.
+        metrics: what validation measures, by name; the config's ``early_stopping_metric`` is one of them.
 
     Returns:
         The validation history and the throughput; ``stopped`` if it was told to stop, after a checkpoint.
 
     Raises:
         TrainingError: if the loss is not finite, or a checkpoint cannot be written.
-        InputError: if a checkpoint in ``directory`` is damaged or of another run.
+        InputError: before training, if ``early_stopping_metric`` names none of ``metrics``, or a checkpoint in
+            ``directory`` is damaged or of another run.
     """
     training = Training(
         model,
@@ -274,6 +282,7 @@ def fit(
         monitor,
         description,
         stop_requested,
+        metrics,
     )
     result = training.run()
     training.close()

@@ -12,7 +12,7 @@ class TrainingResult:
     Args:
         history: validation rows ``{step, split, task, space, metric, value}``, in order.
         best_step: the optimizer step whose weights are the best.
-        best_score: their mean validation AUC.
+        best_score: their early stopping metric on validation, as `mean_over_tasks` has it; None before the first one.
         seconds: of training, evaluation and checkpoints left out.
         num_rows: training rows taken, over all ranks.
         num_skipped: batches left out because their loss was not finite.
@@ -25,7 +25,7 @@ class TrainingResult:
 
     history: Rows = field(default_factory=list)
     best_step: int = 0
-    best_score: float = float("-inf")
+    best_score: float | None = None
     seconds: float = 0.0
     num_rows: int = 0
     num_skipped: int = 0

@@ -31,8 +31,8 @@ class MultiTaskTrain(nn.Module):
 
     A loss that reads more than the logits says so by keyword-only arguments of its ``forward``. A model that gives more
     has ``output_names`` and ``outputs(dense_features, sparse_features)``, a dictionary from each of these names to a
-    tensor, ``"logits"`` among them; what the loss reads of it is passed on by name. So any loss goes with any model that
-    gives what it reads.
+    tensor, ``"logits"`` among them; what the loss reads of it is passed on by name. So any loss goes with any model
+    that gives what it reads.
 
     Args:
         model: ``model(dense_features, sparse_features) -> logits [B, T]``; any module, ours or not.

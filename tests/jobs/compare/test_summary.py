@@ -8,6 +8,7 @@ from scipy import stats
 
 from torchrec_mtl.jobs.compare import summary
 from torchrec_mtl.jobs.compare.summary import Scores
+from torchrec_mtl.metrics import METRICS
 from torchrec_mtl.tasks import TaskChain
 
 TASKS = TaskChain(["click", "purchase"])
@@ -26,8 +27,9 @@ COLLECTED = {
 }
 
 
-def rows(collected, system):
-    return [row for row in summary.comparison_rows(collected, TASKS) if row["model"] == system]
+def rows(collected, system, metric="auc"):
+    compared = summary.comparison_rows(collected, TASKS, metric, METRICS[metric])
+    return [row for row in compared if row["model"] == system]
 
 
 def test_keys_have_the_whole_space_first():
@@ -39,14 +41,31 @@ def test_a_model_is_held_to_the_best_baseline_and_an_ablation_to_its_model():
         assert row["against"] == "MMoE"
         assert row["difference"] == pytest.approx(0.05)
         assert row["p_value"] == pytest.approx(stats.ttest_rel([0.70, 0.69, 0.71], [0.66, 0.65, 0.64]).pvalue)
-        assert row["auc_mean"] == pytest.approx(0.70)
-        assert row["auc_std"] == pytest.approx(0.01)
+        assert row["mean"] == pytest.approx(0.70)
+        assert row["std"] == pytest.approx(0.01)
         assert row["rela_impr"] == pytest.approx(0.20 / 0.11 - 1)
         assert row["gain"] == pytest.approx(0.70 / 0.61 - 1)
     for row in rows(COLLECTED, "tafe_wo_tsa"):
         assert row["against"] == "TAFE"
         assert row["difference"] == pytest.approx(-0.02)
     assert all("against" not in row for row in rows(COLLECTED, "mmoe"))  # it is the best one
+
+
+def test_where_lower_is_better_the_best_baseline_is_the_lowest():
+    for row in rows(COLLECTED, "tafe", "log_loss"):
+        assert (row["metric"], row["against"]) == ("log_loss", "Single-Task")
+        assert row["difference"] == pytest.approx(0.70 - 0.61)
+    assert "against" in rows(COLLECTED, "mmoe", "log_loss")[0]
+
+
+def test_calibration_is_held_to_the_one_nearest_to_one():
+    some = {"mmoe": scores("MMoE", 1.2, 1.3, 1.1), "ple": scores("PLE", 0.9, 0.9, 0.9), "tafe": COLLECTED["tafe"]}
+    assert rows(some, "tafe", "calibration")[0]["against"] == "PLE"
+
+
+def test_gains_are_of_auc_alone():
+    assert "rela_impr" in rows(COLLECTED, "tafe")[0]
+    assert not {"rela_impr", "gain"} & set(rows(COLLECTED, "tafe", "log_loss")[0])
 
 
 def test_the_test_is_over_the_seeds_that_both_have():
@@ -56,9 +75,9 @@ def test_the_test_is_over_the_seeds_that_both_have():
 
 
 def test_one_seed_has_no_deviation_and_no_test():
-    one = {system: Scores(s.title, (0,), {k: v[:1] for k, v in s.auc.items()}) for system, s in COLLECTED.items()}
+    one = {system: Scores(s.title, (0,), {k: v[:1] for k, v in s.values.items()}) for system, s in COLLECTED.items()}
     row = rows(one, "tafe")[0]
-    assert math.isnan(row["auc_std"])
+    assert math.isnan(row["std"])
     assert math.isnan(row["p_value"])
 
 

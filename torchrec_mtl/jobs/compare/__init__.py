@@ -1,7 +1,7 @@
 """Compares systems under one protocol: models x seeds x data sets, one report.
 
-``python -m torchrec_mtl.jobs.compare --help``.
+``torchrec-mtl compare --help``.
 
 `protocols` says what is compared, `plan` which runs that takes, `runs` makes one of them, `workers` makes them in
-parallel, `efficiency` times the models, `summary` sums up, `figures` and `html` show.
+parallel, `efficiency` times the models, `summary` sums up, `tables`, `figures` and `html` show.
 """

@@ -12,12 +12,11 @@ from torch import nn
 
 from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
 from torchrec_mtl.files import write_whole
+from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import provenance
-from torchrec_mtl.jobs.registry import MODELS
-from torchrec_mtl.jobs.settings import RunConfig
-from torchrec_mtl.jobs.train import build_model
-from torchrec_mtl.modules import DynamicSelector, start_from_base_rates
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.modules import DynamicSelector
 from torchrec_mtl.training.distributed import default_device, distribute, process_group
 
 BASE = "shared_bottom"
@@ -28,7 +27,8 @@ ROUNDS, STEPS, WARM_UP = 9, 5, 3
 def build_settled(config: RunConfig, split: Split, device: torch.device) -> nn.Module:
     """The model with its loss as training begins, but its smooth step as training leaves it."""
     built = build_model(config, split.schema, device)
-    start_from_base_rates(built, split.base_rates())
+    if hasattr(built.model, "start_from_base_rates"):
+        built.model.start_from_base_rates(split.base_rates())
     for module in built.modules():
         if isinstance(module, DynamicSelector):
             module.step.fill_(10**9)
@@ -113,7 +113,7 @@ def measure_efficiency(plan: Plan) -> None:
 
     A ratio is the median over the rounds of a model's time to Shared-Bottom's in the same round.
     """
-    chosen = {system: c for system, c in plan.chosen().items() if MODELS[system].ablation_of is None}
+    chosen = {system: c for system, c in plan.chosen().items() if plan.by_name[system].ablation_of is None}
     if BASE not in chosen:
         print(f"efficiency: not measured, as {BASE} is not compared", flush=True)
         return
@@ -123,7 +123,7 @@ def measure_efficiency(plan: Plan) -> None:
         timed = time_in_turns({s: plan.config(s, c, plan.seeds[0]) for s, c in chosen.items()}, split, device)
     rows = []
     for system, model in timed.items():
-        row: dict[str, Any] = {"model": system, "parameter_mb": model.megabytes}
+        row: dict[str, Any] = {"model": system, "title": plan.by_name[system].title, "parameter_mb": model.megabytes}
         for name, measured in model.seconds.items():
             of_rounds = sorted(ratios(model, timed[BASE], name))
             row[f"{name}_ratio"] = statistics.median(of_rounds)

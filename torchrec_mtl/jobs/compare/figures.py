@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from torchrec_mtl.jobs.compare.selection import Selection
 from torchrec_mtl.jobs.compare.summary import PROPOSED, Scores, best_baseline
-from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.metrics import Metric
 from torchrec_mtl.modules import SmoothStepSchedule, smooth_step
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.tasks import TaskForest
 
 
 def png(figure: Figure) -> bytes:
@@ -28,22 +28,24 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def auc_dots(collected: Mapping[str, Scores], tasks: TaskChain) -> bytes:
-    """Test AUC of every system and seed, all impressions; a column a task, the best baseline's mean as a line."""
+def dots(collected: Mapping[str, Scores], tasks: TaskForest, metric: Metric) -> bytes:
+    """The metric of every system and seed, test, all impressions; a column a task, the best baseline's mean a line."""
     systems = list(collected)[::-1]
     size = (3.2 * len(tasks) + 1.5, 0.3 * len(systems) + 1.2)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, task in zip(axes[0], tasks, strict=True):
         key = (task, "impressions")
         for row, system in enumerate(systems):
-            color = "tab:grey" if MODELS[system].ablation_of else "tab:red" if system in PROPOSED else "tab:blue"
-            values = collected[system].auc[key]
+            color = (
+                "tab:grey" if collected[system].system.ablation_of else "tab:red" if system in PROPOSED else "tab:blue"
+            )
+            values = collected[system].values[key]
             axis.plot(values, [row] * len(values), "o", color=color, alpha=0.35, markersize=4)
             axis.plot(values.mean(), row, "|", color=color, markersize=14, markeredgewidth=2)
-        best = best_baseline(collected, key)
+        best = best_baseline(collected, key, metric)
         if best is not None:
             axis.axvline(collected[best].mean(key), color="tab:blue", linewidth=0.8, linestyle="--")
-        axis.set(title=task, xlabel="test AUC", yticks=range(len(systems)))
+        axis.set(title=task, xlabel=f"test {metric.title}", yticks=range(len(systems)))
         axis.set_yticklabels([collected[system].title for system in systems])
         axis.grid(axis="y", linewidth=0.3)
     return png(figure)
@@ -71,7 +73,7 @@ def heat_maps(points: Mapping[tuple[float, float], Mapping[str, float]], names: 
 def efficiency_bars(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """TAFE figure 8: time of training and inference as ratios to Shared-Bottom, and the parameters' size."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 0.32 * len(rows) + 1.2), sharey=True, layout="constrained")
-    titles = [MODELS[row["model"]].title for row in rows]
+    titles = [row["title"] for row in rows]
     for axis, measure, label in zip(
         axes,
         ("train_ratio", "infer_ratio", "parameter_mb"),

@@ -1,8 +1,8 @@
 """Compares systems under one protocol: models x seeds x data sets, one report.
 
-Every model tries the protocol's candidates with the first seed and takes the one with the best validation AUC; then
-it is trained with every seed, and only then, once a run, the test split is read. Runs that are finished are not made
-again: the same command goes on where it was stopped.
+Every model tries the protocol's candidates with the first seed and takes the one that is best on validation, by
+``training.early_stopping_metric``; then it is trained with every seed, and only then, once a run, the test split is
+read. Runs that are finished are not made again: the same command goes on where it was stopped.
 """
 
 import argparse
@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 from torchrec_mtl.data import Schema
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least, not_one_of
+from torchrec_mtl.jobs.arguments import Parser
+from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
@@ -24,30 +26,40 @@ from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import worker_environment
-from torchrec_mtl.jobs.settings import apply_overrides
-from torchrec_mtl.jobs.train import build_model
+from torchrec_mtl.jobs.named import named, named_metrics
+from torchrec_mtl.jobs.settings import make_config
+from torchrec_mtl.metrics import METRICS, find_metric
+from torchrec_mtl.systems import SYSTEMS, System
+from torchrec_mtl.training.evaluation import early_stopping_metric
 
 STAGES = ("search", "final", "sweep", "efficiency", "report")
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; a wrong one prints the usage and exits with status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="settings replaced in every run: path=value")
-    parser.add_argument("--protocol", default="complete_journey", help=f"one of {list(PROTOCOLS)} (%(default)s)")
-    parser.add_argument(
+def parser() -> Parser:
+    """The options; settings are of the form path=value."""
+    options = Parser(prog="torchrec-mtl compare", description=__doc__)
+    options.add_argument("overrides", metavar="path=value", nargs="*", help="settings replaced in every run")
+    options.add_argument("--protocol", default="complete_journey", help=f"one of {', '.join(PROTOCOLS)} (%(default)s)")
+    options.add_argument(
         "--datasets",
         default="complete_journey",
-        help=f"of {list(DATASETS)} or prepared folders, by commas (%(default)s)",
+        help=f"of {', '.join(DATASETS)}, package.module:DATA_SET or prepared folders, by commas (%(default)s)",
     )
-    parser.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
-    parser.add_argument("--raw", default="", help="folder of the raw files, for ali_ccp")
-    parser.add_argument("--models", default="", help="names, by commas (all of the protocol's)")
-    parser.add_argument("--seeds", type=int, default=5, help="how many (%(default)s)")
-    parser.add_argument("--workers", type=int, default=_default_workers(), help="runs at a time (%(default)s)")
-    parser.add_argument("--stages", default=",".join(STAGES), help="which, by commas (%(default)s)")
-    parser.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
-    return parser.parse_intermixed_args(argv)
+    options.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
+    options.add_argument("--raw", default="", help="folder of the raw files, for ali_ccp or taobao")
+    options.add_argument(
+        "--models", default="", help="of the protocol's, which are all taken by default, or package.module:SYSTEM"
+    )
+    options.add_argument("--seeds", type=int, default=5, help="how many (%(default)s)")
+    options.add_argument("--workers", type=int, default=_default_workers(), help="runs at a time (%(default)s)")
+    options.add_argument("--stages", default=",".join(STAGES), help="which, by commas (%(default)s)")
+    options.add_argument(
+        "--metrics",
+        default="auc",
+        help=f"what the report shows, by commas, of {', '.join(METRICS)} or package.module:METRIC (%(default)s)",
+    )
+    options.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
+    return options
 
 
 def _default_workers() -> int:
@@ -55,42 +67,46 @@ def _default_workers() -> int:
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
-def check(args: argparse.Namespace) -> Sequence[str]:
+def check(args: argparse.Namespace) -> list[System]:
     """The systems that are asked for; a wrong argument is told before any data is read.
 
     Raises:
         InputError: if an argument is out of its range or names nothing, whatever the data.
     """
     if args.protocol not in PROTOCOLS:
-        raise InputError(f"`protocol` (={args.protocol!r}) must be one of {list(PROTOCOLS)}")
-    protocol = PROTOCOLS[args.protocol]
-    for option in ("seeds", "workers"):
-        if getattr(args, option) < 1:
-            raise InputError(f"`{option}` (={getattr(args, option)}) must be at least 1")
+        raise InputError(not_one_of("protocol", args.protocol, PROTOCOLS))
+    protocol, known = PROTOCOLS[args.protocol], {**METRICS, **named_metrics(args.metrics)}
+    check_at_least(1, seeds=args.seeds, workers=args.workers)
     for stage in args.stages.split(","):
         if stage not in STAGES:
-            raise InputError(f"stage {stage!r} must be one of {list(STAGES)}")
-    systems = args.models.split(",") if args.models else protocol.systems
+            raise InputError(not_one_of("stage", stage, STAGES))
+    of_protocol = {name: SYSTEMS[name] for name in protocol.systems}
+    names = args.models.split(",") if args.models else list(of_protocol)
+    systems = [named(f"model of protocol {args.protocol}:", name, of_protocol, System) for name in names]
     for system in systems:
-        if system not in protocol.systems:
-            raise InputError(f"model {system!r} must be one of protocol {args.protocol!r}: {list(protocol.systems)}")
         for candidate in protocol.search:
-            apply_overrides(protocol.settings(system), [*candidate, *args.overrides])
+            overrides = [*candidate, *args.overrides]
+            config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
+            early_stopping_metric(config.training, known)
     return systems
 
 
 def plans(args: argparse.Namespace) -> list[Plan]:
     """One a data set, checked before anything is trained."""
-    systems, protocol = check(args), PROTOCOLS[args.protocol]
+    systems, protocol, metrics = check(args), PROTOCOLS[args.protocol], named_metrics(args.metrics)
+    known = {**METRICS, **metrics}
     made = []
     for dataset in args.datasets.split(","):
         folder = dataset_directory(dataset, args.sample, args.raw)
         schema = Schema.load(folder)
         directory = Path(args.output) / schema.name
-        plan = Plan(protocol, folder.resolve(), directory, range(args.seeds), systems, args.overrides)
+        for metric in metrics:
+            find_metric(metric, known, "metrics", with_groups=schema.group is not None)
+        seeds = range(args.seeds)
+        plan = Plan(protocol, folder.resolve(), directory, seeds, systems, args.overrides, list(metrics), known)
         for system in systems:  # a wrong argument of the last is told before the first is trained
             for candidate in protocol.search:
-                build_model(plan.config(system, candidate, seed=0), schema, torch.device("meta"))
+                build_model(plan.config(system.name, candidate, seed=0), schema, torch.device("meta"))
         made.append(plan)
     return made
 
@@ -111,7 +127,7 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
             failures.append(f"{run} failed ({error}); its log is {_log_file(run)}")
             print(f"  {failures[-1]}", flush=True)
         else:
-            told = f"validation AUC, mean {result['valid_mean_auc']:.4f}, {result['seconds']:.0f} s"
+            told = f"validation {run.chosen_by.title}, mean {result['valid_score']:.4f}, {result['seconds']:.0f} s"
             print(f"  {done}/{len(missing)} {run}: {told}; {left:.0f} min left", flush=True)
     return failures
 
@@ -120,12 +136,14 @@ def run(args: argparse.Namespace) -> list[str]:
     """The whole job; the sentences of what failed."""
     stages = args.stages.split(",")
     planned, failures = plans(args), []
+    for plan in planned:
+        print(f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}", flush=True)
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
         for stage in ("search", "final", "sweep"):
             if stage == "final" and "final" in stages:
                 chosen = plan.chosen()
-                undecided = [system for system in plan.systems if system not in chosen]
+                undecided = [system.name for system in plan.systems if system.name not in chosen]
                 failures += [f"{system} has no finished search, so it is not trained" for system in undecided]
             if stage in stages:
                 failures += make_missing(stage, getattr(plan, f"{stage}_runs")(), args.workers)
@@ -137,13 +155,12 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Status 0; 1 if a run failed; 2 with one sentence for a user's mistake."""
-    args = parse(argv)
-    try:
-        failures = run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Status 0, or 1 if a run failed.
+
+    Raises:
+        InputError: for a user's mistake.
+    """
+    failures = run(parser().parse(argv))
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if failures else 0

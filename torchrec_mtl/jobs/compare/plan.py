@@ -1,15 +1,19 @@
 """Which runs a comparison takes, and what the search chose."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.protocols import Protocol
 from torchrec_mtl.jobs.compare.runs import Run, read_result
-from torchrec_mtl.jobs.registry import MODELS
-from torchrec_mtl.jobs.settings import RunConfig, apply_overrides
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.jobs.settings import make_config
+from torchrec_mtl.metrics import METRICS, Metric
+from torchrec_mtl.systems import SYSTEMS, System
+from torchrec_mtl.training.evaluation import early_stopping_metric
 
 SWEPT = "bpcm"
 
@@ -25,28 +29,51 @@ class Plan:
         seeds: of initialisation and row order; the search and the sweep take the first.
         systems: those of the protocol that are asked for.
         overrides: settings replaced in every run, ``path=value``.
+        metrics: names of ``known`` that the report shows, in order.
+        known: what the runs measure.
     """
 
     protocol: Protocol
     dataset: Path
     directory: Path
     seeds: Sequence[int]
-    systems: Sequence[str]
+    systems: Sequence[System]
     overrides: Sequence[str] = ()
+    metrics: Sequence[str] = ("auc",)
+    known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+
+    @property
+    def chosen_by(self) -> Metric:
+        """The early stopping metric, by which weights and candidates are chosen.
+
+        Raises:
+            InputError: if it is not one for all runs, or unknown.
+        """
+        candidates = [(system.name, candidate) for system in self.systems for candidate in self.protocol.search]
+        configs = [self.config(*candidate, self.seeds[0]).training for candidate in candidates]
+        names = sorted({config.early_stopping_metric for config in configs})
+        if len(names) > 1:
+            raise InputError(f"`early_stopping_metric` (={names}) must be the same in all runs that are compared")
+        return early_stopping_metric(configs[0], self.known)
 
     @property
     def searched(self) -> list[str]:
         """The models that choose for themselves; ablations take over their model's choice."""
-        return list(dict.fromkeys(MODELS[system].ablation_of or system for system in self.systems))
+        return list(dict.fromkeys(system.base for system in self.systems))
 
-    def config(self, system: str, candidate: Sequence[str], seed: int) -> RunConfig:
-        """The settings of a system with a candidate's overrides."""
-        config = apply_overrides(self.protocol.settings(system), [*candidate, *self.overrides])
-        return replace(config, training=replace(config.training, seed=seed))
+    @property
+    def by_name(self) -> dict[str, System]:
+        """Every system that is known here."""
+        return {**SYSTEMS, **{system.name: system for system in self.systems}}
+
+    def config(self, system: str, candidate: Sequence[str], seed: int, point: Sequence[str] = ()) -> RunConfig:
+        """The settings of a system with a candidate's overrides, and a sweep's."""
+        overrides = [*candidate, *self.overrides, *point, f"training.seed={seed}"]
+        return make_config(self.by_name[system], self.protocol.settings, overrides, list(self.by_name))
 
     def _run(self, stage: str, variant: str, config: RunConfig, **options: Any) -> Run:
-        names = [stage, config.model, *([variant] if variant else []), f"seed-{config.training.seed}"]
-        return Run(stage, variant, self.dataset, config, self.directory.joinpath(*names), **options)
+        names = [stage, config.name, *([variant] if variant else []), f"seed-{config.training.seed}"]
+        return Run(stage, variant, self.dataset, config, self.directory.joinpath(*names), known=self.known, **options)
 
     def search_runs(self) -> list[Run]:
         """Every model with every candidate; none where there is nothing to choose from."""
@@ -59,19 +86,19 @@ class Plan:
         ]
 
     def choices(self) -> dict[str, int]:
-        """The candidate with the best mean validation AUC, for every model that has finished one."""
+        """The candidate with the best validation score, the first of equals, for every model that has finished one."""
         best: dict[str, tuple[float, int]] = {}
         for run in self.search_runs():
             result = read_result(run)
             if result is not None:
-                score = (result["valid_mean_auc"], -int(run.variant.removeprefix("candidate-")))
-                best[run.config.model] = max(score, best.get(run.config.model, score))
+                score = (run.chosen_by.merit(result["valid_score"]), -int(run.variant.removeprefix("candidate-")))
+                best[run.config.name] = max(score, best.get(run.config.name, score))
         return {system: -candidate for system, (_, candidate) in best.items()}
 
     def chosen(self) -> dict[str, Sequence[str]]:
         """System -> its candidate, for every system whose model has finished a search."""
         choices = self.choices() if self.search_runs() else dict.fromkeys(self.searched, 0)
-        bases = {system: MODELS[system].ablation_of or system for system in self.systems}
+        bases = {system.name: system.base for system in self.systems}
         return {s: self.protocol.search[choices[base]] for s, base in bases.items() if base in choices}
 
     def final_runs(self) -> list[Run]:
@@ -91,6 +118,6 @@ class Plan:
         runs = []
         for values in itertools.product(*self.protocol.sweep.values()):
             point = [f"{setting}={value}" for setting, value in zip(self.protocol.sweep, values, strict=True)]
-            config = apply_overrides(self.config(SWEPT, chosen[SWEPT], self.seeds[0]), point)
+            config = self.config(SWEPT, chosen[SWEPT], self.seeds[0], point)
             runs.append(self._run("sweep", ",".join(point), config))
         return runs

@@ -19,7 +19,7 @@ class Protocol:
         settings: before the search.
         systems: names of `torchrec_mtl.systems.SYSTEMS`; ablations take over their model's choice.
         search: the candidates, overrides of settings each; every model tries all of them with the first seed, and the
-            best mean validation AUC decides.
+            best validation score decides.
         sweep: setting -> its values: BPCM on their product, with the first seed, measured on validation.
         published: system -> the AUC that the paper reports for each task, over all impressions.
         source: where.

@@ -4,20 +4,18 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from torchrec_mtl.data import Schema
 from torchrec_mtl.files import write_whole
-from torchrec_mtl.jobs.compare import efficiency, figures, html, summary
+from torchrec_mtl.jobs.compare import efficiency, figures, html, summary, tables
 from torchrec_mtl.jobs.compare.plan import SWEPT, Plan
 from torchrec_mtl.jobs.compare.runs import Run
 from torchrec_mtl.jobs.compare.selection import read_selection
-from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.modules import SmoothStepSchedule
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.tasks import TaskForest
 
 Row = dict[str, Any]
 
@@ -31,106 +29,50 @@ def _csv(rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-def _by_system(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(row["model"], []).append(row)
-    return grouped
-
-
-def _auc_cell(row: Row) -> str:
-    return f"{html.number(row['auc_mean'], '.4f')} ± {html.number(row['auc_std'], '.4f')}"
-
-
-def _test_cell(row: Row) -> str:
-    if "against" not in row:
-        return "-"
-    return f"{row['difference']:+.4f}, p {html.number(row['p_value'], '.2g')}"
-
-
-def _auc_tables(rows: Sequence[Row], tasks: TaskChain) -> list[str]:
-    """AUC in every space; RelaImpr and Gain; difference to the best baseline."""
-    systems = {s: own for s, own in _by_system(rows).items() if MODELS[s].ablation_of is None}
-    names = [f"{task}, {space}" for task, space in summary.keys(tasks)]
-    rules = [number for number, system in enumerate(systems) if system == summary.PROPOSED[0]]
+def _of_metric(plan: Plan, tasks: TaskForest, name: str) -> tuple[list[Row], list[str]]:
+    """The rows of one metric, and its part of the page."""
+    metric, collected = plan.known[name], summary.scores(plan, name)
+    rows = summary.comparison_rows(collected, tasks, name, metric)
+    told = (
+        "Each dot a seed, bars the means; red the papers' own models, grey their ablations; the dashed line is the "
+        "best baseline's mean"
+    )
     parts = [
-        html.table(
-            ["", *names],
-            [[own[0]["title"], *map(_auc_cell, own)] for own in systems.values()],
-            "Test AUC, mean ± standard deviation over seeds",
-            rules,
-        )
+        html.heading(metric.title),
+        html.picture(figures.dots(collected, tasks, metric), told),
+        *tables.value_tables(rows, tasks, metric),
+        tables.noise_table(collected, tasks),
     ]
-    if summary.BASE in systems:
-        cells = [
-            [
-                own[0]["title"],
-                *(f"{html.number(r['rela_impr'], '+.2%')} / {html.number(r['gain'], '+.2%')}" for r in own),
-            ]
-            for own in systems.values()
-        ]
-        parts.append(html.table(["", *names], cells, "RelaImpr / Gain of the mean AUC over Single-Task", rules))
-    cells = [[own[0]["title"], *map(_test_cell, own)] for own in systems.values()]
-    seeds = max(row["seeds"] for row in rows)
-    caption = f"Mean AUC less the best baseline's of that column, and p of the paired t-test over {seeds} seeds"
-    return [*parts, html.table(["", *names], cells, caption, rules)]
+    if name == "auc" and plan.protocol.published:  # the papers report AUCs alone
+        parts += [html.heading("Beside the paper"), tables.published_table(plan.protocol, rows, tasks)]
+    if ablations := tables.ablation_tables(rows, tasks, metric):
+        parts += [html.heading(f"Ablations: {metric.title}"), *ablations]
+    return rows, parts
 
 
-def _noise_table(collected: Mapping[str, summary.Scores], tasks: TaskChain) -> str:
-    keys = summary.keys(tasks)
-    deviations, ranges = zip(*(summary.noise(collected, key) for key in keys), strict=True)
-    rows = [
-        ["standard deviation over seeds, pooled", *(html.number(value, ".4f") for value in deviations)],
-        ["highest mean less lowest", *(html.number(value, ".4f") for value in ranges)],
-    ]
-    return html.table(["", *(f"{task}, {space}" for task, space in keys)], rows, "Noise and differences, all models")
-
-
-def _ablation_tables(rows: Sequence[Row], tasks: TaskChain) -> list[str]:
-    grouped = _by_system(rows)
-    names = [task for task, _ in summary.keys(tasks)[: len(tasks)]]
-    parts = []
-    for whole in summary.PROPOSED:
-        ablations = [system for system in grouped if MODELS[system].ablation_of == whole]
-        if whole in grouped and ablations:
-            cells = [[MODELS[whole].title, *map(_auc_cell, grouped[whole][: len(tasks)])]]
-            for own in (grouped[system] for system in ablations):
-                cells.append([own[0]["title"], *(f"{_auc_cell(row)} ({_test_cell(row)})" for row in own[: len(tasks)])])
-            caption = f"Without a part: test AUC, all impressions (difference to {MODELS[whole].title}, paired t-test)"
-            parts.append(html.table(["", *names], cells, caption))
-    return parts
-
-
-def _published(plan: Plan, rows: Sequence[Row], tasks: TaskChain) -> list[str]:
-    if not plan.protocol.published:
-        return []
-    cells = []
-    for system, own in _by_system(rows).items():
-        if system in plan.protocol.published:
-            pairs = zip(own[: len(tasks)], plan.protocol.published[system], strict=False)
-            cells.append([own[0]["title"], *(cell for r, p in pairs for cell in (_auc_cell(r), f"{p:.4f}"))])
-    names = [name for task in tasks for name in (f"{task}, here", "published")]
-    return [html.heading("Beside the paper"), html.table(["", *names], cells, plan.protocol.source)]
-
-
-def _mean_aucs(result: Mapping[str, Any], tasks: TaskChain) -> dict[str, float]:
+def _by_task(result: Mapping[str, Any], tasks: TaskForest, name: str) -> dict[str, float]:
+    """A metric on validation, of each task and the mean; NaN where it was not measured."""
     rows = {(r["task"], r["space"], r["metric"]): r["value"] for r in result["valid"]}
-    aucs = {task: rows[task, "impressions", "auc"] for task in tasks}
-    return {**aucs, "mean": float(np.mean(list(aucs.values())))}
+    values = {task: rows.get((task, "impressions", name), np.nan) for task in tasks}
+    return {**values, "mean": float(np.mean(list(values.values())))}
 
 
-def _sweep(plan: Plan, tasks: TaskChain) -> list[str]:
-    if len(plan.protocol.sweep) != 2:
+def _sweep(plan: Plan, tasks: TaskForest) -> list[str]:
+    made = summary.finished(plan.sweep_runs())
+    shown = [name for name in plan.metrics if not plan.known[name].grouped]  # validation is without groups
+    if len(plan.protocol.sweep) != 2 or not made or not shown:
         return []
     first, second = plan.protocol.sweep
-    points = {}
-    for run, result in summary.finished(plan.sweep_runs()):
-        values = dict(setting.split("=") for setting in run.variant.split(","))
-        points[float(values[first]), float(values[second])] = _mean_aucs(result, tasks)
-    if not points:
-        return []
-    told = f"Validation AUC of {MODELS[SWEPT].title}, first seed, over {first} and {second}"
-    return [html.heading("Sweep"), html.picture(figures.heat_maps(points, (first, second)), told)]
+    parts = [html.heading("Sweep")]
+    for name in shown:
+        points = {}
+        for run, result in made:
+            values = dict(setting.split("=") for setting in run.variant.split(","))
+            points[float(values[first]), float(values[second])] = _by_task(result, tasks, name)
+        title = plan.known[name].title
+        told = f"Validation {title} of {plan.by_name[SWEPT].title}, first seed, over {first} and {second}"
+        parts.append(html.picture(figures.heat_maps(points, (first, second)), told))
+    return parts
 
 
 def _efficiency(plan: Plan) -> list[str]:
@@ -140,7 +82,7 @@ def _efficiency(plan: Plan) -> list[str]:
     measured = json.loads(file.read_text())
     cells = [
         [
-            MODELS[row["model"]].title,
+            row["title"],
             *(
                 f"{row[f'{name}_ratio']:.2f} ({row[f'{name}_ratio_low']:.2f}-{row[f'{name}_ratio_high']:.2f})"
                 for name in ("train", "infer")
@@ -165,7 +107,7 @@ def _tafe_figures(plan: Plan) -> list[str]:
     made = [
         (run, result)
         for run, result in summary.finished(plan.final_runs())
-        if run.config.model == "tafe" and (run.directory / "checkpoints").is_dir()
+        if run.config.name == "tafe" and (run.directory / "checkpoints").is_dir()
     ]
     if not made:
         return []
@@ -185,18 +127,19 @@ def _search(plan: Plan) -> list[str]:
     if not runs:
         return []
     choices = plan.choices()
-    results = {(run.config.model, run.variant): result for run, result in summary.finished(runs)}
+    results = {(run.config.name, run.variant): result for run, result in summary.finished(runs)}
     cells = []
     for system in plan.searched:
-        row = [MODELS[system].title]
+        row = [plan.by_name[system].title]
         for candidate in range(len(plan.protocol.search)):
             result = results.get((system, f"candidate-{candidate}"))
             mark = " *" if choices.get(system) == candidate else ""
-            row.append("-" if result is None else f"{result['valid_mean_auc']:.4f}{mark}")
+            row.append("-" if result is None else f"{result['valid_score']:.4f}{mark}")
         cells.append(row)
     names = [[setting.removeprefix("training.") for setting in candidate] for candidate in plan.protocol.search]
     header = ["", *(", ".join(candidate) for candidate in names)]
-    caption = "Mean validation AUC of every candidate, first seed; * is taken for all seeds and ablations"
+    told = "of every candidate, mean over tasks, first seed; * is taken for all seeds and ablations"
+    caption = f"Validation {plan.chosen_by.title} {told}"
     return [html.heading("What the search chose"), html.table(header, cells, caption)]
 
 
@@ -206,10 +149,10 @@ def _protocol(plan: Plan, schema: Schema, made: Sequence[tuple[Run, Mapping[str,
     versions = made[0][1]["versions"]
     rows = ", ".join(f"{split} {count:,}" for split, count in schema.num_rows.items())
     told = [
-        f"Data: {schema.name} ({rows} rows), {len(schema.fields)} fields, tasks {' → '.join(schema.tasks)}.",
+        f"Data: {schema.name} ({rows} rows), {len(schema.fields)} fields, tasks {schema.tasks}.",
         f"Every model: {len(plan.protocol.search)} candidates tried with seed {plan.seeds[0]} on validation, the same "
-        "order of rows for the same seed, the same number of epochs, the weights of its best validation AUC; the test "
-        "split read once a run, after all choices.",
+        "order of rows for the same seed, the same number of epochs, the weights of its best validation "
+        f"{plan.chosen_by.title}; the test split read once a run, after all choices.",
         f"Commit {', '.join(commits)}; {', '.join(f'{name} {number}' for name, number in versions.items())}; "
         f"{', '.join(devices)}.",
     ]
@@ -226,23 +169,16 @@ def write_report(plan: Plan) -> None:
     if not made:
         print(f"report: no final run is finished in {plan.directory}", flush=True)
         return
-    collected = summary.scores(plan)
-    rows = summary.comparison_rows(collected, schema.tasks)
-    settings = {str(run): asdict(run.config) for run, _ in made if run.config.training.seed == plan.seeds[0]}
+    rows, of_metrics = [], []
+    for name in plan.metrics:
+        own_rows, own_parts = _of_metric(plan, schema.tasks, name)
+        rows += own_rows
+        of_metrics += own_parts
+    settings = {str(run): run.config.as_dict() for run, _ in made if run.config.training.seed == plan.seeds[0]}
     text = json.dumps(settings, indent=1)
     parts = [
         *_protocol(plan, schema, made),
-        html.heading("AUC"),
-        html.picture(
-            figures.auc_dots(collected, schema.tasks),
-            "Each dot a seed, bars the means; red the papers' own models, grey their ablations; the dashed line is the "
-            "best baseline's mean",
-        ),
-        *_auc_tables(rows, schema.tasks),
-        _noise_table(collected, schema.tasks),
-        *_published(plan, rows, schema.tasks),
-        html.heading("Ablations"),
-        *_ablation_tables(rows, schema.tasks),
+        *of_metrics,
         *_sweep(plan, schema.tasks),
         *_efficiency(plan),
         *_tafe_figures(plan),

@@ -6,7 +6,8 @@ import platform
 import shutil
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import version
@@ -18,9 +19,11 @@ import torch
 from torchrec_mtl.data import Schema, Split, read_split
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import write_whole
-from torchrec_mtl.jobs.settings import RunConfig, first_difference
+from torchrec_mtl.jobs.run_config import RunConfig, first_difference
 from torchrec_mtl.jobs.train import train_model
+from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.training.distributed import default_device, process_group
+from torchrec_mtl.training.evaluation import early_stopping_metric
 
 RESULT = "result.json"
 
@@ -36,6 +39,7 @@ class Run:
         config: the run.
         directory: where its result, log and history go.
         keep_weights: whether the best weights stay.
+        known: what it measures, by name; of functions that another process can import.
     """
 
     stage: str
@@ -44,9 +48,15 @@ class Run:
     config: RunConfig
     directory: Path
     keep_weights: bool = False
+    known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+
+    @property
+    def chosen_by(self) -> Metric:
+        """What ``valid_score`` of its result is: the early stopping metric."""
+        return early_stopping_metric(self.config.training, self.known)
 
     def __str__(self) -> str:
-        names = [self.stage, self.config.model, self.variant, f"seed {self.config.training.seed}"]
+        names = [self.stage, self.config.name, self.variant, f"seed {self.config.training.seed}"]
         return " ".join(name for name in names if name)
 
 
@@ -60,7 +70,7 @@ def read_result(run: Run) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     result: dict[str, Any] = json.loads(file.read_text())
-    if difference := first_difference(result["config"], asdict(run.config)):
+    if difference := first_difference(result["config"], run.config.as_dict()):
         raise InputError(f"{file}: was made with {difference}; name another `output`, or remove the folder")
     return result
 
@@ -81,13 +91,13 @@ def make(run: Run) -> None:
         schema, splits = _load(run.dataset)
         if run.stage != "final":
             splits = {split: rows for split, rows in splits.items() if split != "test"}
-        report = train_model(run.config, schema, splits, device, run.directory)
+        report = train_model(run.config, schema, splits, device, run.directory, metrics=run.known)
     best = [row for row in report.result.history if row["step"] == report.result.best_step]
     result = {
-        "config": asdict(run.config),
+        "config": run.config.as_dict(),
         "valid": [{key: row[key] for key in ("task", "space", "metric", "value")} for row in best],
         "test": report.test,
-        "valid_mean_auc": report.result.best_score,
+        "valid_score": report.result.best_score,
         "best_step": report.result.best_step,
         "samples_per_second": report.result.samples_per_second,
         "num_parameters": report.num_parameters,

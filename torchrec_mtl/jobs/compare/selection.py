@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from torchrec_mtl.data import BatchLoader, Schema, read_split
+from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.compare.runs import Run
-from torchrec_mtl.jobs.train import build_model
 from torchrec_mtl.models import TAFE
 from torchrec_mtl.modules import RepresentationGenerator
 from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import Run, read_result
-from torchrec_mtl.jobs.registry import MODELS
-from torchrec_mtl.metrics import gain, rela_impr
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.metrics import Metric, gain, rela_impr
+from torchrec_mtl.systems import System
+from torchrec_mtl.tasks import TaskForest
 
 Key = tuple[str, str]  # task, space
 PROPOSED = ("bpcm", "tafe")
@@ -33,64 +34,75 @@ def result_rows(plan: Plan, dataset: str) -> list[dict[str, Any]]:
         labels = {
             "dataset": dataset,
             "stage": run.stage,
-            "model": run.config.model,
+            "model": run.config.name,
             "variant": run.variant,
             "seed": run.config.training.seed,
         }
         for split in ("valid", "test"):
             rows += [{**labels, "split": split, **row} for row in result[split]]
-        for metric in ("valid_mean_auc", "best_step", "samples_per_second", "num_parameters", "seconds"):
+        for metric in ("valid_score", "best_step", "samples_per_second", "num_parameters", "seconds"):
             rows.append({**labels, "split": "", "task": "", "space": "", "metric": metric, "value": result[metric]})
     return rows
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One system's test AUCs.
+    """One system's values of a metric on the test split.
 
     Args:
-        title: the system's.
+        system: whose.
         seeds: of the runs, in order.
-        auc: (task, space) -> AUC of each seed.
+        values: (task, space) -> the value of each seed.
     """
 
-    title: str
+    system: System
     seeds: tuple[int, ...]
-    auc: Mapping[Key, np.ndarray]
+    values: Mapping[Key, np.ndarray]
+
+    @property
+    def title(self) -> str:
+        """The system's."""
+        return self.system.title
 
     def mean(self, key: Key) -> float:
-        return float(self.auc[key].mean())
+        return float(self.values[key].mean())
 
     def deviation(self, key: Key) -> float:
         """Sample standard deviation over the seeds; NaN with one."""
-        return float(self.auc[key].std(ddof=1)) if len(self.seeds) > 1 else math.nan
+        return float(self.values[key].std(ddof=1)) if len(self.seeds) > 1 else math.nan
 
 
-def keys(tasks: TaskChain) -> list[Key]:
+def keys(tasks: TaskForest) -> list[Key]:
     """Every task in every of its spaces: the whole space of all tasks first."""
     whole = [(task, "impressions") for task in tasks]
     return whole + [(task, space) for task in tasks for space in tasks.spaces(task)[1:]]
 
 
-def scores(plan: Plan) -> dict[str, Scores]:
-    """The final runs' test AUCs by system, in the protocol's order."""
+def scores(plan: Plan, metric: str) -> dict[str, Scores]:
+    """The final runs' values of ``metric`` on the test split by system, in the protocol's order.
+
+    Raises:
+        InputError: if a run was made without the metric.
+    """
     by_system: dict[str, list[tuple[int, dict[Key, float]]]] = defaultdict(list)
     for run, result in finished(plan.final_runs()):
-        aucs = {(r["task"], r["space"]): r["value"] for r in result["test"] if r["metric"] == "auc"}
-        by_system[run.config.model].append((run.config.training.seed, aucs))
+        values = {(row["task"], row["space"]): row["value"] for row in result["test"] if row["metric"] == metric}
+        if not values:
+            raise InputError(f"{run.directory}: was made without `{metric}`; remove the folder to make it again")
+        by_system[run.config.name].append((run.config.training.seed, values))
     collected = {}
     for system in plan.systems:
-        if system in by_system:
-            runs = sorted(by_system[system], key=lambda pair: pair[0])
-            values = {key: np.array([of_seed[key] for _, of_seed in runs]) for key in runs[0][1]}
-            collected[system] = Scores(MODELS[system].title, tuple(seed for seed, _ in runs), values)
+        if system.name in by_system:
+            runs = sorted(by_system[system.name], key=lambda pair: pair[0])
+            arrays = {key: np.array([of_seed[key] for _, of_seed in runs]) for key in runs[0][1]}
+            collected[system.name] = Scores(system, tuple(seed for seed, _ in runs), arrays)
     return collected
 
 
-def best_baseline(collected: Mapping[str, Scores], key: Key) -> str | None:
-    """The system with the highest mean AUC but for the papers' own and ablations."""
-    baselines = [s for s in collected if s not in PROPOSED and MODELS[s].ablation_of is None]
-    return max(baselines, key=lambda system: collected[system].mean(key), default=None)
+def best_baseline(collected: Mapping[str, Scores], key: Key, metric: Metric) -> str | None:
+    """The system with the best mean but for the papers' own and ablations."""
+    baselines = [s for s, own in collected.items() if s not in PROPOSED and own.system.ablation_of is None]
+    return max(baselines, key=lambda system: metric.merit(collected[system].mean(key)), default=None)
 
 
 def p_value(one: Scores, other: Scores, key: Key) -> float:
@@ -98,32 +110,36 @@ def p_value(one: Scores, other: Scores, key: Key) -> float:
     common = [seed for seed in one.seeds if seed in other.seeds]
     if len(common) < 2:
         return math.nan
-    first, second = ([s.auc[key][s.seeds.index(seed)] for seed in common] for s in (one, other))
+    first, second = ([s.values[key][s.seeds.index(seed)] for seed in common] for s in (one, other))
     return math.nan if first == second else float(stats.ttest_rel(first, second).pvalue)
 
 
 def noise(collected: Mapping[str, Scores], key: Key) -> tuple[float, float]:
-    """Seeds' standard deviation, pooled over the models, and the highest mean AUC less the lowest; no ablations."""
-    models = [own for system, own in collected.items() if MODELS[system].ablation_of is None]
+    """Seeds' standard deviation, pooled over the models, and the highest mean less the lowest; no ablations."""
+    models = [own for own in collected.values() if own.system.ablation_of is None]
     means = [own.mean(key) for own in models]
     return math.sqrt(np.mean([own.deviation(key) ** 2 for own in models])), max(means) - min(means)
 
 
-def comparison_rows(collected: Mapping[str, Scores], tasks: TaskChain) -> list[dict[str, Any]]:
-    """A row a system, task and space: mean, deviation, RelaImpr and Gain over Single-Task, test against the baseline.
+def comparison_rows(
+    collected: Mapping[str, Scores], tasks: TaskForest, name: str, metric: Metric
+) -> list[dict[str, Any]]:
+    """A row a system, task and space of the metric ``name``: mean, deviation, and test against the best baseline.
 
-    RelaImpr and Gain are of the mean AUCs. ``baseline`` is the best one's title, ``difference`` the mean AUC less its.
+    ``against`` is the baseline's title, ``difference`` the mean less its: below 0 is better where lower values are. AUC
+    has RelaImpr and Gain over Single-Task too, of the means.
     """
     rows = []
     for system, own in collected.items():
         for key in keys(tasks):
-            row: dict[str, Any] = {"model": system, "title": own.title, "task": key[0], "space": key[1]}
-            row |= {"seeds": len(own.seeds), "auc_mean": own.mean(key), "auc_std": own.deviation(key)}
-            if BASE in collected:
+            row: dict[str, Any] = {"model": system, "title": own.title, "ablation_of": own.system.ablation_of}
+            row |= {"task": key[0], "space": key[1]}
+            row |= {"metric": name, "seeds": len(own.seeds), "mean": own.mean(key), "std": own.deviation(key)}
+            if name == "auc" and BASE in collected:
                 base = collected[BASE].mean(key)
                 row |= {"rela_impr": rela_impr(own.mean(key), base), "gain": gain(own.mean(key), base)}
-            name = MODELS[system].ablation_of or best_baseline(collected, key)
-            other = collected.get(name or "", own)
+            against = own.system.ablation_of or best_baseline(collected, key, metric)
+            other = collected.get(against or "", own)
             if other is not own:
                 row |= {"against": other.title, "difference": own.mean(key) - other.mean(key)}
                 row |= {"p_value": p_value(own, other, key)}

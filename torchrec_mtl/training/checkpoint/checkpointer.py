@@ -87,7 +87,7 @@ class Checkpointer:
             model: as `distribute` gives it.
             optimizer: its optimizer.
             state: the rest: anything JSON holds, the same on all ranks.
-            score: what the best is chosen by; None where it was not measured.
+            score: what the best is chosen by, the higher the better; None where it was not measured.
 
         Raises:
             TrainingError: if this or the former write fails; what stands stays.

@@ -1,0 +1,18 @@
+"""A metric that the library does not have, as a user brings it along."""
+
+import math
+
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from torchrec_mtl.metrics import METRICS, Metric
+
+
+def average_precision(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
+    """scikit-learn's; NaN where one of the classes is absent."""
+    if not 0 < labels.mean() < 1:
+        return math.nan
+    return float(average_precision_score(labels, logits, sample_weight=weights))
+
+
+KNOWN = {**METRICS, "average_precision": Metric(average_precision, "average precision", "higher", "ranking")}

@@ -1,0 +1,94 @@
+"""Metrics by name: which way is better, what a name may be, and one that the library does not have."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from tests.foreign_metric import KNOWN
+from tests.metrics.test_multi_task import TASKS, by_name, funnel
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.metrics import METRICS, MultiTaskMetrics, conditional_logits, find_metric, log_loss
+
+BEST_AND_WORST = {
+    "auc": (0.9, 0.6, 0.3),
+    "gauc": (0.9, 0.6, 0.3),
+    "log_loss": (0.1, 0.4, 2.0),
+    "normalized_entropy": (0.8, 0.9, 1.1),
+    "calibration": (1.01, 0.95, 1.2, 0.5, 3.0),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_merit_falls_from_the_best_value_to_the_worst(name):
+    merits = [METRICS[name].merit(value) for value in BEST_AND_WORST[name]]
+    assert merits == sorted(merits, reverse=True)
+    assert len(set(merits)) == len(merits)
+    assert math.isnan(METRICS[name].merit(math.nan))
+
+
+def test_calibration_is_best_at_one():
+    merit = METRICS["calibration"].merit
+    assert max([0.0, 0.9, 1.0, 1.1, 2.0], key=merit) == 1.0
+    assert merit(0.75) == merit(1.25)
+
+
+def test_after_a_step_ranking_takes_the_marginal_and_probability_the_conditional():
+    ranked = dataclasses.replace(METRICS["log_loss"], score="ranking")
+    metrics = MultiTaskMetrics(TASKS, metrics={"log_loss": METRICS["log_loss"], "ranked": ranked})
+    logits, labels = funnel()["logits"], funnel()["labels"].clamp(min=0)
+    metrics.update(logits, labels)
+    values = by_name(metrics.compute())
+    happened = labels[:, 1] == 1
+    marginal, target = logits[happened, 2], labels[happened, 2]
+    conditional = conditional_logits(marginal, logits[happened, 1])
+    assert values["purchase", "after cart", "ranked"] == log_loss(marginal, target)
+    assert values["purchase", "after cart", "log_loss"] == log_loss(conditional, target)
+    assert values["purchase", "impressions", "ranked"] == values["purchase", "impressions", "log_loss"]
+
+
+def test_a_metric_of_the_users_is_measured_in_every_space():
+    rows = funnel()
+    metrics = MultiTaskMetrics(TASKS, metrics=KNOWN)
+    metrics.update(rows["logits"], rows["labels"], rows["weights"])
+    values = by_name(metrics.compute())
+    happened = (rows["weights"][:, 1] > 0) & (rows["labels"][:, 1] == 1)
+    for space, kept in (("impressions", torch.ones(1000, dtype=torch.bool)), ("after cart", happened)):
+        kept = kept & (rows["weights"][:, 2] > 0)
+        expected = average_precision_score(
+            rows["labels"][kept, 2], rows["logits"][kept, 2], sample_weight=rows["weights"][kept, 2]
+        )
+        assert values["purchase", space, "average_precision"] == pytest.approx(expected, rel=1e-12)
+    assert {name for *_, name in values} == {"num_rows", "positives", *KNOWN} - {"gauc"}  # there are no groups
+
+
+def test_only_what_is_named_is_measured_and_no_function_sees_an_empty_space():
+    metrics = MultiTaskMetrics(TASKS, metrics={"average_precision": KNOWN["average_precision"]})
+    metrics.update(torch.zeros(2, 3), torch.zeros(2, 3))
+    values = by_name(metrics.compute())
+    assert values["cart", "after click", "num_rows"] == 0
+    assert math.isnan(values["cart", "after click", "average_precision"])
+    assert {name for *_, name in values} == {"num_rows", "positives", "average_precision"}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("logloss", r"`metrics` \(='logloss'\) must be one of \['auc', .*\]; the nearest is 'log_loss'$"),
+        ("f1", r"`metrics` \(='f1'\) must be one of \['auc', .*\]$"),
+        ("gauc", r"`metrics` \(='gauc'\) must be a metric without groups, as the rows it measures have none"),
+    ],
+)
+def test_a_name_that_is_none_is_told_with_the_nearest(name, sentence):
+    with pytest.raises(InputError, match=sentence):
+        find_metric(name, METRICS, "metrics", with_groups=False)
+    assert find_metric("gauc", METRICS, "metrics", with_groups=True) is METRICS["gauc"]
+
+
+@pytest.mark.parametrize("wrong", [{"better": "max"}, {"score": "logits"}])
+def test_a_metric_that_reads_no_way_is_told(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(InputError, match=rf"`{name}` \(='{value}'\) must be one of"):
+        dataclasses.replace(METRICS["auc"], **wrong)
