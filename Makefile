@@ -18,7 +18,7 @@ train: env ## train the papers' models on the Complete Journey funnel; results i
 	@PATH="$(CURDIR)/$(BIN):$$PATH" torchx run -s local_cwd mtl.train $(ARGS)
 
 compare: env ## compare every model, ablations too: five seeds, one report; hours, and goes on where it was
-	@$(BIN)/python -m torchrec_mtl.jobs.compare $(ARGS)
+	@$(BIN)/torchrec-mtl compare $(ARGS)
 
 test: env ## run all tests, those in docstrings included, four at a time at most
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)

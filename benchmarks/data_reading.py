@@ -55,7 +55,7 @@ def train(directory: Path) -> Callable[[], tuple[float, float]]:
     """A Shared-Bottom; each call takes steps on the same batches, made before: samples a second, and no memory."""
     schema = Schema.load(directory)
     tables = EmbeddingBagCollection(tables=schema.embedding_configs(embedding_dim=16), device=torch.device("meta"))
-    train_model = MultiTaskTrain(SharedBottom(tables, schema.tasks), CrossEntropyLoss())
+    train_model = MultiTaskTrain(SharedBottom(tables, schema.tasks), CrossEntropyLoss(schema.tasks))
     model, optimizer = distribute(train_model, TrainingConfig(batch_size=BATCH_SIZE), CPU)
     loader = BatchLoader(read_split(directory, "train"), BATCH_SIZE, shuffle=True, drop_last=True)
     batches = [batch for batch, _ in zip(loader, range(TRAIN_STEPS), strict=False)]

@@ -130,7 +130,7 @@ def measure_models(repeats: int) -> list[record.Row]:
         for module in model.modules():
             if isinstance(module, DynamicSelector):
                 module.step.fill_(10**9)
-        wrapped = MultiTaskTrain(model, loss())
+        wrapped = MultiTaskTrain(model, loss(tasks))
         everything = list(wrapped.parameters())
         arch = list(model.over_arch.parameters())
         for direction, parameters in zip(turns, (everything, arch), strict=False):

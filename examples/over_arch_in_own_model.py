@@ -21,7 +21,7 @@ class YourModel(nn.Module):
         super().__init__()
         self.embedding_bag_collection = EmbeddingBagCollection(tables=tables(EMBEDDING_DIM))
         self.dense_arch = nn.Sequential(nn.Linear(NUM_DENSE, EMBEDDING_DIM), nn.LayerNorm(EMBEDDING_DIM))
-        self.over_arch = BPCMArch(num_fields=len(FEATURES) + 1, embedding_dim=EMBEDDING_DIM, num_tasks=len(TASKS))
+        self.over_arch = BPCMArch(len(FEATURES) + 1, EMBEDDING_DIM, TASKS)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         embeddings = self.embedding_bag_collection(sparse_features).to_dict()
@@ -31,7 +31,7 @@ class YourModel(nn.Module):
 
 def main(steps: int = 60) -> None:
     torch.manual_seed(0)
-    model, loss_function = YourModel(), CalibratedLoss(alpha=0.6)
+    model, loss_function = YourModel(), CalibratedLoss(TASKS)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step, batch in enumerate(batches(steps, batch_size=512)):
         logits = model(batch.dense_features, batch.sparse_features)

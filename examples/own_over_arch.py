@@ -16,7 +16,7 @@ from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.losses import CrossEntropyLoss
-from torchrec_mtl.modules import SparseArch
+from torchrec_mtl.modules import FeatureArch, MarginalFromConditional
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import default_device, distribute, process_group
 from torchrec_mtl.training.evaluation import evaluate
@@ -25,17 +25,20 @@ from torchrec_mtl.training.monitor import Monitor
 
 
 class YourModel(nn.Module):
-    """Any ``model(dense_features, sparse_features) -> logits [B, T]``; here each task adds to the one before."""
+    """Any ``model(dense_features, sparse_features) -> logits [B, T]``; here the steps' probabilities are multiplied."""
 
     def __init__(self, embedding_bag_collection: EmbeddingBagCollection) -> None:
         super().__init__()
-        self.sparse_arch = SparseArch(embedding_bag_collection)
-        in_features = sum(self.sparse_arch.field_dims) + NUM_DENSE
-        self.over_arch = nn.Sequential(nn.Linear(in_features, 32), nn.ReLU(), nn.Linear(32, len(TASKS)))
+        self.features = FeatureArch(embedding_bag_collection, dense_in_features=NUM_DENSE)
+        self.over_arch = nn.Sequential(
+            nn.Linear(self.features.out_features, 32),
+            nn.ReLU(),
+            nn.Linear(32, len(TASKS)),  # each step's logit, given the one before
+            MarginalFromConditional(TASKS),
+        )
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
-        steps = self.over_arch(torch.cat([self.sparse_arch(sparse_features), dense_features], dim=1))
-        return nn.functional.logsigmoid(steps).cumsum(dim=1)
+        return self.over_arch(self.features(dense_features, sparse_features))
 
 
 class Batches:
@@ -73,7 +76,7 @@ def main() -> None:
     with process_group(device), tempfile.TemporaryDirectory() as folder:
         set_seed(config.seed)
         ebc = EmbeddingBagCollection(tables=tables(embedding_dim=8), device=torch.device("meta"))
-        model, optimizer = distribute(MultiTaskTrain(YourModel(ebc), CrossEntropyLoss()), config, device)
+        model, optimizer = distribute(MultiTaskTrain(YourModel(ebc), CrossEntropyLoss(TASKS)), config, device)
         directory = Path(folder)
         fit(
             model,

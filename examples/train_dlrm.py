@@ -27,6 +27,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.losses import DependenceLoss
 from torchrec_mtl.models import TAFE
+from torchrec_mtl.modules import FeatureArch
 
 
 def main() -> None:
@@ -44,9 +45,10 @@ def main() -> None:
     if args.model == "dlrm":
         train_model = DLRMTrain(DLRM(ebc, NUM_DENSE, [32, 16], [32, len(TASKS)], dense_device=device))
     else:
-        train_model = MultiTaskTrain(TAFE(ebc, TASKS, NUM_DENSE, [32, 16], dense_device=device), DependenceLoss())
+        features = FeatureArch(ebc, dense_in_features=NUM_DENSE, dense_arch_layer_sizes=[32, 16], dense_device=device)
+        train_model = MultiTaskTrain(TAFE(features, TASKS), DependenceLoss(TASKS))
 
-    apply_optimizer_in_backward(RowWiseAdagrad, train_model.model.sparse_arch.parameters(), {"lr": 0.05})
+    apply_optimizer_in_backward(RowWiseAdagrad, ebc.parameters(), {"lr": 0.05})
     # replicated tables would drop the optimizer that runs in the backward pass
     constraints = {t.name: ParameterConstraints(sharding_types=["table_wise"]) for t in ebc.embedding_bag_configs()}
     world_size = dist.get_world_size()

@@ -15,4 +15,6 @@ def average_precision(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
     return float(average_precision_score(labels, logits, sample_weight=weights))
 
 
-KNOWN = {**METRICS, "average_precision": Metric(average_precision, "average precision", "higher", "ranking")}
+AVERAGE_PRECISION = Metric(average_precision, "average precision", "higher", "ranking")
+NAMED = "tests.foreign_metric:AVERAGE_PRECISION"  # on a command line
+KNOWN = {**METRICS, "average_precision": AVERAGE_PRECISION}

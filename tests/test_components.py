@@ -17,8 +17,8 @@ NODES = ["-j", "2x8", "--cpu", "64", "--gpu", "8", "--memMB", "500000"]
 JOB = [*NODES, "--name", "first", "--models", "tafe", "--dataset", "/shared/data", "--output", "/shared/runs"]
 JOB += ["--max_restarts", "3", "--max_retries", "2", "--mounts", "type=bind,src=/shared,dst=/shared"]
 OVERRIDE = "tafe.model_args.num_layers=2"
-PROGRAM = "-m torchrec_mtl.jobs.train --models tafe --dataset /shared/data --sample 0.2 --raw '' --settings '' --seed 0"
-PROGRAM += f" --name first --output /shared/runs {OVERRIDE}"
+PROGRAM = "-m torchrec_mtl train --models tafe --dataset /shared/data --sample 0.2 --raw '' --settings ''"
+PROGRAM += f" --metrics auc --seed 0 --name first --output /shared/runs {OVERRIDE}"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "8",
     "PET_MAX_RESTARTS": "3",
@@ -52,7 +52,7 @@ def only_replica(request):
 
 def torchrun_of(command, host):
     """The words of torchrun's command before the program, checked against where the nodes meet."""
-    options, program = re.fullmatch(r"(.*) (-m torchrec_mtl\.jobs\.train .*)", command).groups()
+    options, program = re.fullmatch(r"(.*) (-m torchrec_mtl train .*)", command).groups()
     assert program == PROGRAM
     assert f"--rdzv_endpoint ${{{host}:=localhost}}:29500 " in options
     assert "--rdzv_backend c10d" in options
@@ -139,7 +139,7 @@ def test_compare_runs_one_system_a_gpu_or_core():
     options = ["--models", "mmoe,tafe", "--seeds", "2", "training.max_epochs=1"]
     for resources, workers in ((["--cpu", "6"], "6"), (["--gpu", "4"], "4"), (["--workers", "3"], "3")):
         replica = only_replica(dryrun("mtl.compare", *resources, *options))
-        assert replica.args[:3] == ["python", "-m", "torchrec_mtl.jobs.compare"]
+        assert replica.args[:4] == ["python", "-m", "torchrec_mtl", "compare"]
         assert replica.args[replica.args.index("--workers") + 1] == workers
         assert replica.args[replica.args.index("--models") + 1] == "mmoe,tafe"
         assert replica.args[-1] == "training.max_epochs=1"
@@ -148,7 +148,7 @@ def test_compare_runs_one_system_a_gpu_or_core():
 def test_prepare_passes_a_data_sets_own_arguments_on():
     options = ["--dataset", "ali_ccp", "--raw", "/raw", "--output", "/out", "--bad_rows", "strict"]
     replica = only_replica(dryrun("mtl.prepare", *options, "--", "--sample", "0.1"))
-    command = "python -m torchrec_mtl.jobs.prepare ali_ccp --raw /raw --output /out --bad-rows strict --sample 0.1"
+    command = "python -m torchrec_mtl prepare ali_ccp --raw /raw --output /out --bad-rows strict --sample 0.1"
     assert replica.args == command.split()
 
 
@@ -164,7 +164,7 @@ WRONG = [
     (components.train, {"j": "2:1x8"}, "`j` (='2:1x8') must be nodes x processes a node, as 2x8"),
     (components.train, {"j": "1x8", "gpu": 4}, "`j` (='1x8') must be for at most `gpu` (=4) processes a node"),
     (components.train, {"mounts": "src=/a,dst=/b"}, "`mounts` (='src=/a,dst=/b') must be as type=bind,"),
-    (components.compare, {"protocol": "papers"}, "`protocol` (='papers') must be one of"),
+    (components.compare, {"protocol": "papers"}, "protocol 'papers' must be one of"),
     (components.compare, {"seeds": 0}, "`seeds` (=0) must be at least 1"),
     (components.compare, {"stages": "find"}, "stage 'find' must be one of"),
     (components.bench, {"program": "speed"}, "`program` (='speed') must be one of "),
@@ -197,7 +197,7 @@ def test_a_wrong_override_is_told_too(capsys, component):
     with pytest.raises(SystemExit) as exit_status:
         component("training.epochs=3")
     assert exit_status.value.code == 2
-    assert capsys.readouterr().err.startswith("error: override 'training.epochs': 'epochs' must be one of")
+    assert capsys.readouterr().err.startswith("error: single_task has no setting 'training.epochs'")
 
 
 @pytest.mark.parametrize("j", ["", "x2", "0x2", "1x0", "2x", "-1x2", "1:2", "1x2x3"])

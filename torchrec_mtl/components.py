@@ -41,7 +41,7 @@ def train(
     Args:
         overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
         models: names of the models, separated by commas; one of your own is package.module:SYSTEM
-        dataset: complete_journey, synthetic, ali_ccp or taobao, package.module:DATA_SET, or the folder of a prepared one
+        dataset: complete_journey, synthetic, ali_ccp or taobao, package.module:DATA_SET, or a prepared folder
         sample: share of a named data set's rows, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
         settings: sizes and schedules, complete_journey or paper; the first for that data, else the second

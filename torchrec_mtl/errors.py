@@ -35,7 +35,8 @@ def not_one_of(what: str, value: object, known: Iterable[object]) -> str:
     """
     names = list(known)
     near = difflib.get_close_matches(str(value), [str(name) for name in names], n=1)
-    return f"{what} {value!r} must be one of {names}" + (f"; the nearest is {near[0]!r}" if near else "")
+    told = f"{what} (={value!r})" if what.startswith("`") else f"{what} {value!r}"
+    return f"{told} must be one of {names}" + (f"; the nearest is {near[0]!r}" if near else "")
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

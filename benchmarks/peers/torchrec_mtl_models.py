@@ -11,11 +11,10 @@ from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.data import Field, MultiTaskBatch, Schema
-from torchrec_mtl.jobs.registry import MODELS as ENTRIES
-from torchrec_mtl.jobs.settings import RunConfig
-from torchrec_mtl.jobs.train import build_model
+from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.losses import CrossEntropyLoss
-from torchrec_mtl.modules import start_from_base_rates
+from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute, process_group
@@ -50,12 +49,12 @@ def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor, s
     schema = Schema("synthetic", [Field(*field) for field in sizes.fields.items()], TaskChain(sizes.tasks))
     if setting == DEFAULT:
         training = TrainingConfig(batch_size=sizes.batch_size, seed=seed)
-        config = RunConfig(name, sizes.embedding_dim, model_args=model_args(name, sizes), training=training)
+        config = RunConfig(SYSTEMS[name], sizes.embedding_dim, model_args=model_args(name, sizes), training=training)
         built = build_model(config, schema, CPU)
-        start_from_base_rates(built, base_rates)
+        built.model.start_from_base_rates(base_rates)
         return distributed(built, training, sizes)
     collection = EmbeddingBagCollection(tables=schema.embedding_configs(sizes.embedding_dim))
-    model = ENTRIES[name].model(collection, schema.tasks, **model_args(name, sizes))
+    model = SYSTEMS[name].model(collection, schema.tasks, **model_args(name, sizes))
     if setting == ADAM:
 
         def probabilities(ids: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ def make(name: str, setting: str, sizes: Sizes, seed: int, base_rates: Tensor, s
     adagrad = TableConfig(optimizer="adagrad", learning_rate=TABLE_LEARNING_RATE)
     adam = OptimizerConfig(learning_rate=LEARNING_RATE)
     training = TrainingConfig(batch_size=sizes.batch_size, seed=seed, table=adagrad, optimizer=adam)
-    candidate = distributed(MultiTaskTrain(model, CrossEntropyLoss()), training, sizes)
+    candidate = distributed(MultiTaskTrain(model, CrossEntropyLoss(schema.tasks)), training, sizes)
     put(values, candidate.module)
     return candidate
 

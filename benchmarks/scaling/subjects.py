@@ -12,10 +12,11 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from torchrec.datasets.utils import Batch
 from torchrec.models.dlrm import DLRM, DLRMTrain, SparseArch
 
-from torchrec_mtl import MultiTaskTrain, TaskChain
+from torchrec_mtl import MultiTaskTrain, TaskChain, TaskForest
 from torchrec_mtl.data import MultiTaskBatch
-from torchrec_mtl.jobs.registry import MODELS
 from torchrec_mtl.losses import CrossEntropyLoss
+from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.systems import SYSTEMS
 
 CPU = torch.device("cpu")
 NUM_BATCHES = 8
@@ -37,7 +38,7 @@ class Subject:
     ours: nn.Module
     batches: list[MultiTaskBatch]
     bare_batches: list[Batch]
-    tasks: TaskChain
+    tasks: TaskForest
 
 
 def make_batches(
@@ -74,8 +75,9 @@ def dlrm(batch_size: int, num_rows: int, seed: int) -> Subject:
         return DLRM(_tables(26, 32, num_rows), 13, [512, 256, 32], [512, 512, 1], dense_device=CPU)
 
     batches, bare_batches = make_batches(batch_size, num_rows, seed, num_fields=26, dense=13, tasks=1)
-    ours = MultiTaskTrain(model(), CrossEntropyLoss())
-    return Subject(DLRMTrain(model()), ours, batches, bare_batches, TaskChain(["click"]))
+    tasks = TaskChain(["click"])
+    ours = MultiTaskTrain(model(), CrossEntropyLoss(tasks))
+    return Subject(DLRMTrain(model()), ours, batches, bare_batches, tasks)
 
 
 class ByHand(nn.Module):
@@ -100,12 +102,12 @@ class ByHand(nn.Module):
 
 
 def library(system: str, batch_size: int, num_rows: int, seed: int) -> Subject:
-    """A model of `MODELS` as its paper has it, a funnel of three steps: 23 tables of 16."""
-    entry, tasks = MODELS[system], TaskChain(["click", "cart", "purchase"])
+    """A system of `SYSTEMS` as its paper has it, a funnel of three steps: 23 tables of 16."""
+    record, tasks = SYSTEMS[system], TaskChain(["click", "cart", "purchase"])
     batches, bare_batches = make_batches(batch_size, num_rows, seed, num_fields=23, dense=0, tasks=len(tasks))
-    model = entry.model(_tables(23, 16, num_rows), tasks, dense_device=CPU)
-    bare = ByHand(_tables(23, 16, num_rows), copy.deepcopy(model.get_submodule("over_arch")), entry.loss())
-    return Subject(bare, MultiTaskTrain(model, entry.loss()), batches, bare_batches, tasks)
+    model = record.model(FeatureArch(_tables(23, 16, num_rows), dense_device=CPU), tasks)
+    bare = ByHand(_tables(23, 16, num_rows), copy.deepcopy(model.get_submodule("over_arch")), record.loss(tasks))
+    return Subject(bare, MultiTaskTrain(model, record.loss(tasks)), batches, bare_batches, tasks)
 
 
 SUBJECTS: dict[str, Callable[[int, int, int], Subject]] = {

@@ -15,6 +15,7 @@ from torchrec_mtl import MultiTaskTrain, TaskChain
 from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.models import PLE
+from torchrec_mtl.modules import FeatureArch
 
 TASKS = TaskChain(["click", "cart", "purchase"])
 
@@ -62,13 +63,16 @@ class Workload:
         ]
         ebc = EmbeddingBagCollection(tables=tables, device=torch.device(device))
         dense = [512, self.embedding_dim]
-        ple = PLE(ebc, TASKS, self.num_dense, dense, expert_layer_sizes=list(self.expert_layer_sizes))
-        return MultiTaskTrain(ple, CrossEntropyLoss())
+        features = FeatureArch(ebc, dense_in_features=self.num_dense, dense_arch_layer_sizes=dense)
+        ple = PLE(features, TASKS, expert_layer_sizes=list(self.expert_layer_sizes))
+        return MultiTaskTrain(ple, CrossEntropyLoss(TASKS))
 
     def on_meta(self, data_type: DataType) -> nn.Module:
         """The model for the planner; its tables have no memory."""
         model = self._model(self.table_rows(), data_type, "meta")
-        apply_optimizer_in_backward(RowWiseAdagrad, model.model.sparse_arch.parameters(), {"lr": 0.05})
+        apply_optimizer_in_backward(
+            RowWiseAdagrad, model.model.features.embedding_bag_collection.parameters(), {"lr": 0.05}
+        )
         return model
 
     @cache  # noqa: B019  # a handful of workloads in a program's life
@@ -81,6 +85,6 @@ class Workload:
         batch = MultiTaskBatch(torch.zeros(rows, self.num_dense), sparse, torch.zeros(rows, len(TASKS)))
         with FlopCounterMode(display=False) as counter:
             model(batch)[0].backward()
-        of_tables = {id(p) for p in model.model.sparse_arch.parameters()}
+        of_tables = {id(p) for p in model.model.features.embedding_bag_collection.parameters()}
         parameters = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
         return counter.get_total_flops() / rows, parameters

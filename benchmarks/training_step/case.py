@@ -1,6 +1,6 @@
 """A model of some size, trained by our own path on a prepared data set: what the step is measured on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -8,15 +8,15 @@ from benchmarks.record import ROOT
 from benchmarks.scaling.stacks import Endless
 from torchrec_mtl.data import BatchLoader, Schema, Split, SyntheticFunnel, prepare_synthetic, read_split
 from torchrec_mtl.jobs.compare.efficiency import build_settled
-from torchrec_mtl.jobs.registry import MODELS
-from torchrec_mtl.jobs.settings import RunConfig, paper
-from torchrec_mtl.training.config import TableConfig
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.jobs.settings import Settings, make_config
+from torchrec_mtl.systems import SYSTEMS as RECORDS
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.fit import Training, set_seed
 from torchrec_mtl.training.monitor import Monitor
 
 DATA = ROOT / "build" / "bench-data"
-SYSTEMS = tuple(name for name, entry in MODELS.items() if entry.ablation_of is None)
+SYSTEMS = tuple(name for name, record in RECORDS.items() if record.ablation_of is None)
 BATCHES_AN_EPOCH = 8
 
 
@@ -60,10 +60,9 @@ class Size:
 
     def config(self, system: str) -> RunConfig:
         """The papers' model; its tables are stepped in the backward pass, by row-wise Adagrad."""
-        of_paper = paper(system)
-        points = {"num_inducing_points": self.num_inducing_points} if system == "tafe" else {}
-        training = replace(of_paper.training, batch_size=self.batch_size, table=TableConfig())
-        return replace(of_paper, embedding_dim=self.embedding_dim, model_args=points, training=training)
+        own = {"tafe": {"model_args.num_inducing_points": self.num_inducing_points}}
+        common = {"embedding_dim": self.embedding_dim, "training.batch_size": self.batch_size}
+        return make_config(RECORDS[system], Settings(common, own))
 
 
 class Case:

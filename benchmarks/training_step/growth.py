@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.training_step import clock, parts
 from benchmarks.training_step.case import Case, Size
 from torchrec_mtl.data import MultiTaskBatch
-from torchrec_mtl.jobs.train import build_model
-from torchrec_mtl.modules import SparseArch
+from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.modules import FeatureArch
 
 GROUPS = {
     "reader": (clock.READER,),
@@ -78,18 +78,18 @@ def count(system: str, size: Size, rows: int = 8) -> Counted:
     model = build_model(size.config(system), size.funnel.schema, cpu)
     batch = MultiTaskBatch(torch.zeros(rows, 0), torch.empty(0), torch.zeros(rows, size.num_tasks))  # type: ignore[arg-type]
 
-    def embeddings(arch: SparseArch, _: object) -> Tensor:
-        return torch.zeros(rows, sum(arch.field_dims), requires_grad=True)
+    def embeddings(arch: FeatureArch, _: object, __: object) -> Tensor:
+        return torch.zeros(rows, arch.out_features, requires_grad=True)
 
     with (
         patch.dict(os.environ, plain),  # kernels of our own count no FLOPs
-        patch.object(SparseArch, "forward", embeddings),
+        patch.object(FeatureArch, "forward", embeddings),
         FlopCounterMode(display=False) as counter,
     ):
         model(batch)[0].backward()
     dense = sum(p.numel() for p in model.parameters() if p.device == cpu)  # tables are on meta
     ids, labels = size.batch_size * size.num_fields, size.batch_size * size.num_tasks
-    lookups = ids * sum(isinstance(module, SparseArch) for module in model.modules())
+    lookups = ids * sum(isinstance(module, FeatureArch) for module in model.modules())
     return Counted(counter.get_total_flops() * size.batch_size // rows, dense, ids, lookups, labels)
 
 

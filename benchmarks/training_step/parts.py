@@ -30,7 +30,7 @@ from benchmarks.training_step.clock import (
     reader_seconds,
 )
 from torchrec_mtl.data import BatchLoader, MultiTaskBatch
-from torchrec_mtl.modules import SparseArch
+from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.faults import Recorded
 
 
@@ -63,7 +63,7 @@ def _hooks(case: Case, clock: Clock, stack: ExitStack) -> None:
     add(case.train_model, OVER_ARCH_FORWARD, nothing, nothing)
     add(case.train_model.get_submodule("loss"), "loss", on_gradient(OVER_ARCH_BACKWARD), nothing)
     for module in case.train_model.modules():
-        if isinstance(module, SparseArch):
+        if isinstance(module, FeatureArch):
             add(module, TABLES_FORWARD, nothing, on_gradient(TABLES_BACKWARD))
     over_arch = case.train_model.get_submodule("model.over_arch")
     for tower in over_arch if isinstance(over_arch, nn.ModuleList) else ():  # each follows tables of its own

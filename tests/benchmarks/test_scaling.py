@@ -68,7 +68,8 @@ def test_half_precision_exchange_takes_half_the_time():
 
 def test_half_precision_tables_take_half_the_memory():
     def table_bytes(data_type: DataType) -> int:
-        return sum(p.numel() * p.element_size() for p in SMALL.on_meta(data_type).model.sparse_arch.parameters())
+        tables = SMALL.on_meta(data_type).model.features.embedding_bag_collection
+        return sum(p.numel() * p.element_size() for p in tables.parameters())
 
     assert table_bytes(DataType.FP32) == 2 * table_bytes(DataType.FP16) == 512_000_000
 

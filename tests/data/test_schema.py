@@ -60,7 +60,7 @@ def collection_of(feature: str, num_embeddings: int) -> EmbeddingBagCollection:
             "b",
             20,
             TaskChain(["purchase", "click"]),
-            "`tasks` (=['purchase', 'click']) must be those of data set 's', in this order: ['click', 'purchase']",
+            "`tasks` (=purchase -> click) must be those of data set 's', in the same order: click -> purchase",
         ),
     ],
 )
@@ -99,9 +99,12 @@ def test_wrong_cardinality(num_embeddings: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"version": 2}, "schema.json: `version` (=2) must be 1"),
+        ({"version": 3}, "schema.json: `version` (=3) must be 2, or 1, whose tasks are a chain"),
         ({"fields": None}, "schema.json: key 'fields' is missing"),
-        ({"tasks": {"names": ["click"]}}, "schema.json: key 'label_columns' is missing"),
+        (
+            {"tasks": [{"name": "click", "before": "buy"}]},
+            "schema.json: a value is of the wrong kind (Task.__init__() got an",
+        ),
         ({"fields": 3}, "schema.json: a value is of the wrong kind ('int' object is not iterable)"),
         (
             {"fields": [{"name": "a", "num_embeddings": 0, "multi_valued": False}]},

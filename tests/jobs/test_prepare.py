@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import Schema
 from torchrec_mtl.data.ali_ccp import AliCcpGenerator
 from torchrec_mtl.data.taobao import TaobaoGenerator
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.datasets import dataset_directory
-from torchrec_mtl.jobs.prepare import main
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +18,13 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_prepares_and_tells_what_it_found(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["ali_ccp", "--raw", str(raw), "--output", str(tmp_path / "out"), "--seed", "1"]
-    assert main([*arguments, "--protocol", "aitm"]) == 0
+    assert main(["prepare", *arguments, "--protocol", "aitm"]) == 0
     told = capsys.readouterr()
     assert "train: 900 rows read" in told.out
     assert told.out.endswith(f"prepared: {tmp_path / 'out'}\n")
     assert "rows/s" in told.err
     assert Schema.load(tmp_path / "out").num_rows["test"] == 300
-    assert main([*arguments, "--protocol", "full"]) == 2
+    assert main(["prepare", *arguments, "--protocol", "full"]) == 2
     assert capsys.readouterr().err.startswith("error: `output` (=")
 
 
@@ -34,9 +34,9 @@ def test_a_bad_row_exits_with_2(raw: Path, tmp_path: Path, capsys: pytest.Captur
     with (tmp_path / "sample_skeleton_test.csv").open("a") as file:
         file.write("1,2\n")
     arguments = ["ali_ccp", "--raw", str(tmp_path), "--output", str(tmp_path / "out")]
-    assert main(arguments) == 2
+    assert main(["prepare", *arguments]) == 2
     assert "sample_skeleton_test.csv, line 301: must have 6 columns, not 2" in capsys.readouterr().err
-    assert main([*arguments, "--bad-rows", "quarantine", "--bad-rows-limit", "1"]) == 0
+    assert main(["prepare", *arguments, "--bad-rows", "quarantine", "--bad-rows-limit", "1"]) == 0
     assert "sample_skeleton_test.csv: 1 bad rows were put aside" in capsys.readouterr().out
 
 
@@ -45,7 +45,7 @@ def test_a_bad_row_exits_with_2(raw: Path, tmp_path: Path, capsys: pytest.Captur
 )
 def test_a_wrong_command_line(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(arguments)
+        main(["prepare", *arguments])
 
 
 def test_known_by_name(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,11 +61,11 @@ def test_known_by_name(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_taobao(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     raw = TaobaoGenerator(800, (0.3, 0.1), behaviors_per_row=2).write(tmp_path / "raw")
     arguments = ["taobao", "--raw", str(raw), "--output", str(tmp_path / "out"), "--history-length", "3"]
-    assert main([*arguments, "--purchase-days", "1"]) == 0
+    assert main(["prepare", *arguments, "--purchase-days", "1"]) == 0
     assert "800 impressions read" in capsys.readouterr().out
     schema = Schema.load(tmp_path / "out")
     assert (schema.tasks.names, schema.field_names[-1]) == (("click", "purchase"), "history_brand")
-    assert main([*arguments, "--min-count", "0"]) == 2
+    assert main(["prepare", *arguments, "--min-count", "0"]) == 2
     assert capsys.readouterr().err == "error: `min_count` (=0) must be at least 1\n"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert Schema.load(dataset_directory("taobao", 1.0, str(raw))).tasks.names == ("click",)

@@ -11,8 +11,9 @@ from tests.foreign_metric import KNOWN
 from tests.jobs import funnel
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.report import ModelReport, read_report, save_report, write_report
-from torchrec_mtl.jobs.settings import paper
+from torchrec_mtl.jobs.settings import PAPER, make_config
 from torchrec_mtl.metrics import METRICS, CalibrationCurve
+from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.result import TrainingResult
 
 TASKS = funnel.SCHEMA.tasks
@@ -28,8 +29,7 @@ def rows(**values):
 
 
 def report(model, stopped_by="auc", **values):
-    config = paper(model)
-    config = replace(config, training=replace(config.training, early_stopping_metric=stopped_by))
+    config = make_config(SYSTEMS[model], PAPER, [f"training.early_stopping_metric={stopped_by}"])
     history = [{"step": step, "split": "valid", **row} for step in (1, 2) for row in rows(**values)]
     result = TrainingResult(history, best_step=2, best_score=0.123, seconds=1.0, num_rows=99)
     curve = CalibrationCurve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.4]), torch.tensor([5, 5]))

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.jobs import funnel
-from torchrec_mtl.jobs.train import main
+from torchrec_mtl.__main__ import main
 from torchrec_mtl.training.checkpoint import checkpoints, read_manifest, verify
 from torchrec_mtl.training.fit import Training
 
@@ -56,7 +56,7 @@ def _run(argv: list[str], directory: Path) -> None:
         os.replace(note.with_suffix(".new"), note)
 
     Training.take_step = noted
-    sys.exit(main(argv))
+    sys.exit(main(["train", *argv]))
 
 
 class Job:
@@ -177,7 +177,7 @@ def spoilt(tmp_path_factory):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_kept(spoilt, tmp_path, capsys):
-    assert main([*arguments(spoilt, tmp_path), "--models", "shared_bottom"]) == 1
+    assert main(["train", *arguments(spoilt, tmp_path), "--models", "shared_bottom"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("error: the loss of step ")
     assert "is not finite; rank 0: logits or labels of click in 1 of 64 rows, cart in 1 of 64 rows" in told
@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_batch_kept(spoilt, tmp
 
 def test_such_batches_are_left_out_and_counted_if_asked(spoilt, tmp_path, capsys):
     options = ["--models", "shared_bottom", "training.non_finite_loss=skip"]
-    assert main([*arguments(spoilt, tmp_path), *options]) == 0
+    assert main(["train", *arguments(spoilt, tmp_path), *options]) == 0
     said = capsys.readouterr().out
     assert "2 batches skipped" in said  # one an epoch
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -202,7 +202,7 @@ def test_such_batches_are_left_out_and_counted_if_asked(spoilt, tmp_path, capsys
 def test_an_unfinished_run_of_other_settings_is_left_alone(data, tmp_path, capsys):
     folder = tmp_path / "run"
     folder.mkdir()
-    assert main(arguments(data, tmp_path)) == 2
+    assert main(["train", *arguments(data, tmp_path)]) == 2
     assert f"must be a new run's, but {folder} is there and is no run" in capsys.readouterr().err
     folder.rmdir()
     job = Job(data, tmp_path)
@@ -211,12 +211,12 @@ def test_an_unfinished_run_of_other_settings_is_left_alone(data, tmp_path, capsy
         time.sleep(0.01)
     os.kill(job.process.pid, signal.SIGKILL)
     job.wait()
-    assert main(arguments(data, tmp_path, "training.patience=2")) == 2
+    assert main(["train", *arguments(data, tmp_path, "training.patience=2")]) == 2
     told = capsys.readouterr().err
     assert "the unfinished run was made with shared_bottom.training.patience=3, now 2 is asked for" in told
 
 
 def test_a_run_that_torchrun_restarts_needs_a_name(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    assert main([*arguments(data, tmp_path), "--name", ""]) == 2
+    assert main(["train", *arguments(data, tmp_path), "--name", ""]) == 2
     assert "`name` must be given to a run that torchrun restarts" in capsys.readouterr().err

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from torchrec_mtl.jobs.registry import MODELS
 
 from tests.jobs import funnel
-from torchrec_mtl.jobs.train import main
+from torchrec_mtl.__main__ import main
+from torchrec_mtl.systems import SYSTEMS
 
 SMALL = ["training.batch_size=64", "training.max_epochs=2", "training.evaluations_per_epoch=2"]
 SMALL += ["training.optimizer.learning_rate=0.01", "training.table.learning_rate=0.01"]
@@ -27,7 +27,7 @@ TRAINED = ("single_task", "ple", "escm2_dr", "bpcm", "tafe")
 
 def run(data, output, *arguments, models=",".join(TRAINED), name="run"):
     options = ["--dataset", str(data), "--output", str(output), "--name", name, "--models", models]
-    return main([*options, *SMALL, *SMALLER, *arguments])
+    return main(["train", *options, *SMALL, *SMALLER, *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_models_learn(finished):
 def test_table_picture_history_and_weights_are_left(finished):
     table = (finished / "table.txt").read_text()
     for model in TRAINED:
-        assert MODELS[model].title in table
+        assert SYSTEMS[model].title in table
     assert (finished / "report.png").read_bytes()[:4] == b"\x89PNG"
     config = json.loads((finished / "config.json").read_text())
     assert config["tafe"]["model_args"]["num_layers"] == 2
@@ -104,7 +104,7 @@ def test_tables_take_fused_optimizers(data, tmp_path, optimizer):
 
 def test_two_ranks_take_a_part_each(data, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["-m", "torchrec_mtl.jobs.train", "--dataset", str(data), "--output", str(tmp_path), "--name", "two"]
+    command += ["-m", "torchrec_mtl", "train", "--dataset", str(data), "--output", str(tmp_path), "--name", "two"]
     command += ["--models", "tafe", *SMALL, *SMALLER]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     rows = json.loads((tmp_path / "two" / "results.json").read_text())
@@ -119,22 +119,25 @@ WRONG_ARGUMENTS = [
     (["--dataset", "/nowhere"], "/nowhere/schema.json: no such file"),
     (["--seed", "-1"], "`seed` (=-1) must be at least 0"),
     (["training.batch_size=0"], "`batch_size` (=0) must be at least 1"),
-    (["training.batch_size=many"], "override 'training.batch_size' (='many') must be of type int"),
-    (["training.epochs=3"], "override 'training.epochs': 'epochs' must be one of ['batch_size'"),
-    (["tafe.model_args.num_layer=3"], "`model_args` of tafe: 'num_layer' must be one of"),
-    (["bpcm.loss_args.beta=3"], "`loss_args` of bpcm: 'beta' must be one of"),
-    (["training.precision=fp8"], "`precision` (='fp8') must be one of ['fp32', 'bf16']"),
+    (["training.batch_size=many"], "`training.batch_size` (='many') must be of type int"),
+    (["training.epochs=3"], "has no setting 'training.epochs'; the nearest is 'training.max_epochs'"),
+    (
+        ["tafe.model_args.num_layer=3"],
+        "has no setting 'model_args.num_layer'; the nearest is 'model_args.num_layers'",
+    ),
+    (["bpcm.loss_args.beta=3"], "bpcm has no setting 'loss_args.beta'"),
+    (["training.precision=fp8"], "`training.precision` (='fp8') must be one of 'fp32', 'bf16'"),
     (["training.early_stopping_metric=acu"], "`early_stopping_metric` (='acu') must be one of ['auc', "),
-    (["training.table.optimizer=lion"], "`optimizer` (='lion') must be one of"),
+    (["training.table.optimizer=lion"], "`training.table.optimizer` (='lion') must be one of"),
     (["tafe.model_args.num_heads=5"], "`num_heads` (=5) must divide `embedding_dim` (="),  # the last model's
     (["--models", "tafe", "loss_args.task_weights=[1.0,2.0]"], "`task_weights` (=[1.0, 2.0]) must be one a task of"),
-    (["training.max_epochs"], "override 'training.max_epochs' must have the form path=value"),
+    (["training.max_epochs"], "setting 'training.max_epochs' must have the form path=value"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), WRONG_ARGUMENTS)
 def test_a_wrong_argument_is_one_sentence_and_status_2(data, tmp_path, capsys, arguments, sentence):
-    assert main(["--dataset", str(data), "--output", str(tmp_path), "--name", "run", *arguments]) == 2
+    assert main(["train", "--dataset", str(data), "--output", str(tmp_path), "--name", "run", *arguments]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert [line for line in error.splitlines() if "error:" in line] == [error.splitlines()[-1]]
@@ -202,7 +205,7 @@ def test_a_run_is_not_overwritten(finished, data, capsys):
 
 
 def test_as_a_program_it_leaves_no_traceback(data, tmp_path):
-    command = [sys.executable, "-m", "torchrec_mtl.jobs.train", "--models", "esmmm", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "torchrec_mtl", "train", "--models", "esmmm", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "model 'esmmm' must be one of" in done.stderr

@@ -26,7 +26,7 @@ def torchrun(
     *options: str, data: Path, output: Path, log: Path, through: Sequence[str] = (), **environment: str
 ) -> subprocess.Popen[bytes]:
     """An agent with its workers, started ``through`` another command; what they say is added to ``log``."""
-    command = [*through, sys.executable, "-m", "torch.distributed.run", *options, "-m", "torchrec_mtl.jobs.train"]
+    command = [*through, sys.executable, "-m", "torch.distributed.run", *options, "-m", "torchrec_mtl", "train"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **environment}
     with log.open("ab") as stream:
         return subprocess.Popen([*command, *arguments(data, output)], stdout=stream, stderr=stream, env=env)

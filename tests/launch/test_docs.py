@@ -9,7 +9,7 @@ from torch.distributed.run import parse_args
 from torchx.cli.argparse_util import ArgOnceAction, torchxconfig
 from torchx.cli.main import main as torchx
 
-from torchrec_mtl.jobs.train import configure, parse
+from torchrec_mtl.jobs.train import configure, parser
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -23,9 +23,11 @@ def test_there_are_commands_for_one_machine_two_and_two_schedulers():
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command[0] == "torchrun"])
 def test_torchrun_takes_it_and_so_does_the_program(command):
     options = parse_args(command[1:])
-    assert (options.module, options.training_script) == (True, "torchrec_mtl.jobs.train")
-    args = parse(options.training_script_args)
-    assert [config.model for config in configure(args)] == ["tafe"]
+    assert (options.module, options.training_script) == (True, "torchrec_mtl")
+    job, *arguments = options.training_script_args
+    args = parser().parse(arguments)
+    assert job == "train"
+    assert [config.name for config in configure(args)] == ["tafe"]
     assert args.name == "first"
 
 
@@ -37,5 +39,5 @@ def test_torchx_would_launch_it(command, capsys, monkeypatch):
         pytest.importorskip("kubernetes")
     torchx(["run", "--dryrun", *command[2:]])
     launched = capsys.readouterr().out
-    assert "torchrec_mtl.jobs.train" in launched
+    assert "-m torchrec_mtl train" in re.sub(r"\s+", " ", launched)
     assert "--name first" in re.sub(r"\s+", " ", launched)

@@ -13,7 +13,7 @@ from torchx.specs import AppState
 
 from tests.jobs import funnel
 from tests.launch import job
-from torchrec_mtl.jobs.train import main
+from torchrec_mtl.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def metrics(output):
 def undisturbed(data, tmp_path_factory):
     """The metrics of a run of one process that nothing befell."""
     output = tmp_path_factory.mktemp("undisturbed")
-    assert main(job.arguments(data, output)) == 0
+    assert main(["train", *job.arguments(data, output)]) == 0
     return metrics(output)
 
 

@@ -17,6 +17,7 @@ from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.data import BatchLoader, read_split
 from torchrec_mtl.losses import DependenceLoss
 from torchrec_mtl.models import TAFE
+from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.fit import fit, set_seed
@@ -32,8 +33,9 @@ def build(config: TrainingConfig, **arguments: object) -> nn.Module:
     tables = funnel.SCHEMA.embedding_configs(8)
     collection = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
     small = {"num_layers": 2, "num_inducing_points": 4, "tower_layer_sizes": (4,), "schedule": (10.0, 0.05, 0.1)}
-    model = TAFE(collection, funnel.SCHEMA.tasks, dense_in_features=1, **{**small, **arguments})
-    return MultiTaskTrain(model, DependenceLoss())
+    features = FeatureArch(collection, dense_in_features=1)
+    model = TAFE(features, funnel.SCHEMA.tasks, **{**small, **arguments})
+    return MultiTaskTrain(model, DependenceLoss(funnel.SCHEMA.tasks))
 
 
 class StopAfter:

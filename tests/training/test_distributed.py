@@ -15,7 +15,7 @@ from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.models import MMoE
-from torchrec_mtl.modules import DynamicSelector
+from torchrec_mtl.modules import DynamicSelector, FeatureArch
 from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, load_weights
 from torchrec_mtl.training.config import SHARDINGS, OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute, process_group
@@ -113,8 +113,9 @@ def shared_tables() -> EmbeddingBagCollection:
 
 
 def build_on_shared_tables() -> nn.Module:
-    model = MMoE(shared_tables(), TASKS, NUM_DENSE, (6, 4), expert_layer_sizes=(8, 6), tower_layer_sizes=(4,))
-    return MultiTaskTrain(model, CrossEntropyLoss())
+    features = FeatureArch(shared_tables(), dense_in_features=NUM_DENSE, dense_arch_layer_sizes=(6, 4))
+    model = MMoE(features, TASKS, expert_layer_sizes=(8, 6), tower_layer_sizes=(4,))
+    return MultiTaskTrain(model, CrossEntropyLoss(TASKS))
 
 
 def all_sharding_types(cases: list[tuple[str, str]], folder: Path) -> None:

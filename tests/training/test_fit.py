@@ -12,6 +12,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.metrics import METRICS, MultiTaskMetrics
 from torchrec_mtl.models import SharedBottom
+from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.checkpoint import best_checkpoint, read_manifest
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute, process_group
@@ -44,6 +45,11 @@ class Batches:
         raise NotImplementedError
 
 
+def shared_bottom(collection):
+    features = FeatureArch(collection, dense_in_features=NUM_DENSE, dense_arch_layer_sizes=(4,))
+    return SharedBottom(features, TASKS)
+
+
 def train(directory, learning_rate, metrics=METRICS, **options):
     """Returns the result, the model and the batches; the labels are noise, so a model can only overfit."""
     config = TrainingConfig(
@@ -54,8 +60,8 @@ def train(directory, learning_rate, metrics=METRICS, **options):
     )
     train_batches, valid_batches = Batches(7, 0), Batches(3, 100)
     set_seed(config.seed)
-    model = SharedBottom(tables(device="meta"), TASKS, NUM_DENSE, (4,))
-    model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config, CPU)
+    model = shared_bottom(tables(device="meta"))
+    model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss(TASKS)), config, CPU)
     monitor = Monitor(directory)
     result = fit(
         model, optimizer, train_batches, valid_batches, TASKS, config, CPU, directory, monitor, metrics=metrics
@@ -118,7 +124,7 @@ def test_a_metric_that_is_defined_nowhere_is_told():
 
 def test_rows_are_grouped_as_told():
     torch.manual_seed(0)
-    model = MultiTaskTrain(SharedBottom(tables(), TASKS, NUM_DENSE, (4,)), CrossEntropyLoss())
+    model = MultiTaskTrain(shared_bottom(tables()), CrossEntropyLoss(TASKS))
     batches, groups = Batches(2, 0).batches, [torch.arange(32) % 3, torch.arange(32) % 5]
     with torch.no_grad():
         logits = torch.cat([model(batch)[1][1] for batch in batches])
@@ -148,7 +154,7 @@ def test_rates_fall_linearly_to_zero(tmp_path):
                 rates.append(self.param_groups[0]["lr"])
                 return super().step(closure)
 
-        model = MultiTaskTrain(SharedBottom(tables(), TASKS, NUM_DENSE, (4,)), CrossEntropyLoss())
+        model = MultiTaskTrain(shared_bottom(tables()), CrossEntropyLoss(TASKS))
         optimizer = KeyedOptimizerWrapper(dict(model.named_parameters()), lambda params: Recorded(params, lr=1.0))
         fit(model, optimizer, Batches(2, 0), Batches(1, 9), TASKS, config, CPU, tmp_path / decay, Monitor(None))
         changes[decay] = rates
@@ -160,7 +166,7 @@ def test_replicated_tables_start_from_their_own_initialisation():
     collection = tables(device="meta")
     for config in collection.embedding_bag_configs():
         config.init_fn = lambda table: torch.nn.init.constant_(table, 0.25)
-    model = MultiTaskTrain(SharedBottom(collection, TASKS, NUM_DENSE, (4,)), CrossEntropyLoss())
+    model = MultiTaskTrain(shared_bottom(collection), CrossEntropyLoss(TASKS))
     distribute(model, TrainingConfig(table=TableConfig("adam")), CPU)
     found = [m for m in model.modules() if isinstance(m, EmbeddingBagCollection)]
     assert all((p == 0.25).all() for m in found for p in m.parameters())
@@ -189,7 +195,7 @@ def test_autocast_is_for_training_alone(tmp_path):
             return super().__iter__()
 
     config = TrainingConfig(batch_size=32, precision="bf16", table=TableConfig("adam"))
-    model = SharedBottom(tables(device="meta"), TASKS, NUM_DENSE, (4,))
-    model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss()), config, CPU)
+    model = shared_bottom(tables(device="meta"))
+    model, optimizer = distribute(MultiTaskTrain(model, CrossEntropyLoss(TASKS)), config, CPU)
     fit(model, optimizer, Noticing(2, 0), Noticing(1, 9), TASKS, config, CPU, tmp_path, Monitor(None))
     assert noticed == [True, False]  # train, valid

@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             Traceback (most recent call last):
             torchrec_mtl.errors.InputError: there is no option --modles; the nearest is --models
         """
-        takes_settings = any(not action.option_strings for action in self._actions)
+        takes_settings = any(action.nargs == "*" for action in self._actions)
         known, unknown = (self.parse_known_intermixed_args if takes_settings else self.parse_known_args)(argv)
         for text in unknown:
             option = text.split("=")[0]

@@ -115,6 +115,7 @@ def torchrun(
         rdzv_port=rdzv_port,
     )
     role = app.roles[0]
+    role.name = job  # TorchX has the module's
     role.mounts = _mounts(mounts)
     # In the command, not in the role's environment: Slurm cuts that at commas, which interfaces' names are joined by.
     settings = [f"{name}={value}" for name, value in network_settings(os.environ).items()]

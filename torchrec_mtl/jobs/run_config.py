@@ -87,9 +87,9 @@ def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str 
         >>> first_difference({"training": {"seed": 0}}, {"training": {"seed": 1}})
         'training.seed=0, now 1 is asked for'
     """
-    flat = [flat(json.loads(json.dumps(config))) for config in (made, wanted)]  # JSON makes lists of tuples
-    for setting in sorted({*flat[0], *flat[1]}):
-        was, now = (config.get(setting) for config in flat)
+    both = [flat(json.loads(json.dumps(config))) for config in (made, wanted)]  # JSON makes lists of tuples
+    for setting in sorted({*both[0], *both[1]}):
+        was, now = (config.get(setting) for config in both)
         if was != now:
             return f"{setting}={was!r}, now {now!r} is asked for"
     return None

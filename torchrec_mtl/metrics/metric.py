@@ -86,7 +86,7 @@ def find_metric(name: str, known: Mapping[str, Metric], argument: str, with_grou
 
         >>> find_metric("auk", {"auc": METRICS["auc"]}, "metrics", with_groups=False)
         Traceback (most recent call last):
-        torchrec_mtl.errors.InputError: `metrics` 'auk' must be one of ['auc']; the nearest is 'auc'
+        torchrec_mtl.errors.InputError: `metrics` (='auk') must be one of ['auc']; the nearest is 'auc'
     """
     if name not in known:
         raise InputError(not_one_of(f"`{argument}`", name, known))

@@ -188,7 +188,7 @@ def test_broken_rows(random_files: Path, tmp_path: Path, protocol: str) -> None:
     dropped = prepare_ali_ccp(random_files, tmp_path / "drop", protocol, broken_funnel="drop")
     assert rows_of(dropped, "test").height == len(lines) - len(broken)
     assert report(dropped)["read"]["test"]["broken"] == len(broken)
-    assert Schema.load(dropped).tasks.weight_columns is None
+    assert Schema.load(dropped).tasks.weight_columns == (None, None)
     kept = prepare_ali_ccp(random_files, tmp_path / "keep", protocol, broken_funnel="keep")
     assert rows_of(kept, "test")["known"].to_list() == [line.purchase <= line.click for line in lines]
     assert any("kept with weight 0" in told for told in report(kept)["findings"])

@@ -7,28 +7,23 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from torchrec_mtl.jobs.registry import MODELS
 
-from tests.foreign_metric import KNOWN
+from tests.foreign_metric import NAMED
 from tests.jobs import funnel
+from torchrec_mtl.__main__ import main
 from torchrec_mtl.jobs.compare import job, runs
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS, Protocol
-from torchrec_mtl.jobs.settings import RunConfig, paper
-from torchrec_mtl.metrics import METRICS
-from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.jobs.settings import PAPER, Settings, make_config
+from torchrec_mtl.systems import SYSTEMS as MODELS
 
 SYSTEMS = ("single_task", "shared_bottom", "bpcm", "tafe", "tafe_wo_tsa")
 SMALL = ["training.batch_size=128", "tafe.model_args.num_layers=2", "tafe.model_args.num_inducing_points=4"]
 
 
-def settings(model):
-    config = paper(model)
-    return replace(config, embedding_dim=4, training=replace(config.training, evaluations_per_epoch=1))
-
-
 PROTOCOL = Protocol(
     title="A small one",
-    settings=settings,
+    settings=Settings({**PAPER.common, "embedding_dim": 4, "training.evaluations_per_epoch": 1}),
     systems=SYSTEMS,
     search=(("training.optimizer.learning_rate=0.01",), ("training.optimizer.learning_rate=0.00001",)),
     sweep={"embedding_dim": (2, 4), "loss_args.alpha": (0.0, 0.6)},
@@ -47,9 +42,9 @@ def data(tmp_path_factory):
     return funnel.prepare(tmp_path_factory.mktemp("data") / "tiny")
 
 
-def compare(data, output, *arguments, known=METRICS):
+def compare(data, output, *arguments):
     options = ["--protocol", "small", "--datasets", str(data), "--seeds", "2", "--output", str(output)]
-    return job.main([*options, *arguments, *SMALL], known)
+    return main(["compare", *options, *arguments, *SMALL])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +70,7 @@ def test_all_runs_are_made_and_only_final_ones_read_the_test_split(finished):
 
 def test_the_search_decides_by_validation_for_the_model_and_its_ablations(finished):
     for system in SYSTEMS:
-        base = MODELS[system].ablation_of or system
+        base = MODELS[system].base
         candidates = [result(finished, "search", base, f"candidate-{i}", "seed-0") for i in (0, 1)]
         best = max(candidates, key=lambda candidate: candidate["valid_score"])
         for seed in (0, 1):
@@ -139,14 +134,14 @@ def by_log_loss(data, tmp_path_factory):
     candidates = tuple((f"training.optimizer.learning_rate={rate}",) for rate in (0.00001, 0.01))
     arguments = [
         "--metrics",
-        "log_loss,average_precision,auc",
+        f"log_loss,{NAMED},auc",
         "--models",
         "single_task,shared_bottom,tafe,tafe_wo_tsa",
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(job.PROTOCOLS, "small", replace(PROTOCOL, search=candidates))
         stages = ["--stages", "search,final,report", "training.early_stopping_metric=log_loss"]
-        assert compare(data, output, *arguments, *stages, known=KNOWN) == 0
+        assert compare(data, output, *arguments, *stages) == 0
     return output / "tiny"
 
 
@@ -199,8 +194,8 @@ def test_the_report_shows_the_named_metrics(by_log_loss):
 
 
 def test_runs_that_were_made_without_a_metric_are_told(finished, data, capsys):
-    arguments = ["--stages", "report", "--metrics", "average_precision"]
-    assert compare(data, finished.parent, *arguments, known=KNOWN) == 2
+    arguments = ["--stages", "report", "--metrics", NAMED]
+    assert compare(data, finished.parent, *arguments) == 2
     assert "was made without `average_precision`; remove the folder to make it again" in capsys.readouterr().err
 
 
@@ -236,12 +231,12 @@ def test_a_failed_run_does_not_lose_the_others(data, tmp_path, monkeypatch, caps
 
 
 WRONG = [
-    (["--protocol", "mine"], "`protocol` (='mine') must be one of"),
-    (["--models", "tafe,esmm"], "model 'esmm' must be one of protocol 'small'"),
+    (["--protocol", "mine"], "protocol 'mine' must be one of"),
+    (["--models", "tafe,esmm"], "model of protocol small: 'esmm' must be one of"),
     (["--seeds", "0"], "`seeds` (=0) must be at least 1"),
     (["--workers", "0"], "`workers` (=0) must be at least 1"),
     (["--stages", "train"], "stage 'train' must be one of"),
-    (["--metrics", "auc,logloss"], "`metrics` (='logloss') must be one of"),
+    (["--metrics", "auc,logloss"], "metric 'logloss' must be one of"),
     (["training.early_stopping_metric=acu"], "; the nearest is 'auc'"),
     (["training.early_stopping_metric=gauc"], "`early_stopping_metric` (='gauc') must be a metric without groups"),
     (["tafe.training.early_stopping_metric=log_loss"], "(=['auc', 'log_loss']) must be the same in all runs"),
@@ -262,13 +257,13 @@ def test_protocols_hold_together(name):
     protocol = PROTOCOLS[name]
     assert set(protocol.published) <= set(protocol.systems) <= set(MODELS)
     for system in protocol.systems:
-        assert (MODELS[system].ablation_of or system) in protocol.systems
-        assert isinstance(protocol.settings(system), RunConfig)
+        assert MODELS[system].base in protocol.systems
+        assert isinstance(make_config(MODELS[system], protocol.settings), RunConfig)
 
 
 @pytest.mark.parametrize("system", MODELS)
 def test_every_system_trains(data, tmp_path, system):
-    config = replace(settings(system), training=TrainingConfig(batch_size=256, evaluations_per_epoch=1))
+    config = make_config(MODELS[system], Settings({"embedding_dim": 4, "training.batch_size": 256}))
     runs.make(runs.Run("search", "", data, config, tmp_path / "run"))
     made = result(tmp_path, "run")
     assert made["test"] == []

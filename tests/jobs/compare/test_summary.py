@@ -9,6 +9,7 @@ from scipy import stats
 from torchrec_mtl.jobs.compare import summary
 from torchrec_mtl.jobs.compare.summary import Scores
 from torchrec_mtl.metrics import METRICS
+from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.tasks import TaskChain
 
 TASKS = TaskChain(["click", "purchase"])
@@ -16,7 +17,8 @@ KEYS = [("click", "impressions"), ("purchase", "impressions"), ("purchase", "aft
 
 
 def scores(title, *by_seed, seeds=(0, 1, 2)):
-    return Scores(title, seeds, dict.fromkeys(KEYS, np.array(by_seed)))
+    system = next(system for system in SYSTEMS.values() if system.title == title)
+    return Scores(system, seeds, dict.fromkeys(KEYS, np.array(by_seed)))
 
 
 COLLECTED = {
@@ -75,7 +77,7 @@ def test_the_test_is_over_the_seeds_that_both_have():
 
 
 def test_one_seed_has_no_deviation_and_no_test():
-    one = {system: Scores(s.title, (0,), {k: v[:1] for k, v in s.values.items()}) for system, s in COLLECTED.items()}
+    one = {system: Scores(s.system, (0,), {k: v[:1] for k, v in s.values.items()}) for system, s in COLLECTED.items()}
     row = rows(one, "tafe")[0]
     assert math.isnan(row["std"])
     assert math.isnan(row["p_value"])
