@@ -155,6 +155,8 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         run(inputs.double(), z, *weights)
     with pytest.raises(InputError, match=r"the stack's tensors have the shapes"):
         run(inputs, z, *weights[:4], weights[4][:, :5], *weights[5:])
+    with pytest.raises(InputError, match=r"`num_heads` \(=3\) must divide the embedding dimension \(=8\)"):
+        stacks.stack(triton_backend.inducing_stack, 3, "input", "gated")(inputs, z, *weights)
     layer = InducingLayer(GeneratorWeights(*(x[0] for x in weights[: stacks.NUM_GENERATOR])), 2)
     with pytest.raises(InputError, match="the 'input' as residual must have 4 rows, not 3"):
         triton_backend.inducing_layer(inputs, z, layer)

@@ -8,10 +8,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
 
 
-def _check(points: Tensor, num_heads: int, residual: str, z_grad: str) -> None:
-    dim = points.shape[-1]
-    if num_heads < 1 or dim % num_heads:
-        raise InputError(f"`num_heads` (={num_heads}) must divide the embedding dimension (={dim})")
+def _check(residual: str, z_grad: str) -> None:
     if residual not in ("input", "query", "none"):
         raise InputError(f"`residual` (={residual!r}) must be 'input', 'query' or 'none'")
     if z_grad not in ("gated", "full"):
@@ -37,15 +34,15 @@ class InducingLayer:
             nothing behind a smooth step, whose slope is 0 there. ``"full"``: that of the equations.
 
     Raises:
-        InputError: if ``num_heads`` does not divide ``D``, or ``residual`` or ``z_grad`` is none of the above.
+        InputError: if ``residual`` or ``z_grad`` is none of the above.
 
     Example::
 
         >>> import torch
         >>> eye = torch.eye(4)
-        >>> InducingLayer(GeneratorWeights(eye, eye, eye, eye, eye[0], eye[0]), num_heads=3)
+        >>> InducingLayer(GeneratorWeights(eye, eye, eye, eye, eye[0], eye[0]), num_heads=2, residual="sum")
         Traceback (most recent call last):
-        torchrec_mtl.errors.InputError: `num_heads` (=3) must divide the embedding dimension (=4)
+        torchrec_mtl.errors.InputError: `residual` (='sum') must be 'input', 'query' or 'none'
     """
 
     weights: GeneratorWeights
@@ -55,7 +52,7 @@ class InducingLayer:
     z_grad: str = "gated"
 
     def __post_init__(self) -> None:
-        _check(self.weights.points, self.num_heads, self.residual, self.z_grad)
+        _check(self.residual, self.z_grad)
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class InducingStack:
     z_grad: str = "gated"
 
     def __post_init__(self) -> None:
-        _check(self.layers.points, self.num_heads, self.residual, self.z_grad)
+        _check(self.residual, self.z_grad)
 
     @property
     def residuals(self) -> tuple[str, str]:

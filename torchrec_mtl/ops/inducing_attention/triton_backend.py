@@ -28,7 +28,7 @@ def why_not(inputs: Tensor, points: Tensor) -> str | None:
     return None
 
 
-def _check(inputs: Tensor, selection: Tensor, points: Tensor) -> None:
+def _check(inputs: Tensor, selection: Tensor, points: Tensor, num_heads: int) -> None:
     """The kernels read memory by these shapes."""
     reason = why_not(inputs, points)
     if reason is not None:
@@ -38,6 +38,8 @@ def _check(inputs: Tensor, selection: Tensor, points: Tensor) -> None:
         raise InputError(f"`inputs` (of shape {list(inputs.shape)}) must be [B, F, {dim}], F > 0")
     if selection.shape != (batch, num_points):
         raise InputError(f"`selection` (of shape {list(selection.shape)}) must be [{batch}, {num_points}]")
+    if num_heads < 1 or dim % num_heads:
+        raise InputError(f"`num_heads` (={num_heads}) must divide the embedding dimension (={dim})")
 
 
 def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Tensor:
@@ -46,7 +48,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> T
     Raises:
         InputError: if the kernels cannot run here, or a shape does not fit.
     """
-    _check(inputs, selection, layer.weights.points)
+    _check(inputs, selection, layer.weights.points, layer.num_heads)
     if layer.residual == "input" and inputs.shape[1] != selection.shape[1]:
         raise InputError(f"the 'input' as residual must have {selection.shape[1]} rows, not {inputs.shape[1]}")
     from torchrec_mtl.ops.inducing_attention import triton_stack
@@ -60,7 +62,7 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
     Raises:
         InputError: if the kernels cannot run here, or a shape does not fit.
     """
-    _check(inputs, selection, stack.layers.points)
+    _check(inputs, selection, stack.layers.points, stack.num_heads)
     from torchrec_mtl.ops.inducing_attention import triton_stack
 
     return triton_stack.inducing_stack(inputs, selection, stack)
