@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tests.support import MODELS as SMALL
 from tests.support import NUM_DENSE, TASKS, batch, tables
 from torchrec_mtl.jobs.registry import MODELS
+from torchrec_mtl.modules import advance_schedules
 
 VALUES = Path(__file__).with_name("values.npz")
 TASK_WEIGHTS = (1.0, 2.0, 0.5)
@@ -90,6 +91,7 @@ def run(system: str, case: str, old_name: Callable[[str], str] = lambda name: na
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        advance_schedules(model)
         logits.append(of_step.numpy())
         losses.append(loss.item())
     weights = {old_name(name): p.detach().numpy() for name, p in model.named_parameters()}

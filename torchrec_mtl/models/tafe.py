@@ -4,12 +4,12 @@ Symbols: ``H`` fields' embeddings ``fields [B, F, D]``; ``z`` selection ``[B, K]
 ``[K, D]``; ``Y^l`` shared representations ``[B, K, D]``; ``a_i`` indicators, ``T_i^l`` adapted ``[B, T, D]``.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
-from torchrec_mtl.errors import InputError
 from torchrec_mtl.models.base import FieldModel
 from torchrec_mtl.modules import (
     PooledRepresentation,
@@ -17,6 +17,7 @@ from torchrec_mtl.modules import (
     SelfAttentionStack,
     SmoothStepSchedule,
     TaskAdapter,
+    TaskAwareExtraction,
     TaskTowers,
 )
 
@@ -36,10 +37,10 @@ class TAFEArch(nn.Module):
         selector, selector_layer_sizes, schedule, residual: see `RepresentationGenerator`.
         sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, no selection.
         task_indicators: False for the ablation "w/o TSA": towers on the mean of the last representation.
-        backend: of the attention, see `torchrec_mtl.ops.inducing_attention`.
+        backend: see `TaskAwareExtraction`; an ablation always calls its modules.
 
     Raises:
-        InputError: if ``num_heads`` does not divide ``embedding_dim`` or there is no layer.
+        InputError: if an argument is outside the values of the module that takes it.
 
     Example::
 
@@ -53,6 +54,7 @@ class TAFEArch(nn.Module):
         num_fields: int,
         embedding_dim: int,
         num_tasks: int,
+        *,
         num_layers: int = 4,
         num_heads: int = 2,
         num_inducing_points: int = 64,
@@ -60,47 +62,37 @@ class TAFEArch(nn.Module):
         dropout: float = 0.0,
         selector: Literal["shared", "per_layer"] = "shared",
         selector_layer_sizes: Sequence[int] = (64,),
-        schedule: SmoothStepSchedule | tuple[float, float, float] = SmoothStepSchedule(),
+        schedule: SmoothStepSchedule | tuple[float, float, float] | Literal["run"] = SmoothStepSchedule(),
         residual: Literal["input", "query", "none"] = "input",
         sample_wise: bool = True,
         task_indicators: bool = True,
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise InputError(f"`num_layers` (={num_layers}) must be at least 1")
         self.shape = (num_fields, embedding_dim)
-        self.generator: nn.Module = (
-            RepresentationGenerator(
-                num_fields,
-                embedding_dim,
-                num_layers,
-                num_heads,
-                num_inducing_points,
-                selector,
-                selector_layer_sizes,
-                schedule,
-                residual,
-                backend,
-            )
-            if sample_wise
-            else SelfAttentionStack(embedding_dim, num_layers, num_heads)
+        generator = RepresentationGenerator(
+            num_fields,
+            embedding_dim,
+            num_layers,
+            num_heads,
+            num_inducing_points,
+            selector,
+            selector_layer_sizes,
+            schedule,
+            residual,
         )
-        self.adapter: nn.Module = (
-            TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
-            if task_indicators
-            else PooledRepresentation(num_tasks)
-        )
+        adapter = TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
+        self.extraction: nn.Module = TaskAwareExtraction(generator, adapter, backend)
+        if not (sample_wise and task_indicators):
+            kept = generator if sample_wise else SelfAttentionStack(embedding_dim, num_layers, num_heads)
+            own = adapter if task_indicators else PooledRepresentation(num_tasks)
+            self.extraction = nn.Sequential(OrderedDict(generator=kept, adapter=own))
         self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         fields = embeddings.reshape(-1, *self.shape)
-        if isinstance(self.generator, RepresentationGenerator) and isinstance(self.adapter, TaskAdapter):
-            adapted = self.generator.adapt(fields, self.adapter)
-        else:
-            adapted = self.adapter(self.generator(fields))
-        return self.towers(adapted.unbind(1))
+        return self.towers(self.extraction(fields).unbind(1))
 
 
 class TAFE(FieldModel):

@@ -3,14 +3,8 @@
 from torch import Tensor, nn
 
 from torchrec_mtl import ops
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.arguments import check_heads
 from torchrec_mtl.modules.initialization import he_normal_
-
-
-def check_heads(embedding_dim: int, num_heads: int) -> None:
-    """Raises `InputError` unless ``num_heads`` divides ``embedding_dim``."""
-    if num_heads < 1 or embedding_dim % num_heads:
-        raise InputError(f"`num_heads` (={num_heads}) must divide `embedding_dim` (={embedding_dim})")
 
 
 def reset_attention(
