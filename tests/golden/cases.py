@@ -50,7 +50,7 @@ def _drawn(name: str, shape: torch.Size) -> Tensor:
     """Values that only depend on the parameter's name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     values = np.random.default_rng(seed).normal(size=tuple(shape))
-    return torch.from_numpy(values * 0.5 + (name.endswith("norm_weight") or name.endswith("norm.weight")))
+    return torch.from_numpy(values * 0.5 + name.endswith(("norm_weight", "norm.weight")))
 
 
 def start(model: nn.Module, old_name: Callable[[str], str]) -> None:

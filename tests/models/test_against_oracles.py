@@ -55,12 +55,17 @@ def test_bpcm_is_its_equations(over, num_heads, arguments, without):
     np.testing.assert_allclose(arch(fields()).detach().numpy(), expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("selector", ["shared", "per_layer"])
+SMALL_TAFE = {"num_layers": 2, "num_inducing_points": K, "tower_layer_sizes": (3,), "selector_layer_sizes": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("selector", "backend"),
+    [("shared", "auto"), ("shared", "modules"), ("shared", "reference"), ("shared", "sdpa"), ("per_layer", "auto")],
+)
 @pytest.mark.parametrize("residual", ["input", "query", "none"])
 @pytest.mark.parametrize(
     ("sample_wise", "task_indicators"), [(True, True), (False, True), (True, False), (False, False)]
 )
-@pytest.mark.parametrize("backend", ["auto", "reference", "sdpa"])
 def test_tafe_is_its_equations(selector, residual, sample_wise, task_indicators, backend):
     arch = scrambled(
         TAFEArch(
@@ -106,8 +111,8 @@ def test_tafe_is_its_equations(selector, residual, sample_wise, task_indicators,
         MMoEArch(F * D, T, 3, (4, 5), (3,), gate="dselect_k", gamma=8.0),
         PLEArch(F * D, T, 3, 1, 2, (4, 5), (3,)),
         BPCMArch(F, D, T, 2, tower_layer_sizes=(3,), message_dropout=0.0),
-        TAFEArch(F, D, T, 2, 2, K, (3,), selector_layer_sizes=(3,)),
-        TAFEArch(F, D, T, 2, 2, K, (3,), selector_layer_sizes=(3,), sample_wise=False, task_indicators=False),
+        TAFEArch(F, D, T, **SMALL_TAFE),
+        TAFEArch(F, D, T, **SMALL_TAFE, sample_wise=False, task_indicators=False),
     ],
     ids=[
         "shared_bottom",

@@ -119,13 +119,12 @@ def test_without_gradients_the_output_is_the_same() -> None:
         assert torch.equal(run(*arguments), expected)
 
 
-@pytest.mark.parametrize("selector", ["shared", "per_layer"])
-def test_tafe_takes_it_by_name(selector: str) -> None:
+def test_tafe_takes_it_by_name() -> None:
     torch.manual_seed(0)
     fields = torch.randn(3, 3, 8, device=DEVICE)
-    model = TAFEArch(3, 8, num_tasks=2, num_layers=2, num_inducing_points=3, selector=selector, backend="triton")
-    definition = TAFEArch(
-        3, 8, num_tasks=2, num_layers=2, num_inducing_points=3, selector=selector, backend="reference"
+    model, definition = (
+        TAFEArch(3, 8, num_tasks=2, num_layers=2, num_inducing_points=3, backend=backend)
+        for backend in ("triton", "modules")
     )
     definition.load_state_dict(model.state_dict())
     outputs = [x.to(DEVICE)(fields) for x in (model, definition)]
