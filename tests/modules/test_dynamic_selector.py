@@ -76,6 +76,13 @@ def test_moves_by_nothing_else():
     assert selector.step == 0
 
 
+def test_moves_once_where_a_wrapper_passes_on_what_it_wraps():
+    selector = DynamicSelector(6, 4)
+    compiled = torch.compile(selector, backend="eager")
+    advance_schedules(nn.Sequential(compiled, selector))
+    assert selector.step == 1
+
+
 def test_copies_move_by_themselves():
     original = DynamicSelector(6, 4)
     for twin in (copy.deepcopy(original), pickle.loads(pickle.dumps(original))):
@@ -87,7 +94,7 @@ def test_any_module_may_have_a_schedule():
     seen = []
 
     class Own(nn.Module):
-        def advance(self, num_steps=None):
+        def advance_schedule(self, num_steps=None):
             seen.append(num_steps)
 
     advance_schedules(nn.Sequential(nn.Linear(2, 2), Own()), 7)

@@ -1,7 +1,7 @@
 """TAFE's dynamic selector, eq. (14)-(16), and the schedule that sharpens it."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,10 @@ class SmoothStepSchedule(NamedTuple):
 Schedule = SmoothStepSchedule | tuple[float, float, float] | Literal["run"]
 
 
-@runtime_checkable
 class Scheduled(Protocol):
     """A module that changes from step to step of the training; `advance_schedules` finds it by this method."""
 
-    def advance(self, num_steps: int | None = None) -> None:
+    def advance_schedule(self, num_steps: int | None = None) -> None:
         """One optimizer step of a run of ``num_steps``, None if that is not known."""
 
 
@@ -67,8 +66,8 @@ def advance_schedules(model: nn.Module, num_steps: int | None = None) -> None:
         tensor(3)
     """
     for module in model.modules():
-        if isinstance(module, Scheduled):
-            module.advance(num_steps)
+        if hasattr(type(module), "advance_schedule"):  # of the type: compiled modules pass on what they wrap
+            cast(Scheduled, module).advance_schedule(num_steps)
 
 
 def smooth_step(x: Tensor, gamma: Tensor | float) -> Tensor:
@@ -138,7 +137,7 @@ class DynamicSelector(nn.Module):
         if self.is_of_run:
             self.num_steps.zero_()
 
-    def advance(self, num_steps: int | None = None) -> None:
+    def advance_schedule(self, num_steps: int | None = None) -> None:
         """One step of the schedule, of ``num_steps`` in the run.
 
         Raises:
