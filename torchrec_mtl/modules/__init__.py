@@ -8,6 +8,7 @@ from torchrec_mtl.modules.dynamic_selector import (
     DynamicSelector,
     SmoothStepSchedule,
     advance_schedules,
+    find_schedules,
     smooth_step,
 )
 from torchrec_mtl.modules.experts import Experts, ExtractionLayer, MixtureOfExperts
@@ -51,6 +52,7 @@ __all__ = [
     "TaskTowers",
     "Tower",
     "advance_schedules",
+    "find_schedules",
     "he_normal_",
     "hidden_layers",
     "initialize_linear_layers",

@@ -37,10 +37,16 @@ Schedule = SmoothStepSchedule | tuple[float, float, float] | Literal["run"]
 
 
 class Scheduled(Protocol):
-    """A module that changes from step to step of the training; `advance_schedules` finds it by this method."""
+    """A module that changes from step to step of the training; `find_schedules` knows it by this method."""
 
     def advance_schedule(self, num_steps: int | None = None) -> None:
         """One optimizer step of a run of ``num_steps``, None if that is not known."""
+
+
+def find_schedules(model: nn.Module) -> list[Scheduled]:
+    """The modules in ``model`` that `advance_schedules` moves, for a loop that looks for them once."""
+    # the type is asked, for compiled modules pass on what they wrap, which is in the model too
+    return [cast(Scheduled, module) for module in model.modules() if hasattr(type(module), "advance_schedule")]
 
 
 def advance_schedules(model: nn.Module, num_steps: int | None = None) -> None:
@@ -65,9 +71,8 @@ def advance_schedules(model: nn.Module, num_steps: int | None = None) -> None:
         >>> model[0].step
         tensor(3)
     """
-    for module in model.modules():
-        if hasattr(type(module), "advance_schedule"):  # of the type: compiled modules pass on what they wrap
-            cast(Scheduled, module).advance_schedule(num_steps)
+    for schedule in find_schedules(model):
+        schedule.advance_schedule(num_steps)
 
 
 def smooth_step(x: Tensor, gamma: Tensor | float) -> Tensor:

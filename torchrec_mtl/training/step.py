@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_mtl.errors import TrainingError
-from torchrec_mtl.modules import advance_schedules
+from torchrec_mtl.modules import find_schedules
 
 
 class NonFiniteLossError(TrainingError):
@@ -61,6 +61,7 @@ class Step:
         self.stop_requested, self.num_steps = stop_requested, num_steps
         self.after_backward = [p for _, p in in_backward_optimizer_filter(model.named_parameters())]
         self.replicas = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+        self.schedules = find_schedules(model)
         self.stop = False  # as agreed
         self.num_calls, self.num_skipped = 0, 0
         self.loss_sum, self.num_rows = 0.0, 0  # over this rank's rows, until `take_sums`
@@ -139,4 +140,5 @@ class Step:
             stepped = [p for p in self.after_backward if p.grad is not None]
             nn.utils.clip_grad_norm_(stepped, self.max_gradient_norm)
         self.optimizer.step()
-        advance_schedules(self.model, self.num_steps)
+        for schedule in self.schedules:
+            schedule.advance_schedule(self.num_steps)

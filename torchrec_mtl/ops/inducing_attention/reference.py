@@ -31,7 +31,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> T
 
 
 def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights, num_heads: int) -> Tensor:
-    """Eq. (21)-(22), task by task; shapes as in the front door."""
+    """Eq. (21)-(22), task by task: ``[B, K, D]`` and the former layer's ``[B, T, D]`` to ``[B, T, D]``."""
     outputs = []
     for task, (indicator, wk, wv, wo, norm_weight, norm_bias) in enumerate(zip(*adapter, strict=True)):
         output = _attend(indicator.expand(len(shared), 1, -1), shared, wk, wv, wo, num_heads).squeeze(1)

@@ -35,6 +35,8 @@ def adapter_layer(
 ) -> Tensor:
     """Eq. (21)-(22) for all tasks at once, with ``a Wk^T / sqrt(d_h)`` and ``Wv Wo`` folded once per step.
 
+    ``shared [B, R, D]``, which stand for as many rows as ``log_counts [B, R]`` says, and the former layer's adapted
+    representations ``[B, T, D]``, None in the first, to ``[B, T, D]``.
     Letters in the einsums: b batch, t task, j head, d and e embedding, h column of a head.
     """
     indicators, wk, wv, wo, norm_weight, norm_bias = adapter
