@@ -69,12 +69,13 @@ def draw(size: Size, active: float, device: str) -> list[Tensor]:
 
 def candidates(heads: int, quick: bool) -> dict[str, Callable[..., Tensor]]:
     """Functions of `draw`'s tensors."""
-    from torchrec_mtl.ops.inducing_attention import AdapterWeights, GeneratorWeights, reference, sdpa, triton_backend
+    from torchrec_mtl.ops import AdapterWeights, GeneratorWeights, InducingStack
+    from torchrec_mtl.ops.inducing_attention import reference, sdpa, triton_backend
 
     def of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def run(inputs: Tensor, z: Tensor, *weights: Tensor) -> Tensor:
-            layers, adapters = GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:])
-            return function(inputs, z.to(inputs.dtype), layers, adapters, heads, "input", "gated")
+            own = InducingStack(GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:]), heads)
+            return function(inputs, z.to(inputs.dtype), own)
 
         return run
 

@@ -21,7 +21,7 @@ from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.losses import CrossEntropyLoss, DependenceLoss
 from torchrec_mtl.models import TAFE, SharedBottom
 from torchrec_mtl.modules import DynamicSelector
-from torchrec_mtl.ops import AdapterWeights, GeneratorWeights
+from torchrec_mtl.ops import AdapterWeights, GeneratorWeights, InducingStack
 from torchrec_mtl.ops.small_attention import library
 
 ACTIVE = (0.1, 0.25, 0.5, 0.6, 1.0)
@@ -47,9 +47,8 @@ def draw(active: float, num_tasks: int) -> list[Tensor]:
 
 def stack(tensors: list[Tensor], path: str) -> Tensor:
     inputs, z, *weights = tensors
-    return ops.inducing_stack(
-        inputs, z, GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:]), HEADS, backend=path
-    )
+    stack = InducingStack(GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:]), HEADS)
+    return ops.inducing_stack(inputs, z, stack, path)
 
 
 def forward(tensors: list[Tensor], path: str) -> Tensor:
@@ -138,7 +137,7 @@ def measure_models(repeats: int) -> list[record.Row]:
         turns["inference"][name] = partial(infer, model, batch)
     with torch.no_grad():
         fields = model.embed(batch.dense_features, batch.sparse_features)
-        active = float((model.over_arch.generator.select(fields)[0] > 0).float().mean())
+        active = float((model.over_arch.extraction.generator.select(fields)[0] > 0).float().mean())
     about = {"what": "model", "tasks": 2, "active": round(active, 2)}
     rows = []
     for direction, functions in turns.items():

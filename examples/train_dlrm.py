@@ -27,7 +27,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.losses import DependenceLoss
 from torchrec_mtl.models import TAFE
-from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.modules import FeatureArch, advance_schedules
 
 
 def main() -> None:
@@ -70,6 +70,7 @@ def main() -> None:
     iterator = batches(args.steps, batch_size=512, seed=dist.get_rank())
     for step in range(args.steps):
         loss, logits, _ = pipeline.progress(iterator)
+        advance_schedules(model)  # TAFE's smooth step gets steeper
         if step % 20 == 0 and dist.get_rank() == 0:
             print(f"step {step:4d}  loss {loss.item():.4f}  logits {tuple(logits.shape)}", flush=True)
     dist.destroy_process_group()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tests.golden.names import old_name
 from tests.support import TASKS, batch, feature_arch
 from torchrec_mtl import MultiTaskTrain
+from torchrec_mtl.modules import advance_schedules
 from torchrec_mtl.systems import SYSTEMS
 
 VALUES = Path(__file__).with_name("values.npz")
@@ -80,6 +81,7 @@ def run(system: str, case: str) -> dict[str, np.ndarray]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        advance_schedules(model)
         logits.append(of_step.numpy())
         losses.append(loss.item())
     weights = {old_name(name): p.detach().numpy() for name, p in model.named_parameters()}

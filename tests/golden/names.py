@@ -7,6 +7,7 @@ RENAMED = {  # a pattern of the present name: the former one
     r"^model\.features\.(\d+)\.dense_arch\.": r"model.dense_arch.\1.mlp.",
     r"^model\.features\.embedding_bag_collection\.": "model.sparse_arch.embedding_bag_collection.",
     r"^model\.features\.dense_arch\.": "model.dense_arch.mlp.",
+    r"^model\.over_arch\.extraction\.": "model.over_arch.",
 }
 
 

@@ -59,12 +59,17 @@ def test_bpcm_is_its_equations(over, num_heads, arguments, without):
     np.testing.assert_allclose(arch(fields()).detach().numpy(), expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("selector", ["shared", "per_layer"])
+SMALL_TAFE = {"num_layers": 2, "num_inducing_points": K, "tower_layer_sizes": (3,), "selector_layer_sizes": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("selector", "backend"),
+    [("shared", "auto"), ("shared", "modules"), ("shared", "reference"), ("shared", "sdpa"), ("per_layer", "auto")],
+)
 @pytest.mark.parametrize("residual", ["input", "query", "none"])
 @pytest.mark.parametrize(
     ("sample_wise", "task_indicators"), [(True, True), (False, True), (True, False), (False, False)]
 )
-@pytest.mark.parametrize("backend", ["auto", "reference", "sdpa"])
 def test_tafe_is_its_equations(selector, residual, sample_wise, task_indicators, backend):
     arch = scrambled(
         TAFEArch(

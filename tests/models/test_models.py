@@ -45,6 +45,7 @@ OVER_ARCHS = {
     "aitm": lambda: AITMArch(5 * 4, TASKS, tower_layer_sizes=(8, 6)),
     "bpcm": lambda: BPCMArch(5, 4, TASKS, tower_layer_sizes=(8,)),
     "tafe": lambda: TAFEArch(5, 4, 3, num_layers=2, num_inducing_points=6, tower_layer_sizes=(4,)),
+    "tafe_modules": lambda: TAFEArch(5, 4, 3, num_layers=2, num_inducing_points=6, backend="modules", schedule="run"),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 every_over_arch = pytest.mark.parametrize("name", OVER_ARCHS)
@@ -249,6 +250,10 @@ def test_single_task_shares_nothing():
         (lambda: TAFE(tables(), TASKS, num_heads=3), r"`num_heads` \(=3\) must divide `embedding_dim` \(=4\)"),
         (lambda: BPCM(tables(), TASKS, num_heads=0), r"`num_heads` \(=0\) must divide"),
         (lambda: TAFE(tables(), TASKS, num_layers=0), r"`num_layers` \(=0\) must be at least 1"),
+        (lambda: TAFE(tables(), TASKS, num_inducing_points=0), r"`num_inducing_points` \(=0\) must be at least 1"),
+        (lambda: TAFE(tables(), TASKS, selector_layer_sizes=(4, 0)), r"`selector_layer_sizes` \(=\[4, 0\]\) must be"),
+        (lambda: TAFE(tables(), TASKS, backend="c++"), r"`backend` \(='c\+\+'\) must be one of"),
+        (lambda: TAFE(tables(), TASKS, selector="per_layer", backend="sdpa"), r"`backend` \(='sdpa'\) needs"),
         (lambda: TAFE(tables(), TASKS, residual="sum"), r"`residual` \(='sum'\) must be"),
         (lambda: TAFE(tables(), TASKS, selector="each"), r"`selector` \(='each'\) must be"),
         (lambda: BPCM(tables(), TASKS, aggregation_over="rows"), r"`aggregation_over` \(='rows'\) must be"),

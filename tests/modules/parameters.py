@@ -73,7 +73,7 @@ def adapters(adapter):
 
 
 def tafe(arch):
-    generator, adapter = arch.generator, arch.adapter
+    generator, adapter = arch.extraction.generator, arch.extraction.adapter
     if hasattr(generator, "selectors"):
         layers = interactions(generator)
         selectors = [mlp(selector) for selector in generator.selectors]

@@ -16,6 +16,7 @@ from torchrec_mtl.modules import (
     SelfAttentionStack,
     SmoothStepSchedule,
     TaskAdapter,
+    advance_schedules,
     smooth_step,
 )
 
@@ -164,5 +165,5 @@ def test_schedule_reaches_its_end_exactly():
     widths = []
     for _ in range(4):
         widths.append(selector.gamma().item())
-        selector.advance()
+        advance_schedules(selector)
     assert widths == [1.0, 0.5, 0.25, 0.25]

@@ -1,75 +1,164 @@
-"""When the schedule of TAFE's smooth step moves, and when it does not."""
+"""How the schedule of TAFE's smooth step moves: with the training's steps, whatever takes them."""
 
 import copy
 import pickle
 
+import pytest
 import torch
+from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.utils.checkpoint import checkpoint
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
-from torchrec_mtl.modules import DynamicSelector
+from tests import processes
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules import DynamicSelector, SmoothStepSchedule, advance_schedules
 
 
-def selector_and_optimizer():
-    selector = DynamicSelector(6, 4, layer_sizes=(5,))
-    return selector, torch.optim.SGD(selector.parameters(), lr=0.1)
+def keyed(parameters):
+    """As TorchRec's loops have it: two wrappers around the optimizer that steps."""
+    named = {str(i): p for i, p in enumerate(parameters)}
+    return CombinedOptimizer([("dense", KeyedOptimizerWrapper(named, lambda p: torch.optim.Adam(p, lr=0.1)))])
 
 
-def backward(selector):
-    selector(torch.randn(3, 6)).sum().backward()
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
 
 
-def test_moves_once_a_step_of_its_optimizer():
-    selector, optimizer = selector_and_optimizer()
-    for expected in (1, 2, 3):
-        backward(selector)
+def sharded(parameters):
+    return ZeroRedundancyOptimizer(parameters, torch.optim.SGD, lr=0.1)
+
+
+def take_steps(model, parameters, make_optimizer, num_steps=3):
+    optimizer = make_optimizer(list(parameters))
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        model(torch.randn(3, 6)).sum().backward()
         optimizer.step()
-        assert selector.step == expected
+        advance_schedules(model)
 
 
-def test_stays_in_evaluation_with_micro_batches_and_under_recomputation():
-    selector, optimizer = selector_and_optimizer()
-    selector.eval()(torch.randn(3, 6))
-    for _ in range(4):
-        backward(selector.train())
-    checkpoint(selector, torch.randn(3, 6), use_reentrant=False).sum().backward()
-    assert selector.step == 0
-    optimizer.step()
-    assert selector.step == 1
+@pytest.mark.parametrize("make_optimizer", [sgd, keyed])
+def test_moves_once_a_step_under_any_optimizer(make_optimizer):
+    model = nn.Sequential(DynamicSelector(6, 4, layer_sizes=(5,)))
+    take_steps(model, model.parameters(), make_optimizer)
+    assert model[0].step == 3
 
 
-def test_stays_where_another_optimizer_steps():
-    selector, _ = selector_and_optimizer()
-    other, optimizer = selector_and_optimizer()
-    backward(other)
-    optimizer.step()
-    assert (selector.step, other.step) == (0, 1)
+def steps_of_a_sharded_optimizer() -> None:
+    model = DynamicSelector(6, 4, layer_sizes=(5,))
+    take_steps(model, model.parameters(), sharded)
+    assert model.step == 3
 
 
-def test_moves_once_under_torchrecs_wrappers():
+@pytest.mark.slow
+def test_is_alike_on_ranks_that_step_different_parameters():
+    processes.run(steps_of_a_sharded_optimizer, 2)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_moves_without_the_bias(frozen):
+    """It is frozen, or the optimizer has other parameters alone."""
+    model = DynamicSelector(6, 4, layer_sizes=(5,))
+    model.output.bias.requires_grad_(not frozen)
+    parameters = [p for p in model.parameters() if p is not model.output.bias]
+    take_steps(model, model.parameters() if frozen else parameters, sgd)
+    assert model.step == 3
+
+
+def test_moves_by_nothing_else():
+    """Neither evaluation nor a backward pass, recomputed or not, nor an optimizer's step."""
     selector = DynamicSelector(6, 4)
-    wrapped = KeyedOptimizerWrapper(dict(selector.named_parameters()), lambda p: torch.optim.Adam(p, lr=0.1))
-    combined = CombinedOptimizer([("dense", wrapped)])
-    backward(selector)
-    combined.step()
+    optimizer = sgd(selector.parameters())
+    selector.eval()(torch.randn(3, 6))
+    checkpoint(selector.train(), torch.randn(3, 6), use_reentrant=False).sum().backward()
+    optimizer.step()
+    assert selector.step == 0
+
+
+def test_moves_once_where_a_wrapper_passes_on_what_it_wraps():
+    selector = DynamicSelector(6, 4)
+    compiled = torch.compile(selector, backend="eager")
+    advance_schedules(nn.Sequential(compiled, selector))
     assert selector.step == 1
 
 
 def test_copies_move_by_themselves():
-    original, _ = selector_and_optimizer()
+    original = DynamicSelector(6, 4)
     for twin in (copy.deepcopy(original), pickle.loads(pickle.dumps(original))):
-        optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
-        backward(twin)
-        optimizer.step()
+        advance_schedules(twin)
         assert (original.step, twin.step) == (0, 1)
 
 
-def test_is_saved_and_restored():
-    selector, _ = selector_and_optimizer()
-    selector.advance()
-    other, _ = selector_and_optimizer()
+def test_any_module_may_have_a_schedule():
+    seen = []
+
+    class Own(nn.Module):
+        def advance_schedule(self, num_steps=None):
+            seen.append(num_steps)
+
+    advance_schedules(nn.Sequential(nn.Linear(2, 2), Own()), 7)
+    assert seen == [7]
+
+
+@pytest.mark.parametrize("schedule", [SmoothStepSchedule(), "run"])
+def test_is_saved_and_restored(schedule):
+    selector, other = (DynamicSelector(6, 4, schedule=schedule) for _ in range(2))
+    for _ in range(3):
+        advance_schedules(selector, 10)
+    assert not torch.equal(other.gamma(), selector.gamma())
     other.load_state_dict(selector.state_dict())
-    assert other.step == 1
+    assert other.step == 3
     assert torch.equal(other.gamma(), selector.gamma())
     other.reset_parameters()
-    assert other.step == 0
+    assert other.gamma() == 10
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 7, 840, 1_000_003])
+def test_a_share_of_the_run_ends_with_its_last_step(num_steps):
+    start, _, end = SmoothStepSchedule()
+    selector = DynamicSelector(6, 4, schedule="run")
+    assert selector.gamma() == start
+    selector.step.fill_(num_steps - 2)
+    for expected in (1 / num_steps, 0, 0):
+        advance_schedules(selector, num_steps)
+        assert selector.gamma().item() == pytest.approx(end + (start - end) * expected, rel=1e-9)
+    assert selector.gamma().item() == end
+
+
+def test_a_share_of_the_run_is_linear():
+    selector, widths = DynamicSelector(6, 4, schedule="run"), []
+    for _ in range(5):
+        widths.append(selector.gamma().item())
+        advance_schedules(selector, 4)
+    assert widths == pytest.approx([10, 7.50025, 5.0005, 2.50075, 0.001])
+    start, rate, end = selector.per_step()
+    assert [max(start - rate * step, end) for step in range(5)] == pytest.approx(widths)
+
+
+def test_a_share_of_the_run_needs_to_know_the_run():
+    selector = DynamicSelector(6, 4, schedule="run")
+    with pytest.raises(InputError, match=r"`schedule` \(='run'\) needs the run's steps: give `advance_schedules` its"):
+        advance_schedules(selector)
+    with pytest.raises(InputError, match=r"`num_steps` \(=0\) must be at least 1"):
+        advance_schedules(selector, 0)
+    assert selector.step == 0
+
+
+def test_only_a_share_of_the_run_keeps_the_runs_steps():
+    assert "num_steps" not in DynamicSelector(6, 4).state_dict()
+    assert "num_steps" in DynamicSelector(6, 4, schedule="run").state_dict()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"num_inducing_points": 0}, r"`num_inducing_points` \(=0\) must be at least 1"),
+        ({"layer_sizes": (8, 0)}, r"`selector_layer_sizes` \(=\[8, 0\]\) must be widths of at least 1"),
+        ({"schedule": "epoch"}, r"`schedule` \(='epoch'\) must be 'run' or have a `start`, a `rate` and an `end`"),
+        ({"schedule": (1.0, 0.1, 0.0)}, "must have `start` and `end` above 0"),
+    ],
+)
+def test_a_wrong_argument_is_told(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        DynamicSelector(**{"in_features": 6, "num_inducing_points": 4, **arguments})

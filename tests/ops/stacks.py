@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.ops.inducing_attention import reference
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights, gate
+from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack
+from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
 
 NUM_GENERATOR = len(GeneratorWeights._fields)
 
@@ -60,7 +61,7 @@ def stack(function: Callable[..., Tensor], heads: int, residual: str, z_grad: st
 
     def run(inputs: Tensor, selection: Tensor, *weights: Tensor) -> Tensor:
         layers, adapters = GeneratorWeights(*weights[:NUM_GENERATOR]), AdapterWeights(*weights[NUM_GENERATOR:])
-        return function(inputs, selection, layers, adapters, heads, residual, z_grad)
+        return function(inputs, selection, InducingStack(layers, adapters, heads, residual, z_grad))
 
     return run
 
@@ -69,8 +70,8 @@ def reference_layer(heads: int, residual: str, scale: float | None, z_grad: str)
     """One layer's definition, of a flat list of tensors."""
 
     def run(inputs: Tensor, selection: Tensor, *weights: Tensor) -> Tensor:
-        layer = GeneratorWeights(*weights)
-        return reference.inducing_layer(inputs, gate(selection, z_grad), layer, heads, residual, scale)
+        layer = InducingLayer(GeneratorWeights(*weights), heads, residual, scale, z_grad)
+        return reference.inducing_layer(inputs, selection, layer)
 
     return run
 

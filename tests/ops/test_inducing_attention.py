@@ -10,7 +10,7 @@ from tests.ops import stacks
 from tests.ops.stacks import Shape
 from tests.oracles import tafe
 from torchrec_mtl import ops
-from torchrec_mtl.ops import AdapterWeights, GeneratorWeights
+from torchrec_mtl.ops import AdapterWeights, GeneratorWeights, InducingLayer, InducingStack
 from torchrec_mtl.ops.inducing_attention import reference
 
 pytestmark = pytest.mark.usefixtures("kernel")
@@ -71,12 +71,12 @@ def test_the_stack_is_tafe_equations_17_to_22(path, residual):
 def test_a_layer_is_tafe_equations_17_to_20(path, residual):
     inputs, selection, *weights = stacks.tensors(Shape(B=4, F=5, K=5, D=6, m=2))
     layer = GeneratorWeights(*weights[:6]).layers()[0]
-    actual = ops.inducing_layer(inputs, selection, layer, 2, residual, backend=path)
+    actual = ops.inducing_layer(inputs, selection, InducingLayer(layer, 2, residual), path)
     for fields, z, of_sample in zip(inputs.numpy(), selection.numpy(), actual, strict=True):
         expected = tafe.asrg(fields, z, block(layer, "inducing_points"), 2, residual, first=False)
         np.testing.assert_allclose(of_sample, expected, rtol=1e-9)
-    halved = ops.inducing_layer(inputs, selection / 2, layer, 2, "input", scale=3**-0.5, backend=path)
-    scaled = ops.inducing_layer(inputs, selection, layer, 2, "input", scale=0.5 * 3**-0.5, backend=path)
+    halved = ops.inducing_layer(inputs, selection / 2, InducingLayer(layer, 2, scale=3**-0.5), path)
+    scaled = ops.inducing_layer(inputs, selection, InducingLayer(layer, 2, scale=0.5 * 3**-0.5), path)
     torch.testing.assert_close(scaled, halved)
 
 
@@ -105,6 +105,33 @@ def test_every_residual_and_gradient_of_z(path, z_grad, residual):
     ):
         assert_close(actual, definition)
     at_zero = expected[2][arguments[1] == 0]
+    assert at_zero.ne(0).any() if z_grad == "full" else at_zero.eq(0).all()
+
+
+@pytest.mark.parametrize("z_grad", [None, "gated", "full"])
+@pytest.mark.parametrize("path", ["reference", "sdpa"])
+def test_a_stack_and_its_layers_one_by_one_have_the_same_gradient_where_z_is_0(path, z_grad):
+    """With the rule named, and with the one that each of them takes if none is."""
+    shape = Shape(B=5, F=5, K=7, D=8, m=2, L=3)
+    arguments, given = tensors(shape), {} if z_grad is None else {"z_grad": z_grad}
+
+    def one_by_one(inputs, selection, *weights):
+        layers, adapters = GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:])
+        adapted, residual = None, "query"
+        for weights_of_layer, adapter in zip(layers.layers(), adapters.layers(), strict=True):
+            layer = InducingLayer(weights_of_layer, shape.m, residual, **given)
+            inputs, residual = ops.inducing_layer(inputs, selection, layer, path), "input"
+            adapted = ops.adapter_layer(inputs, adapted, adapter, shape.m)
+        return adapted
+
+    def at_once(inputs, selection, *weights):
+        stack = InducingStack(GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:]), shape.m, **given)
+        return ops.inducing_stack(inputs, selection, stack, path)
+
+    results = [stacks.results(function, arguments, torch.float64, "cpu") for function in (one_by_one, at_once)]
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected)
+    at_zero = results[0][2][arguments[1] == 0]
     assert at_zero.ne(0).any() if z_grad == "full" else at_zero.eq(0).all()
 
 

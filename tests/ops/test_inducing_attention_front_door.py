@@ -10,7 +10,7 @@ from tests.ops import stacks
 from tests.ops.stacks import Shape
 from torchrec_mtl import ops
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.ops import AdapterWeights, GeneratorWeights, backends
+from torchrec_mtl.ops import AdapterWeights, GeneratorWeights, InducingLayer, InducingStack, backends
 from torchrec_mtl.ops.small_attention import library
 
 FRONT_DOOR = importlib.import_module("torchrec_mtl.ops.inducing_attention")
@@ -21,9 +21,9 @@ def tensors(shape=SHAPE, dtype=torch.float32, active=0.4):
     return [x.to(dtype) for x in stacks.tensors(shape, active)]
 
 
-def run(inputs, selection, *weights, num_heads=SHAPE.m, **arguments):
+def run(inputs, selection, *weights, num_heads=SHAPE.m, backend="auto", **arguments):
     layers, adapters = GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:])
-    return ops.inducing_stack(inputs, selection, layers, adapters, num_heads, **arguments)
+    return ops.inducing_stack(inputs, selection, InducingStack(layers, adapters, num_heads, **arguments), backend)
 
 
 class Stack(torch.nn.Module):
@@ -250,4 +250,4 @@ def test_one_layer_has_no_path_for_stacks(backend):
     inputs, selection, *weights = tensors()
     layer = GeneratorWeights(*weights[:6]).layers()[0]
     with pytest.raises(InputError, match=f"'{backend}' is for a stack whose layers share one selection"):
-        ops.inducing_layer(inputs, selection, layer, 2, "query", backend=backend)
+        ops.inducing_layer(inputs, selection, InducingLayer(layer, 2, "query"), backend)

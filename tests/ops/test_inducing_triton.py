@@ -12,6 +12,7 @@ from torchrec_mtl import ops
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.models.tafe import TAFEArch
 from torchrec_mtl.ops.inducing_attention import reference, triton_backend
+from torchrec_mtl.ops.inducing_attention.stack import InducingLayer
 from torchrec_mtl.ops.inducing_attention.weights import GeneratorWeights
 
 pytest.importorskip("triton")
@@ -93,8 +94,8 @@ def test_one_layer(residual: str, fields: int, z_grad: str) -> None:
     arguments = [inputs, z, *(x[0] for x in weights[: stacks.NUM_GENERATOR])]
 
     def run(inputs: Tensor, selection: Tensor, *weights: Tensor) -> Tensor:
-        layer = GeneratorWeights(*weights)
-        return ops.inducing_layer(inputs, selection, layer, shape.m, residual, 0.3, z_grad, backend="triton")
+        layer = InducingLayer(GeneratorWeights(*weights), shape.m, residual, 0.3, z_grad)
+        return ops.inducing_layer(inputs, selection, layer, "triton")
 
     definition = stacks.reference_layer(shape.m, residual, 0.3, z_grad)
     check(run, definition, arguments)
@@ -118,13 +119,12 @@ def test_without_gradients_the_output_is_the_same() -> None:
         assert torch.equal(run(*arguments), expected)
 
 
-@pytest.mark.parametrize("selector", ["shared", "per_layer"])
-def test_tafe_takes_it_by_name(selector: str) -> None:
+def test_tafe_takes_it_by_name() -> None:
     torch.manual_seed(0)
     fields = torch.randn(3, 3, 8, device=DEVICE)
-    model = TAFEArch(3, 8, num_tasks=2, num_layers=2, num_inducing_points=3, selector=selector, backend="triton")
-    definition = TAFEArch(
-        3, 8, num_tasks=2, num_layers=2, num_inducing_points=3, selector=selector, backend="reference"
+    model, definition = (
+        TAFEArch(3, 8, num_tasks=2, num_layers=2, num_inducing_points=3, backend=backend)
+        for backend in ("triton", "modules")
     )
     definition.load_state_dict(model.state_dict())
     outputs = [x.to(DEVICE)(fields) for x in (model, definition)]
@@ -156,12 +156,12 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         run(inputs, z, *weights[:4], weights[4][:, :5], *weights[5:])
     with pytest.raises(InputError, match=r"`num_heads` \(=3\) must divide the embedding dimension \(=8\)"):
         stacks.stack(triton_backend.inducing_stack, 3, "input", "gated")(inputs, z, *weights)
-    layer = GeneratorWeights(*(x[0] for x in weights[: stacks.NUM_GENERATOR]))
+    layer = InducingLayer(GeneratorWeights(*(x[0] for x in weights[: stacks.NUM_GENERATOR])), 2)
     with pytest.raises(InputError, match="the 'input' as residual must have 4 rows, not 3"):
-        triton_backend.inducing_layer(inputs, z, layer, 2)
+        triton_backend.inducing_layer(inputs, z, layer)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(InputError, match="'triton' cannot be used: it runs on a GPU, and the inputs are on 'cpu'"):
         run(inputs, z, *weights)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(triton_backend, "_INSTALLED", False)
     with pytest.raises(InputError, match="'triton' cannot be used: Triton is not installed"):
         run(inputs, z, *weights)

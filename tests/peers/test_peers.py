@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.peers import turns
 from tests.peers.environment import python_with
 from tests.peers.recording import SIZES, Layers
-from torchrec_mtl import models
+from torchrec_mtl import TaskChain, TaskForest, models
 from torchrec_mtl.modules import Experts
 
 pytestmark = pytest.mark.skipif("TORCHREC_MTL_PEERS" not in os.environ, reason="set TORCHREC_MTL_PEERS=1")
@@ -23,6 +23,13 @@ CASES = [
     *(("torch_rechub", model) for model in ("shared_bottom", "mmoe", "ple", "esmm", "aitm")),
     *(("deepctr_torch", model) for model in ("shared_bottom", "mmoe", "ple", "esmm")),
 ]
+
+
+EXPERTS = {"expert_layer_sizes": SIZES.expert_sizes, "tower_layer_sizes": SIZES.tower_sizes}
+
+
+def chain(num_tasks: int) -> TaskForest:
+    return TaskChain([f"task_{t}" for t in range(num_tasks)])
 
 
 def fill(module: nn.Module, of_peer: Layers) -> None:
@@ -45,22 +52,22 @@ def fill_experts(experts: Experts, of_peer: list[Layers]) -> None:
 
 
 def shared_bottom(in_features: int, peer: dict) -> nn.Module:
-    arch = models.SharedBottomArch(in_features, SIZES.num_tasks, SIZES.expert_sizes, SIZES.tower_sizes).double()
+    sizes = {"bottom_layer_sizes": SIZES.expert_sizes, "tower_layer_sizes": SIZES.tower_sizes}
+    arch = models.SharedBottomArch(in_features, SIZES.num_tasks, **sizes).double()
     fill(arch.bottom, peer["bottom"])
     return arch
 
 
 def mmoe(in_features: int, peer: dict) -> nn.Module:
-    numbers = (SIZES.num_tasks, SIZES.num_experts)
-    arch = models.MMoEArch(in_features, *numbers, SIZES.expert_sizes, SIZES.tower_sizes).double()
+    arch = models.MMoEArch(in_features, SIZES.num_tasks, num_experts=SIZES.num_experts, **EXPERTS).double()
     fill_experts(arch.mixture.experts, peer["experts"])
     arch.mixture.gate.linear.load_state_dict({"weight": torch.cat(peer["gates"])})
     return arch
 
 
 def ple(in_features: int, peer: dict) -> nn.Module:
-    numbers = (SIZES.num_tasks, 2, SIZES.num_experts // 2, SIZES.num_experts // 2)
-    arch = models.PLEArch(in_features, *numbers, SIZES.expert_sizes, SIZES.tower_sizes).double()
+    numbers = dict.fromkeys(("num_task_experts", "num_shared_experts"), SIZES.num_experts // 2)
+    arch = models.PLEArch(in_features, SIZES.num_tasks, num_layers=2, **numbers, **EXPERTS).double()
     for layer, of_peer in zip(arch.layers, peer["layers"], strict=True):
         fill_experts(layer.shared_experts, of_peer["shared_experts"])
         for experts, of_task in zip(layer.task_experts, of_peer["task_experts"], strict=True):
@@ -71,11 +78,12 @@ def ple(in_features: int, peer: dict) -> nn.Module:
 
 
 def esmm(in_features: int, peer: dict) -> nn.Module:
-    return models.ESMMArch(in_features, len(peer["towers"]), SIZES.whole_tower_sizes).double()
+    return models.ESMMArch(in_features, chain(len(peer["towers"])), tower_layer_sizes=SIZES.whole_tower_sizes).double()
 
 
 def aitm(in_features: int, peer: dict) -> nn.Module:
-    arch = models.AITMArch(in_features, SIZES.num_tasks, SIZES.whole_tower_sizes).double()
+    tasks = chain(SIZES.num_tasks)
+    arch = models.AITMArch(in_features, tasks, tower_layer_sizes=SIZES.whole_tower_sizes).double()
     fill_all(arch.representations, peer["representations"])
     fill_all(arch.information, peer["information"])
     arch.transfer.load_state_dict({f"{name}.weight": weight for name, weight in peer["transfer"].items()})

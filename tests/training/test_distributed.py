@@ -15,7 +15,7 @@ from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.models import MMoE
-from torchrec_mtl.modules import DynamicSelector, FeatureArch
+from torchrec_mtl.modules import DynamicSelector, FeatureArch, advance_schedules
 from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, load_weights
 from torchrec_mtl.training.config import SHARDINGS, OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute, process_group
@@ -68,6 +68,8 @@ def equals_unsharded(make: Callable[[], nn.Module], config: TrainingConfig, num_
         optimizer.step()
         for each in reference:
             each.step()
+        for stepped in (sharded, whole):
+            advance_schedules(stepped)
 
     gathered = make()
     load_weights(gathered, save(sharded, optimizer, folder / "end"))

@@ -4,6 +4,7 @@ Symbols: ``H`` fields' embeddings ``fields [B, F, D]``; ``z`` selection ``[B, K]
 ``[K, D]``; ``Y^l`` shared representations ``[B, K, D]``; ``a_i`` indicators, ``T_i^l`` adapted ``[B, T, D]``.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_mtl.errors import InputError
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
     FeatureArch,
@@ -21,6 +21,7 @@ from torchrec_mtl.modules import (
     SelfAttentionStack,
     SmoothStepSchedule,
     TaskAdapter,
+    TaskAwareExtraction,
     TaskTowers,
     as_features,
     initialize_linear_layers,
@@ -35,22 +36,13 @@ class TAFEArch(nn.Module):
         num_fields: ``F``.
         embedding_dim: ``D``; 18 in the paper.
         num_tasks: ``T``.
-        num_layers: ``L``, of generator and adapters alike.
-        num_heads: ``m``; must divide ``D``.
-        num_inducing_points: ``K``.
-        tower_layer_sizes: hidden layers of the towers, which the paper does not give.
-        dropout: probability of dropping a tower's hidden unit in training.
-        selector, selector_layer_sizes, schedule, residual: see `RepresentationGenerator`.
-        sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, no selection.
-        task_indicators: False for the ablation "w/o TSA": towers on the mean of the last representation.
-        backend: of the attention, see `torchrec_mtl.ops.inducing_attention`.
+        others: see `TAFE`.
 
     Raises:
-        InputError: if ``num_heads`` does not divide ``embedding_dim`` or there is no layer.
+        InputError: see `TAFE`.
 
     Example::
 
-        >>> import torch
         >>> TAFEArch(num_fields=6, embedding_dim=8, num_tasks=3)(torch.randn(2, 6, 8)).shape
         torch.Size([2, 3])
     """
@@ -68,47 +60,37 @@ class TAFEArch(nn.Module):
         dropout: float = 0.0,
         selector: Literal["shared", "per_layer"] = "shared",
         selector_layer_sizes: Sequence[int] = (64,),
-        schedule: SmoothStepSchedule | tuple[float, float, float] = SmoothStepSchedule(),
+        schedule: SmoothStepSchedule | tuple[float, float, float] | Literal["run"] = SmoothStepSchedule(),
         residual: Literal["input", "query", "none"] = "input",
         sample_wise: bool = True,
         task_indicators: bool = True,
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise InputError(f"`num_layers` (={num_layers}) must be at least 1")
         self.shape = (num_fields, embedding_dim)
-        self.generator: nn.Module = (
-            RepresentationGenerator(
-                num_fields,
-                embedding_dim,
-                num_layers,
-                num_heads,
-                num_inducing_points,
-                selector,
-                selector_layer_sizes,
-                schedule,
-                residual,
-                backend,
-            )
-            if sample_wise
-            else SelfAttentionStack(embedding_dim, num_layers, num_heads)
+        generator = RepresentationGenerator(
+            num_fields,
+            embedding_dim,
+            num_layers,
+            num_heads,
+            num_inducing_points,
+            selector,
+            selector_layer_sizes,
+            schedule,
+            residual,
         )
-        self.adapter: nn.Module = (
-            TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
-            if task_indicators
-            else PooledRepresentation(num_tasks)
-        )
+        adapter = TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
+        self.extraction: nn.Module = TaskAwareExtraction(generator, adapter, backend)
+        if not (sample_wise and task_indicators):
+            kept = generator if sample_wise else SelfAttentionStack(embedding_dim, num_layers, num_heads)
+            own = adapter if task_indicators else PooledRepresentation(num_tasks)
+            self.extraction = nn.Sequential(OrderedDict(generator=kept, adapter=own))
         self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         fields = embeddings.reshape(-1, *self.shape)
-        if isinstance(self.generator, RepresentationGenerator) and isinstance(self.adapter, TaskAdapter):
-            adapted = self.generator.adapt(fields, self.adapter)
-        else:
-            adapted = self.adapter(self.generator(fields))
-        return self.towers(adapted.unbind(1))
+        return self.towers(self.extraction(fields).unbind(1))
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`."""
@@ -137,8 +119,8 @@ class TAFE(MultiTaskModel):
         residual: what eq. (20) adds, ``"input"``, ``"query"`` or ``"none"``, see `RepresentationGenerator`.
         sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, no selection.
         task_indicators: False for the ablation "w/o TSA": towers on the mean of the last representation.
-        backend: of the attention: ``"auto"``, ``"modules"``, which runs the modules as they stand, or another one of
-            `torchrec_mtl.ops.inducing_attention`.
+        backend: of the attention: ``"auto"``; ``"modules"``, which calls generator and adapters as they stand, as an
+            ablation always does; or one of `torchrec_mtl.ops.inducing_attention`.
 
     Raises:
         InputError: if ``num_heads`` does not divide ``D``, there is no layer, or a size or choice is out of its
@@ -158,7 +140,7 @@ class TAFE(MultiTaskModel):
         dropout: float = 0.0,
         selector: Literal["shared", "per_layer"] = "shared",
         selector_layer_sizes: Sequence[int] = (64,),
-        schedule: SmoothStepSchedule | tuple[float, float, float] = SmoothStepSchedule(),
+        schedule: SmoothStepSchedule | tuple[float, float, float] | Literal["run"] = SmoothStepSchedule(),
         residual: Literal["input", "query", "none"] = "input",
         sample_wise: bool = True,
         task_indicators: bool = True,

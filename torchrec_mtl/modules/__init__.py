@@ -4,9 +4,16 @@ from torchrec_mtl.modules.attention import Attention
 from torchrec_mtl.modules.batch import labels_and_weights
 from torchrec_mtl.modules.behavior_conversion import BehaviorPatternConversion
 from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit
-from torchrec_mtl.modules.dynamic_selector import DynamicSelector, SmoothStepSchedule, smooth_step
+from torchrec_mtl.modules.dynamic_selector import (
+    DynamicSelector,
+    SmoothStepSchedule,
+    advance_schedules,
+    find_schedules,
+    smooth_step,
+)
 from torchrec_mtl.modules.experts import Experts, ExtractionLayer, MixtureOfExperts
 from torchrec_mtl.modules.feature_arch import FeatureArch, FieldProjection, as_features
+from torchrec_mtl.modules.feature_extraction import TaskAwareExtraction
 from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggregation, FeatureTower
 from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rates
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
@@ -41,10 +48,13 @@ __all__ = [
     "SmoothStepSchedule",
     "SoftmaxGate",
     "TaskAdapter",
+    "TaskAwareExtraction",
     "TaskTowers",
     "Tower",
+    "advance_schedules",
     "as_features",
     "conditional_rates",
+    "find_schedules",
     "he_normal_",
     "hidden_layers",
     "initialize_linear_layers",

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl import ops
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import check_at_least, check_choice
 from torchrec_mtl.modules.attention import Attention, check_heads, reset_attention
-from torchrec_mtl.modules.dynamic_selector import DynamicSelector, SmoothStepSchedule
-from torchrec_mtl.modules.task_adapter import TaskAdapter
-
-Residual = Literal["input", "query", "none"]
+from torchrec_mtl.modules.dynamic_selector import DynamicSelector, Schedule, SmoothStepSchedule
+from torchrec_mtl.ops.inducing_attention import reference
+from torchrec_mtl.ops.inducing_attention.stack import unbind_layers
 
 
 class RepresentationGenerator(nn.Module):
@@ -31,10 +30,10 @@ class RepresentationGenerator(nn.Module):
         residual: eq. (20). ``"input"`` adds the layer's input where the shapes allow, from the second layer on;
             in the first, whose input has ``F`` rows and not ``K``, it adds the query as Set Transformer does.
             ``"query"`` and ``"none"`` hold in every layer.
-        backend: of `torchrec_mtl.ops.inducing_attention`.
 
     Raises:
-        InputError: if an argument is none of the values above, or ``num_heads`` does not divide ``embedding_dim``.
+        InputError: if a number is below 1, an argument is none of the values above, or ``num_heads`` does not divide
+            ``embedding_dim``.
 
     Example::
 
@@ -52,17 +51,15 @@ class RepresentationGenerator(nn.Module):
         num_inducing_points: int = 64,
         selector: Literal["shared", "per_layer"] = "shared",
         selector_layer_sizes: Sequence[int] = (64,),
-        schedule: SmoothStepSchedule | tuple[float, float, float] = SmoothStepSchedule(),
-        residual: Residual = "input",
-        backend: str = "auto",
+        schedule: Schedule = SmoothStepSchedule(),
+        residual: Literal["input", "query", "none"] = "input",
     ) -> None:
         super().__init__()
-        if selector not in ("shared", "per_layer"):
-            raise InputError(f"`selector` (={selector!r}) must be 'shared' or 'per_layer'")
-        if residual not in ("input", "query", "none"):
-            raise InputError(f"`residual` (={residual!r}) must be 'input', 'query' or 'none'")
+        check_at_least(1, num_fields=num_fields, embedding_dim=embedding_dim, num_layers=num_layers)
+        check_choice("selector", selector, ("shared", "per_layer"))
+        check_choice("residual", residual, ("input", "query", "none"))
         check_heads(embedding_dim, num_heads)
-        self.num_heads, self.residual, self.backend = num_heads, residual, backend
+        self.num_heads, self.residual, self.selection_is_shared = num_heads, residual, selector == "shared"
         self.selectors = nn.ModuleList(
             DynamicSelector(num_fields * embedding_dim, num_inducing_points, selector_layer_sizes, schedule)
             for _ in range(1 if selector == "shared" else num_layers)
@@ -88,26 +85,16 @@ class RepresentationGenerator(nn.Module):
     def select(self, fields: Tensor) -> list[Tensor]:
         """``z [B, K]`` of each layer, from the input fields ``H [B, F, D]``."""
         selections = [selector(fields.flatten(1)) for selector in self.selectors]
-        return selections if len(selections) > 1 else selections * len(self.points)
+        return selections * len(self.points) if self.selection_is_shared else selections
 
     def forward(self, fields: Tensor) -> list[Tensor]:
-        """``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``."""
+        """``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``: the equations as they stand."""
         representations: list[Tensor] = []
-        inputs = fields
-        residual: Residual = "query" if self.residual == "input" else self.residual
-        for weights, selection in zip(self.weights().layers(), self.select(fields), strict=True):
-            inputs = ops.inducing_layer(inputs, selection, weights, self.num_heads, residual, backend=self.backend)
-            residual = self.residual
-            representations.append(inputs)
+        layers = unbind_layers(self.weights(), self.num_heads, self.residual)
+        for layer, selection in zip(layers, self.select(fields), strict=True):
+            fields = reference.inducing_layer(fields, selection, layer)
+            representations.append(fields)
         return representations
-
-    def adapt(self, fields: Tensor, adapter: TaskAdapter) -> Tensor:
-        """``adapter(self(fields))``, in one operation where the layers share ``z``: ``[B, F, D]`` to ``[B, T, D]``."""
-        if len(self.selectors) > 1:
-            return adapter(self(fields))
-        selection = self.selectors[0](fields.flatten(1))
-        weights = (self.weights(), adapter.weights())
-        return ops.inducing_stack(fields, selection, *weights, self.num_heads, self.residual, backend=self.backend)
 
 
 class SelfAttentionStack(nn.Module):
@@ -117,10 +104,14 @@ class SelfAttentionStack(nn.Module):
         embedding_dim: ``D``.
         num_layers: ``L``.
         num_heads: ``m``; must divide ``D``.
+
+    Raises:
+        InputError: if a number is below 1, or ``num_heads`` does not divide ``embedding_dim``.
     """
 
     def __init__(self, embedding_dim: int, num_layers: int, num_heads: int) -> None:
         super().__init__()
+        check_at_least(1, embedding_dim=embedding_dim, num_layers=num_layers)
         self.layers = nn.ModuleList(
             Attention(embedding_dim, num_heads, output_projection=True) for _ in range(num_layers)
         )

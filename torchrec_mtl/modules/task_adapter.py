@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl import ops
+from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.modules.attention import check_heads, reset_attention
+from torchrec_mtl.ops.inducing_attention import reference
 
 
 class TaskAdapter(nn.Module):
@@ -21,7 +23,7 @@ class TaskAdapter(nn.Module):
         num_heads: ``m``; must divide ``D``.
 
     Raises:
-        InputError: if ``num_heads`` does not divide ``embedding_dim``.
+        InputError: if a number is below 1, or ``num_heads`` does not divide ``embedding_dim``.
 
     Example::
 
@@ -32,6 +34,7 @@ class TaskAdapter(nn.Module):
 
     def __init__(self, num_tasks: int, embedding_dim: int, num_layers: int, num_heads: int = 2) -> None:
         super().__init__()
+        check_at_least(1, num_tasks=num_tasks, embedding_dim=embedding_dim, num_layers=num_layers)
         check_heads(embedding_dim, num_heads)
         self.num_heads = num_heads
         row = (num_layers, num_tasks, embedding_dim)
@@ -53,10 +56,10 @@ class TaskAdapter(nn.Module):
         return ops.AdapterWeights(self.indicators, *squares, self.norm_weight, self.norm_bias)
 
     def forward(self, representations: Sequence[Tensor]) -> Tensor:
-        """``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``."""
+        """``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``: the equations as they stand."""
         adapted: Tensor | None = None
         for weights, shared in zip(self.weights().layers(), representations, strict=True):
-            adapted = ops.adapter_layer(shared, adapted, weights, self.num_heads)
+            adapted = reference.adapter_layer(shared, adapted, weights, self.num_heads)
         assert adapted is not None  # there is at least one layer
         return adapted
 

@@ -90,8 +90,8 @@ class Training:
         )
         self.result = TrainingResult()
         self._go_on()
-        norm = config.optimizer.max_gradient_norm
-        self.step = Step(model, optimizer, self.agreement, config.non_finite_loss, norm, stop_requested)
+        norm, self.num_steps = config.optimizer.max_gradient_norm, self.steps_per_epoch * config.max_epochs
+        self.step = Step(model, optimizer, self.agreement, config.non_finite_loss, norm, stop_requested, self.num_steps)
         self.step.num_skipped = self.result.num_skipped
         first = self.result.step
         self.schedule = LambdaLR(optimizer, lambda step: self._rate(first + step))
@@ -118,7 +118,7 @@ class Training:
 
     def _rate(self, step: int) -> float:
         if self.config.learning_rate_decay == "linear":
-            return max(0.0, 1 - step / (self.steps_per_epoch * self.config.max_epochs))
+            return max(0.0, 1 - step / self.num_steps)
         return 1.0
 
     def _all_batches(self) -> Iterator[Any]:

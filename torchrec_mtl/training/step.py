@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_mtl.errors import TrainingError
+from torchrec_mtl.modules import find_schedules
 
 
 class NonFiniteLossError(TrainingError):
@@ -42,6 +43,7 @@ class Step:
         non_finite_loss: ``"stop"`` or ``"skip"``, see `TrainingConfig`.
         max_gradient_norm: see `OptimizerConfig`.
         stop_requested: whether this rank was told to stop.
+        num_steps: of the whole run, for schedules that are a share of it, see `advance_schedules`.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Step:
         non_finite_loss: str = "stop",
         max_gradient_norm: float = 0.0,
         stop_requested: Callable[[], bool] = lambda: False,
+        num_steps: int | None = None,
     ) -> None:
         self.model, self.optimizer, self.group = model, optimizer, group
         self.non_finite_loss, self.max_gradient_norm = non_finite_loss, max_gradient_norm
-        self.stop_requested = stop_requested
+        self.stop_requested, self.num_steps = stop_requested, num_steps
         self.after_backward = [p for _, p in in_backward_optimizer_filter(model.named_parameters())]
         self.replicas = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+        self.schedules = find_schedules(model)
         self.stop = False  # as agreed
         self.num_calls, self.num_skipped = 0, 0
         self.loss_sum, self.num_rows = 0.0, 0  # over this rank's rows, until `take_sums`
@@ -136,3 +140,5 @@ class Step:
             stepped = [p for p in self.after_backward if p.grad is not None]
             nn.utils.clip_grad_norm_(stepped, self.max_gradient_norm)
         self.optimizer.step()
+        for schedule in self.schedules:
+            schedule.advance_schedule(self.num_steps)

@@ -14,7 +14,6 @@ from torchrec_mtl.jobs.compare import efficiency, figures, html, summary, tables
 from torchrec_mtl.jobs.compare.plan import SWEPT, Plan
 from torchrec_mtl.jobs.compare.runs import Run
 from torchrec_mtl.jobs.compare.selection import read_selection
-from torchrec_mtl.modules import SmoothStepSchedule
 from torchrec_mtl.tasks import TaskForest
 
 Row = dict[str, Any]
@@ -112,9 +111,9 @@ def _tafe_figures(plan: Plan) -> list[str]:
     if not made:
         return []
     run, result = made[0]
-    schedule = SmoothStepSchedule(*run.config.model_args.get("schedule", SmoothStepSchedule()))
-    steps = figures.smooth_steps(schedule, result["best_step"])
-    rates = figures.selection_rates(read_selection(run))
+    selection = read_selection(run)
+    steps = figures.smooth_steps(selection.schedule, result["best_step"])
+    rates = figures.selection_rates(selection)
     return [
         html.heading("TAFE's dynamic selector"),
         html.picture(steps, "TAFE figure 5: the dynamic activation with this run's schedule"),

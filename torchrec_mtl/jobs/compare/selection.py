@@ -9,7 +9,7 @@ from torchrec_mtl.data import BatchLoader, Schema, read_split
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.compare.runs import Run
 from torchrec_mtl.models import TAFE
-from torchrec_mtl.modules import RepresentationGenerator
+from torchrec_mtl.modules import DynamicSelector, RepresentationGenerator, SmoothStepSchedule
 from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights
 from torchrec_mtl.training.distributed import default_device, distribute, process_group
 
@@ -23,10 +23,12 @@ class Selection:
     Args:
         selected: ``z > 0``, ``[N, K]``.
         plane: first two principal components of the samples' last representation, averaged over its rows, ``[N, 2]``.
+        schedule: of the smooth step.
     """
 
     selected: np.ndarray
     plane: np.ndarray
+    schedule: SmoothStepSchedule
 
     @property
     def rate(self) -> np.ndarray:
@@ -45,7 +47,7 @@ def read_selection(run: Run) -> Selection:
         load_weights(distributed, best_checkpoint(run.directory / "checkpoints"))
         model = train_model.eval().get_submodule("model")
         assert isinstance(model, TAFE)
-        generator = model.over_arch.generator
+        generator = model.over_arch.get_submodule("extraction.generator")
         assert isinstance(generator, RepresentationGenerator)  # it selects, so it is no ablation
         selections, representations, num_samples = [], [], 0
         for batch in BatchLoader(read_split(run.dataset, "valid", schema), 2048, shuffle=True):
@@ -59,4 +61,5 @@ def read_selection(run: Run) -> Selection:
     embedded = torch.cat(representations).double()
     _, _, directions = torch.linalg.svd(embedded - embedded.mean(0), full_matrices=False)
     plane = (embedded - embedded.mean(0)) @ directions[:2].T
-    return Selection(torch.cat(selections).cpu().numpy(), plane.cpu().numpy())
+    schedule = next(m.per_step() for m in generator.modules() if isinstance(m, DynamicSelector))
+    return Selection(torch.cat(selections).cpu().numpy(), plane.cpu().numpy(), schedule)

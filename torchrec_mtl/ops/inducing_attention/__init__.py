@@ -21,23 +21,15 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.backends import log_choice, requested_backend
 from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa, triton_backend
 from torchrec_mtl.ops.inducing_attention.sdpa import adapter_layer
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights, gate
+from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack
+from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
 
 BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton")
 _OPERATION = "inducing_attention"
 _CPP_SIZE = 3072  # of a sample's fields or rows; measured with AVX2, 512 KiB of cache a core, forward and backward
 
 
-def inducing_layer(
-    inputs: Tensor,
-    selection: Tensor,
-    weights: GeneratorWeights,
-    num_heads: int,
-    residual: str = "input",
-    scale: float | None = None,
-    z_grad: str = "full",
-    backend: str = "auto",
-) -> Tensor:
+def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, backend: str = "auto") -> Tensor:
     """One feature interaction learning layer of ASRG, TAFE eq. (17)-(20).
 
     A point with ``selection`` 0 has a zero query, hence uniform attention: what it reads is the mean of the values,
@@ -46,73 +38,45 @@ def inducing_layer(
     Args:
         inputs: ``H [B, F, D]``.
         selection: ``z [B, K]``, one scalar a point, shared by the heads.
-        weights: of one layer.
-        num_heads: ``m``; must divide ``D``, ``d_h = D / m``.
-        residual: what is added before LayerNorm, eq. (20): the ``"input"``, which must then have ``K`` rows; the
-            ``"query"``; or ``"none"``.
-        scale: of the scores; ``1 / sqrt(d_h)`` by default, as in eq. (18).
-        z_grad: as in `inducing_stack`.
+        layer: the weights, and how they are used.
         backend: see the module.
 
     Returns:
         ``Y [B, K, D]``.
 
     Raises:
-        InputError: if ``z_grad`` or ``backend`` is none of the above, or the backend cannot run.
+        InputError: if ``backend`` is none of the above, is for a stack only, or cannot run.
 
     Example::
 
         >>> H, eye, one = torch.randn(5, 7, 4), torch.eye(4), torch.ones(4)
         >>> weights = GeneratorWeights(torch.randn(3, 4), eye, eye, eye, one, torch.zeros(4))
-        >>> Y = inducing_layer(H, torch.zeros(5, 3), weights, num_heads=2, residual="query")
+        >>> Y = inducing_layer(H, torch.zeros(5, 3), InducingLayer(weights, num_heads=2, residual="query"))
         >>> mean = torch.nn.functional.layer_norm(H.mean(1, keepdim=True), (4,))
         >>> torch.allclose(Y, mean.expand(5, 3, 4), atol=1e-5)
         True
     """
-    _check_gradient(z_grad)
     name = requested_backend(_OPERATION, backend, BACKENDS)
-    if name == "triton":
-        return triton_backend.inducing_layer(inputs, selection, weights, num_heads, residual, scale, z_grad)
     if name in ("compact", "cpp"):
         raise InputError(f"the backend {name!r} is for a stack whose layers share one selection, not for one layer")
-    run = reference.inducing_layer if name == "reference" else sdpa.inducing_layer
-    return run(inputs, gate(selection, z_grad), weights, num_heads, residual, scale)
+    backends = {"auto": sdpa, "reference": reference, "sdpa": sdpa, "triton": triton_backend}
+    return backends[name].inducing_layer(inputs, selection, layer)
 
 
-def _check_gradient(z_grad: str) -> None:
-    if z_grad not in ("gated", "full"):
-        raise InputError(f"`z_grad` (={z_grad!r}) must be 'gated' or 'full'")
-
-
-def inducing_stack(
-    inputs: Tensor,
-    selection: Tensor,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str = "input",
-    z_grad: str = "gated",
-    backend: str = "auto",
-) -> Tensor:
+def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack, backend: str = "auto") -> Tensor:
     """``L`` layers of ASRG with one selection and TSA's adapters on each, TAFE eq. (17)-(22).
 
     Args:
         inputs: ``H [B, F, D]``.
         selection: ``z [B, K]``, one scalar a point, shared by the heads and the layers.
-        layers: ASRG's weights, ``L`` layers.
-        adapters: TSA's weights, ``L`` layers.
-        num_heads: ``m``; must divide ``D``.
-        residual: as in `inducing_layer`; where ``"input"`` asks for a layer's input, the first layer, whose input has
-            ``F`` rows and not ``K``, adds the query as Set Transformer does.
-        z_grad: the gradient of ``z`` where it is 0. ``"gated"``: none, which spares computing it, and changes
-            nothing behind a smooth step, whose slope is 0 there. ``"full"``: that of the equations.
+        stack: the weights, and how they are used.
         backend: see the module.
 
     Returns:
         ``T^L [B, T, D]``, the adapted representations of the last layer.
 
     Raises:
-        InputError: if ``residual``, ``z_grad`` or ``backend`` is none of the above, or the backend cannot run.
+        InputError: if ``backend`` is none of the above, or cannot run.
 
     Example::
 
@@ -120,47 +84,35 @@ def inducing_stack(
         >>> layers = GeneratorWeights(torch.randn(2, 3, 4), square, square, square, row, row)
         >>> square, row = torch.randn(2, 6, 4, 4), torch.ones(2, 6, 4)
         >>> adapters = AdapterWeights(torch.randn(2, 6, 4), square, square, square, row, row)
-        >>> inducing_stack(torch.randn(5, 7, 4), torch.rand(5, 3), layers, adapters, num_heads=2).shape
+        >>> stack = InducingStack(layers, adapters, num_heads=2)
+        >>> inducing_stack(torch.randn(5, 7, 4), torch.rand(5, 3), stack).shape
         torch.Size([5, 6, 4])
     """
-    if residual not in ("input", "query", "none"):
-        raise InputError(f"`residual` (={residual!r}) must be 'input', 'query' or 'none'")
-    _check_gradient(z_grad)
-    return _dispatch(inputs, selection, layers, adapters, num_heads, residual, z_grad, backend)
+    return _dispatch(inputs, selection, stack, backend)
 
 
-def _dispatch(
-    inputs: Tensor,
-    selection: Tensor,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str,
-    z_grad: str,
-    name: str,
-) -> Tensor:
+def _dispatch(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> Tensor:
     name = requested_backend(_OPERATION, name, BACKENDS)
     if name == "auto":
-        name, reason = _choose(inputs, selection, [*layers, *adapters], z_grad)
+        name, reason = _choose(inputs, selection, stack)
         log_choice(_OPERATION, name, reason)
     backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp, "triton": triton_backend}
-    run = backends[name].inducing_stack
-    return run(inputs, selection, layers, adapters, num_heads, residual, z_grad)
+    return backends[name].inducing_stack(inputs, selection, stack)
 
 
 torch.fx.wrap("_dispatch")  # the choice depends on the tensors: a traced graph makes it when it runs
 
 
-def _choose(inputs: Tensor, selection: Tensor, weights: list[Tensor], z_grad: str) -> tuple[str, str]:
+def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[str, str]:
     """The backend that "auto" takes, and why."""
     if torch.compiler.is_exporting():
         return "sdpa", "an exported program may run where there is no kernel"
     if inputs.device.type != "cpu":
         return "sdpa", "to count the points at 0 would wait for the device"
     rows = num_points = selection.shape[1]
-    if z_grad == "gated" and not torch.compiler.is_compiling():  # which does not see what is selected
+    if stack.z_grad == "gated" and not torch.compiler.is_compiling():  # which does not see what is selected
         rows = compact.num_rows(selection)
-    reason = cpp.why_not(inputs, selection, *weights)
+    reason = cpp.why_not(inputs, selection, *stack.layers, *stack.adapters)
     if reason is not None:
         reason = f"the C++ kernel cannot be used: {reason}"
     elif torch.is_autocast_enabled("cpu"):
@@ -178,6 +130,8 @@ __all__ = [
     "BACKENDS",
     "AdapterWeights",
     "GeneratorWeights",
+    "InducingLayer",
+    "InducingStack",
     "adapter_layer",
     "inducing_layer",
     "inducing_stack",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.inducing_attention import sdpa
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
+from torchrec_mtl.ops.inducing_attention.stack import InducingStack
 
 
 class Rows(NamedTuple):
@@ -57,25 +57,19 @@ def plan_rows(selection: Tensor, rows: int) -> Rows:
     return Rows(points, torch.where(at_zero, 0, selection.gather(1, points)), log_counts)
 
 
-def inducing_stack(
-    inputs: Tensor,
-    selection: Tensor,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str,
-    z_grad: str,
-) -> Tensor:
+def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22) of the rows that differ; shapes as in the front door.
 
     Raises:
-        InputError: if ``z_grad`` is not "gated".
+        InputError: if ``stack.z_grad`` is not "gated".
     """
-    if z_grad != "gated":
-        raise InputError(f"the backend 'compact' does not compute the gradient that `z_grad` (={z_grad!r}) asks for")
+    if stack.z_grad != "gated":
+        raise InputError(
+            f"the backend 'compact' does not compute the gradient that `z_grad` (={stack.z_grad!r}) asks for"
+        )
     index, kept, log_counts = plan_rows(selection, num_rows(selection))
 
     def query(points: Tensor) -> Tensor:
         return F.embedding(index, points) * kept.unsqueeze(-1)
 
-    return sdpa.rows_stack(inputs, query, log_counts, layers, adapters, num_heads, residual)
+    return sdpa.rows_stack(inputs, query, stack, log_counts)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
+from torchrec_mtl.ops.inducing_attention.stack import InducingStack
 from torchrec_mtl.ops.small_attention import library, why_not
 
 __all__ = ["inducing_stack", "why_not"]
@@ -124,15 +124,7 @@ def _require(*tensors: Tensor) -> None:
         raise InputError(f"the inducing-attention kernel cannot be used: {reason}")
 
 
-def inducing_stack(
-    inputs: Tensor,
-    selection: Tensor,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str,
-    z_grad: str,
-) -> Tensor:
+def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22); shapes as in the front door. It can be differentiated once.
 
     The same bits for any number of threads (`torch.set_num_threads`). Under autocast, too, it computes in the type
@@ -142,5 +134,6 @@ def inducing_stack(
         InputError: if the tensors are not on the CPU, or not all float32 or all float64; if the kernel is not built;
             or if a shape does not fit.
     """
-    _require(inputs, selection, *layers, *adapters)
-    return _forward(inputs, selection, [*layers, *adapters], num_heads, residual, z_grad == "gated")
+    weights = [*stack.layers, *stack.adapters]
+    _require(inputs, selection, *weights)
+    return _forward(inputs, selection, weights, stack.num_heads, stack.residual, stack.z_grad == "gated")

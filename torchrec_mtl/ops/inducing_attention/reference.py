@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_mtl.ops.attention import merge_heads, split_heads
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights, first_residual, gate
+from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack, gate
+from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights
 
 
 def _attend(
@@ -19,25 +20,18 @@ def _attend(
     return merge_heads(scores.softmax(-1) @ value) @ wo.T
 
 
-def inducing_layer(
-    inputs: Tensor,
-    selection: Tensor,
-    weights: GeneratorWeights,
-    num_heads: int,
-    residual: str = "input",
-    scale: float | None = None,
-) -> Tensor:
+def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Tensor:
     """Eq. (17)-(20); shapes as in the front door."""
-    points, wk, wv, wo, norm_weight, norm_bias = weights
-    queries = (points * selection.unsqueeze(-1)).to(inputs.dtype)
-    output = _attend(queries, inputs, wk, wv, wo, num_heads, scale)
-    if residual != "none":
-        output = output + (inputs if residual == "input" else queries)
+    points, wk, wv, wo, norm_weight, norm_bias = layer.weights
+    queries = (points * gate(selection, layer.z_grad).unsqueeze(-1)).to(inputs.dtype)
+    output = _attend(queries, inputs, wk, wv, wo, layer.num_heads, layer.scale)
+    if layer.residual != "none":
+        output = output + (inputs if layer.residual == "input" else queries)
     return F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias)
 
 
 def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights, num_heads: int) -> Tensor:
-    """Eq. (21)-(22), task by task; shapes as in the front door."""
+    """Eq. (21)-(22), task by task: ``[B, K, D]`` and the former layer's ``[B, T, D]`` to ``[B, T, D]``."""
     outputs = []
     for task, (indicator, wk, wv, wo, norm_weight, norm_bias) in enumerate(zip(*adapter, strict=True)):
         output = _attend(indicator.expand(len(shared), 1, -1), shared, wk, wv, wo, num_heads).squeeze(1)
@@ -47,21 +41,11 @@ def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights
     return torch.stack(outputs, dim=1)
 
 
-def inducing_stack(
-    inputs: Tensor,
-    selection: Tensor,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str,
-    z_grad: str,
-) -> Tensor:
+def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22); shapes as in the front door."""
-    selection = gate(selection, z_grad)
-    adapted, own = None, first_residual(residual)
-    for layer, adapter in zip(layers.layers(), adapters.layers(), strict=True):
-        inputs = inducing_layer(inputs, selection, layer, num_heads, own)
-        adapted = adapter_layer(inputs, adapted, adapter, num_heads)
-        own = residual
+    adapted = None
+    for layer, adapter in stack.unbind():
+        inputs = inducing_layer(inputs, selection, layer)
+        adapted = adapter_layer(inputs, adapted, adapter, stack.num_heads)
     assert adapted is not None  # there is at least one layer
     return adapted

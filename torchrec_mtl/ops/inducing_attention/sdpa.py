@@ -10,25 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_mtl.ops.attention import merge_heads, split_heads
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights, first_residual, gate
+from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack, gate
+from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights
 
 
-def rows_layer(
-    inputs: Tensor,
-    queries: Tensor,
-    weights: GeneratorWeights,
-    num_heads: int,
-    residual: str,
-    log_counts: Tensor | None = None,
-    scale: float | None = None,
-) -> Tensor:
+def _rows_layer(inputs: Tensor, queries: Tensor, layer: InducingLayer, log_counts: Tensor | None = None) -> Tensor:
     """Eq. (18)-(20): queries ``[B, R, D]``, inputs ``[B, N, D]``, logarithms of what they stand for ``[B, N]``."""
-    _, wk, wv, wo, norm_weight, norm_bias = weights
-    query, key, value = (split_heads(x, num_heads) for x in (queries, inputs @ wk.T, inputs @ wv.T))
+    _, wk, wv, wo, norm_weight, norm_bias = layer.weights
+    query, key, value = (split_heads(x, layer.num_heads) for x in (queries, inputs @ wk.T, inputs @ wv.T))
     bias = None if log_counts is None else log_counts[:, None, None]
-    output = merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)) @ wo.T
-    if residual != "none":
-        output = output + (inputs if residual == "input" else queries)
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=layer.scale)
+    output = merge_heads(context) @ wo.T
+    if layer.residual != "none":
+        output = output + (inputs if layer.residual == "input" else queries)
     return F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias)
 
 
@@ -41,6 +35,8 @@ def adapter_layer(
 ) -> Tensor:
     """Eq. (21)-(22) for all tasks at once, with ``a Wk^T / sqrt(d_h)`` and ``Wv Wo`` folded once per step.
 
+    ``shared [B, R, D]``, which stand for as many rows as ``log_counts [B, R]`` says, and the former layer's adapted
+    representations ``[B, T, D]``, None in the first, to ``[B, T, D]``.
     Letters in the einsums: b batch, t task, j head, d and e embedding, h column of a head.
     """
     indicators, wk, wv, wo, norm_weight, norm_bias = adapter
@@ -58,47 +54,26 @@ def adapter_layer(
     return F.layer_norm(output, (dim,)) * norm_weight + norm_bias
 
 
-def inducing_layer(
-    inputs: Tensor,
-    selection: Tensor,
-    weights: GeneratorWeights,
-    num_heads: int,
-    residual: str = "input",
-    scale: float | None = None,
-) -> Tensor:
+def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Tensor:
     """Eq. (17)-(20); shapes as in the front door."""
-    queries = (weights.points * selection.unsqueeze(-1)).to(inputs.dtype)
-    return rows_layer(inputs, queries, weights, num_heads, residual, scale=scale)
+    queries = layer.weights.points * gate(selection, layer.z_grad).unsqueeze(-1)
+    return _rows_layer(inputs, queries.to(inputs.dtype), layer)
 
 
 def rows_stack(
-    inputs: Tensor,
-    query: Callable[[Tensor], Tensor],
-    log_counts: Tensor | None,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str,
+    inputs: Tensor, query: Callable[[Tensor], Tensor], stack: InducingStack, log_counts: Tensor | None = None
 ) -> Tensor:
     """Eq. (17)-(22), where ``query`` makes a layer's points ``[K, D]`` the queries ``[B, R, D]``."""
-    adapted, own, counts = None, first_residual(residual), None
-    for layer, adapter in zip(layers.layers(), adapters.layers(), strict=True):
-        inputs = rows_layer(inputs, query(layer.points).to(inputs.dtype), layer, num_heads, own, counts)
-        own, counts = residual, log_counts
-        adapted = adapter_layer(inputs, adapted, adapter, num_heads, counts)
+    adapted, counts = None, None
+    for layer, adapter in stack.unbind():
+        inputs = _rows_layer(inputs, query(layer.weights.points).to(inputs.dtype), layer, counts)
+        counts = log_counts
+        adapted = adapter_layer(inputs, adapted, adapter, stack.num_heads, counts)
     assert adapted is not None  # there is at least one layer
     return adapted
 
 
-def inducing_stack(
-    inputs: Tensor,
-    selection: Tensor,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str,
-    z_grad: str,
-) -> Tensor:
+def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22) of all ``K`` rows; shapes as in the front door."""
-    scalars = gate(selection, z_grad).unsqueeze(-1)
-    return rows_stack(inputs, lambda points: points * scalars, None, layers, adapters, num_heads, residual)
+    scalars = gate(selection, stack.z_grad).unsqueeze(-1)
+    return rows_stack(inputs, lambda points: points * scalars, stack)

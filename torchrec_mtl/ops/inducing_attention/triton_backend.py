@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
+from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_DIM, _MAX_POINTS = 128, 256
+_INSTALLED = importlib.util.find_spec("triton") is not None  # here, for Dynamo refuses the call in what it traces
 
 
 def why_not(inputs: Tensor, points: Tensor) -> str | None:
     """Why the kernels cannot take these inputs ``[B, F, D]`` and points ``[..., K, D]``; None if they can."""
-    if importlib.util.find_spec("triton") is None:
+    if not _INSTALLED:
         return "Triton is not installed"
     if inputs.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it runs on a GPU, and the inputs are on {inputs.device.type!r}"
@@ -27,57 +28,41 @@ def why_not(inputs: Tensor, points: Tensor) -> str | None:
     return None
 
 
-def _check(inputs: Tensor, selection: Tensor, weights: GeneratorWeights, num_heads: int) -> None:
+def _check(inputs: Tensor, selection: Tensor, points: Tensor, num_heads: int) -> None:
     """The kernels read memory by these shapes."""
-    reason = why_not(inputs, weights.points)
+    reason = why_not(inputs, points)
     if reason is not None:
         raise InputError(f"the backend 'triton' cannot be used: {reason}")
-    batch, dim, points = inputs.shape[0], inputs.shape[-1], weights.points.shape[-2]
-    if inputs.ndim != 3 or not inputs.shape[1] or weights.points.shape[-1] != dim:
-        raise InputError(f"`inputs` (of shape {list(inputs.shape)}) must be [B, F, {weights.points.shape[-1]}], F > 0")
-    if selection.shape != (batch, points):
-        raise InputError(f"`selection` (of shape {list(selection.shape)}) must be [{batch}, {points}]")
+    batch, (num_points, dim) = inputs.shape[0], points.shape[-2:]
+    if inputs.ndim != 3 or not inputs.shape[1] or inputs.shape[2] != dim:
+        raise InputError(f"`inputs` (of shape {list(inputs.shape)}) must be [B, F, {dim}], F > 0")
+    if selection.shape != (batch, num_points):
+        raise InputError(f"`selection` (of shape {list(selection.shape)}) must be [{batch}, {num_points}]")
     if num_heads < 1 or dim % num_heads:
         raise InputError(f"`num_heads` (={num_heads}) must divide the embedding dimension (={dim})")
 
 
-def inducing_layer(
-    inputs: Tensor,
-    selection: Tensor,
-    weights: GeneratorWeights,
-    num_heads: int,
-    residual: str = "input",
-    scale: float | None = None,
-    z_grad: str = "gated",
-) -> Tensor:
+def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Tensor:
     """Eq. (17)-(20); shapes as in the front door.
 
     Raises:
         InputError: if the kernels cannot run here, or a shape does not fit.
     """
-    _check(inputs, selection, weights, num_heads)
-    if residual == "input" and inputs.shape[1] != selection.shape[1]:
+    _check(inputs, selection, layer.weights.points, layer.num_heads)
+    if layer.residual == "input" and inputs.shape[1] != selection.shape[1]:
         raise InputError(f"the 'input' as residual must have {selection.shape[1]} rows, not {inputs.shape[1]}")
     from torchrec_mtl.ops.inducing_attention import triton_stack
 
-    return triton_stack.inducing_layer(inputs, selection, weights, num_heads, residual, scale, z_grad)
+    return triton_stack.inducing_layer(inputs, selection, layer)
 
 
-def inducing_stack(
-    inputs: Tensor,
-    selection: Tensor,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str = "input",
-    z_grad: str = "gated",
-) -> Tensor:
+def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22); shapes as in the front door.
 
     Raises:
         InputError: if the kernels cannot run here, or a shape does not fit.
     """
-    _check(inputs, selection, layers, num_heads)
+    _check(inputs, selection, stack.layers.points, stack.num_heads)
     from torchrec_mtl.ops.inducing_attention import triton_stack
 
-    return triton_stack.inducing_stack(inputs, selection, layers, adapters, num_heads, residual, z_grad)
+    return triton_stack.inducing_stack(inputs, selection, stack)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack
 from torchrec_mtl.ops.inducing_attention.triton_launch import launch_backward, launch_forward, like_output, to_keep
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights, first_residual
+from torchrec_mtl.ops.inducing_attention.weights import GeneratorWeights
 
 # `tensors` are H, z, P, M, I, LayerNorm's weight and bias, then the adapters' a, M, weight and bias; shapes in
 # `triton_forward.forward_kernel`. `first` is the first layer's residual.
@@ -108,47 +109,30 @@ def _run(
         return forward(tensors, *residuals, dense or z_grad == "full", z_grad == "gated", keep)[0]
 
 
-def inducing_layer(
-    inputs: Tensor,
-    selection: Tensor,
-    weights: GeneratorWeights,
-    num_heads: int,
-    residual: str = "input",
-    scale: float | None = None,
-    z_grad: str = "gated",
-) -> Tensor:
+def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Tensor:
     """Eq. (17)-(20); shapes as in the front door.
 
     With the input as residual, points that are not selected have rows of their own: then nothing is left out.
     """
-    dim, dtype = inputs.shape[-1], _compute_dtype(inputs)
+    dim, dtype, heads = inputs.shape[-1], _compute_dtype(inputs), layer.num_heads
     none = [
-        inputs.new_empty(1, 0, num_heads, dim, dtype=dtype),
-        inputs.new_empty(1, 0, num_heads, dim, dim, dtype=dtype),
+        inputs.new_empty(1, 0, heads, dim, dtype=dtype),
+        inputs.new_empty(1, 0, heads, dim, dim, dtype=dtype),
         *(inputs.new_empty(1, 0, dim, dtype=torch.float32) for _ in range(2)),
     ]
-    stack = GeneratorWeights(*(x.unsqueeze(0) for x in weights))
-    residuals = (residual, residual)
-    return _run(inputs, selection, stack, none, num_heads, scale, residuals, residual == "input", z_grad)
+    weights = GeneratorWeights(*(x.unsqueeze(0) for x in layer.weights))
+    residuals, dense = (layer.residual, layer.residual), layer.residual == "input"
+    return _run(inputs, selection, weights, none, heads, layer.scale, residuals, dense, layer.z_grad)
 
 
-def inducing_stack(
-    inputs: Tensor,
-    selection: Tensor,
-    layers: GeneratorWeights,
-    adapters: AdapterWeights,
-    num_heads: int,
-    residual: str = "input",
-    z_grad: str = "gated",
-) -> Tensor:
+def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22); shapes as in the front door."""
-    indicators, wk, wv, wo, norm_weight, norm_bias = adapters
-    dtype = _compute_dtype(inputs)
+    indicators, wk, wv, wo, norm_weight, norm_bias = stack.adapters
+    dtype, heads = _compute_dtype(inputs), stack.num_heads
     with torch.autocast(inputs.device.type, enabled=False):
-        keys, values = _fold(indicators.unsqueeze(-2), wk, wv, wo, num_heads, None)
+        keys, values = _fold(indicators.unsqueeze(-2), wk, wv, wo, heads, None)
         own = [keys.squeeze(-2).to(dtype), values.to(dtype), norm_weight.float(), norm_bias.float()]
-    residuals = (first_residual(residual), residual)
-    return _run(inputs, selection, layers, own, num_heads, None, residuals, False, z_grad)
+    return _run(inputs, selection, stack.layers, own, heads, None, stack.residuals, False, stack.z_grad)
 
 
 @register_flop_formula([torch.ops.torchrec_mtl.inducing_stack, torch.ops.torchrec_mtl.inducing_stack_backward])

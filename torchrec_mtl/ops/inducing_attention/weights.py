@@ -38,13 +38,3 @@ class AdapterWeights(NamedTuple):
     def layers(self) -> list["AdapterWeights"]:
         """A stack's, layer by layer."""
         return [AdapterWeights(*layer) for layer in zip(*(x.unbind(0) for x in self), strict=True)]
-
-
-def first_residual(residual: str) -> str:
-    """The first layer's: its input has ``F`` rows and not ``K``, so where that would be added, the query is."""
-    return "query" if residual == "input" else residual
-
-
-def gate(selection: Tensor, z_grad: str) -> Tensor:
-    """``z`` itself; with ``z_grad`` "gated" no gradient flows where it is 0."""
-    return selection * (selection != 0) if z_grad == "gated" else selection
