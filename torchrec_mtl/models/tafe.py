@@ -81,10 +81,10 @@ class TAFEArch(nn.Module):
         )
         adapter = TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
         self.extraction: nn.Module = TaskAwareExtraction(generator, adapter, backend)
-        if not (sample_wise and task_indicators):
-            kept = generator if sample_wise else SelfAttentionStack(embedding_dim, num_layers, num_heads)
-            own = adapter if task_indicators else PooledRepresentation(num_tasks)
-            self.extraction = nn.Sequential(OrderedDict(generator=kept, adapter=own))
+        if not (sample_wise and task_indicators):  # an ablation exchanges it
+            shared = generator if sample_wise else SelfAttentionStack(embedding_dim, num_layers, num_heads)
+            adapted = adapter if task_indicators else PooledRepresentation(num_tasks)
+            self.extraction = nn.Sequential(OrderedDict(generator=shared, adapter=adapted))
         self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:

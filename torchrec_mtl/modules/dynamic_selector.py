@@ -26,7 +26,7 @@ class SmoothStepSchedule(NamedTuple):
 
         Example::
 
-            >>> SmoothStepSchedule.over(1000).rate
+            >>> round(SmoothStepSchedule.over(1000).rate, 6)
             0.009999
         """
         return cls(rate=(cls().start - cls().end) / num_steps)
