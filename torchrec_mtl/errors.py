@@ -4,6 +4,8 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 
+LARGEST = 2**31 - 1  # number of anything
+
 
 class InputError(ValueError):
     """A wrong argument, file or row, told in one sentence: the thing, the rule and the value.
@@ -55,8 +57,10 @@ def check_at_least(least: float, **values: float) -> None:
         torchrec_mtl.errors.InputError: `num_layers` (=0) must be at least 1
     """
     for name, value in values.items():
-        if not (value >= least and math.isfinite(value)):  # NaN is not either
+        if not least <= value < math.inf:  # NaN is not either
             raise InputError(f"`{name}` (={value}) must be at least {least}")
+        if value > LARGEST and isinstance(value, int):
+            raise InputError(f"`{name}` (={value}) must be at most {LARGEST}")
 
 
 def check_share(**values: float) -> None:
@@ -80,10 +84,10 @@ def check_sizes(least: int = 0, **sizes: Sequence[int]) -> None:
 
         >>> check_sizes(tower_layer_sizes=(64, 0))
         Traceback (most recent call last):
-        torchrec_mtl.errors.InputError: `tower_layer_sizes` (=[64, 0]) must be widths of at least 1
+        torchrec_mtl.errors.InputError: `tower_layer_sizes` (=[64, 0]) must be widths of 1 to 2147483647
     """
     for name, widths in sizes.items():
         if len(widths) < least:
             raise InputError(f"`{name}` (={list(widths)}) must have at least {'one layer' if least == 1 else least}")
-        if any(width < 1 for width in widths):
-            raise InputError(f"`{name}` (={list(widths)}) must be widths of at least 1")
+        if not all(1 <= width <= LARGEST for width in widths):
+            raise InputError(f"`{name}` (={list(widths)}) must be widths of 1 to {LARGEST}")

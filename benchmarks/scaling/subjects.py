@@ -91,12 +91,12 @@ class ByHand(nn.Module):
 
     def __init__(self, tables: EmbeddingBagCollection, over_arch: nn.Module, loss: nn.Module) -> None:
         super().__init__()
-        self.model = nn.ModuleDict({"sparse_arch": SparseArch(tables), "over_arch": over_arch})
+        self.model = nn.ModuleDict({"features": SparseArch(tables), "over_arch": over_arch})
         self.loss = loss
 
     def forward(self, batch: Batch) -> Any:
         """Loss, then loss, logits and labels without gradient."""
-        logits = self.model["over_arch"](self.model["sparse_arch"](batch.sparse_features))
+        logits = self.model["over_arch"](self.model["features"](batch.sparse_features))
         loss = self.loss(logits, batch.labels, None)
         return loss, (loss.detach(), logits.detach(), batch.labels)
 

@@ -130,7 +130,10 @@ WRONG_ARGUMENTS = [
     (["training.early_stopping_metric=acu"], "`early_stopping_metric` (='acu') must be one of ['auc', "),
     (["training.table.optimizer=lion"], "`training.table.optimizer` (='lion') must be one of"),
     (["tafe.model_args.num_heads=5"], "`num_heads` (=5) must divide `embedding_dim` (="),  # the last model's
-    (["--models", "tafe", "loss_args.task_weights=[1.0,2.0]"], "`task_weights` (=[1.0, 2.0]) must be one a task of"),
+    (
+        ["--models", "tafe", "loss_args.task_weights=[1.0,2.0]"],
+        "`task_weights` (=[1.0, 2.0]) must be one a task: ['click'",
+    ),
     (["training.max_epochs"], "setting 'training.max_epochs' must have the form path=value"),
 ]
 

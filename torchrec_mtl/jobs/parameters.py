@@ -139,7 +139,7 @@ def _kind(annotation: Any) -> str:
         return " or ".join(_kind(a) for a in arguments)
     if annotation is type(None):
         return "None"
-    if origin is tuple:
+    if origin is tuple and Ellipsis not in arguments:
         return f"({', '.join(_kind(a) for a in arguments)})"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "mapping"

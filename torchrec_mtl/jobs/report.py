@@ -10,7 +10,7 @@ import torch
 
 from torchrec_mtl.data import Schema
 from torchrec_mtl.files import write_whole
-from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.jobs.run_config import RunConfig, loss_name
 from torchrec_mtl.metrics import METRICS, CalibrationCurve, Metric, find_metric, gain, rela_impr
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Rows
@@ -120,7 +120,7 @@ def table(
     metrics: Sequence[str] = ("auc",),
     known: Mapping[str, Metric] = METRICS,
 ) -> str:
-    """Each metric on the test split, of each task in each of its spaces, with speed and size beside the first.
+    """Each metric on the test split, of each task in each of its spaces; speed, size and loss beside the first.
 
     AUC comes with RelaImpr over Single-Task in percent.
     """
@@ -138,11 +138,13 @@ def table(
     lines: list[str] = []
     for metric in metrics:
         title, first = known[metric].title, metric == metrics[0]
-        whole = [[f"test {title}, all impressions", *tasks, *(["samples/s", "parameters"] if first else [])]]
+        about = ["samples/s", "parameters", "loss"] if first else []
+        whole = [[f"test {title}, all impressions", *tasks, *about]]
         after = [[f"test {title}, where the step before happened", *later]]
         for report in reports:
-            sizes = [f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"] if first else []
-            whole.append([report.title, *(cell(report, metric, task, "impressions") for task in tasks), *sizes])
+            own = [f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"]
+            own = [*own, loss_name(report.config.loss)] if first else []
+            whole.append([report.title, *(cell(report, metric, task, "impressions") for task in tasks), *own])
             after.append([report.title, *(cell(report, metric, task, tasks.spaces(task)[1]) for task in later)])
         lines += [*([] if first else [""]), *_aligned(whole), *(["", *_aligned(after)] if later else [])]
     if base is not None and "auc" in metrics:
@@ -202,7 +204,7 @@ def write_report(
     """
     for metric in metrics:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)
-    text = table(reports, schema.tasks, metrics, known)
+    text = f"{schema.name}: {schema.tasks}\n\n{table(reports, schema.tasks, metrics, known)}"
     (directory / "table.txt").write_text(text + "\n")
     draw(reports, schema.tasks, directory / "report.png", metrics[0], known[metrics[0]].title)
     rows = [json.dumps(row, allow_nan=False) for row in result_rows(reports, schema.name)]

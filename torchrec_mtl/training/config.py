@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least, check_choice
 
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam")
 SHARDINGS = (
@@ -20,17 +20,6 @@ SHARDINGS = (
 PRECISIONS = ("fp32", "bf16")
 DECAYS = ("none", "linear")
 NON_FINITE = ("stop", "skip")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"`{name}` (={value!r}) must be one of {list(choices)}")
-
-
-def _check_at_least(least: float, **values: float) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise InputError(f"`{name}` (={value}) must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -57,9 +46,9 @@ class TableConfig:
     sharding: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_choice("optimizer", self.optimizer, TABLE_OPTIMIZERS)
-        _check_choice("sharding", self.sharding, SHARDINGS)
-        _check_at_least(0, learning_rate=self.learning_rate)
+        check_choice("optimizer", self.optimizer, TABLE_OPTIMIZERS)
+        check_choice("sharding", self.sharding, SHARDINGS)
+        check_at_least(0, learning_rate=self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -81,7 +70,7 @@ class OptimizerConfig:
     max_gradient_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_at_least(0, **{name.name: getattr(self, name.name) for name in fields(self)})
+        check_at_least(0, **{name.name: getattr(self, name.name) for name in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -102,8 +91,8 @@ class CheckpointConfig:
     asynchronous: bool = False
 
     def __post_init__(self) -> None:
-        _check_at_least(0, interval=self.interval)
-        _check_at_least(1, keep_last=self.keep_last)
+        check_at_least(0, interval=self.interval)
+        check_at_least(1, keep_last=self.keep_last)
 
 
 @dataclass(frozen=True)
@@ -154,10 +143,10 @@ class TrainingConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
-        _check_choice("non_finite_loss", self.non_finite_loss, NON_FINITE)
-        _check_at_least(
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
+        check_choice("non_finite_loss", self.non_finite_loss, NON_FINITE)
+        check_at_least(
             1,
             batch_size=self.batch_size,
             micro_batches=self.micro_batches,
@@ -165,7 +154,7 @@ class TrainingConfig:
             evaluations_per_epoch=self.evaluations_per_epoch,
             patience=self.patience,
         )
-        _check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window)
+        check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window)
         known = [each.name for each in fields(TableConfig)]
         for name, exceptions in self.tables.items():
             for key in exceptions:

@@ -129,7 +129,7 @@ def test_the_report_is_one_whole_page(finished):
 
 @pytest.fixture(scope="module")
 def by_log_loss(data, tmp_path_factory):
-    """Chosen by log loss, and shown with a metric that the library does not have; the second candidate learns."""
+    """Chosen by log loss, and shown with a metric that the library does not have."""
     output = tmp_path_factory.mktemp("by_log_loss")
     candidates = tuple((f"training.optimizer.learning_rate={rate}",) for rate in (0.00001, 0.01))
     arguments = [
@@ -154,9 +154,8 @@ def test_the_search_takes_the_least_where_lower_is_better(by_log_loss):
             scores[rate] = made["valid_score"]
             losses = [r["value"] for r in made["valid"] if (r["metric"], r["space"]) == ("log_loss", "impressions")]
             assert made["valid_score"] == pytest.approx(sum(losses) / 3)
-        assert scores[0.01] < scores[0.00001]
         chosen = result(by_log_loss, "final", system, "seed-0")["config"]["training"]["optimizer"]["learning_rate"]
-        assert chosen == 0.01
+        assert scores[chosen] == min(scores.values()) < max(scores.values())
 
 
 def test_the_report_shows_the_named_metrics(by_log_loss):
