@@ -52,7 +52,7 @@ def test_the_table_shows_the_named_metrics_in_order(tmp_path):
     ]
     assert table.count("samples/s") == table.count("parameters") == 1
     tafe = [line.split() for line in table.splitlines() if line.startswith("TAFE")]
-    assert tafe[:2] == [["TAFE", *["0.4200"] * 3, "99", "7"], ["TAFE", *["0.4200"] * 2]]
+    assert tafe[:2] == [["TAFE", *["0.4200"] * 3, "99", "7", "dependence"], ["TAFE", *["0.4200"] * 2]]
     assert tafe[2:4] == [["TAFE", *["0.6500", "+50.0%"] * 3], ["TAFE", *["0.6500", "+50.0%"] * 2]]
     assert tafe[4:] == [["TAFE", *["-"] * 3], ["TAFE", *["-"] * 2]]
     assert table.rstrip().endswith("(AUC - .5) / (AUC of Single-Task - .5) - 1")

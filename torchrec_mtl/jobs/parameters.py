@@ -70,7 +70,7 @@ class Parameter:
         parser.add_argument("--value", type=self.annotation)
         try:
             value = parser.parse_args([f"--value={written}"]).value
-        except (ArgumentError, SystemExit) as error:
+        except (ArgumentError, OverflowError, SystemExit) as error:  # a number may be too large for its type
             raise InputError(f"`{self.path}` (={text!r}) must be {self.told}") from error
         if value is None and not _allows_none(self.annotation):
             raise InputError(f"`{self.path}` (={text!r}) must be {self.told}")

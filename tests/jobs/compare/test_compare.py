@@ -219,7 +219,7 @@ def test_results_of_other_settings_do_not_mix(finished, data, capsys):
 
 def test_a_failed_run_does_not_lose_the_others(data, tmp_path, monkeypatch, capsys):
     """The widest of the runs cannot be made: its tables are larger than any memory."""
-    candidates = (("embedding_dim=4",), ("shared_bottom.embedding_dim=100000000000000",))
+    candidates = (("embedding_dim=4",), ("shared_bottom.embedding_dim=2147483644",))
     monkeypatch.setitem(job.PROTOCOLS, "small", replace(PROTOCOL, search=candidates))
     options = ["--models", "single_task,shared_bottom", "--stages", "search,final,report", "--seeds", "1"]
     assert compare(data, tmp_path, *options) == 1
