@@ -6,8 +6,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,27 +14,23 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
+from torchrec_mtl.data import Schema, read_split
 from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.arguments import Parser
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.named import named, named_metrics
-from torchrec_mtl.jobs.report import ModelReport, read_report, save_report, write_report
+from torchrec_mtl.jobs.report import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, first_difference
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
+from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
-from torchrec_mtl.training.distributed import default_device, distribute_as_planned, process_group
-from torchrec_mtl.training.evaluation import early_stopping_metric, evaluate
+from torchrec_mtl.training.distributed import default_device, process_group
+from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.faults import StopRequest
 from torchrec_mtl.training.first_rank import on_first_rank
-from torchrec_mtl.training.fit import fit, set_seed
-from torchrec_mtl.training.monitor import Monitor
-from torchrec_mtl.training.sharding import describe_plan, plan_sharding
-
-EVALUATION_BATCH_SIZE = 2048
 
 
 def parser() -> Parser:
@@ -138,70 +133,6 @@ def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Pat
     elif difference := first_difference(json.loads(file.read_text()), wanted):
         raise InputError(f"{file}: the unfinished run was made with {difference}; name another, or remove the folder")
     return directory
-
-
-def train_model(
-    config: RunConfig,
-    schema: Schema,
-    splits: dict[str, Split],
-    device: torch.device,
-    directory: Path,
-    stop_requested: Callable[[], bool] = lambda: False,
-    metrics: Mapping[str, Metric] = METRICS,
-) -> ModelReport:
-    """Trains one model, then reads the test split, once; where ``splits`` has none, it ends with validation.
-
-    What an interrupted call left in ``directory`` is gone on from; ``result.stopped`` tells of another interruption.
-    """
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    title = config.system.title
-    set_seed(config.training.seed)
-    built = build_model(config, schema, device)
-    if hasattr(built.model, "start_from_base_rates"):
-        built.model.start_from_base_rates(splits["train"].base_rates())
-    num_parameters = sum(p.numel() for p in built.parameters())
-    plan = plan_sharding(built, config.training, device)
-    if rank == 0 and world_size > 1:
-        print(f"{title}: {describe_plan(plan, built, config.training, world_size)}", flush=True)
-    model, optimizer = distribute_as_planned(built, plan, config.training, device)
-
-    def batches(split: str) -> BatchLoader:
-        return BatchLoader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)
-
-    train_batches = BatchLoader(
-        splits["train"],
-        config.training.batch_size // (world_size * config.training.micro_batches),
-        shuffle=True,
-        seed=config.training.seed,
-        rank=rank,
-        world_size=world_size,
-        shuffle_window=config.training.shuffle_window or None,
-        pin_memory=device.type == "cuda",
-    )
-    labels = {"model": config.name, "seed": config.training.seed, "dataset": schema.name}
-    monitor = Monitor(directory if rank == 0 else None, **labels)
-    result = fit(
-        model,
-        optimizer,
-        train_batches,
-        batches("valid"),
-        schema.tasks,
-        config.training,
-        device,
-        directory,
-        monitor,
-        title,
-        stop_requested,
-        metrics,
-    )
-    monitor.close()
-    report = ModelReport(config, result, num_parameters)
-    if "test" in splits and not result.stopped:
-        test, group_of_row = batches("test"), splits["test"].groups
-        groups = None if group_of_row is None else (group_of_row[rows] for rows in test.rows())
-        measured = evaluate(model, test, schema.tasks, device, groups, metrics)
-        report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
-    return report
 
 
 def check_models(configs: Sequence[RunConfig], schema: Schema, known: Mapping[str, Metric]) -> None:

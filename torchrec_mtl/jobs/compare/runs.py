@@ -20,7 +20,7 @@ from torchrec_mtl.data import Schema, Split, read_split
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.run_config import RunConfig, first_difference
-from torchrec_mtl.jobs.train import train_model
+from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.training.distributed import default_device, process_group
 from torchrec_mtl.training.evaluation import early_stopping_metric

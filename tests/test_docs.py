@@ -1,0 +1,48 @@
+"""What README and CONTRIBUTING say of the code is so."""
+
+import re
+from pathlib import Path
+
+import torch
+from torchrec import EmbeddingBagConfig
+
+from torchrec_mtl.__main__ import JOBS
+from torchrec_mtl.systems import LOSSES, SYSTEMS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_models_is_the_systems():
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| .* \| `(\w+)` \|$", README, re.M)
+    told = {model: loss for models, loss in rows for model in re.findall(r"\w+", models)}
+    assert told == {system.model.__name__: system.loss.__name__ for system in SYSTEMS.values()}
+
+
+def test_the_model_of_the_readme_is_built_as_it_stands():
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "train_model" in block]
+    tables = [EmbeddingBagConfig(name="t", embedding_dim=16, num_embeddings=9, feature_names=["item"])]
+    names = {"your_tables": tables}
+    exec(code, names)
+    assert names["train_model"].model.over_arch.towers.towers[2].output.bias.shape == torch.Size([1])
+    assert names["ebc"].embedding_bags["t"].weight.device.type == "meta"
+
+
+def test_what_is_named_is_there():
+    for job in re.findall(r"torchrec-mtl (\w+)", README + CONTRIBUTING):
+        assert job in (*JOBS, "JOB")
+    for loss in re.findall(r"`loss=(\w+)`", README):
+        assert loss in LOSSES
+    for path in re.findall(r"`((?:torchrec_mtl|tests|benchmarks|examples)/[\w/.]+)`", README + CONTRIBUTING):
+        assert (ROOT / path).exists() or path.endswith("my_model.py"), path
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([\w-]+)", README + CONTRIBUTING):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_the_plain_example_is_short_and_without_jobs_of_ours():
+    text = (ROOT / "examples" / "train_dlrm.py").read_text()
+    assert len(text.splitlines()) <= 120
+    used = set(re.findall(r"from (torchrec_mtl[\w.]*) import", text))
+    assert used == {"torchrec_mtl", "torchrec_mtl.losses", "torchrec_mtl.models", "torchrec_mtl.modules"}

@@ -1,0 +1,85 @@
+"""One system's run: trained, measured on the test split once, and told as a `ModelReport`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from torchrec_mtl.data import BatchLoader, Schema, Split
+from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.report import ModelReport
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.metrics import METRICS, Metric
+from torchrec_mtl.training.distributed import distribute_as_planned
+from torchrec_mtl.training.evaluation import evaluate
+from torchrec_mtl.training.fit import fit, set_seed
+from torchrec_mtl.training.monitor import Monitor
+from torchrec_mtl.training.sharding import describe_plan, plan_sharding
+
+EVALUATION_BATCH_SIZE = 2048
+
+
+def train_model(
+    config: RunConfig,
+    schema: Schema,
+    splits: dict[str, Split],
+    device: torch.device,
+    directory: Path,
+    stop_requested: Callable[[], bool] = lambda: False,
+    metrics: Mapping[str, Metric] = METRICS,
+) -> ModelReport:
+    """Trains one model, then reads the test split, once; where ``splits`` has none, it ends with validation.
+
+    What an interrupted call left in ``directory`` is gone on from; ``result.stopped`` tells of another interruption.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    title = config.system.title
+    set_seed(config.training.seed)
+    built = build_model(config, schema, device)
+    if hasattr(built.model, "start_from_base_rates"):
+        built.model.start_from_base_rates(splits["train"].base_rates())
+    num_parameters = sum(p.numel() for p in built.parameters())
+    plan = plan_sharding(built, config.training, device)
+    if rank == 0 and world_size > 1:
+        print(f"{title}: {describe_plan(plan, built, config.training, world_size)}", flush=True)
+    model, optimizer = distribute_as_planned(built, plan, config.training, device)
+
+    def batches(split: str) -> BatchLoader:
+        return BatchLoader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)
+
+    train_batches = BatchLoader(
+        splits["train"],
+        config.training.batch_size // (world_size * config.training.micro_batches),
+        shuffle=True,
+        seed=config.training.seed,
+        rank=rank,
+        world_size=world_size,
+        shuffle_window=config.training.shuffle_window or None,
+        pin_memory=device.type == "cuda",
+    )
+    labels = {"model": config.name, "seed": config.training.seed, "dataset": schema.name}
+    monitor = Monitor(directory if rank == 0 else None, **labels)
+    result = fit(
+        model,
+        optimizer,
+        train_batches,
+        batches("valid"),
+        schema.tasks,
+        config.training,
+        device,
+        directory,
+        monitor,
+        title,
+        stop_requested,
+        metrics,
+    )
+    monitor.close()
+    report = ModelReport(config, result, num_parameters)
+    if "test" in splits and not result.stopped:
+        test, group_of_row = batches("test"), splits["test"].groups
+        groups = None if group_of_row is None else (group_of_row[rows] for rows in test.rows())
+        measured = evaluate(model, test, schema.tasks, device, groups, metrics)
+        report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
+    return report
