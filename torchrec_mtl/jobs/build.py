@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
-from torchrec_mtl.data import Schema
+from torchrec_mtl.data import Schema, Split
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training import MultiTaskTrain
@@ -29,3 +29,15 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     features = FeatureArch(embedding_bag_collection, dense_in_features=len(schema.dense), dense_device=device)
     model = config.system.model(features, schema.tasks, **config.model_args)
     return MultiTaskTrain(model, config.loss(schema.tasks, **config.loss_args).to(device))
+
+
+def build_to_train(config: RunConfig, split: Split, device: torch.device) -> MultiTaskTrain:
+    """`build_model`, whose untrained logits are those of the split's base rates where the model has a way to do that.
+
+    Raises:
+        InputError: see `build_model`; or if a task has no positive or no negative in the split.
+    """
+    built = build_model(config, split.schema, device)
+    if hasattr(built.model, "start_from_base_rates"):
+        built.model.start_from_base_rates(split.base_rates())
+    return built

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from torchrec_mtl.data import BatchLoader, Schema, Split
-from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.build import build_to_train
 from torchrec_mtl.jobs.report import ModelReport
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.metrics import METRICS, Metric
@@ -37,9 +37,7 @@ def train_model(
     rank, world_size = dist.get_rank(), dist.get_world_size()
     title = config.system.title
     set_seed(config.training.seed)
-    built = build_model(config, schema, device)
-    if hasattr(built.model, "start_from_base_rates"):
-        built.model.start_from_base_rates(splits["train"].base_rates())
+    built = build_to_train(config, splits["train"], device)
     num_parameters = sum(p.numel() for p in built.parameters())
     plan = plan_sharding(built, config.training, device)
     if rank == 0 and world_size > 1:

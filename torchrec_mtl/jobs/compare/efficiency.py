@@ -12,7 +12,7 @@ from torch import nn
 
 from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
 from torchrec_mtl.files import write_whole
-from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.build import build_to_train
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import provenance
 from torchrec_mtl.jobs.run_config import RunConfig
@@ -26,9 +26,7 @@ ROUNDS, STEPS, WARM_UP = 9, 5, 3
 
 def build_settled(config: RunConfig, split: Split, device: torch.device) -> nn.Module:
     """The model with its loss as training begins, but its smooth step as training leaves it."""
-    built = build_model(config, split.schema, device)
-    if hasattr(built.model, "start_from_base_rates"):
-        built.model.start_from_base_rates(split.base_rates())
+    built = build_to_train(config, split, device)
     for module in built.modules():
         if isinstance(module, DynamicSelector):
             module.step.fill_(10**9)
