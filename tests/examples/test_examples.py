@@ -1,11 +1,14 @@
 """The examples run, and what they train gets better."""
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torchrec import EmbeddingBagCollection
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
@@ -34,3 +37,15 @@ def test_example_trains(command):
 def test_every_example_is_run_here():
     programs = {path.name for path in EXAMPLES.glob("*.py")} - {"random_funnel.py"}
     assert programs == {"train_dlrm.py", "over_arch_in_own_model.py", "own_over_arch.py"}
+
+
+def test_an_untrained_models_logits_may_be_of_any_probability(monkeypatch):
+    """They are logits of probabilities that are multiplied: the first above .5 in some rows, below in others."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    torch.manual_seed(0)
+    example, data = importlib.import_module("own_over_arch"), importlib.import_module("random_funnel")
+    model = example.YourModel(EmbeddingBagCollection(tables=data.tables(embedding_dim=8)))
+    (rows,) = data.batches(1, batch_size=512)
+    p = model(rows.dense_features, rows.sparse_features).sigmoid()
+    assert p[:, 0].max() > 0.5 > p[:, 0].min()
+    assert (p.diff(dim=1) <= 0).all()
