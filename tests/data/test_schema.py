@@ -8,7 +8,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 from tests.data.datasets import SCHEMA
 from torchrec_mtl.data import Field, Schema
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 TASKS = TaskChain(["click", "purchase"])
 
@@ -132,3 +132,19 @@ def test_file_cut_in_half(tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"schema\.json: no such file, so '.*' is not a prepared data set"):
         Schema.load(tmp_path)
+
+
+def test_a_file_of_version_1_has_a_chain(tmp_path: Path) -> None:
+    SCHEMA.save(tmp_path)
+    file = tmp_path / "schema.json"
+    tasks = {"names": ["click", "purchase"], "label_columns": ["c", "p"], "weight_columns": ["w", "w"]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 1, "tasks": tasks}))
+    assert Schema.load(tmp_path).tasks == TaskChain(["click", "purchase"], ["c", "p"], ["w", "w"])
+
+
+def test_a_tree_is_kept(tmp_path: Path) -> None:
+    tree = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click", weight_column="w"))
+    schema = Schema("s", [Field("a", 2)], tree)
+    schema.save(tmp_path)
+    assert Schema.load(tmp_path) == schema
+    assert schema.columns == ("a", "click", "like", "buy", "w")
