@@ -24,7 +24,7 @@ def _context() -> ForkServerContext | SpawnContext:
     if torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchrec_mtl.jobs.compare.runs"])
+    context.set_forkserver_preload(["torchrec_mtl.jobs.compare.runs", "torch.distributed.optim"])  # the latter is late
     return context
 
 
