@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ali_ccp_baseline, record
+from benchmarks import ali_ccp_baseline, memory, record
 from torchrec_mtl.data.ali_ccp import AliCcpGenerator, prepare_ali_ccp
 
 ROWS, QUICK_ROWS, REPEATS = 400_000, 3_000, 3
@@ -55,7 +55,7 @@ def timed(program: Callable[[Path, Path], Found], raw: Path) -> tuple[Found, flo
 
 def run(program: Callable[[Path, Path], Found], raw: Path) -> Run:
     """`timed` in a process of its own, and its peak memory."""
-    (found, seconds, cpu_seconds), peak = record.in_own_process(timed, program, raw)
+    (found, seconds, cpu_seconds), peak = memory.in_own_process(timed, program, raw)
     return found, seconds, cpu_seconds, peak
 
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,22 +133,6 @@ def spread(values: Sequence[float], unit: str, digits: int = 3) -> Row:
     p20, *_, p80 = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else [values[0]] * 4
     figures = {"median": statistics.median(values), "p20": p20, "p80": p80}
     return {"unit": unit, **{name: round(value, digits) for name, value in figures.items()}, "repeats": len(values)}
-
-
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """What ``function`` returns in a new process, and that process's peak memory in MiB."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_with_peak, (function, *arguments))
-
-
-def _with_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    return function(*arguments), peak_memory()
-
-
-def peak_memory() -> float:
-    """MiB, of this process so far. (What `getrusage` says is never below what the parent had when it started this.)"""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def write(file: Path, rows: Iterable[Row], circumstances: Row) -> None:

@@ -1,13 +1,19 @@
-"""Runs a function on several ranks of a group."""
+"""Runs a function or a program on several ranks, in processes forked from one that has imported torch and TorchRec."""
 
 import os
+import runpy
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+PRELOADED = ["tests.support", "torchrec_mtl.training.fit", "torch.distributed.optim"]  # once, not in every process
 
 
 def _rank(
@@ -37,7 +43,7 @@ def run(
     backend: str = "gloo",
 ) -> None:
     """Calls ``function(*arguments)`` on every rank; raises if any of them does."""
-    mp.set_forkserver_preload(["tests.support", "torchrec_mtl.training.fit"])  # once, not in every process
+    mp.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         of_rank = (
             function,
@@ -48,3 +54,42 @@ def run(
             arguments,
         )
         mp.start_processes(_rank, of_rank, nprocs=world_size, start_method="forkserver")
+
+
+def _program(program: str, arguments: tuple[str, ...], output: str) -> None:
+    log = os.open(output, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.set_num_threads(1)  # as torchrun has it
+    sys.argv[1:] = arguments  # the first is the program, which `runpy` puts there
+    if program.endswith(".py"):
+        sys.path.insert(0, str(Path(program).parent))
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+def run_program(program: str | Path, *arguments: str, ranks: int = 0) -> str:
+    """What a file or module prints that is run as ``python`` does it, or on so many ``ranks`` as ``torchrun`` does it.
+
+    Raises:
+        RuntimeError: if it ends with another status than 0, with what it printed.
+    """
+    mp.set_forkserver_preload(PRELOADED)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "output.txt")
+        of_process = (str(program), arguments, str(output))
+        try:
+            if ranks:
+                config = LaunchConfig(1, 1, ranks, run_id=folder, rdzv_backend="c10d", start_method="forkserver")
+                config.rdzv_endpoint = "localhost:0"
+                elastic_launch(config, _program)(*of_process)
+            else:
+                mp.start_processes(_of_no_group, of_process, nprocs=1, start_method="forkserver")
+        except Exception as error:
+            raise RuntimeError(f"{program} failed; it said:\n{output.read_text()[-3000:]}") from error
+        return output.read_text()
+
+
+def _of_no_group(_: int, *of_process: object) -> None:
+    _program(*of_process)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks import record
+from benchmarks import memory, record
 from benchmarks.embedding_throughput import naming
 from benchmarks.embedding_throughput.candidates import Candidate
 from benchmarks.embedding_throughput.check import check
@@ -171,7 +171,7 @@ def peak_memory(job: Job) -> float:
     candidate = naming.build(name, workload, optimizer, device, fill)
     for _ in range(2):
         candidate.train(batches[0])
-    peak = record.peak_memory()
+    peak = memory.peak_memory()
     if job.device == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
     gathered = [0.0] * dist.get_world_size()

@@ -33,7 +33,7 @@ def test_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def in_this_process(function, *arguments):
         return function(*arguments), 1.0
 
-    monkeypatch.setattr(record, "in_own_process", in_this_process)
+    monkeypatch.setattr(data_preparation.memory, "in_own_process", in_this_process)
     monkeypatch.setattr(record, "begin", lambda threads: dict.fromkeys(record.CIRCUMSTANCES, "x"))
     monkeypatch.setattr(sys, "argv", ["x", "--quick", "--results", str(tmp_path / "x.csv"), "--rows", "700", "900"])
     data_preparation.main()

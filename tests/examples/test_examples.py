@@ -2,35 +2,30 @@
 
 import importlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torchrec import EmbeddingBagCollection
 
+from tests import processes
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command",
+    ("program", "arguments", "ranks"),
     [
-        [*TORCHRUN, "train_dlrm.py", "--model", "dlrm", "--steps", "60"],
-        [*TORCHRUN, "train_dlrm.py", "--model", "tafe", "--steps", "60"],
-        ["over_arch_in_own_model.py"],
-        ["own_over_arch.py"],
+        ("train_dlrm.py", ("--model", "dlrm", "--steps", "41"), 2),
+        ("train_dlrm.py", ("--model", "tafe", "--steps", "41"), 2),
+        ("over_arch_in_own_model.py", (), 0),
+        ("own_over_arch.py", (), 0),
     ],
-    ids=lambda command: "-".join(part for part in command if part in ("dlrm", "tafe") or part.endswith(".py")),
 )
-def test_example_trains(command):
-    done = subprocess.run(
-        [sys.executable, *command], cwd=EXAMPLES, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    losses = [float(loss) for loss in re.findall(r"loss (\d+\.\d+)", done.stdout)]
+def test_example_trains(program, arguments, ranks):
+    told = processes.run_program(EXAMPLES / program, *arguments, ranks=ranks)
+    losses = [float(loss) for loss in re.findall(r"loss (\d+\.\d+)", told)]
     assert losses[-1] < losses[0]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests import processes
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.systems import SYSTEMS
@@ -103,10 +104,8 @@ def test_tables_take_fused_optimizers(data, tmp_path, optimizer):
 
 
 def test_two_ranks_take_a_part_each(data, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["-m", "torchrec_mtl", "train", "--dataset", str(data), "--output", str(tmp_path), "--name", "two"]
-    command += ["--models", "tafe", *SMALL, *SMALLER]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    options = ["--dataset", str(data), "--output", str(tmp_path), "--name", "two", "--models", "tafe"]
+    processes.run_program("torchrec_mtl", "train", *options, *SMALL, *SMALLER, ranks=2)
     rows = json.loads((tmp_path / "two" / "results.json").read_text())
     num_rows = [r["value"] for r in rows if r["metric"] == "num_rows" and r["space"] == "impressions"]
     assert num_rows == [funnel.ROWS["test"]] * 3

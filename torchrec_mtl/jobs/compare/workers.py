@@ -7,10 +7,25 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """Workers on a CPU are forked from a process that has imported what takes seconds; with GPUs each imports it itself.
+
+    (CUDA works in no process forked from one that has looked for a GPU, as packages may when they are imported.)
+    """
+    if torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchrec_mtl.jobs.compare.runs", "torch.distributed.optim"])  # the latter is late
+    return context
 
 
 def _exit_with_parent() -> None:
@@ -41,7 +56,7 @@ def _serve(connection: Connection, make: Callable[[T], None], log_file: Callable
 
 class _Worker:
     def __init__(self, make: Callable[[T], None], log_file: Callable[[T], Path]) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make, log_file), daemon=True)
         self.process.start()
