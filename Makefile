@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env train compare test lint bench-quick bench-report clean
+.PHONY: help env train compare test lint bench-quick bench-report verify clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,6 +31,9 @@ lint: env ## check style, types and the direction of imports
 
 bench-quick: env ## run every benchmark small, and hold what does not depend on the clock; three minutes
 	@$(BIN)/python -m benchmarks.quick
+
+verify: lint bench-quick ## before a release: every test, other libraries' outputs and fifty kills among them; most of an hour
+	@TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 $(MAKE) test
 
 bench-report: env ## draw benchmarks/results/report.html from the results there
 	@$(BIN)/python -m benchmarks.report

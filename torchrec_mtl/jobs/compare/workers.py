@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Workers on a CPU are forked from a process that has imported what takes seconds; with GPUs each imports it itself.
+    """Workers on a CPU are forked from a process that has imported what takes seconds; with GPUs each imports it.
 
     (CUDA works in no process forked from one that has looked for a GPU, as packages may when they are imported.)
     """
