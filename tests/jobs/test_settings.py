@@ -12,13 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.jobs import funnel
+from torchrec_mtl import losses, models
 from torchrec_mtl.__main__ import JOBS, main
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY, SETTINGS
 from torchrec_mtl.jobs.run_config import first_difference
 from torchrec_mtl.jobs.settings import PAPER, Settings, make_config, run_parameters
-from torchrec_mtl.systems import LOSSES, SYSTEMS
+from torchrec_mtl.systems import LOSSES, SYSTEMS, System
 from torchrec_mtl.training.config import TrainingConfig
 
 META = torch.device("meta")
@@ -120,6 +121,15 @@ def test_another_loss_takes_over_what_it_takes_too():
         make_config(SYSTEMS["bpcm"], PAPER, ["loss=cross_entropy", "loss_args.alpha=0.5"])
 
 
+def test_a_system_of_ones_own_needs_no_sizes_on_the_default_data_set():
+    """Nor a loss that takes what ours take there."""
+    own = System("own", "Own", models.SharedBottom, losses.LocalSpaceLoss)
+    config = make_config(own, COMPLETE_JOURNEY, ["own.model_args.dropout=0.1"], ["own"])
+    assert (config.model_args, config.loss_args) == ({"dropout": 0.1}, {})
+    with pytest.raises(InputError, match="own has no setting 'loss_args.task_weights'"):
+        make_config(own, COMPLETE_JOURNEY, ["loss_args.task_weights=[1.0]"])
+
+
 def test_a_system_without_sizes_of_a_data_set_runs_with_its_defaults():
     settings = Settings({"embedding_dim": 8}, {"tafe": {"model_args.num_layers": 2}})
     assert make_config(SYSTEMS["aitm"], settings).model_args == {}
@@ -131,6 +141,7 @@ def test_a_system_without_sizes_of_a_data_set_runs_with_its_defaults():
 def test_the_settings_of_every_data_set_make_runs(name, system):
     config = make_config(system, SETTINGS[name])
     assert set(SETTINGS[name].systems) <= set(SYSTEMS)
+    assert set(SETTINGS[name].systems.get(system.base, {})) <= set(run_parameters(system, system.loss))
     assert isinstance(config.training, TrainingConfig)
     assert first_difference(json.loads(json.dumps(config.as_dict())), config.as_dict()) is None
 

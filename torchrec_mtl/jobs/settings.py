@@ -64,8 +64,7 @@ def make_config(
     """A run of ``system`` with ``settings``, of which ``overrides``, ``path=value``, replace some.
 
     A path that begins with a system's name (``tafe.model_args.num_layers=4``) holds for that system and its ablations.
-    Settings for the loss are of the system's own: where an override names another ``loss``, of them stay those that it
-    takes too.
+    Of what ``settings`` has for losses, each loss gets what it takes.
 
     Args:
         system: what is trained.
@@ -87,7 +86,8 @@ def make_config(
     given = _own(system, overrides, {system.name, *SYSTEMS, *others})
     loss = _loss(system, given.pop("loss", None))
     known = run_parameters(system, loss)
-    found = {path: value for path, value in settings.of(system).items() if path in known or loss is system.loss}
+    of_others = [path for path in settings.of(system) if path.startswith("loss_args.") and path not in known]
+    found = {path: value for path, value in settings.of(system).items() if path not in of_others}
     texts = {**{path: _written(value) for path, value in found.items()}, **given}
     tree: dict[str, Any] = {}
     for path, value in _values(texts, known, system):
