@@ -126,7 +126,7 @@ def test_a_system_of_ones_own_needs_no_sizes_on_the_default_data_set():
     own = System("own", "Own", models.SharedBottom, losses.LocalSpaceLoss)
     config = make_config(own, COMPLETE_JOURNEY, ["own.model_args.dropout=0.1"], ["own"])
     assert (config.model_args, config.loss_args) == ({"dropout": 0.1}, {})
-    with pytest.raises(InputError, match="own has no setting 'loss_args.task_weights'"):
+    with pytest.raises(InputError, match=re.escape("own has no setting 'loss_args.task_weights'")):
         make_config(own, COMPLETE_JOURNEY, ["loss_args.task_weights=[1.0]"])
 
 
