@@ -20,8 +20,8 @@ train: env ## train the papers' models on the Complete Journey funnel; results i
 compare: env ## compare every model, ablations too: five seeds, one report; hours, and goes on where it was
 	@$(BIN)/torchrec-mtl compare $(ARGS)
 
-test: env ## run all tests, those in docstrings included, four at a time at most
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+test: env ## run all tests, those in docstrings included, four at a time at most, a thread each
+	@OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: env ## check style, types and the direction of imports
 	$(BIN)/ruff check

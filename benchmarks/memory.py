@@ -1,4 +1,4 @@
-"""A process's peak memory. Nothing else is imported here, so that a new process has little more than it measures."""
+"""A process's peak memory; what is imported here is in every figure, so it is next to nothing."""
 
 from collections.abc import Callable
 from multiprocessing import get_context

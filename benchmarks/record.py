@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import torch
 
 from torchrec_mtl.files import write_whole
-from torchrec_mtl.jobs.compare.runs import processor
 from torchrec_mtl.jobs.environment import worker_environment
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +58,8 @@ def begin(threads: int = 1, seed: int = 0, device: str = "cpu") -> Row:
     wanted = worker_environment(threads, processes=1)
     if not wanted.items() <= os.environ.items():  # read when a process starts
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
+    from torchrec_mtl.jobs.compare.runs import processor  # takes seconds; not twice
+
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     found = metadata.distributions()

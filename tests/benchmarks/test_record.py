@@ -46,9 +46,9 @@ def test_every_row_ends_with_the_common_columns(tmp_path):
 
 
 def test_a_process_of_its_own_tells_its_peak_memory():
-    (length, small), (_, large) = (memory.in_own_process(np.ones, n) for n in (1, 50_000_000))
+    (length, small), (_, large) = (memory.in_own_process(np.ones, n) for n in (1, 10_000_000))
     assert length.shape == (1,)
-    assert large - small == pytest.approx(50_000_000 * 8 / 2**20, rel=0.1)
+    assert large - small == pytest.approx(10_000_000 * 8 / 2**20, rel=0.1)
 
 
 def test_begin_starts_over_with_the_jobs_allocator_and_tells_what_a_row_needs():

@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Workers on a CPU are forked from a process that has imported what takes seconds; with GPUs each imports it.
+    """Workers on a CPU are forked from a process that has imported what takes seconds; with a GPU they are spawned.
 
-    (CUDA works in no process forked from one that has looked for a GPU, as packages may when they are imported.)
+    CUDA works in no process forked from one that has looked for a GPU, as packages may when they are imported.
     """
     if torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
