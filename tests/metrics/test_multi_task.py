@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
+from tests import processes
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import MultiTaskMetrics, calibration_curve
 from torchrec_mtl.metrics.gather import gather_rows
@@ -191,9 +191,8 @@ def test_groups_that_were_not_announced() -> None:
         MultiTaskMetrics(TASKS).update(torch.zeros(1, 3), torch.zeros(1, 3), groups=torch.zeros(1).long())
 
 
-def _rank(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    rows = funnel()
+def _rank(folder: Path) -> None:
+    rank, rows = dist.get_rank(), funnel()
     results = []
     for split in SPLITS:
         metrics = collect({name: column.split(split)[rank] for name, column in rows.items()})
@@ -205,11 +204,10 @@ def _rank(rank: int, folder: Path) -> None:
     columns = torch.arange(4).split((1, 3))[rank], torch.ones(4, 2, dtype=torch.bool).split((4, 0))[rank]
     gathered = [gather_rows([column]) for column in columns]
     torch.save((results, gathered), folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(tmp_path,), nprocs=2)
+    processes.run(_rank, 2, tmp_path)
     expected = collect(funnel()).compute()
     for rank in range(2):
         results, (uneven, with_an_empty_rank) = torch.load(tmp_path / f"{rank}.pt")
