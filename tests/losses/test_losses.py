@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oracles import bpcm, common, losses, tafe
@@ -130,6 +130,7 @@ def test_terms_of_two_tasks_follow_the_edges(tasks, seed):
     assert run(DependenceLoss(tasks), batch) == pytest.approx(dependent, rel=1e-10)
 
 
+@settings(max_examples=25)
 @given(forests(), st.integers(0, 2**32 - 1))
 def test_a_tree_is_its_paths(tasks, seed):
     """The local-space loss of a forest is, task by task, that of the chain of the task and the one that it needs."""
