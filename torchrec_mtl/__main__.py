@@ -1,7 +1,6 @@
 """The command line: ``torchrec-mtl JOB``, or ``python -m torchrec_mtl JOB``; ``torchrun -m torchrec_mtl JOB`` too."""
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -38,8 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if job in ("-h", "--help"):
         print(USAGE)
         return 0
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # where package.module:NAME of a user's own lies; `python -m` does so too
     try:
         if job not in JOBS:
             raise InputError(not_one_of("job", job, JOBS))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.extension import package
+from torchrec_mtl import components
 
 OURS, OWN = "shared_bottom", "my_funnel.models:SHARED_AND_OWN"
 MODELS = f"{OURS},{OWN}"
@@ -112,3 +113,10 @@ def test_a_comparison_takes_them_as_well(folder: Path) -> None:
     page = (folder / "runs" / "compare" / "shop" / "report.html").read_text()
     for part in ("Shared and Own", "average precision", "my_funnel.losses:Uncertainty", "click -&gt; (like, buy)"):
         assert part in page
+
+
+def test_a_launcher_finds_them_where_it_is_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    app = components.train("shared_and_own.model_args.tower_layer_sizes=[8]", models=OWN, dataset="my_funnel.data:SHOP")
+    assert f"--models {OWN} --dataset my_funnel.data:SHOP" in app.roles[0].args[-1]

@@ -206,3 +206,13 @@ def test_every_job_has_a_help(job, capsys):
     with suppress(SystemExit):  # argparse's own
         assert main([job, "--help"]) == 0
     assert "torchrec-mtl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("job", ["train", "compare"])
+def test_an_output_that_cannot_be_made_is_told(job, tmp_path, capsys):
+    data = funnel.prepare(tmp_path / "data")
+    (tmp_path / "file").write_text("")
+    where = ["--datasets", str(data), "--protocol", "paper"] if job == "compare" else ["--dataset", str(data)]
+    assert main([job, *where, "--models", "tafe", "--output", str(tmp_path / "file" / "runs")]) == 2
+    told = r"error: `output` \(='.*file/runs.*'\) must be a folder that can be made: Not a directory\n"
+    assert re.fullmatch(told, capsys.readouterr().err)

@@ -1,6 +1,8 @@
 """What a command line names: one of ours by its name, one of yours as ``package.module:NAME``."""
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,7 +15,8 @@ T = TypeVar("T")
 def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
     """``known[text]``, or what stands under ``NAME`` in a module that is imported for it.
 
-    Only what a user types on a command line comes here, never what is read from a file: an import runs code.
+    The module may lie in the folder that the program is run in. Only what a user types on a command line comes here,
+    never what is read from a file: an import runs code.
 
     Args:
         what: "model", say, for the error's sentence.
@@ -34,6 +37,8 @@ def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
     module, colon, name = text.partition(":")
     if not (colon and module and name):
         raise InputError(f"{not_one_of(what, text, known)}; one of your own is package.module:NAME")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # as `python -m` has it
     try:
         found = getattr(importlib.import_module(module), name)
     except ImportError as error:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import Schema, read_split
 from torchrec_mtl.errors import InputError, check_choice
-from torchrec_mtl.files import write_whole
+from torchrec_mtl.files import make_folder, write_whole
 from torchrec_mtl.jobs.arguments import Parser
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
@@ -124,7 +124,7 @@ def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Pat
     wanted = {config.name: config.as_dict() for config in configs}
     file = directory / "config.json"
     if not directory.exists():
-        directory.mkdir(parents=True)
+        make_folder(directory, "output")
         write_whole(file, json.dumps(wanted, indent=2) + "\n")
     elif (directory / "results.json").exists():
         raise InputError(f"`name` (={args.name!r}) must be a new or an unfinished run's, but {directory} is finished")

@@ -16,6 +16,7 @@ import torch
 
 from torchrec_mtl.data import Schema
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
+from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.arguments import Parser
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
@@ -136,6 +137,7 @@ def run(args: argparse.Namespace) -> list[str]:
     """The whole job; the sentences of what failed."""
     stages = args.stages.split(",")
     planned, failures = plans(args), []
+    make_folder(Path(args.output), "output")
     for plan in planned:
         print(f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}", flush=True)
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
