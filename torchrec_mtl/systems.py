@@ -32,8 +32,8 @@ class System:
         model: the class, ``model(features, tasks, **model_args)``.
         loss: the class, ``loss(tasks, **loss_args)``; that of its paper.
         model_args: arguments that make it this system.
-        loss_args: likewise, of the loss.
-        fixed: those of these arguments that no setting may replace, else it would be another system.
+        loss_args: arguments of the loss that do.
+        fixed: which of both no setting may replace, else it would be another system.
         small: sizes for tests, arguments of the model.
         ablation_of: the system that this one takes a part from; its settings and its choices are that one's.
     """

@@ -32,7 +32,7 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
 
 
 def build_to_train(config: RunConfig, split: Split, device: torch.device) -> MultiTaskTrain:
-    """`build_model`, whose untrained logits are those of the split's base rates where the model has a way to do that.
+    """`build_model`, which predicts the split's base rates before it is trained, if the model can start from them.
 
     Raises:
         InputError: see `build_model`; or if a task has no positive or no negative in the split.

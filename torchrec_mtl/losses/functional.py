@@ -18,7 +18,7 @@ Edges = Sequence[tuple[int, int]]
 
 
 def columns(x: Tensor, positions: Sequence[int]) -> Tensor:
-    """The columns of ``[B, T]`` at ``positions``; a view where they follow each other, as those of a chain do.
+    """The columns of ``[B, T]`` at ``positions``; a view where they follow each other, as in a chain.
 
     Not by an index: it would have to be copied to the device at every step.
     """

@@ -43,7 +43,7 @@ class MultiTaskModel(nn.Module):
         return self.features(dense_features, sparse_features)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
-        """Lets the untrained logits be those of the tasks' shares of positives, ``[T]``.
+        """Lets the untrained model predict each task's share of positives, ``[T]``.
 
         Raises:
             InputError: if they are not one a task, one is not between 0 and 1, or a model of conditional

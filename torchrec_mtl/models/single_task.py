@@ -72,7 +72,7 @@ class SingleTask(nn.Module):
         return torch.cat(logits, dim=1)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
-        """Lets the untrained logits be those of the tasks' shares of positives, ``[T]``.
+        """Lets the untrained model predict each task's share of positives, ``[T]``.
 
         Raises:
             InputError: if one is not between 0 and 1.

@@ -50,7 +50,7 @@ class MarginalFromConditional(nn.Module):
 
 
 def conditional_rates(base_rates: Tensor, parents: Sequence[int | None]) -> Tensor:
-    """Each task's share of positives among those of the task that it needs.
+    """Each task's share of positives among the positives of the task that it needs.
 
     Args:
         base_rates: ``[T]``, each task's share of positives among all rows.
