@@ -32,7 +32,7 @@ def train_model(
 ) -> ModelReport:
     """Trains one model, then reads the test split, once; where ``splits`` has none, it ends with validation.
 
-    It starts where an interrupted call for the same ``directory`` stopped; ``result.stopped`` says whether this one was.
+    It starts where an interrupted call for the same ``directory`` stopped; ``result.stopped`` says if this one was.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     title = config.system.title
