@@ -23,7 +23,7 @@ setup(
     package_dir={"": "."},  # lets `pip install -e` be a plain path, without an import hook
     package_data={"torchrec_mtl": ["py.typed"], "torchrec_mtl.ops.small_attention": ["*.cpp", "*.hpp"]},
     python_requires=">=3.10",
-    install_requires=["docstring-parser>=0.16", "jsonargparse>=4.40", "numpy>=1.26", "polars>=1.34", "pyarrow>=16"],
+    install_requires=["docstring-parser>=0.16", "jsonargparse>=4.53", "numpy>=1.26", "polars>=1.34", "pyarrow>=16"],
     extras_require={
         # Needed, yet not in install_requires: torchrec asks for `fbgemm-gpu` without a version, so pip would
         # put that CUDA build into the folder of an installed `fbgemm-gpu-cpu`. How to install: README.md.

@@ -99,7 +99,7 @@ def test_help_and_the_settings_of_the_package(folder: Path) -> None:
     told = torchrec_mtl(folder, "train", "--help", *LOSS).stdout
     assert "settings of shared_and_own" in told
     assert "model_args.tower_layer_sizes=[16] (list of int): hidden layers of each tower." in told
-    assert "loss_args.start=0.1 (float): of every ``s_t``." in told
+    assert "loss_args.start=0.1 (float): of every s_t." in told
     wrong = torchrec_mtl(folder, "train", "shared_and_own.model_args.tower_layer_size=[8]")
     assert wrong.returncode == 2
     assert "the nearest is 'model_args.tower_layer_sizes'" in wrong.stderr

@@ -103,7 +103,8 @@ def parameters(
     """
     target = taker.__init__ if inspect.isclass(taker) else taker
     hints = typing.get_type_hints(target)
-    told = {p.arg_name: " ".join((p.description or "").split()) for p in parse_docstring(taker.__doc__ or "").params}
+    described = parse_docstring(taker.__doc__ or "").params
+    told = {p.arg_name: " ".join((p.description or "").replace("``", "").split()) for p in described}
     found: dict[str, Parameter] = {}
     for name, parameter in inspect.signature(taker).parameters.items():
         value = given.get(name, parameter.default)

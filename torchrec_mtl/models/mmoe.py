@@ -71,7 +71,7 @@ class MMoE(MultiTaskModel):
     Args:
         features: a `FeatureArch`, or the tables alone.
         tasks: ``T`` tasks.
-        num_experts: ``n``; 8 in the paper.
+        num_experts: ``n``, experts that all tasks share; 8 in the paper.
         expert_layer_sizes: an expert's layers, ReLU after each.
         tower_layer_sizes: hidden layers of each tower.
         dropout: probability of dropping a tower's hidden unit in training.

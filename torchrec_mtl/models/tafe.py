@@ -108,9 +108,9 @@ class TAFE(MultiTaskModel):
         tasks: ``T`` tasks.
         embedding_dim: ``D``; the widest table's by default, 18 in the paper. Fields of another dimension are projected
             to it.
-        num_layers: ``L``, of generator and adapters alike.
-        num_heads: ``m``; must divide ``D``.
-        num_inducing_points: ``K``.
+        num_layers: ``L``, layers of the generator, and as many of the adapters.
+        num_heads: ``m``, heads of every attention; must divide ``D``.
+        num_inducing_points: ``K``, learnt points that read the fields, of which each sample selects some.
         tower_layer_sizes: hidden layers of the towers, which the paper does not give.
         dropout: probability of dropping a tower's hidden unit in training.
         selector: ``"shared"`` by all layers, or ``"per_layer"``, see `RepresentationGenerator`.

@@ -30,7 +30,7 @@ class TableConfig:
         optimizer: ``"rowwise_adagrad"``, ``"adagrad"`` and ``"sgd"`` run fused with the backward pass. ``"adam"``
             does on CUDA; fbgemm has none for the CPU, so there the table is replicated and stepped as dense
             parameters are, which suits small tables.
-        learning_rate: its own.
+        learning_rate: of the table.
         sharding: a TorchRec sharding type, or ``"auto"`` for the planner's choice among those that keep the
             optimizer fused. ``"data_parallel"`` replicates the table on every rank and steps it after the backward
             pass with the same optimizer. Under column-wise types, ``"table_column_wise"`` and ``"grid_shard"``,
@@ -56,8 +56,8 @@ class OptimizerConfig:
     """How dense parameters are stepped: with AdamW.
 
     Args:
-        learning_rate: its own.
-        weight_decay: decoupled.
+        learning_rate: of the dense parameters.
+        weight_decay: of the dense parameters, decoupled from the gradient.
         max_gradient_norm: gradients of one step are scaled down to this norm, taken over all parameters stepped after
             the backward pass; 0 leaves them. Tables with fused optimizers have no part in it.
 
