@@ -46,3 +46,9 @@ def test_the_plain_example_is_short_and_without_jobs_of_ours():
     assert len(text.splitlines()) <= 120
     used = set(re.findall(r"from (torchrec_mtl[\w.]*) import", text))
     assert used == {"torchrec_mtl", "torchrec_mtl.losses", "torchrec_mtl.models", "torchrec_mtl.modules"}
+
+
+def test_every_equation_has_its_line():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "torchrec_mtl").rglob("*.py"))
+    for paper, numbers in (("BPCM", range(2, 15)), ("TAFE", (*range(13, 26), 29))):
+        assert [n for n in numbers if f"{paper} eq. ({n})" not in sources] == []

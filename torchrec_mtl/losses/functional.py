@@ -61,7 +61,7 @@ def _pair_weights(weights: Tensor | None, edges: Edges) -> Tensor | None:
 def cross_entropy(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, task_weights: Tensor | None = None
 ) -> Tensor:
-    """``sum_t w_t BCE_t``: BPCM eq. (11), the first sum of TAFE eq. (25).
+    """``sum_t w_t BCE_t``: BPCM eq. (11), TAFE eq. (23), which is the first sum of TAFE eq. (25).
 
     Args:
         logits: ``[B, T]``.
@@ -93,8 +93,8 @@ def calibrator(logits: Tensor, edges: Edges, weights: Tensor | None = None) -> T
 
 
 def dependence(logits: Tensor, labels: Tensor, edges: Edges, weights: Tensor | None = None) -> Tensor:
-    """``sum_{t>=2} ((p_{t-1} - p_t) - (o_{t-1} - o_t))^2``: the second sum of TAFE eq. (25) with (29), on
-    probabilities.
+    """``sum_{t>=2} ((p_{t-1} - p_t) - (o_{t-1} - o_t))^2``: the second sum of TAFE eq. (25), as TAFE eq. (29)
+    closes it, on probabilities.
 
     Example::
 

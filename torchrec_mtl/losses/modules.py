@@ -94,7 +94,7 @@ class CalibratedLoss(nn.Module):
 
 
 class DependenceLoss(nn.Module):
-    """Cross entropy and the dependence loss, TAFE eq. (25) with (29).
+    """Cross entropy and the dependence loss, TAFE eq. (24), written out in TAFE eq. (25) with TAFE eq. (29).
 
     Args:
         tasks: ``T`` tasks, of which some need another.

@@ -84,8 +84,8 @@ class BPCMArch(nn.Module):
         queries = [tower(fields) for tower in self.feature_towers]
         states = list(queries)
         for convert, (parent, task) in zip(self.conversions, self.edges, strict=True):
-            states[task] = convert(queries[task], states[parent])
-        return self.towers([state.flatten(1) for state in states])
+            states[task] = convert(queries[task], states[parent])  # BPCM eq. (7)
+        return self.towers([state.flatten(1) for state in states])  # BPCM eq. (10)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`."""

@@ -38,4 +38,5 @@ class BehaviorPatternConversion(nn.Module):
 
     def forward(self, query: Tensor, former: Tensor) -> Tensor:
         """``q_{t+1}`` and ``Z_t``, both ``[B, F, D]``, to ``Z_{t+1} [B, F, D]``."""
-        return self.norm(self.attention(query, self.message(former)) + query)
+        passed_on = self.message(former)  # BPCM eq. (8)
+        return self.norm(self.attention(query, passed_on) + query)  # BPCM eq. (9)

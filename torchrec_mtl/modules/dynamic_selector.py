@@ -170,5 +170,6 @@ class DynamicSelector(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Flattened fields ``[B, F * D]`` to ``z [B, K]`` in [0, 1], in fp32 at least: its zeros are a mask."""
-        logits = self.output(self.mlp(inputs))
-        return smooth_step(logits.to(torch.promote_types(logits.dtype, torch.float32)), self.gamma())
+        logits = self.output(self.mlp(inputs))  # TAFE eq. (14)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return smooth_step(logits, self.gamma())  # TAFE eq. (15)

@@ -61,7 +61,8 @@ class ComplementaryGate(nn.Module):
 
     def forward(self, attended: Tensor, organic: Tensor) -> Tensor:
         """``E_att`` and ``E_org``, both ``[B, F, D]``, to ``q [B, F, D]``."""
-        return torch.lerp(organic, attended, torch.sigmoid(self.organic(organic) + self.attended(attended)))
+        share = torch.sigmoid(self.organic(organic) + self.attended(attended))  # BPCM eq. (5)
+        return torch.lerp(organic, attended, share)  # BPCM eq. (6)
 
 
 class FeatureTower(nn.Module):

@@ -103,4 +103,4 @@ def _reference(
     folded_queries = (queries @ folded.flatten(1)).unflatten(-1, heads).transpose(1, 2)  # [B, m, N, D]
     scores = folded_queries.flatten(1, 2) @ inputs.transpose(1, 2)  # [B, m N, M]
     weights = scores.softmax(-1).unflatten(1, heads)
-    return merge_heads(weights @ split_heads(inputs @ value_weight.T, num_heads))
+    return merge_heads(weights @ split_heads(inputs @ value_weight.T, num_heads))  # BPCM eq. (3)

@@ -12,37 +12,39 @@ from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights
 def _attend(
     queries: Tensor, inputs: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, num_heads: int, scale: float | None = None
 ) -> Tensor:
-    """Eq. (18)-(19): ``queries [B, K, D]``, ``inputs [B, F, D]`` to ``[B, K, D]``."""
+    """``queries [B, K, D]``, ``inputs [B, F, D]`` to ``[B, K, D]``."""
     query = split_heads(queries, num_heads)
     key = split_heads(inputs @ wk.T, num_heads)
     value = split_heads(inputs @ wv.T, num_heads)
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    return merge_heads(scores.softmax(-1) @ value) @ wo.T
+    heads = scores.softmax(-1) @ value  # TAFE eq. (18)
+    return merge_heads(heads) @ wo.T  # TAFE eq. (19)
 
 
 def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Tensor:
-    """Eq. (17)-(20); shapes as in the front door."""
+    """TAFE eq. (17)-(20); shapes as in the front door."""
     points, wk, wv, wo, norm_weight, norm_bias = layer.weights
-    queries = (points * gate(selection, layer.z_grad).unsqueeze(-1)).to(inputs.dtype)
+    queries = (points * gate(selection, layer.z_grad).unsqueeze(-1)).to(inputs.dtype)  # TAFE eq. (17)
     output = _attend(queries, inputs, wk, wv, wo, layer.num_heads, layer.scale)
     if layer.residual != "none":
         output = output + (inputs if layer.residual == "input" else queries)
-    return F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias)
+    return F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias)  # TAFE eq. (20)
 
 
 def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights, num_heads: int) -> Tensor:
-    """Eq. (21)-(22), task by task: ``[B, K, D]`` and the former layer's ``[B, T, D]`` to ``[B, T, D]``."""
+    """TAFE eq. (21)-(22), task by task: ``[B, K, D]`` and the former layer's ``[B, T, D]`` to ``[B, T, D]``."""
     outputs = []
     for task, (indicator, wk, wv, wo, norm_weight, norm_bias) in enumerate(zip(*adapter, strict=True)):
-        output = _attend(indicator.expand(len(shared), 1, -1), shared, wk, wv, wo, num_heads).squeeze(1)
+        query = indicator.expand(len(shared), 1, -1)
+        output = _attend(query, shared, wk, wv, wo, num_heads).squeeze(1)  # TAFE eq. (21)
         if former is not None:
             output = output + former[:, task]
-        outputs.append(F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias))
+        outputs.append(F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias))  # TAFE eq. (22)
     return torch.stack(outputs, dim=1)
 
 
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
-    """Eq. (17)-(22); shapes as in the front door."""
+    """TAFE eq. (17)-(22); shapes as in the front door."""
     adapted = None
     for layer, adapter in stack.unbind():
         inputs = inducing_layer(inputs, selection, layer)
