@@ -181,6 +181,8 @@ LINES = [
     (["train", "--models", "no.such:THING"], 2, "error: model 'no.such:THING': no.such cannot be imported"),
     (["train", "--models", ""], 2, "error: model '' must be one of"),
     (["train", "--metrics", "acu"], 2, "error: metric 'acu' must be one of"),
+    (["train", "--metrics", "acu", "--show-config"], 2, "error: metric 'acu' must be one of"),
+    (["train", "training.early_stopping_metric=acu", "--show-config"], 2, "error: `early_stopping_metric` (='acu')"),
     (["train", "--dataset", "no.such:DATA"], 2, "error: data set 'no.such:DATA': no.such cannot be imported"),
     (["train", "--settings", "papers"], 2, "error: `settings` (='papers') must be one of"),
     (["train", "max_epochs"], 2, "error: setting 'max_epochs' must have the form path=value"),

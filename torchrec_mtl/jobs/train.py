@@ -6,7 +6,7 @@
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from torchrec_mtl.jobs.report import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, first_difference
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
-from torchrec_mtl.metrics import METRICS, Metric, find_metric
+from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.distributed import default_device, process_group
 from torchrec_mtl.training.evaluation import early_stopping_metric
@@ -82,7 +82,11 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
     systems = find_systems(args.models)
     names = [system.name for system in systems]
     given = [f"training.seed={args.seed}", *args.settings_given]
-    return [make_config(system, settings, given, names) for system in systems]
+    configs = [make_config(system, settings, given, names) for system in systems]
+    known = {**METRICS, **named_metrics(args.metrics)}
+    for config in configs:
+        early_stopping_metric(config.training, known)
+    return configs
 
 
 def check_arguments(argv: Sequence[str]) -> list[RunConfig]:
@@ -91,11 +95,7 @@ def check_arguments(argv: Sequence[str]) -> list[RunConfig]:
     Raises:
         InputError: if it asks for none that can be made, whatever the data.
     """
-    args = parser().parse(argv)
-    configs, known = configure(args), {**METRICS, **named_metrics(args.metrics)}
-    for config in configs:
-        early_stopping_metric(config.training, known)
-    return configs
+    return configure(parser().parse(argv))
 
 
 def find_systems(models: str) -> list[System]:
@@ -135,7 +135,7 @@ def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Pat
     return directory
 
 
-def check_models(configs: Sequence[RunConfig], schema: Schema, known: Mapping[str, Metric]) -> None:
+def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
     """Builds every model on ``meta``: a wrong argument of the last one is told before the first is trained."""
     for config in configs:
         parts = dist.get_world_size() * config.training.micro_batches
@@ -144,7 +144,6 @@ def check_models(configs: Sequence[RunConfig], schema: Schema, known: Mapping[st
                 f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes times "
                 f"`micro_batches` ({parts})"
             )
-        early_stopping_metric(config.training, known)
         build_model(config, schema, torch.device("meta"))
 
 
@@ -159,7 +158,7 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
         schema = Schema.load(data)
         for metric in shown:
             find_metric(metric, known, "metrics", with_groups=schema.group is not None)
-        check_models(configs, schema, known)
+        check_models(configs, schema)
         splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
         directory = on_first_rank(lambda: run_directory(args, configs))
         reports = []
