@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -33,6 +33,7 @@ def every_setting():
 
 
 @given(st.sampled_from(every_setting()), st.sampled_from(TEXTS) | st.text(max_size=8))
+@example(("tafe", "training.tables"), "{'a': {'sharding': 1}}")
 @hypothesis_settings(max_examples=400, deadline=None)
 def test_any_value_of_any_setting_makes_a_run_or_one_sentence(setting, text):
     """Never another exception, and never a value of another type; the sentence names the setting."""
@@ -72,6 +73,7 @@ WRONG = [
         "`training.tables.t_user.learning_rate` (='fast') must be",
     ),
     ("tafe", "training.tables={'t_user': {'learning_rate': 'fast'}}", "`training.tables.t_user.learning_rate` (='fas"),
+    ("tafe", "training.tables={'t_user': {'sharding': 1}}", "`tables` of t_user: `sharding` (='1') must be one of"),
     ("tafe", "loss=dependance", "loss 'dependance' must be one of ['cross_entropy', "),
     ("tafe", "loss=os:path", "loss 'os:path' must be a type, not a module"),
     ("tafe", "loss=nowhere.at_all:Loss", "loss 'nowhere.at_all:Loss': nowhere.at_all cannot be imported"),

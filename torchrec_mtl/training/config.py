@@ -160,7 +160,10 @@ class TrainingConfig:
             for key in exceptions:
                 if key not in known:
                     raise InputError(f"`tables` of {name}: {key!r} must be one of {known}")
-            self.table_config(name)
+            try:
+                self.table_config(name)
+            except InputError as error:
+                raise InputError(f"`tables` of {name}: {error}") from None
 
     def table_config(self, name: str) -> TableConfig:
         """What holds for the table ``name``.

@@ -137,9 +137,9 @@ def run(args: argparse.Namespace) -> list[str]:
     """The whole job; the sentences of what failed."""
     stages = args.stages.split(",")
     planned, failures = plans(args), []
+    told = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
     make_folder(Path(args.output), "output")
-    for plan in planned:
-        print(f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}", flush=True)
+    print(*told, sep="\n", flush=True)
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
         for stage in ("search", "final", "sweep"):
