@@ -57,6 +57,19 @@ def test_values_are_what_python_json_and_yaml_write():
     assert make_config(SYSTEMS["bpcm"], PAPER, ["model_args.layer_norm=True"]).model_args["layer_norm"] is True
 
 
+class Scaled(torch.nn.Module):
+    """A loss that cannot be built without being told more than the tasks."""
+
+    def __init__(self, tasks, *, scale: float):
+        super().__init__()
+        self.scale = scale
+
+
+def test_an_argument_without_a_default_is_given():
+    config = make_config(SYSTEMS["tafe"], PAPER, ["loss=tests.jobs.test_settings:Scaled", "loss_args.scale=2"])
+    assert config.loss(funnel.SCHEMA.tasks, **config.loss_args).scale == 2.0
+
+
 WRONG = [
     ("tafe", "model_args.nun_layers=3", "tafe has no setting 'model_args.nun_layers'; the nearest is 'model_args.num_"),
     ("tafe", "model_args.num_layers=three", "`model_args.num_layers` (='three') must be of type int"),
@@ -76,6 +89,9 @@ WRONG = [
     ("tafe", "training.tables={'t_user': {'sharding': 1}}", "`tables` of t_user: `sharding` (='1') must be one of"),
     ("tafe", "loss=dependance", "loss 'dependance' must be one of ['cross_entropy', "),
     ("tafe", "loss=os:path", "loss 'os:path' must be a type, not a module"),
+    ("tafe", "loss=torch.nn:Linear", "loss 'torch.nn:Linear' must be a torch.nn.Module whose first argument is `tas"),
+    ("tafe", "loss=builtins:dict", "loss 'builtins:dict' must be a torch.nn.Module"),
+    ("tafe", "loss=tests.jobs.test_settings:Scaled", "`loss_args.scale` of tafe must be given: it has no default"),
     ("tafe", "loss=nowhere.at_all:Loss", "loss 'nowhere.at_all:Loss': nowhere.at_all cannot be imported"),
     ("tafe", "loss=torchrec_mtl.losses:Los", "torchrec_mtl.losses has no 'Los'"),
     ("mmoe", "model_args.gate=softmax", "mmoe has no setting 'model_args.gate'"),

@@ -1,6 +1,7 @@
 """The settings that make a run: ``path=value``, checked against the constructors that take them."""
 
 import difflib
+import inspect
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,8 +74,8 @@ def make_config(
         others: names of systems from elsewhere that overrides may begin with.
 
     Raises:
-        InputError: if a path leads nowhere, would make another system of this one, or a value is of another type or out
-            of its range.
+        InputError: if a path leads nowhere, would make another system of this one, a value is of another type or out of
+            its range, or one without a default is not given.
 
     Example::
 
@@ -96,6 +97,9 @@ def make_config(
         for folder in folders:
             at = at.setdefault(folder, {})
         at[leaf] = value
+    for path, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and path not in texts:
+            raise InputError(f"`{path}` of {system.name} must be given: it has no default")
     loss_args = dict(system.loss_args) if loss is system.loss else {}
     return _replaced(RunConfig(system, loss=loss, model_args=dict(system.model_args), loss_args=loss_args), tree)
 
@@ -137,6 +141,9 @@ def _loss(system: System, text: str | None) -> Callable[..., nn.Module]:
     if text is None:
         return system.loss
     loss = named("loss", text, LOSSES, type)
+    is_module = isinstance(loss, type) and issubclass(loss, nn.Module)
+    if not is_module or next(iter(inspect.signature(loss).parameters), None) != "tasks":
+        raise InputError(f"loss {text!r} must be a torch.nn.Module whose first argument is `tasks`")
     of_loss = [name for name in system.fixed if name in system.loss_args]
     if of_loss and loss is not system.loss:
         raise InputError(f"`loss` of {system.name} must stay: {of_loss[0]} of it is what makes this system")
