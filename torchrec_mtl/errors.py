@@ -27,6 +27,17 @@ class TrainingError(RuntimeError):
     """
 
 
+def nearest(text: str, known: Iterable[object]) -> str | None:
+    """Which of those known ``text`` was probably meant to be; None if it resembles none.
+
+    Example::
+
+        >>> nearest("taffe", ["bpcm", "tafe"])
+        'tafe'
+    """
+    return next(iter(difflib.get_close_matches(text, [str(name) for name in known], n=1)), None)
+
+
 def not_one_of(what: str, value: object, known: Iterable[object]) -> str:
     """The sentence for a value that is none of those known, with the nearest of them first.
 
@@ -36,9 +47,9 @@ def not_one_of(what: str, value: object, known: Iterable[object]) -> str:
         "model 'taffe' must be one of ['bpcm', 'tafe']; the nearest is 'tafe'"
     """
     names = list(known)
-    near = difflib.get_close_matches(str(value), [str(name) for name in names], n=1)
+    near = nearest(str(value), names)
     told = f"{what} (={value!r})" if what.startswith("`") else f"{what} {value!r}"
-    return f"{told} must be one of {names}" + (f"; the nearest is {near[0]!r}" if near else "")
+    return f"{told} must be one of {names}" + (f"; the nearest is {near!r}" if near else "")
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

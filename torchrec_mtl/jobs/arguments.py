@@ -1,11 +1,10 @@
 """Command lines: a wrong one is one sentence, with the nearest right name."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,8 +38,6 @@ class Parser(argparse.ArgumentParser):
             if not option.startswith("-"):
                 raise InputError(f"{text!r} is neither an option nor a setting of the form path=value")
             options = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(option, options, n=1)
-            raise InputError(
-                f"there is no option {option}" + (f"; the nearest is {near[0]}" if near else f": {options}")
-            )
+            near = nearest(option, options)
+            raise InputError(f"there is no option {option}" + (f"; the nearest is {near}" if near else f": {options}"))
         return known

@@ -1,6 +1,5 @@
 """The settings that make a run: ``path=value``, checked against the constructors that take them."""
 
-import difflib
 import inspect
 import json
 import textwrap
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from torchrec_mtl.errors import InputError, not_one_of
+from torchrec_mtl.errors import InputError, nearest, not_one_of
 from torchrec_mtl.jobs.named import named
 from torchrec_mtl.jobs.parameters import Parameter, parameters
 from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name, plain
@@ -168,8 +167,8 @@ def _parameter(path: str, known: Mapping[str, Parameter], system: System) -> Par
             return of_table[path]
     if leaf in system.fixed and folders:
         raise InputError(f"`{path}` is what makes {system.name} this system, and cannot be set")
-    near = difflib.get_close_matches(path, list(known), n=1)
-    told = f"the nearest is {near[0]!r}" if near else "`--help` lists them"
+    near = nearest(path, known)
+    told = f"the nearest is {near!r}" if near else "`--help` lists them"
     raise InputError(f"{system.name} has no setting {path!r}; {told}")
 
 
