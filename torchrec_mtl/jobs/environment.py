@@ -1,6 +1,9 @@
-"""What the jobs' processes are started with."""
+"""What the jobs' processes are started with, and on what machine."""
 
+import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 # glibc gives large blocks back to the kernel when they are freed, and on a CPU a step then spends up to half its
 # time on page faults.
@@ -33,3 +36,11 @@ def network_settings(environ: Mapping[str, str]) -> dict[str, str]:
         {'NCCL_SOCKET_IFNAME': 'eth0,eth1'}
     """
     return {name: value for name, value in sorted(environ.items()) if name.startswith(NETWORK)}
+
+
+def processor() -> str:
+    """The CPU's name and number of cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"

@@ -19,6 +19,7 @@ import torch
 from torchrec_mtl.data import Schema, Split, read_split
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import write_whole
+from torchrec_mtl.jobs.environment import processor
 from torchrec_mtl.jobs.run_config import RunConfig, first_difference
 from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, Metric
@@ -125,11 +126,3 @@ def provenance() -> dict[str, Any]:
         if torch.cuda.is_available()
         else f"{processor()}, {os.cpu_count()} cores",
     }
-
-
-def processor() -> str:
-    """The CPU's name and number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
