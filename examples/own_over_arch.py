@@ -18,10 +18,11 @@ from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.modules import FeatureArch, MarginalFromConditional
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
-from torchrec_mtl.training.distributed import default_device, distribute, process_group
+from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.evaluation import evaluate
-from torchrec_mtl.training.fit import fit, set_seed
+from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.monitor import Monitor
+from torchrec_mtl.training.process_group import default_device, process_group, set_seed
 
 
 class YourModel(nn.Module):
@@ -78,7 +79,7 @@ def main() -> None:
         ebc = EmbeddingBagCollection(tables=tables(embedding_dim=8), device=torch.device("meta"))
         model, optimizer = distribute(MultiTaskTrain(YourModel(ebc), CrossEntropyLoss(TASKS)), config, device)
         directory = Path(folder)
-        fit(
+        TrainingLoop(
             model,
             optimizer,
             Batches(60, seed=0),
@@ -88,7 +89,7 @@ def main() -> None:
             device,
             directory,
             Monitor(directory, model="yours"),
-        )
+        ).run()
         for row in evaluate(model, Batches(10, seed=2000), TASKS, device).compute():
             if row["metric"] == "auc":
                 print(f"test AUC of {row['task']} over {row['space']}: {row['value']:.4f}")

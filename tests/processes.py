@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-PRELOADED = ["tests.support", "torchrec_mtl.training.fit", "torch.distributed.optim"]  # once, not in every process
+PRELOADED = ["tests.support", "torchrec_mtl.training.loop", "torch.distributed.optim"]  # once, not in every process
 
 
 def _rank(

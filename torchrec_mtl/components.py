@@ -63,7 +63,7 @@ def train(
     arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
     arguments += ["--output", output, *overrides]
-    with launch.mistakes_told():
+    with launch.exit_on_input_error():
         from torchrec_mtl.jobs.train import check_arguments
 
         check_arguments(arguments)
@@ -115,7 +115,7 @@ def compare(
     arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
     arguments += ["--stages", stages, "--metrics", metrics, "--output", output, *overrides]
-    with launch.mistakes_told():
+    with launch.exit_on_input_error():
         from torchrec_mtl.jobs.compare.job import check, parser
 
         check(parser().parse(arguments))
@@ -153,7 +153,7 @@ def prepare(
     options = ["--raw", raw, "--output", output, "--bad-rows", bad_rows]
     options += ["--protocol", protocol] if protocol else []
     passed = [dataset, *options, *arguments]
-    with launch.mistakes_told():
+    with launch.exit_on_input_error():
         from torchrec_mtl.jobs.prepare import parse
 
         parse(passed)
@@ -180,7 +180,7 @@ def bench(
         memMB: memory, in MB
         mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
     """
-    with launch.mistakes_told():
+    with launch.exit_on_input_error():
         files = [file for file in Path("benchmarks").rglob("*.py") if "__main__" in file.read_text(encoding="utf-8")]
         paths = [file.parent if file.stem == "__main__" else file.with_suffix("") for file in files]
         programs = sorted(".".join(path.parts[1:]) for path in paths)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from tests.data.datasets import COLUMNS, SCHEMA, write
+from tests.data.prepared import COLUMNS, SCHEMA, write
 from torchrec_mtl.data import SPLITS, Schema, read_split
 from torchrec_mtl.errors import InputError
 

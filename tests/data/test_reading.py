@@ -15,9 +15,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.datasets import SCHEMA, write
+from tests.data.prepared import SCHEMA, write
 from torchrec_mtl.data import BatchLoader, Field, MultiTaskBatch, Schema, Split, build_once, mapped, parquet, read_split
-from torchrec_mtl.data.prefetch import prefetched
+from torchrec_mtl.data.loader import prefetched
 from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.tasks import TaskChain
 
@@ -380,7 +380,7 @@ def test_a_damaged_batch_is_told_by_the_loader_after_those_before_it() -> None:
 
 
 def test_a_stuck_reader_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchrec_mtl.data.prefetch.TIMEOUT", 0.2)
+    monkeypatch.setattr("torchrec_mtl.data.loader.TIMEOUT", 0.2)
     split, stuck = numbered(10), threading.Event()
     whole = split.batch
     monkeypatch.setattr(split, "batch", lambda rows: whole(rows) if rows[0] < 6 else stuck.wait())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
-from tests.data.datasets import SCHEMA
+from tests.data.prepared import SCHEMA
 from torchrec_mtl.data import Field, Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest

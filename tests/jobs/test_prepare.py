@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.generators.ali_ccp import AliCcpGenerator
+from tests.generators.taobao import TaobaoGenerator
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import Schema
-from torchrec_mtl.data.ali_ccp import AliCcpGenerator
-from torchrec_mtl.data.taobao import TaobaoGenerator
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.datasets import dataset_directory
 

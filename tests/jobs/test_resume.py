@@ -16,7 +16,7 @@ import torch
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.training.checkpoint import checkpoints, read_manifest, verify
-from torchrec_mtl.training.fit import Training
+from torchrec_mtl.training.loop import TrainingLoop
 
 KILLS = int(os.environ.get("TORCHREC_MTL_KILLS", "5"))  # by hand: 50
 INTERVAL = 3
@@ -47,15 +47,15 @@ def _run(argv: list[str], directory: Path) -> None:
     output = os.open(directory / "output.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    take_step = Training.take_step
+    take_step = TrainingLoop.take_step
 
-    def noted(training: Training) -> None:
+    def noted(training: TrainingLoop) -> None:
         take_step(training)
         note = directory / f"{training.directory.name}.step"
         note.with_suffix(".new").write_text(str(training.result.step))
         os.replace(note.with_suffix(".new"), note)
 
-    Training.take_step = noted
+    TrainingLoop.take_step = noted
     sys.exit(main(["train", *argv]))
 
 
@@ -166,7 +166,7 @@ def test_sigterm_keeps_the_state_and_ends_with_status_0(data, whole, tmp_path):
 
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory):
-    """Training rows of which one has a price whose square is infinite."""
+    """TrainingLoop rows of which one has a price whose square is infinite."""
     directory = funnel.prepare(tmp_path_factory.mktemp("data") / "tiny")
     file = directory / "train.parquet"
     rows = pl.read_parquet(file)

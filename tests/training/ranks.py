@@ -20,8 +20,9 @@ from torchrec_mtl.models import TAFE
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.distributed import distribute
-from torchrec_mtl.training.fit import fit, set_seed
+from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.monitor import Monitor
+from torchrec_mtl.training.process_group import set_seed
 from torchrec_mtl.training.result import TrainingResult
 
 CPU = torch.device("cpu")
@@ -62,9 +63,10 @@ def train(
     monitor = Monitor(directory if rank == 0 else None)
     stop = StopAfter(stop_after)
     tasks = funnel.SCHEMA.tasks
-    result = fit(
+    loop = TrainingLoop(
         model, optimizer, train_batches, valid_batches, tasks, config, CPU, directory, monitor, stop_requested=stop
     )
+    result = loop.run()
     monitor.close()
     return result, model
 

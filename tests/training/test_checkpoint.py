@@ -19,9 +19,9 @@ from tests.jobs import funnel
 from tests.training import ranks
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, checkpoints, load_weights, manifest
-from torchrec_mtl.training.checkpoint.safe_load import _MetadataUnpickler
+from torchrec_mtl.training.checkpoint.reading import _MetadataUnpickler
 from torchrec_mtl.training.config import CheckpointConfig, OptimizerConfig, TableConfig, TrainingConfig
-from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.process_group import process_group
 
 TABLES = {name: TableConfig(name, 0.05) for name in ("rowwise_adagrad", "adagrad", "sgd", "adam")}
 
@@ -290,7 +290,7 @@ from pathlib import Path
 from tests.training import ranks, test_checkpoint
 from torchrec_mtl.errors import TrainingError
 from torchrec_mtl.training.config import CheckpointConfig
-from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.process_group import process_group
 
 data, folder = map(Path, sys.argv[1:])
 config = test_checkpoint.configure(checkpoint=CheckpointConfig(interval=2, keep_last=50))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.process_group import process_group
 
 
 def _meet(rank: int, port: int, restarts: int) -> None:

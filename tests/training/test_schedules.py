@@ -11,7 +11,8 @@ from tests.support import batch, train_model
 from tests.training import ranks
 from torchrec_mtl.modules import DynamicSelector, SmoothStepSchedule
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
-from torchrec_mtl.training.distributed import distribute, process_group
+from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.process_group import process_group
 from torchrec_mtl.training.step import Step
 
 CPU = torch.device("cpu")

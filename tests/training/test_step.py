@@ -8,7 +8,8 @@ from tests import processes
 from tests.support import batch, train_model
 from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, load_weights
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
-from torchrec_mtl.training.distributed import distribute, process_group
+from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.process_group import process_group
 from torchrec_mtl.training.step import NonFiniteLossError, Step
 
 CPU = torch.device("cpu")

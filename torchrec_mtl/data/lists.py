@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
@@ -54,3 +56,22 @@ def spans(starts: Array, lengths: Array) -> Array:
     """
     starts_here = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum()) + np.repeat(starts - starts_here, lengths)
+
+
+def to_lists(values: Array, offsets: Array) -> pl.Series:
+    """Values [V] and offsets [N + 1] as N lists."""
+    return pl.Series(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values)))
+
+
+def from_lists(lists: pl.Series) -> tuple[Array, Array]:
+    """Values and offsets.
+
+    Example::
+
+        >>> values, offsets = from_lists(pl.Series([[3, 1], [], [5]]))
+        >>> values.tolist(), offsets.tolist()
+        ([3, 1, 5], [0, 2, 2, 3])
+    """
+    array = lists.rechunk().to_arrow()
+    offsets = array.offsets.to_numpy()
+    return array.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]

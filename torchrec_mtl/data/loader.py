@@ -1,39 +1,44 @@
-"""Batches of a split, for one process or for each of several."""
+"""Batches of a split for one rank: the order of its rows, and a thread that reads ahead."""
 
+import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from torchrec_mtl.data.batches import MultiTaskBatch
-from torchrec_mtl.data.prefetch import prefetched
-from torchrec_mtl.data.row_order import RowOrder
 from torchrec_mtl.data.split import Split
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, TrainingError
 
+T = TypeVar("T")
 PREFETCHED = 2  # batches
+TIMEOUT = 600.0  # seconds
+BLOCKS_PER_WINDOW = 64
 
 
 class BatchLoader:
-    """Iterates over the batches of one rank; a background thread makes them ahead.
+    """Iterates over the batches of one rank, which a background thread prepares in advance.
 
-    In each step all ranks together take the next ``batch_size * world_size`` rows, each an equal part. The
-    last step shares out what is left, as evenly as it can; a rank that gets one row less than another has a padded
-    one in its place, so that all ranks take the same number of steps with batches of the same size, as sharded
-    tables need. Every row is handed out exactly once an epoch, unless ``drop_last`` leaves out that last step.
+    In each step all ranks together take the next ``batch_size * world_size`` rows, an equal part each. The last step
+    divides the remaining rows as evenly as possible; a rank that gets one row less than another is given a padded row,
+    so that all ranks take the same number of steps with batches of equal size, as sharded tables require. Every row is
+    used exactly once an epoch, unless ``drop_last`` leaves out that last step.
 
     Args:
-        split: the rows.
-        batch_size: rows a rank a step.
-        shuffle: whether rows come in an order drawn from ``seed`` and the epoch, the same on all ranks, or in
-            that of the split.
-        seed: what the order is drawn from; at least 0.
-        rank, world_size: which of how many processes this is.
+        split: rows to read.
+        batch_size: number of rows in a step of one rank.
+        shuffle: whether rows come in a random order drawn from ``seed`` and the epoch, the same on all ranks, rather
+            than in the order of the split.
+        seed: seed of the order, at least 0.
+        rank, world_size: number of this process, and of all processes.
         drop_last: whether to leave out a last step of fewer than ``batch_size * world_size`` rows.
-        shuffle_window: rows that are shuffled together, see `RowOrder`; all by default. For a split larger than
-            memory, some that fit: a few million.
+        shuffle_window: number of rows that are shuffled together, see `RowOrder`; all rows by default. For a split
+            larger than memory, choose a number that fits, such as a few million.
         pin_memory: whether batches lie in page-locked memory, for CUDA.
 
     Raises:
@@ -86,21 +91,21 @@ class BatchLoader:
         self._epoch = self._step = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration is of; it changes the order of shuffled rows."""
+        """Sets the epoch of the next iteration, on which the order of shuffled rows depends."""
         if epoch != self._epoch:
             self._epoch, self._step = epoch, 0
 
     def state_dict(self) -> dict[str, int | str | None]:
-        """The position, and what the order depends on; the number of ranks is no part of it."""
+        """The position, and everything the order depends on; the number of ranks is not part of it."""
         return {"epoch": self._epoch, "step": self._step, **self._order()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The next iteration goes on at ``step`` of ``epoch``; later ones begin at the first batch, as always.
+        """Makes the next iteration start at ``step`` of ``epoch``; later iterations start at the first batch.
 
-        What came before that step is not read.
+        Rows before that step are not read.
 
         Raises:
-            InputError: if the state is of other rows, another order, other steps or another preparation's ids.
+            InputError: if the state belongs to other rows, another order, another batch size or other vocabularies.
         """
         for name, value in self._order().items():
             if state.get(name) != value:
@@ -113,17 +118,17 @@ class BatchLoader:
         return {**rows, "rows_per_step": self._step_size, **order}
 
     def __len__(self) -> int:
-        """Steps an epoch."""
+        """Number of steps in an epoch."""
         full, left = divmod(len(self.split), self._step_size)
         return full if self._drop_last or not left else full + 1
 
     def __iter__(self) -> Iterator[MultiTaskBatch]:
         first, self._step = self._step, 0
-        batches = map(self._batch, self._steps(self._epoch, first))  # the epoch of now, though the thread begins later
+        batches = map(self._batch, self._steps(self._epoch, first))  # this epoch, though the thread starts later
         return prefetched(batches, PREFETCHED, self.split.source, first)
 
     def rows(self) -> Iterator[Tensor]:
-        """The rows (int64 [B], positions in the split) of each batch of this rank in this epoch, padding left out."""
+        """Positions in the split (int64 [B]) of the rows of each batch of this epoch, padding left out."""
         return map(self._share, self._steps(self._epoch, 0))
 
     def _share(self, of_step: Tensor) -> Tensor:
@@ -137,9 +142,122 @@ class BatchLoader:
         return batch.pin_memory() if self._pin_memory else batch
 
     def _steps(self, epoch: int, first: int) -> Iterator[Tensor]:
-        """The rows of all ranks together in each step."""
+        """Rows of all ranks together in each step."""
         num_rows = len(self.split)
         order = RowOrder(num_rows, self._window, self._seed, epoch) if self._shuffle else None
         for step in range(first, len(self)):
             start, stop = step * self._step_size, min((step + 1) * self._step_size, num_rows)
             yield torch.from_numpy(np.arange(start, stop) if order is None else order.part(start, stop))
+
+
+class RowOrder:
+    """An order of rows shuffled within windows, any part of which can be computed without the parts before it.
+
+    The split is cut into contiguous blocks of ``window / 64`` rows, the blocks are shuffled, and every 64 of them form
+    a window whose rows are shuffled. So a window reads 64 contiguous pieces of a file and mixes rows from all over it.
+    A window as large as the split gives a full permutation.
+
+    Args:
+        num_rows: number of rows in the split.
+        window: approximate number of rows in a window; block sizes differ by at most one row.
+        seed, epoch: seeds of the order.
+
+    Example::
+
+        >>> order = RowOrder(1000, window=128, seed=0, epoch=3)
+        >>> bool((order.part(300, 310) == order.part(0, 1000)[300:310]).all())
+        True
+        >>> sorted(order.part(0, 1000).tolist()) == list(range(1000))
+        True
+    """
+
+    def __init__(self, num_rows: int, window: int, seed: int, epoch: int) -> None:
+        num_windows = -(-num_rows // window)
+        num_blocks = min(num_windows * BLOCKS_PER_WINDOW, num_rows) if num_windows > 1 else 1
+        self._edges = np.arange(num_blocks + 1) * num_rows // num_blocks
+        # NumPy seeds [a, b] and [a, b, 0] alike, so one window is the permutation of the seed and the epoch
+        self._stream = [seed, epoch]
+        blocks = np.random.default_rng([*self._stream, num_windows]).permutation(num_blocks)
+        self._blocks = np.array_split(blocks, num_windows)
+        sizes = [np.diff(self._edges)[blocks].sum() for blocks in self._blocks]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._current = -1
+        self._rows = np.empty(0, np.int64)
+
+    def part(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Rows at the places ``start .. stop - 1`` of the order, int64."""
+        first, last = np.searchsorted(self._starts, [start, stop - 1], side="right") - 1
+        parts = []
+        for window in range(first, last + 1):
+            begin = self._starts[window]
+            parts.append(self._window(window)[max(start - begin, 0) : stop - begin])
+        return np.concatenate(parts)
+
+    def _window(self, window: int) -> NDArray[np.int64]:
+        if window != self._current:
+            blocks = np.sort(self._blocks[window])
+            rows = np.concatenate([np.arange(self._edges[block], self._edges[block + 1]) for block in blocks])
+            self._rows = np.random.default_rng([*self._stream, window]).permutation(rows)
+            self._current = window
+        return self._rows
+
+
+@dataclass(frozen=True)
+class _End:
+    """Marks the end of the items."""
+
+    error: BaseException | None = None
+
+
+def prefetched(items: Iterator[T], depth: int, source: str, first_step: int = 0) -> Iterator[T]:
+    """Yields ``items``, computed by a thread that is up to ``depth`` items ahead.
+
+    An error in the thread is raised where it would be raised without it.
+
+    Args:
+        items: items to yield.
+        depth: largest number of items computed but not yet yielded, at least 1.
+        source: name of the items in error messages.
+        first_step: number of the first item in error messages.
+
+    Raises:
+        TrainingError: if an item is not ready within 10 minutes; names the source and the step.
+
+    Example::
+
+        >>> list(prefetched(iter(range(5)), depth=2, source="numbers"))
+        [0, 1, 2, 3, 4]
+    """
+    made: SimpleQueue[T | _End] = SimpleQueue()
+    free, over = threading.Semaphore(depth - 1), threading.Event()
+
+    def make() -> None:
+        try:
+            for item in items:
+                made.put(item)
+                free.acquire()
+                if over.is_set():
+                    return
+            made.put(_End())
+        except BaseException as error:
+            made.put(_End(error))
+
+    threading.Thread(target=make, name=f"reader of {source}", daemon=True).start()
+    step = first_step
+    try:
+        while True:
+            try:
+                item = made.get(timeout=TIMEOUT)
+            except Empty:
+                message = f"{source}: step {step} (counted from 0) was not read within {TIMEOUT:g} s"
+                raise TrainingError(message) from None
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            free.release()
+            step += 1
+            yield item
+    finally:
+        over.set()
+        free.release()  # wakes a waiting thread, which then sees that it is over

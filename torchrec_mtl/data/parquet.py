@@ -33,7 +33,7 @@ def read_slabs(file: Path, schema: Schema, num_rows: int | None) -> Iterator[Spl
         first += table.height
 
 
-def num_rows(file: Path) -> int:
+def count_rows(file: Path) -> int:
     return pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from torchrec_mtl.data import parquet
-from torchrec_mtl.data.folders import build_folder
 from torchrec_mtl.data.id_columns import STARTS, list_values
 from torchrec_mtl.data.mapped import ArrayWriter, map_arrays
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.files import build_folder
 
 FOLDER = ".columns"
 ORIGIN = "parquet.json"

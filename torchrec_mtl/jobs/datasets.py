@@ -1,42 +1,68 @@
-"""The data sets that the jobs know by name, each with the settings that were found on it."""
+"""The data sets that the jobs know by name: how to prepare each, and the settings that were found on it."""
 
 import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
+from tqdm import tqdm
 
-from torchrec_mtl.data import (
+from torchrec_mtl.datasets import (
     SyntheticFunnel,
-    complete_journey_sizes,
     prepare_ali_ccp,
     prepare_complete_journey,
     prepare_synthetic,
     prepare_taobao,
 )
+from torchrec_mtl.datasets.complete_journey import sizes
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs.named import named
-from torchrec_mtl.jobs.prepare import StageBars
+from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.settings import PAPER, Settings
+from torchrec_mtl.training.monitor import progress_bar
+
+SYNTHETIC_ROWS = {"train": 1_000_000, "valid": 125_000, "test": 250_000}
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set as a command line names it; one of your own in a module of yours, ``package.module:DATA_SET``.
+    """A data set as a command line names it; one from your own module is ``package.module:DATA_SET``.
 
     Args:
-        prepare: ``prepare(cache, sample, raw)`` gives the folder of the prepared data, made first if need be: ``cache``
-            is a folder for it, ``sample`` the share of the rows, ``raw`` the folder of the raw files or "".
-        settings: what holds where a command line says nothing else.
+        prepare: ``prepare(cache, sample, raw)`` returns the folder of the prepared data, which it makes if need be:
+            ``cache`` is a folder to make it in, ``sample`` the share of the rows, ``raw`` the folder of the raw files
+            or "".
+        settings: settings that hold unless the command line replaces them.
+        from_raw: function ``from_raw(raw, output, *, progress, ...)`` behind ``torchrec-mtl prepare``, which turns its
+            further arguments into options; None where there are no raw files.
     """
 
     prepare: Callable[[Path, float, str], Path]
     settings: Settings = field(default_factory=lambda: PAPER)
+    from_raw: Callable[..., Path] | None = None
 
 
-SYNTHETIC_ROWS = {"train": 1_000_000, "valid": 125_000, "test": 250_000}
+class StageBars:
+    """A progress bar for each stage, in rows, with rows per second and the time left."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, stage: str, rows: int, share: float) -> None:
+        """Moves the bar of ``stage`` to ``rows``, which are about a ``share`` of all its rows."""
+        if stage != self._stage:
+            self.close()
+            self._stage, self._bar = stage, progress_bar(stage, total=rows, unit="rows")
+        assert self._bar is not None
+        self._bar.total = max(rows, round(rows / max(share, 1e-9)))
+        self._bar.update(rows - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _complete_journey(cache: Path, sample: float, raw: str) -> Path:
@@ -48,32 +74,32 @@ def _synthetic(cache: Path, sample: float, raw: str) -> Path:
     return prepare_synthetic(cache, SyntheticFunnel(), num_rows)
 
 
-def _from_raw(name: str, prepare: Callable[..., Path]) -> Callable[[Path, float, str], Path]:
-    def prepare_once(cache: Path, sample: float, raw: str) -> Path:
+def _with_raw_files(name: str, from_raw: Callable[..., Path]) -> DataSet:
+    def prepare(cache: Path, sample: float, raw: str) -> Path:
         if not raw:
             raise InputError(f"`raw` must name the folder of {name}'s raw files")
         digest = hashlib.sha256(str(Path(raw).resolve()).encode()).hexdigest()[:8]
-        return prepare(raw, cache / f"{name}-{float(sample)}-{digest}", sample=sample, progress=StageBars())
+        return from_raw(raw, cache / f"{name}-{float(sample)}-{digest}", sample=sample, progress=StageBars())
 
-    return prepare_once
+    return DataSet(prepare, from_raw=from_raw)
 
 
-COMPLETE_JOURNEY = Settings(complete_journey_sizes.COMMON, complete_journey_sizes.SYSTEMS)
+COMPLETE_JOURNEY = Settings(sizes.COMMON, sizes.SYSTEMS)
 
 DATASETS: dict[str, DataSet] = {
-    "ali_ccp": DataSet(_from_raw("ali_ccp", prepare_ali_ccp)),
+    "ali_ccp": _with_raw_files("ali_ccp", prepare_ali_ccp),
     "complete_journey": DataSet(_complete_journey, COMPLETE_JOURNEY),
     "synthetic": DataSet(_synthetic),
-    "taobao": DataSet(_from_raw("taobao", prepare_taobao)),
+    "taobao": _with_raw_files("taobao", prepare_taobao),
 }
 SETTINGS = {"paper": PAPER} | {name: each.settings for name, each in DATASETS.items() if each.settings is not PAPER}
 
 
 def find_dataset(dataset: str) -> DataSet | None:
-    """What ``dataset`` names: a key of `DATASETS`, or ``package.module:DATA_SET``; None for a folder.
+    """The data set called ``dataset``: a key of `DATASETS` or ``package.module:DATA_SET``; None for a folder.
 
     Raises:
-        InputError: if it has the form of the latter, is no folder, and names none.
+        InputError: if it has the form of the latter, is not a folder, and names no data set.
     """
     if dataset in DATASETS:
         return DATASETS[dataset]
@@ -83,13 +109,12 @@ def find_dataset(dataset: str) -> DataSet | None:
 
 
 def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
-    """The prepared data set's folder, prepared first if need be.
+    """The folder of a prepared data set, which is prepared first if need be.
 
     Args:
-        dataset: see `find_dataset`; or the folder of a prepared data set.
-        sample: the share of a named data set's rows.
-        raw: the folder of the raw files that "ali_ccp" is prepared from, under protocol "aitm", or "taobao", clicks
-            alone.
+        dataset: name of the data set, see `find_dataset`, or folder of a prepared one.
+        sample: share of the rows of a named data set.
+        raw: folder of the raw files, for "ali_ccp" (under protocol "aitm") and "taobao" (clicks alone).
 
     Raises:
         InputError: if ``sample`` is not above 0 and at most 1, or ``raw`` is missing.

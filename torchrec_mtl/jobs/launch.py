@@ -15,7 +15,7 @@ from torchrec_mtl.jobs.environment import agent_environment, network_settings, w
 
 
 @contextmanager
-def mistakes_told() -> Iterator[None]:
+def exit_on_input_error() -> Iterator[None]:
     """A user's mistake ends `torchx run` with one sentence and status 2."""
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from torchrec_mtl.errors import InputError, nearest, not_one_of
-from torchrec_mtl.jobs.named import named
+from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.parameters import Parameter, parameters
 from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name, plain
 from torchrec_mtl.systems import LOSSES, SYSTEMS, System

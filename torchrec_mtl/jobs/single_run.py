@@ -9,13 +9,14 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import BatchLoader, Schema, Split
 from torchrec_mtl.jobs.build import build_to_train
-from torchrec_mtl.jobs.report import ModelReport
+from torchrec_mtl.jobs.results import ModelReport
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.training.distributed import distribute_as_planned
 from torchrec_mtl.training.evaluation import evaluate
-from torchrec_mtl.training.fit import fit, set_seed
+from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.monitor import Monitor
+from torchrec_mtl.training.process_group import set_seed
 from torchrec_mtl.training.sharding import describe_plan, plan_sharding
 
 EVALUATION_BATCH_SIZE = 2048
@@ -59,7 +60,7 @@ def train_model(
     )
     labels = {"model": config.name, "seed": config.training.seed, "dataset": schema.name}
     monitor = Monitor(directory if rank == 0 else None, **labels)
-    result = fit(
+    loop = TrainingLoop(
         model,
         optimizer,
         train_batches,
@@ -73,6 +74,7 @@ def train_model(
         stop_requested,
         metrics,
     )
+    result = loop.run()
     monitor.close()
     report = ModelReport(config, result, num_parameters)
     if "test" in splits and not result.stopped:

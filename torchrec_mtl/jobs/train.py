@@ -17,20 +17,18 @@ import torch.distributed as dist
 from torchrec_mtl.data import Schema, read_split
 from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import make_folder, write_whole
-from torchrec_mtl.jobs.arguments import Parser
 from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
-from torchrec_mtl.jobs.named import named, named_metrics
-from torchrec_mtl.jobs.report import read_report, save_report, write_report
+from torchrec_mtl.jobs.results import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, first_difference
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
-from torchrec_mtl.training.distributed import default_device, process_group
 from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.faults import StopRequest
-from torchrec_mtl.training.first_rank import on_first_rank
+from torchrec_mtl.training.process_group import default_device, on_first_rank, process_group
 
 
 def parser() -> Parser:

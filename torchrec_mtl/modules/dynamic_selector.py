@@ -51,7 +51,7 @@ def find_schedules(model: nn.Module) -> list[Scheduled]:
 def advance_schedules(model: nn.Module, num_steps: int | None = None) -> None:
     """Moves every schedule in ``model`` by one. Call it once after each optimizer step, on every rank.
 
-    `torchrec_mtl.training.fit` does. Not in evaluation, nor between micro-batches, nor for a step that was skipped.
+    `torchrec_mtl.training.loop` does. Not in evaluation, nor between micro-batches, nor for a step that was skipped.
 
     Args:
         model: has modules with a schedule, or none.

@@ -1,17 +1,14 @@
 """From a model to sharded tables, replicated dense parameters and the optimizer of both."""
 
-import logging
-import os
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
@@ -21,9 +18,8 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.sharding import TableSharder, collections, is_replicated, plan_sharding
-from torchrec_mtl.training.table_start import start_tables
 
-logger = logging.getLogger(__name__)
+_BLOCK_ELEMENTS = 2**20  # of a table, drawn together
 
 _OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
     "rowwise_adagrad": (RowWiseAdagrad, {"eps": 1e-8}),
@@ -31,39 +27,6 @@ _OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
     "sgd": (torch.optim.SGD, {}),
     "adam": (torch.optim.Adam, {}),
 }
-
-
-def default_device() -> torch.device:
-    """This rank's GPU, or the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-@contextmanager
-def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=10)) -> Iterator[None]:
-    """The default process group: torchrun's where it launched this process, else a group of one.
-
-    Args:
-        device: NCCL on CUDA, gloo on the CPU.
-        timeout: how long a rank waits for the others in one operation.
-    """
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if dist.is_torchelastic_launched():
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-        if os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True":
-            # torchrun keeps its store over restarts, where the ranks of a dead attempt left their addresses. Stores of
-            # their own have no such prefix: agents count restarts each for itself, not all of them alike.
-            store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def distribute(
@@ -126,3 +89,46 @@ def distribute_as_planned(
         optimizer, options = _OPTIMIZERS[kind]
         after_backward.append(KeyedOptimizerWrapper(parameters, partial(optimizer, lr=rate, **options)))
     return model, CombinedOptimizer([model.fused_optimizer, *after_backward])
+
+
+def _blocks(
+    init_fn: Callable[[Tensor], object], key: str, shape: torch.Size, first: int, last: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Blocks ``(first row, [rows, D])`` that cover rows ``first`` to ``last``, drawn each from a seed of its own."""
+    num_rows, width = shape
+    size = max(1, _BLOCK_ELEMENTS // width)
+    for start in range(first // size * size, last, size):
+        block = torch.empty(min(size, num_rows - start), width)
+        digest = hashlib.sha256(f"{key}/{start}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
+        init_fn(block)
+        yield start, block
+
+
+@torch.no_grad()
+def start_tables(model: nn.Module, init_fns: dict[str, Callable[[Tensor], object]], seed: int) -> None:
+    """Draws every table anew, the same values on any number of ranks and under any sharding.
+
+    A table is drawn in blocks of rows, each with a generator seeded by ``seed``, the table and the block; a rank draws
+    the blocks that its shards touch.
+
+    Args:
+        model: sharded or not.
+        init_fns: by a table's parameter name in ``model.state_dict()``, what fills ``[rows, D]`` on the CPU.
+        seed: of all.
+    """
+    state = model.state_dict()
+    with torch.random.fork_rng(devices=[]):
+        for name, init_fn in init_fns.items():
+            table = state[name]
+            if isinstance(table, ShardedTensor):
+                shape = table.metadata().size  # its own `shape` warns
+                shards = [(shard.metadata.shard_offsets, shard.tensor) for shard in table.local_shards()]
+            else:
+                shape, shards = table.shape, [([0, 0], table)]
+            for (row, column), values in shards:
+                last = row + values.shape[0]
+                for start, block in _blocks(init_fn, f"{seed}/{name}", shape, row, last):
+                    lower, upper = max(row, start), min(last, start + len(block))
+                    drawn = block[lower - start : upper - start, column : column + values.shape[1]]
+                    values[lower - row : upper - row].copy_(drawn)

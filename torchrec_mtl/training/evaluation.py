@@ -14,7 +14,7 @@ from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics, find_metric,
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.config import TrainingConfig
 
-Rows = list[dict[str, Any]]
+Measurements = list[dict[str, Any]]
 
 
 def evaluate(
@@ -62,12 +62,12 @@ def early_stopping_metric(config: TrainingConfig, metrics: Mapping[str, Metric] 
     return find_metric(config.early_stopping_metric, metrics, "early_stopping_metric", with_groups=False)
 
 
-def by_task(rows: Rows, metric: str) -> list[float]:
+def by_task(rows: Measurements, metric: str) -> list[float]:
     """The tasks' values of ``metric`` over all impressions, NaN where one is undefined."""
     return [row["value"] for row in rows if (row["metric"], row["space"]) == (metric, "impressions")]
 
 
-def mean_over_tasks(rows: Rows, metric: str) -> float:
+def mean_over_tasks(rows: Measurements, metric: str) -> float:
     """The mean of what `by_task` gives, of those that are defined: what early stopping goes by.
 
     Raises:
@@ -88,7 +88,7 @@ def mean_over_tasks(rows: Rows, metric: str) -> float:
     return sum(defined) / len(defined)
 
 
-def suspicions(rows: Rows) -> list[str]:
+def suspicions(rows: Measurements) -> list[str]:
     """What `suspicious` says of the tasks' AUCs over all impressions, by task; nothing where AUC is not measured.
 
     Example::

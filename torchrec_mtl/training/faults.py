@@ -1,8 +1,7 @@
-"""What a run leaves when it is told to stop, or meets a batch it cannot use."""
+"""Requests to stop, and batches that a run cannot use."""
 
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +15,9 @@ from torchrec_mtl.errors import TrainingError
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.step import NonFiniteLossError
 
-_PREFETCHED = 4  # TorchRec's pipelines read at most three batches ahead
-
 
 class StopRequest:
-    """Whether this process was told to stop, by SIGTERM as schedulers do before they take a machine away.
+    """Whether this process was asked to stop by SIGTERM, which schedulers send before they take a machine away.
 
     Example::
 
@@ -35,12 +32,12 @@ class StopRequest:
         self._requested = threading.Event()
 
     def __call__(self) -> bool:
-        """Whether it was."""
+        """Whether a request has come."""
         return self._requested.is_set()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes SIGTERM as a request; only in the main thread, which alone may."""
+        """Takes SIGTERM as a request, in the main thread; other threads may not set signal handlers."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -53,25 +50,6 @@ class StopRequest:
             yield
         finally:
             signal.signal(signal.SIGTERM, former)
-
-
-class Recorded(Iterator[Any]):
-    """An iterator that remembers the last few batches, which a pipeline reads before it uses them."""
-
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self._batches = batches
-        self._recent: deque[Any] = deque(maxlen=_PREFETCHED)
-        self._num_read = 0
-
-    def __next__(self) -> Any:
-        batch = next(self._batches)
-        self._recent.append(batch)
-        self._num_read += 1
-        return batch
-
-    def batch(self, number: int) -> Any:
-        """The ``number``-th batch, from 0; one of the last few."""
-        return self._recent[number - self._num_read]
 
 
 def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
@@ -90,20 +68,22 @@ def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
     torch.save(contents, file)
 
 
-def tell_non_finite(
+def non_finite_loss_report(
     error: NonFiniteLossError, batch: Any, step: int, tasks: TaskForest, directory: Path, group: dist.ProcessGroup
 ) -> TrainingError:
-    """Saves this rank's batch if its loss is not finite, and says on all ranks where that happened.
+    """Saves this rank's batch if its loss is not finite, and returns an error that says where that happened.
+
+    All ranks call it.
 
     Args:
-        error: what this rank raised.
-        batch: its batch.
-        step: the optimizer step that was not taken.
-        tasks: the funnel.
-        directory: where the batch goes.
-        group: a gloo group of all ranks.
+        error: error that this rank raised.
+        batch: batch of this rank.
+        step: number of the optimizer step that was not taken.
+        tasks: funnel of tasks.
+        directory: folder for the batch.
+        group: gloo group of all ranks.
     """
-    own = None
+    finding = None
     if not error.finite:
         rank = dist.get_rank()
         file = directory / f"non_finite_step_{step}_rank_{rank}.pt"
@@ -111,8 +91,8 @@ def tell_non_finite(
         save_batch(batch, error.logits, file)
         bad = ~(error.logits.cpu() + batch.labels.cpu()).isfinite()
         where = [f"{task} in {int(n)} of {len(bad)} rows" for task, n in zip(tasks, bad.sum(0), strict=True) if n]
-        tasks_told = f"logits or labels of {', '.join(where)}" if where else "logits and labels are, the loss is not"
-        own = f"rank {rank}: {tasks_told}, saved as {file}"
-    told: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, own, group=group)
-    return TrainingError(f"the loss of step {step} is not finite; {'; '.join(text for text in told if text)}")
+        what = f"logits or labels of {', '.join(where)}" if where else "logits and labels are, the loss is not"
+        finding = f"rank {rank}: {what}, saved as {file}"
+    findings: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(findings, finding, group=group)
+    return TrainingError(f"the loss of step {step} is not finite; {'; '.join(each for each in findings if each)}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from torchrec_mtl.training.evaluation import Rows
+from torchrec_mtl.training.evaluation import Measurements
 
 
 @dataclass
@@ -23,7 +23,7 @@ class TrainingResult:
         stopped: whether the run was told to stop before its end.
     """
 
-    history: Rows = field(default_factory=list)
+    history: Measurements = field(default_factory=list)
     best_step: int = 0
     best_score: float | None = None
     seconds: float = 0.0

@@ -23,7 +23,7 @@ from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS, BaseEmbedding
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
-from torchrec_mtl.training.first_rank import on_first_rank
+from torchrec_mtl.training.process_group import on_first_rank
 
 REPLICATED = ShardingType.DATA_PARALLEL.value
 

@@ -1,33 +1,68 @@
-"""What every preparation of raw files does first and last."""
+"""The first and last steps of every preparation of raw files: arguments, building the data set once, the report."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from torchrec_mtl.data.publish import build_once
-from torchrec_mtl.data.raw.arguments import RawArguments
-from torchrec_mtl.data.raw.bad_rows import BadRows
+from torchrec_mtl.data.encoders import Vocabularies
+from torchrec_mtl.data.raw.bad_rows import BadRows, check_policy
+from torchrec_mtl.data.raw.guards import SUSPICIOUS_AUC, LeakCheck
 from torchrec_mtl.data.schema import Schema
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.data.writer import build_once
+from torchrec_mtl.errors import InputError, check_at_least
+
+FILE_NAME = "report.json"
+Found = dict[str, Any]
 
 
-def silent(stage: str, rows: int, share: float) -> None:
-    """No progress bar."""
-
-
-def prepare_once(
-    arguments: RawArguments, output: str | Path, prepare: Callable[[Path, BadRows], Schema], notes: dict[str, str]
-) -> Path:
-    """The prepared data set ``output``, built first if it is not there yet.
+@dataclass(frozen=True, kw_only=True)
+class RawArguments:
+    """The arguments that all preparations share; ``str()`` gives them as JSON, which is saved with the data set.
 
     Args:
-        arguments: saved with it.
-        output: its own folder.
-        prepare: writes it into a folder; the schema that it returns gets its notes here.
-        notes: what a reader must know.
+        raw: folder of the raw files.
+        bad_rows: policy for rows that break the format, see `BadRows`.
+        bad_rows_limit: largest number of rows to set aside.
+        sample: share of the rows or users to keep, above 0 and at most 1.
+        seed: seed of everything that is drawn.
 
-    Returns:
-        ``output`` as a path.
+    Raises:
+        InputError: if an argument is out of its range.
+    """
+
+    raw: str
+    bad_rows: str
+    bad_rows_limit: int
+    sample: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_policy(self.bad_rows, self.bad_rows_limit)
+        if not 0 < self.sample <= 1:
+            raise InputError(f"`sample` (={self.sample}) must be above 0 and at most 1")
+        check_at_least(0, seed=self.seed)
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def without_progress(stage: str, rows: int, share: float) -> None:
+    """Shows no progress."""
+
+
+def prepare_from_raw(
+    arguments: RawArguments, output: str | Path, prepare: Callable[[Path, BadRows], Schema], notes: dict[str, str]
+) -> Path:
+    """Builds the prepared data set ``output`` unless it exists, and returns its path.
+
+    Args:
+        arguments: arguments of the preparation, saved with the data set.
+        output: folder of the data set.
+        prepare: function that writes the data set into a folder and returns its schema.
+        notes: notes for the schema: what a reader of the data must know.
 
     Raises:
         InputError: if ``output`` was prepared with other arguments.
@@ -39,7 +74,49 @@ def prepare_once(
         return replace(schema, notes={**notes, "preparation": str(arguments)})
 
     directory = build_once(output, build)
-    told = Schema.load(directory).notes.get("preparation")
-    if told != str(arguments):
-        raise InputError(f"`output` (={str(output)!r}) must be a new folder: it was prepared with {told}")
+    used = Schema.load(directory).notes.get("preparation")
+    if used != str(arguments):
+        raise InputError(f"`output` (={str(output)!r}) must be a new folder: it was prepared with {used}")
     return directory
+
+
+def write_report(
+    folder: Path,
+    found: Mapping[str, Any],
+    bad_rows: BadRows,
+    vocabularies: Vocabularies,
+    leaks: LeakCheck,
+    describe: Callable[[Found], list[str]],
+) -> None:
+    """Writes ``report.json``: what was read and found, and the same in sentences.
+
+    Args:
+        folder: folder of the data set.
+        found: figures that only this kind of data set has.
+        bad_rows: rows that were set aside.
+        vocabularies: vocabularies of all fields.
+        leaks: how well each field alone predicts each label.
+        describe: function that turns the report's content into sentences.
+    """
+    content = {
+        **found,
+        "bad_rows": dict(bad_rows.counts),
+        "num_embeddings": {field: vocabularies.num_embeddings(field) for field in vocabularies.ids},
+        "vocabulary_digest": vocabularies.digest,
+        "leak_auc": {
+            f"{field} {label}": None if math.isnan(auc) else round(auc, 4)
+            for (field, label), auc in leaks.aucs().items()
+        },
+    }
+    warnings = [f"{file}: {count:,} bad rows were put aside" for file, count in content["bad_rows"].items()]
+    for name, auc in content["leak_auc"].items():
+        if auc is not None and auc > SUSPICIOUS_AUC:
+            field, label = name.split()
+            warnings.append(f"field {field} alone predicts {label} with AUC {auc:.3f}: does it leak the label?")
+    content["findings"] = [*describe(content), *warnings]
+    (folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_findings(folder: str | Path) -> list[str]:
+    """The sentences in the report of a prepared data set."""
+    return list(json.loads((Path(folder) / FILE_NAME).read_text(encoding="utf-8"))["findings"])

@@ -17,7 +17,8 @@ from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import provenance
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import DynamicSelector
-from torchrec_mtl.training.distributed import default_device, distribute, process_group
+from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.process_group import default_device, process_group
 
 BASE = "shared_bottom"
 FILE = "efficiency.json"

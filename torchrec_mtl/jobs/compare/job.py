@@ -17,17 +17,16 @@ import torch
 from torchrec_mtl.data import Schema
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 from torchrec_mtl.files import make_folder
-from torchrec_mtl.jobs.arguments import Parser
 from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
+from torchrec_mtl.jobs.compare.output import write_report
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
-from torchrec_mtl.jobs.compare.report import write_report
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import worker_environment
-from torchrec_mtl.jobs.named import named, named_metrics
 from torchrec_mtl.jobs.settings import make_config
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System

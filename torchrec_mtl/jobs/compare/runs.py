@@ -23,8 +23,8 @@ from torchrec_mtl.jobs.environment import processor
 from torchrec_mtl.jobs.run_config import RunConfig, first_difference
 from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, Metric
-from torchrec_mtl.training.distributed import default_device, process_group
 from torchrec_mtl.training.evaluation import early_stopping_metric
+from torchrec_mtl.training.process_group import default_device, process_group
 
 RESULT = "result.json"
 

@@ -11,7 +11,8 @@ from torchrec_mtl.jobs.compare.runs import Run
 from torchrec_mtl.models import TAFE
 from torchrec_mtl.modules import DynamicSelector, RepresentationGenerator, SmoothStepSchedule
 from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights
-from torchrec_mtl.training.distributed import default_device, distribute, process_group
+from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.process_group import default_device, process_group
 
 MAX_SAMPLES = 20_000
 

@@ -7,6 +7,6 @@ folder of that name is whole; a file that was changed since is refused.
 
 from torchrec_mtl.training.checkpoint.checkpointer import Checkpointer
 from torchrec_mtl.training.checkpoint.manifest import best_checkpoint, checkpoints, read_manifest, verify
-from torchrec_mtl.training.checkpoint.tensors import load_weights
+from torchrec_mtl.training.checkpoint.reading import load_weights
 
 __all__ = ["Checkpointer", "best_checkpoint", "checkpoints", "load_weights", "read_manifest", "verify"]

@@ -28,8 +28,8 @@ from torchrec_mtl.training.checkpoint.manifest import (
     verify,
 )
 from torchrec_mtl.training.checkpoint.random_state import random_state, restore_random_state
-from torchrec_mtl.training.checkpoint.tensors import read_tensors
-from torchrec_mtl.training.first_rank import on_first_rank
+from torchrec_mtl.training.checkpoint.reading import read_tensors
+from torchrec_mtl.training.process_group import on_first_rank
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.files import publish_folder, write_whole
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -105,26 +105,13 @@ def best_checkpoint(directory: Path) -> Path:
 
 
 def publish(partial: Path, checkpoint: Path, body: dict[str, Any]) -> None:
-    """Completes ``partial`` with its manifest and renames it, each made sure of on disk before the next."""
-    with (partial / MANIFEST).open("w") as stream:
-        json.dump({**body, "sha256": _manifest_digest(body)}, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    _sync(partial)
-    partial.rename(checkpoint)
-    _sync(checkpoint.parent)
+    """Completes ``partial`` with its manifest and renames it, each safely on disk before the next."""
+    write_whole(partial / MANIFEST, json.dumps({**body, "sha256": _manifest_digest(body)}, indent=1))
+    publish_folder(partial, checkpoint)
 
 
 def remove(checkpoint: Path) -> None:
-    """By way of a rename: a folder of a checkpoint's name is always whole."""
-    aside = checkpoint.with_name(checkpoint.name + PARTIAL)
-    checkpoint.rename(aside)
-    shutil.rmtree(aside)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Renames the checkpoint before it is removed, so that a folder with a checkpoint's name is always whole."""
+    partial = checkpoint.with_name(checkpoint.name + PARTIAL)
+    checkpoint.rename(partial)
+    shutil.rmtree(partial)

@@ -1,0 +1,107 @@
+"""Writes prepared data sets: their splits, row group by row group, and the whole folder at once or not at all."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from torchrec_mtl.data.parquet import count_rows
+from torchrec_mtl.data.reader import map_columns
+from torchrec_mtl.data.schema import FILE_NAME, SPLITS, Schema
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.files import build_folder
+
+LIST_ROW_GROUP = 8192  # rows, where each has lists of several hundred ids
+
+
+def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
+    """Builds the prepared data set ``directory`` unless it exists, and returns its path.
+
+    Row counts are added to the schema, every row is checked, and the columns that `read_split` maps are laid out. A
+    reader finds the whole data set or nothing, and processes that build the same one wait for the first, see
+    `torchrec_mtl.files.build_folder`.
+
+    Args:
+        directory: folder of the data set; its parents are made.
+        build: ``build(folder)`` writes ``train.parquet``, ``valid.parquet``, ``test.parquet`` and anything else that
+            belongs to the data set into ``folder``, and returns the schema.
+
+    Raises:
+        InputError: if ``directory`` exists but is not a prepared data set, or a row breaks a rule of `read_split`.
+
+    Example::
+
+        >>> import polars as pl, tempfile
+        >>> from torchrec_mtl.data import Field, read_split
+        >>> from torchrec_mtl.tasks import TaskChain
+        >>> def build(folder):
+        ...     for split in SPLITS:
+        ...         rows = pl.DataFrame({"store": [8, 0], "click": [0, 1]})
+        ...         rows.write_parquet(folder / f"{split}.parquet")
+        ...     return Schema("shop", [Field("store", 9)], TaskChain(["click"]))
+        >>> directory = build_once(f"{tempfile.mkdtemp()}/shop", build)
+        >>> len(read_split(directory, "train"))
+        2
+    """
+    directory = Path(directory)
+
+    def build_whole(folder: Path) -> None:
+        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+            raise InputError(f"{directory}: is there but has no {FILE_NAME}; remove it or name another directory")
+        schema = build(folder)
+        schema = replace(schema, num_rows={split: count_rows(folder / f"{split}.parquet") for split in SPLITS})
+        schema.save(folder)
+        for split in SPLITS:
+            map_columns(folder, split, schema)
+
+    build_folder(directory, (directory / FILE_NAME).is_file, build_whole)
+    return directory
+
+
+class SplitFiles:
+    """Appends rows to ``train.parquet``, ``valid.parquet`` and ``test.parquet``.
+
+    Args:
+        folder: folder of the files.
+        long_lists: whether rows have long lists of which neighbours share many, as a user's histories are.
+
+    Attributes:
+        num_rows: number of rows written to each split so far.
+    """
+
+    def __init__(self, folder: Path, long_lists: bool = False) -> None:
+        self.num_rows = dict.fromkeys(SPLITS, 0)
+        self._folder, self._long_lists = folder, long_lists
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def write(self, split: str, rows: pl.DataFrame) -> None:
+        table = rows.to_arrow()
+        if split not in self._writers:
+            # zstd finds repeated lists only where no dictionary has packed their values into bits
+            self._writers[split] = pq.ParquetWriter(
+                self._folder / f"{split}.parquet",
+                table.schema,
+                compression="zstd",
+                use_dictionary=not self._long_lists,
+            )
+        if rows.height:
+            self._writers[split].write_table(table, row_group_size=LIST_ROW_GROUP if self._long_lists else None)
+            self.num_rows[split] += rows.height
+
+    def check_not_empty(self, raw: str) -> None:
+        """Raises `InputError` if a split has no row; ``raw`` is the folder of the raw files."""
+        for split, num_rows in self.num_rows.items():
+            if not num_rows:
+                raise InputError(f"`raw` (={raw!r}): no row is left for {split}")
+
+    def __enter__(self) -> "SplitFiles":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._writers.values():
+            writer.close()

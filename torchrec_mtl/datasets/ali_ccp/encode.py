@@ -1,0 +1,105 @@
+"""The second pass: rows as ids of embedding tables, in the files of a prepared data set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from torchrec_mtl.data.encoders import Vocabularies
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.hashes import is_valid
+from torchrec_mtl.data.raw.lines import Progress, map_in_order
+from torchrec_mtl.datasets.ali_ccp.common import Columns, CommonFeatures
+from torchrec_mtl.datasets.ali_ccp.impressions import BROKEN, Impressions
+from torchrec_mtl.datasets.ali_ccp.layout import LABELS
+
+KNOWN = "known"  # the weight column: 0 where a row has a purchase and no click
+
+
+def count_ids(columns: Columns, common: CommonFeatures, impressions: Impressions, min_count: int) -> Vocabularies:
+    """The ids that occur ``min_count`` times or more in the rows, common features counted once a row."""
+    start, counts = 0, impressions.counts
+    for table in common.tables():
+        references = impressions.references[start : start + table.height]
+        start += table.height
+        for field in columns.fields:
+            ids, rows = columns.raw_ids(table, field)
+            counts[field].add(ids, references[rows])
+    return Vocabularies({field: counts[field].at_least(max(1, min_count)) for field in columns.fields})
+
+
+class MappedRows:
+    """Rows of tables, one after the other, in memory-mapped files: what is not asked for need not be in memory.
+
+    Args:
+        folder: where the files go.
+        tables: at least one, of the same columns.
+
+    Example::
+
+        >>> import tempfile
+        >>> rows = MappedRows(Path(tempfile.mkdtemp()), (pl.DataFrame({"a": a}) for a in ([0, 10], [20], [30, 40])))
+        >>> rows.take(np.array([4, 0, 2, 0]))["a"].to_list()
+        [40, 0, 20, 0]
+    """
+
+    def __init__(self, folder: Path, tables: Iterator[pl.DataFrame]) -> None:
+        self._parts = []
+        for number, table in enumerate(tables):
+            file = folder / f"coded-{number}.arrow"
+            table.write_ipc(file)
+            mapped = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            self._parts.append(cast(pl.DataFrame, pl.from_arrow(mapped, rechunk=False)))
+        self._bounds = np.cumsum([0, *(part.height for part in self._parts)])
+
+    def take(self, places: Array) -> pl.DataFrame:
+        """The rows at ``places``, in that order."""
+        order = np.argsort(places, kind="stable")
+        ordered = places[order]
+        cuts = np.searchsorted(ordered, self._bounds)
+        of_parts = zip(self._parts, self._bounds, cuts, cuts[1:], strict=False)
+        pieces = [part[ordered[first:last] - bound] for part, bound, first, last in of_parts if first < last]
+        taken = pl.concat(pieces) if pieces else self._parts[0].clear()
+        return taken[np.argsort(order)]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes impressions.
+
+    Args:
+        columns: the form of features.
+        vocabularies: of train.
+        keeps_broken: whether there may be rows with a purchase and no click, and a column to mask them.
+        seed: of the rows for valid.
+    """
+
+    columns: Columns
+    vocabularies: Vocabularies
+    keeps_broken: bool
+    seed: int
+
+    def tables(
+        self, common: CommonFeatures, impressions: Impressions, stage: str, progress: Progress, num_threads: int
+    ) -> Iterator[tuple[pl.DataFrame, Array]]:
+        """The rows of each part with all columns of the data set, and which of them are for valid if it is train."""
+        of_common = MappedRows(common.parts[0].parent, (self._codes(table) for table in common.tables()))
+
+        def encode(table: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
+            joined = self.columns.join(of_common.take(table["place"].to_numpy()), self._codes(table))
+            known = [(~BROKEN).cast(pl.UInt8).alias(KNOWN)] if self.keeps_broken else []
+            rows = table.select(*LABELS, *known, "user").hstack(joined)
+            return rows, is_valid(table["line"].to_numpy(), self.seed)
+
+        done = 0
+        for rows, for_valid in map_in_order(encode, impressions.tables(), num_threads):
+            done += rows.height
+            progress(stage, done, done / impressions.tally["kept"])
+            yield rows, for_valid
+
+    def _codes(self, table: pl.DataFrame) -> pl.DataFrame:
+        return self.columns.encode(table, self.vocabularies.encode)

@@ -1,0 +1,194 @@
+"""The impressions of a skeleton file, each with its own features and where its common ones are."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from torchrec_mtl.data.encoders import ValueCounts
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.bad_rows import BadRows
+from torchrec_mtl.data.raw.files import RawFile
+from torchrec_mtl.data.raw.guards import Duplicates
+from torchrec_mtl.data.raw.hashes import SAMPLE, uniform
+from torchrec_mtl.data.raw.lines import BadLine, Block, Progress, explain_lines, read_lines
+from torchrec_mtl.datasets.ali_ccp.common import Columns, CommonFeatures, users
+from torchrec_mtl.datasets.ali_ccp.layout import SKELETON, USER_ID
+from torchrec_mtl.datasets.ali_ccp.lines import parse_lines, split_features
+from torchrec_mtl.errors import InputError
+
+BROKEN = (pl.col("purchase") == 1) & (pl.col("click") == 0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What came of a block: N rows of it are left.
+
+    Args:
+        file: N rows: labels, ``place`` of the common features, ``user``, ``line`` and the row's own features.
+        bad: its bad lines.
+        tally: ``rows`` that are good, ``broken`` ones among them (a purchase without a click), ``clicks`` and
+            ``purchases`` among them, ``kept`` rows (N).
+        first_broken: the line of the first of them, or None.
+        places: of the common features, ``[N]``.
+        hashes: of all features of a row, uint64 ``[N]``.
+        ids: field -> the ids of the rows' own features.
+    """
+
+    file: Path
+    bad: list[BadLine]
+    tally: Counter[str]
+    first_broken: int | None
+    places: Array
+    hashes: Array
+    ids: dict[str, Array]
+
+
+class Impressions:
+    """All parts of a file together, without what there is of each row.
+
+    Args:
+        file: where they are from.
+        split: "train" or "test".
+        num_common: number C of sets of common features.
+        fields: of the features.
+        duplicates: where the rows' hashes go.
+
+    Attributes:
+        references: how many rows have each set of common features, ``[C]``.
+        counts: field -> how often each id occurs in the rows' own features.
+        tally: the sums of the parts'.
+    """
+
+    def __init__(
+        self, file: RawFile, split: str, num_common: int, fields: Sequence[str], duplicates: Duplicates
+    ) -> None:
+        self.file, self.split = file, split
+        self.references = np.zeros(num_common, np.int64)
+        self.counts = {name: ValueCounts() for name in fields}
+        self.tally = Counter[str]()
+        self._duplicates = duplicates
+        self._parts: list[tuple[Path, int, int]] = []  # with their good rows and clicks
+        self._num_runs, self._last_place = 0, -1  # of rows with the same common features, one after the other
+
+    def add(self, part: Part) -> None:
+        for name, counts in self.counts.items():
+            counts.add(part.ids[name])
+        self._duplicates.add(self.split, part.hashes)
+        self._parts.append((part.file, part.tally["rows"], part.tally["clicks"]))
+        self.tally.update(part.tally)
+        self.references += np.bincount(part.places, minlength=len(self.references))
+        self._num_runs += int((np.diff(part.places, prepend=self._last_place) != 0).sum())
+        self._last_place = int(part.places[-1]) if len(part.places) else self._last_place
+
+    def tables(self) -> Iterator[pl.DataFrame]:
+        return (pl.read_ipc(file) for file, *_ in self._parts)
+
+    def click_rates(self, num_pieces: int = 10) -> list[float]:
+        """Of good lines in successive pieces of the file, to the nearest part's end."""
+        rows, clicks = (np.cumsum(column) for column in list(zip(*self._parts, strict=True))[1:])
+        ends = np.unique(rows.searchsorted(rows[-1] * np.arange(1, num_pieces + 1) / num_pieces))
+        return (np.diff(clicks[ends], prepend=0) / np.maximum(1, np.diff(rows[ends], prepend=0))).tolist()
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether rows with the same common features lie together, so that a prefix of the file is no sample."""
+        return self._num_runs == int((self.references > 0).sum()) < self.tally["kept"]
+
+    def check_label_order(self) -> None:
+        """InputError if purchases are more frequent than clicks: somebody has changed the order of the columns."""
+        clicks, purchases = self.tally["clicks"], self.tally["purchases"]
+        if purchases > clicks:
+            told = f"purchases ({purchases}) must be rarer than clicks ({clicks})"
+            raise InputError(f"{self.file}: {told}; the columns must be sample_id, click, purchase, ...")
+
+
+@dataclass(frozen=True)
+class SkeletonReader:
+    """Reads a skeleton file.
+
+    Args:
+        columns: the form of features.
+        common: the common features that its rows refer to.
+        folder: where parts go.
+        broken_funnel: whether to "drop" or "keep" a row with a purchase and no click, or to "refuse" the file.
+        sample: share of the rows to keep.
+        seed: of the sample.
+    """
+
+    columns: Columns
+    common: CommonFeatures
+    folder: Path
+    broken_funnel: str
+    sample: float
+    seed: int
+
+    def read(self, impressions: Impressions, bad_rows: BadRows, progress: Progress, num_threads: int) -> None:
+        """Fills ``impressions``.
+
+        Raises:
+            InputError: on a bad row, as ``bad_rows`` has it, or on a broken one if they are refused.
+        """
+        file = impressions.file
+        overriding = None if self.columns.multi_valued else pl.concat(self.common.tables())
+
+        def parse(block: Block) -> Part:
+            return self._part(block, overriding)
+
+        for part in read_lines(file, parse, file.name, progress, num_threads):
+            bad_rows.add_lines(file, part.bad)
+            if part.first_broken is not None and self.broken_funnel == "refuse":
+                raise InputError(f"{file}, line {part.first_broken}: purchase (=1) must not happen without click (=0)")
+            impressions.add(part)
+
+    def _part(self, block: Block, overriding: pl.DataFrame | None) -> Part:
+        lines = parse_lines(block, SKELETON)
+        rows = lines.table.with_columns(place=self.common.find(lines.table["key"].to_numpy()))
+        strays = (
+            explain_lines(block, rows.filter(pl.col("place") < 0)["line"], self._stray)
+            if (rows["place"] < 0).any()
+            else []
+        )
+        rows = rows.filter(pl.col("place") >= 0)
+        broken = rows.filter(BROKEN)["line"]
+        tally = Counter(
+            rows=rows.height, broken=len(broken), clicks=int(rows["click"].sum()), purchases=int(rows["purchase"].sum())
+        )
+        if self.broken_funnel == "drop":
+            rows = rows.filter(~BROKEN)
+        if self.sample < 1:
+            rows = rows.filter(uniform(rows["line"].to_numpy(), self.seed, SAMPLE) < self.sample)
+        tally["kept"] = rows.height
+        rows, own = self._features(rows, overriding)
+        places = rows["place"].to_numpy()
+        part = self.folder / f"skeleton-{block.first_line}.arrow"
+        rows.hstack(own).write_ipc(part, compression="lz4")
+        return Part(
+            file=part,
+            bad=sorted([*lines.bad, *strays], key=lambda bad: bad.number),
+            tally=tally,
+            first_broken=None if broken.is_empty() else broken[0],
+            places=places.astype(np.int32),
+            hashes=self.columns.hashes(own) + self.common.index["hash"].to_numpy()[places],
+            ids={field: self.columns.raw_ids(own, field)[0] for field in self.columns.fields},
+        )
+
+    def _features(self, rows: pl.DataFrame, overriding: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Labels, place, user and line; and the rows' own features, without those that the common ones replace."""
+        triples = split_features(rows, self.columns.fields, self.columns.multi_valued)
+        own = self.columns.table(triples, rows.height)
+        places = rows["place"].to_numpy()
+        if overriding is not None:
+            own = self.columns.without(own, overriding[places])
+        is_user = triples.fields == self.columns.fields.index(USER_ID)
+        of_rows = users(triples.ids[is_user], triples.rows[is_user], rows.height)
+        of_common = self.common.index["user"].to_numpy()[places]
+        user = pl.Series("user", np.where(of_common > 0, of_common, of_rows))
+        return rows.select("click", "purchase", "place", user, "line"), own
+
+    def _stray(self, line: str) -> str:
+        key = line.split(",")[3]
+        return f"`common_feature_index` (='{key}') must be that of a row of {self.common.file}"

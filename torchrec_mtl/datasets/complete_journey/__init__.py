@@ -1,0 +1,1 @@
+"""The Complete Journey: a funnel of grocery shopping."""

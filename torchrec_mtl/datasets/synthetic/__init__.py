@@ -1,0 +1,1 @@
+"""Synthetic funnels, whose probabilities are known."""

@@ -1,0 +1,92 @@
+"""A prepared data set of a synthetic funnel, and the AUC that its true probabilities reach."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from torchrec_mtl.data.schema import SPLITS, Schema
+from torchrec_mtl.data.writer import build_once
+from torchrec_mtl.datasets.synthetic.funnel import SyntheticFunnel
+from torchrec_mtl.errors import InputError
+
+NUM_ROWS = {"train": 200_000, "valid": 50_000, "test": 100_000}
+
+
+def prepare_synthetic(
+    directory: str | Path, funnel: SyntheticFunnel | None = None, num_rows: Mapping[str, int] = NUM_ROWS
+) -> Path:
+    """The prepared data set ``<directory>/synthetic-<digest of the arguments>``, built first if it is not there yet.
+
+    Beside the columns of its schema, the files have those of `SyntheticFunnel.sample`: ``p_<task>``.
+
+    Args:
+        directory: where prepared data sets live.
+        funnel: the default one by default.
+        num_rows: of "train", "valid" and "test", each drawn from a seed of its own.
+
+    Returns:
+        the data set's own directory.
+
+    Raises:
+        InputError: if ``num_rows`` are not of these three splits, or a number is below 1.
+
+    Example::
+
+        >>> import tempfile
+        >>> funnel = SyntheticFunnel(base_rates=(0.4, 0.1), field_sizes=(50, 10, 20), num_pairs=1)
+        >>> directory = prepare_synthetic(tempfile.mkdtemp(), funnel, {"train": 200, "valid": 200, "test": 2000})
+        >>> Schema.load(directory).num_rows["test"]
+        2000
+        >>> list(oracle_auc(directory))
+        [('step_1', 'impressions'), ('step_2', 'impressions'), ('step_2', 'after step_1')]
+    """
+    funnel = funnel or SyntheticFunnel()
+    if set(num_rows) != set(SPLITS):
+        raise InputError(f"`num_rows` (={dict(num_rows)}) must give the rows of {list(SPLITS)}")
+
+    def build(folder: Path) -> Schema:
+        for seed, split in enumerate(SPLITS):
+            funnel.sample(num_rows[split], seed).write_parquet(folder / f"{split}.parquet")
+        return funnel.schema
+
+    digest = hashlib.sha256(repr((funnel, [num_rows[split] for split in SPLITS])).encode()).hexdigest()[:8]
+    return build_once(Path(directory) / f"synthetic-{digest}", build)
+
+
+def oracle_auc(directory: str | Path, split: str = "test") -> dict[tuple[str, str], float]:
+    """AUC of the true marginal probabilities on a split of `prepare_synthetic`, by task and sample space.
+
+    It is what `MultiTaskMetrics` would say of a model without error. But for chance, which falls with the rows,
+    nothing beats it over all impressions; after a step, the marginal probability is not the best score there is.
+    NaN where one of the classes has no row.
+
+    Raises:
+        InputError: if ``directory`` is no prepared data set, or one without probabilities, or ``split`` is unknown.
+    """
+    if split not in SPLITS:
+        raise InputError(f"`split` (={split!r}) must be one of {list(SPLITS)}")
+    tasks = Schema.load(directory).tasks
+    file = Path(directory) / f"{split}.parquet"
+    columns = pl.scan_parquet(file, glob=False)
+    for task in tasks:
+        if f"p_{task}" not in columns.collect_schema():
+            raise InputError(f"{file}: column 'p_{task}' is missing, so its probabilities are not known")
+    rows = columns.collect()
+    aucs = {}
+    for task in tasks:
+        for space in tasks.spaces(task):
+            kept = rows if space == "impressions" else rows.filter(pl.col(space.removeprefix("after ")) == 1)
+            aucs[task, space] = rank_auc(kept[f"p_{task}"], kept[task])
+    return aucs
+
+
+def rank_auc(scores: pl.Series, labels: pl.Series) -> float:
+    """By the rank sum of the positives, ties at their average rank."""
+    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+    if not (positives and negatives):
+        return math.nan
+    above = scores.rank("average").filter(labels == 1).to_numpy().sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))

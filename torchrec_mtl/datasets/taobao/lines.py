@@ -1,0 +1,52 @@
+"""Blocks of raw lines to columns."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from torchrec_mtl.data.raw.bad_rows import BadRows
+from torchrec_mtl.data.raw.files import RawFile
+from torchrec_mtl.data.raw.lines import BadLine, Block, Progress, bad_lines, good_lines, read_lines
+from torchrec_mtl.datasets.taobao.layout import Format
+from torchrec_mtl.errors import InputError
+
+
+def read_rows(
+    file: RawFile, layout: Format, bad_rows: BadRows, progress: Progress, num_threads: int
+) -> Iterator[pl.DataFrame]:
+    """The good rows of a file, block by block: its columns, null where missing, and ``line``, counted from 1.
+
+    Raises:
+        InputError: if the header is another, there is no row, or a row is bad, as ``bad_rows`` has it.
+    """
+
+    def parse(block: Block) -> tuple[pl.DataFrame, list[BadLine]]:
+        if block.first_line > 1:
+            return parse_block(block, layout)
+        header, line_feed, rest = block.data.partition(b"\n")
+        if header.decode("latin-1") != layout.first_line:
+            told = f"must be {layout.first_line!r}, not {header.decode('latin-1')[:200]!r}"
+            raise InputError(f"{file}, line 1: the header {told}")
+        return (
+            parse_block(Block(2, rest, block.ended), layout) if line_feed else (pl.DataFrame(schema=layout.schema), [])
+        )
+
+    num_rows = 0
+    for rows, bad in read_lines(file, parse, file.name, progress, num_threads):
+        bad_rows.add_lines(file, bad)
+        num_rows += rows.height
+        if rows.height:
+            yield rows
+    if not num_rows:
+        raise InputError(f"{file}: must have at least one good row after the header")
+
+
+def parse_block(block: Block, layout: Format) -> tuple[pl.DataFrame, list[BadLine]]:
+    """The good rows of a block, and its bad lines."""
+    data, numbers = good_lines(block, layout.pattern)
+    schema, missing = layout.schema, ["", "NULL"]
+    if data:
+        rows = pl.read_csv(data, has_header=False, schema=schema, quote_char=None, null_values=missing)
+    else:
+        rows = pl.DataFrame(schema=schema)
+    return rows.with_columns(line=numbers), bad_lines(block, numbers, layout.reason)

@@ -1,0 +1,104 @@
+"""Ads, user profiles and impressions in memory."""
+
+import numpy as np
+import polars as pl
+
+from torchrec_mtl.data.encoders import find, log_round
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.bad_rows import BadRows
+from torchrec_mtl.data.raw.files import RawFile
+from torchrec_mtl.data.raw.hashes import mix
+from torchrec_mtl.data.raw.lines import Progress
+from torchrec_mtl.datasets.taobao.layout import AD, AD_FEATURE, PROFILE, RAW_SAMPLE, USER_PROFILE, Format
+from torchrec_mtl.datasets.taobao.lines import read_rows
+from torchrec_mtl.errors import InputError
+
+DAY = 86_400
+BEIJING = 8 * 3600  # ahead of UTC
+NUM_DAYS = 8
+PRICE_RESOLUTION = 4.0
+PARTITIONS = 64
+MISSING = -1  # no raw id is negative
+
+
+def read_ads(file: RawFile, bad_rows: BadRows, progress: Progress, num_threads: int) -> pl.DataFrame:
+    """One row an ad, sorted by ``adgroup_id``: its raw ids, and ``price`` as `log_round` has it."""
+    ads = _read_keyed(file, AD_FEATURE, "adgroup_id", bad_rows, progress, num_threads)
+    price = pl.Series("price", log_round(ads["price"].to_numpy(), PRICE_RESOLUTION))
+    return ads.with_columns(price).select(pl.col(AD).fill_null(MISSING))
+
+
+def read_profiles(file: RawFile, bad_rows: BadRows, progress: Progress, num_threads: int) -> pl.DataFrame:
+    """One row a user with a profile, sorted by ``userid``."""
+    profiles = _read_keyed(file, USER_PROFILE, "userid", bad_rows, progress, num_threads)
+    return profiles.select("userid", pl.col(PROFILE).fill_null(MISSING))
+
+
+def read_impressions(
+    file: RawFile, ads: pl.DataFrame, bad_rows: BadRows, progress: Progress, num_threads: int
+) -> pl.DataFrame:
+    """``user``, ``time_stamp``, ``ad`` (its place in ``ads``), ``pid``, ``click``, ``line``, ``day`` (0 to 7, Beijing
+    time) and ``partition``, sorted by partition, user, time and line. A partition has all rows of its users.
+
+    Raises:
+        InputError: if the rows are not of eight days, or on a bad row, as ``bad_rows`` has it: one is a row whose
+            ``nonclk`` is not 1 - ``clk``, or whose ad is not in ``ads``.
+    """
+    known, blocks = ads["adgroup_id"].to_numpy(), []
+    for rows in read_rows(file, RAW_SAMPLE, bad_rows, progress, num_threads):
+        place = find(known, rows["adgroup_id"].to_numpy())
+        rows = rows.with_columns(ad=pl.Series(place.astype(np.int32)))
+        both = pl.when(pl.col("nonclk") == pl.col("clk")).then(pl.format("`nonclk` (={}) must be 1 - `clk`", "nonclk"))
+        stray = pl.format("`adgroup_id` (={}) must be that of a row of ad_feature.csv", "adgroup_id")
+        reasons = rows.select(reason=both.when(pl.col("ad") < 0).then(stray))["reason"]
+        _set_aside(rows, reasons, file, RAW_SAMPLE, bad_rows)
+        good = rows.filter(reasons.is_null())
+        blocks.append(
+            good.select(
+                "user",
+                "time_stamp",
+                "ad",
+                pid=_pid_number(),
+                click=pl.col("clk"),
+                line=pl.col("line").cast(pl.UInt32),
+                partition=pl.Series(partition_of(good["user"].to_numpy())),
+            )
+        )
+    impressions = pl.concat(blocks)
+    blocks.clear()
+    day = (impressions["time_stamp"].to_numpy() + BEIJING) // DAY
+    day -= day.min()
+    if day.max() != NUM_DAYS - 1:
+        raise InputError(f"{file}: time_stamp must span {NUM_DAYS} days, Beijing time, not {day.max() + 1}")
+    impressions = impressions.with_columns(day=pl.Series(day.astype(np.uint8)))
+    return impressions.sort("partition", "user", "time_stamp", "line")
+
+
+def partition_of(users: Array) -> Array:
+    """Which of `PARTITIONS` a user is in, by a hash."""
+    return (mix(users, 0) >> np.uint64(58)).astype(np.uint8)
+
+
+def _pid_number() -> pl.Expr:
+    """``430548_1007`` as 430548000001007."""
+    parts = pl.col("pid").str.split_exact("_", 1).struct
+    return parts.field("field_0").cast(pl.Int64) * 10**9 + parts.field("field_1").cast(pl.Int64)
+
+
+def _read_keyed(
+    file: RawFile, layout: Format, key: str, bad_rows: BadRows, progress: Progress, num_threads: int
+) -> pl.DataFrame:
+    """All rows, sorted by their key, which is each one's own."""
+    rows = pl.concat(list(read_rows(file, layout, bad_rows, progress, num_threads)))
+    again = ~rows[key].is_first_distinct()
+    reasons = rows.select(reason=pl.when(again).then(pl.format(f"`{key}` (={{}}) must occur once", key)))["reason"]
+    _set_aside(rows, reasons, file, layout, bad_rows)
+    return rows.filter(~again).sort(key)
+
+
+def _set_aside(rows: pl.DataFrame, reasons: pl.Series, file: RawFile, layout: Format, bad_rows: BadRows) -> None:
+    """Tells of the rows that have a reason."""
+    for position in reasons.is_not_null().arg_true():
+        values = rows.row(position, named=True)
+        text = ",".join("" if values[name] is None else str(values[name]) for name in layout.schema)
+        bad_rows.add(file, values["line"], text, reasons[position])

@@ -1,0 +1,212 @@
+"""What a training job leaves: a table, ``results.json`` and a picture."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from torchrec_mtl.data import Schema
+from torchrec_mtl.files import write_whole
+from torchrec_mtl.jobs.run_config import RunConfig, loss_name
+from torchrec_mtl.metrics import METRICS, CalibrationCurve, Metric, find_metric, gain, rela_impr
+from torchrec_mtl.tasks import TaskForest
+from torchrec_mtl.training.evaluation import Measurements
+from torchrec_mtl.training.result import TrainingResult
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model's run.
+
+    Args:
+        config: what was run.
+        result: its training.
+        num_parameters: of the whole model, tables included.
+        test: test rows ``{task, space, metric, value}``; empty if the test split was not read.
+        curves: calibration on the test split, by task.
+    """
+
+    config: RunConfig
+    result: TrainingResult
+    num_parameters: int
+    test: Measurements = field(default_factory=list)
+    curves: dict[str, CalibrationCurve] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The model's name in tables and pictures."""
+        return self.config.system.title
+
+    def value(self, metric: str, task: str, space: str) -> float:
+        """``metric`` of ``task`` in ``space`` on the test split; NaN where it was not measured."""
+        key = (metric, task, space)
+        return next((r["value"] for r in self.test if (r["metric"], r["task"], r["space"]) == key), math.nan)
+
+
+def save_report(report: ModelReport, file: Path) -> None:
+    """Keeps a finished model's run, so that a job that goes on need not repeat it nor read the test split again."""
+    curves = {task: [values.tolist() for values in curve] for task, curve in report.curves.items()}
+    write_whole(
+        file,
+        json.dumps(
+            {
+                "result": asdict(report.result),
+                "num_parameters": report.num_parameters,
+                "test": report.test,
+                "curves": curves,
+            }
+        )
+        + "\n",
+    )
+
+
+def read_report(config: RunConfig, file: Path) -> ModelReport | None:
+    """What `save_report` kept of the run of ``config``, or None."""
+    if not file.is_file():
+        return None
+    kept = json.loads(file.read_text())
+    curves = {task: CalibrationCurve(*map(torch.tensor, curve)) for task, curve in kept["curves"].items()}
+    return ModelReport(config, TrainingResult(**kept["result"]), kept["num_parameters"], kept["test"], curves)
+
+
+def _single_task(reports: Sequence[ModelReport]) -> ModelReport | None:
+    """The base of RelaImpr and Gain, where it was run."""
+    return next((report for report in reports if report.config.name == "single_task"), None)
+
+
+def result_rows(reports: Sequence[ModelReport], dataset: str) -> Measurements:
+    """Rows ``{model, seed, dataset, split, task, space, metric, value}``: the test split, and the run's own figures.
+
+    Those have no task and no space. A metric that is undefined, one class being absent, has the value None.
+    """
+    rows: Measurements = []
+    base = _single_task(reports)
+    for report in reports:
+        labels = {"model": report.config.name, "seed": report.config.training.seed, "dataset": dataset}
+        figures = [{"split": "test", **row} for row in report.test]
+        if base is not None and report is not base:
+            for row in [row for row in figures if row["metric"] == "auc"]:
+                base_auc = base.value("auc", row["task"], row["space"])
+                figures.append({**row, "metric": "rela_impr", "value": rela_impr(row["value"], base_auc)})
+                figures.append({**row, "metric": "gain", "value": gain(row["value"], base_auc)})
+        for split, metric, value in [
+            ("valid", f"mean_{report.config.training.early_stopping_metric}", report.result.best_score),
+            ("train", "best_step", report.result.best_step),
+            ("train", "samples_per_second", report.result.samples_per_second),
+            ("train", "num_parameters", report.num_parameters),
+        ]:
+            figures.append({"split": split, "task": None, "space": None, "metric": metric, "value": value})
+        rows += [{**labels, **figure} for figure in figures]
+    return [{**row, "value": _defined(row["value"])} for row in rows]
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Lines of left-aligned columns, the first line underlined."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def table(
+    reports: Sequence[ModelReport],
+    tasks: TaskForest,
+    metrics: Sequence[str] = ("auc",),
+    known: Mapping[str, Metric] = METRICS,
+) -> str:
+    """Each metric on the test split, of each task in each of its spaces; speed, size and loss beside the first.
+
+    AUC comes with RelaImpr over Single-Task in percent.
+    """
+    base = _single_task(reports)
+    later = [task for task in tasks if len(tasks.spaces(task)) > 1]
+
+    def cell(report: ModelReport, metric: str, task: str, space: str) -> str:
+        value = report.value(metric, task, space)
+        if math.isnan(value):
+            return "-"
+        if metric != "auc" or base is None or report is base:
+            return f"{value:.4f}"
+        return f"{value:.4f} {rela_impr(value, base.value(metric, task, space)):+.1%}"
+
+    lines: list[str] = []
+    for metric in metrics:
+        title, first = known[metric].title, metric == metrics[0]
+        about = ["samples/s", "parameters", "loss"] if first else []
+        whole = [[f"test {title}, all impressions", *tasks, *about]]
+        after = [[f"test {title}, where the step before happened", *later]]
+        for report in reports:
+            own = [f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"]
+            own = [*own, loss_name(report.config.loss)] if first else []
+            whole.append([report.title, *(cell(report, metric, task, "impressions") for task in tasks), *own])
+            after.append([report.title, *(cell(report, metric, task, tasks.spaces(task)[1]) for task in later)])
+        lines += [*([] if first else [""]), *_aligned(whole), *(["", *_aligned(after)] if later else [])]
+    if base is not None and "auc" in metrics:
+        lines += ["", "with RelaImpr over Single-Task: (AUC - .5) / (AUC of Single-Task - .5) - 1"]
+    return "\n".join(lines)
+
+
+def draw(reports: Sequence[ModelReport], tasks: TaskForest, file: Path, metric: str, title: str) -> None:
+    """``metric`` on validation over training, and calibration on the test split; a column a task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(tasks), figsize=(4 * len(tasks), 7.5), squeeze=False, layout="constrained")
+    for (curve_axis, calibration_axis), task in zip(axes.T, tasks, strict=True):
+        for report in reports:
+            points = [
+                (row["step"], row["value"])
+                for row in report.result.history
+                if (row["task"], row["space"], row["metric"]) == (task, "impressions", metric)
+            ]
+            steps, values = [step for step, _ in points], [value for _, value in points]
+            curve_axis.plot(steps, values, marker="o", markersize=3, label=report.title)
+            curve = report.curves[task]
+            calibration_axis.plot(curve.mean_prediction, curve.positive_rate, marker="o", markersize=3)
+        curve_axis.set(title=task, xlabel="optimizer step")
+        calibration_axis.axline((1e-3, 1e-3), (1, 1), color="grey", linewidth=1, linestyle="--")
+        calibration_axis.set(xscale="log", yscale="log", xlabel="mean predicted probability")
+    axes[0, 0].set_ylabel(f"validation {title}, all impressions")
+    axes[1, 0].set_ylabel("share of positives in the test split")
+    axes[0, 0].legend()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def write_report(
+    reports: Sequence[ModelReport],
+    schema: Schema,
+    directory: Path,
+    metrics: Sequence[str] = ("auc",),
+    known: Mapping[str, Metric] = METRICS,
+) -> None:
+    """Prints the table and writes it with ``report.png`` and ``results.json`` into ``directory``.
+
+    ``results.json`` comes last and whole: where it is, the run is.
+
+    Args:
+        reports: the models' runs.
+        schema: of their data.
+        directory: where the files go.
+        metrics: names of ``known`` that the table shows, in order; the picture shows the first.
+        known: what the runs measured; ``results.json`` has all of it.
+
+    Raises:
+        InputError: if a metric is unknown, or needs groups that the data has not.
+    """
+    for metric in metrics:
+        find_metric(metric, known, "metrics", with_groups=schema.group is not None)
+    text = f"{schema.name}: {schema.tasks}\n\n{table(reports, schema.tasks, metrics, known)}"
+    (directory / "table.txt").write_text(text + "\n")
+    draw(reports, schema.tasks, directory / "report.png", metrics[0], known[metrics[0]].title)
+    rows = [json.dumps(row, allow_nan=False) for row in result_rows(reports, schema.name)]
+    write_whole(directory / "results.json", "[\n" + ",\n".join(rows) + "\n]\n")
+    print(f"\n{text}\n\n{directory}: results.json, report.png, table.txt, config.json", flush=True)
