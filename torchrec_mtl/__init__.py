@@ -11,7 +11,7 @@ __all__ = ["MultiTaskTrain", "Task", "TaskChain", "TaskForest"]
 
 
 def __getattr__(name: str) -> Any:
-    """`MultiTaskTrain` when it is first asked for: `torchrec_mtl.ops` needs torch alone, a launcher not even that."""
+    """Imports `MultiTaskTrain` on first use: `torchrec_mtl.ops` needs only torch, and a launcher not even that."""
     if name != "MultiTaskTrain":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from torchrec_mtl.training import MultiTaskTrain

@@ -1,4 +1,4 @@
-"""The command line: ``torchrec-mtl JOB``, or ``python -m torchrec_mtl JOB``; ``torchrun -m torchrec_mtl JOB`` too."""
+"""The command line: ``torchrec-mtl JOB``, ``python -m torchrec_mtl JOB`` or ``torchrun -m torchrec_mtl JOB``."""
 
 import importlib
 import sys
@@ -15,13 +15,13 @@ USAGE = "\n".join(
     [
         "usage: torchrec-mtl JOB ...; torchrec-mtl JOB --help says what a job takes",
         "",
-        *(f"  {name:<8} {told}" for name, (_, told) in JOBS.items()),
+        *(f"  {name:<8} {what}" for name, (_, what) in JOBS.items()),
     ]
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The job's status; 2 with one sentence for a user's mistake, 1 for a run that cannot go on.
+    """Runs a job and returns its status; on an error prints one sentence and returns 2 for a user's mistake, else 1.
 
     Example::
 

@@ -1,7 +1,7 @@
 """TorchX components: what ``torchx run mtl.<name>`` launches.
 
-TorchX takes every function here for a component, and imports this file for every command: what the components share
-is in `torchrec_mtl.jobs.launch`, and a job's own module is imported where its arguments are checked.
+TorchX treats every function here as a component and imports this file for every command. Therefore everything that
+components share is in `torchrec_mtl.jobs.launch`, and the module of a job is imported where its arguments are checked.
 """
 
 from datetime import datetime
@@ -12,7 +12,7 @@ import torchx.specs as specs
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs import launch
 
-IMAGE = "torchrec_mtl"  # made by `docker build -t torchrec_mtl .`
+IMAGE = "torchrec_mtl"  # built by `docker build -t torchrec_mtl .`
 
 
 def train(
@@ -40,26 +40,26 @@ def train(
 
     Args:
         overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
-        models: names of the models, separated by commas; one of your own is package.module:SYSTEM
-        dataset: complete_journey, synthetic, ali_ccp or taobao, package.module:DATA_SET, or a prepared folder
-        sample: share of a named data set's rows, above 0 and at most 1
+        models: names of the models, separated by commas; a model from your own module is package.module:SYSTEM
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        sample: share of the rows of a named data set, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
-        settings: sizes and schedules, complete_journey or paper; the first for that data, else the second
-        metrics: that tables show, separated by commas; one of your own is package.module:METRIC
-        seed: of initialisation and row order
-        name: of the run, a new one or one to go on with; the date and time of the launch by default
-        output: folder that the run's own folder is made in; all nodes must see it
-        j: nodes x processes a node, such as 2x8; or fewest:most nodes, such as 1:2x8
-        image: of container schedulers
-        cpu: cores a node
-        gpu: GPUs a node
-        memMB: memory of a node, in MB
-        max_restarts: how often torchrun starts the processes again, from the last checkpoint, when one has failed
-        max_retries: how often the scheduler starts the job again, likewise
-        rdzv_port: of the first node, where the nodes meet
-        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
+        settings: initial settings, complete_journey or paper; by default those of the data set, otherwise paper
+        metrics: metrics that tables show, separated by commas; a metric from your own module is package.module:METRIC
+        seed: seed of initialisation and row order
+        name: name of the run, a new one or an unfinished one to resume; by default the date and time of the launch
+        output: folder in which the folder of the run is made; all nodes must see it
+        j: nodes x processes per node, such as 2x8; or fewest:most nodes, such as 1:2x8
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        max_restarts: number of times that torchrun restarts failed processes from the last checkpoint
+        max_retries: number of times that the scheduler restarts the job from the last checkpoint
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
-    name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here: a restarted job finds its run by it
+    name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
     arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
     arguments += ["--output", output, *overrides]
@@ -94,23 +94,23 @@ def compare(
     """Compares systems under one protocol, on one machine: models x seeds x data sets, one report.
 
     Args:
-        overrides: settings replaced in every run, path=value
-        protocol: what is compared and how: complete_journey, paper, or one of the papers' tables
-        datasets: names or prepared folders, separated by commas
-        sample: share of a named data set's rows, above 0 and at most 1
+        overrides: settings to replace in every run, path=value
+        protocol: protocol of the comparison: complete_journey, paper, or one of the papers' tables
+        datasets: names of data sets or prepared folders, separated by commas
+        sample: share of the rows of a named data set, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
-        models: names, separated by commas; all of the protocol's by default; one of your own is package.module:SYSTEM
-        seeds: how many
-        workers: runs at a time; by default one a GPU, or a core where there is none
-        stages: which, separated by commas
-        metrics: that the report shows, separated by commas; one of your own is package.module:METRIC
-        output: folder of the comparison, a new one or one to go on with
-        image: of container schedulers
-        cpu: cores
-        gpu: GPUs
+        models: names of models of the protocol, separated by commas; all by default; your own are package.module:SYSTEM
+        seeds: number of seeds
+        workers: number of runs at a time; by default one per GPU, or per core if there is no GPU
+        stages: stages to run, separated by commas
+        metrics: metrics that the report shows, separated by commas; your own are package.module:METRIC
+        output: folder of the comparison, a new one or one to resume
+        image: image for container schedulers
+        cpu: number of cores
+        gpu: number of GPUs
         memMB: memory, in MB
-        max_retries: how often the scheduler starts the job again; finished runs are not made again
-        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
+        max_retries: number of times that the scheduler restarts the job; finished runs are not repeated
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
@@ -138,17 +138,17 @@ def prepare(
     """Prepares a public data set from its raw files.
 
     Args:
-        arguments: what else the data set takes, after --, as in -- --sample 0.1
-        dataset: which, such as ali_ccp
+        arguments: further arguments of the data set, after --, as in -- --sample 0.1
+        dataset: name of the data set, such as ali_ccp
         raw: folder of the raw files, as they were downloaded
-        output: the prepared data set's own folder
-        protocol: fields and rules; the data set's own default
-        bad_rows: refuse them, strict, or put them aside
-        image: of container schedulers
-        cpu: cores
+        output: folder of the prepared data set
+        protocol: fields and rules; by default those of the data set
+        bad_rows: strict to refuse a file with a bad row, quarantine to set bad rows aside
+        image: image for container schedulers
+        cpu: number of cores
         memMB: memory, in MB
-        max_retries: how often the scheduler starts the job again
-        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
+        max_retries: number of times that the scheduler restarts the job
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     options = ["--raw", raw, "--output", output, "--bad-rows", bad_rows]
     options += ["--protocol", protocol] if protocol else []
@@ -172,13 +172,13 @@ def bench(
     """Runs a program of benchmarks/, from the root of a clone.
 
     Args:
-        arguments: the program's own, after --, as in -- --help
-        program: its name, such as peers or, in a folder, scaling.chart
-        image: of container schedulers
-        cpu: cores
-        gpu: GPUs
+        arguments: arguments of the program, after --, as in -- --help
+        program: name of the program, such as peers or gpu.first
+        image: image for container schedulers
+        cpu: number of cores
+        gpu: number of GPUs
         memMB: memory, in MB
-        mounts: of container schedulers, such as type=bind,src=/shared,dst=/shared
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     with launch.exit_on_input_error():
         files = [file for file in Path("benchmarks").rglob("*.py") if "__main__" in file.read_text(encoding="utf-8")]

@@ -1,4 +1,4 @@
-"""A training job that is interrupted: killed, told to stop, or met by a batch it cannot use."""
+"""A training job that is interrupted: killed, asked to stop, or given by a batch it cannot use."""
 
 import json
 import multiprocessing
@@ -153,13 +153,13 @@ def test_sigterm_keeps_the_state_and_ends_with_status_0(data, whole, tmp_path):
         time.sleep(0.01)
     os.kill(job.process.pid, signal.SIGTERM)
     assert job.wait() == 0, job.said
-    assert "TAFE: told to stop, after step" in job.said
+    assert "TAFE: asked to stop, after step" in job.said
     assert "not finished; the same command with `--name run` goes on" in job.said
     last = job.checkpoints("tafe")[-1]
     assert read_manifest(last)["step"] == job.step("tafe") < 48
     job.start()
     assert job.wait() == 0, job.said
-    assert f"TAFE: goes on from {last}" in job.said
+    assert f"TAFE: resumes from {last}" in job.said
     assert job.said.count("Shared-Bottom epoch 1/2, step") == 2  # it was finished, and is not trained again
     assert_same_run(job.directory / "run", whole[0])
 

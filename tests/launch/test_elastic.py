@@ -49,7 +49,7 @@ def assert_alike(found, expected):
 
 def resumed_steps(log):
     """The steps of the checkpoints that were gone on from."""
-    return [int(step) for step in re.findall(r"goes on from \S*/step_(\d+)", log)]
+    return [int(step) for step in re.findall(r"resumes from \S*/step_(\d+)", log)]
 
 
 def test_a_killed_worker_of_a_torchx_job_comes_back(data, undisturbed, tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_fewer_nodes_go_on_and_a_stopped_job_too(data, undisturbed, tmp_path):
     first.send_signal(signal.SIGTERM)
     first.wait(job.SECONDS)
     last = job.checkpoint_steps(output)[-1]
-    assert f"told to stop, after step {last}" in log.read_text()
+    assert f"asked to stop, after step {last}" in log.read_text()
     again = job.torchrun("--standalone", "--nproc_per_node", "1", data=data, output=output, log=log)
     assert again.wait(job.SECONDS) == 0
     assert resumed_steps(log.read_text())[-1] == last

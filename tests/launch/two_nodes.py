@@ -5,8 +5,8 @@ namespaces and removes them, and touches no other network.
 
 1. Both train and write checkpoints.
 2. The link is down for five seconds: they wait, and go on.
-3. The link is down for good and one node with it. The other is told to stop, as a scheduler does that sees this.
-4. Link and node are back, and the same command goes on from the last checkpoint to the end.
+3. The link is down for good and one node with it. The other is asked to stop, as a scheduler does that sees this.
+4. Link and node are back, and the same command resumes from the last checkpoint to the end.
 """
 
 import json
@@ -126,7 +126,7 @@ def run(folder: Path) -> None:
             for agent in agents:
                 if agent.poll() is None:
                     job.kill_node(agent)
-        assert re.findall(r"goes on from \S*/step_(\d+)", logs[0].read_text()) == [f"{last:09d}"]
+        assert re.findall(r"resumes from \S*/step_(\d+)", logs[0].read_text()) == [f"{last:09d}"]
         history = (output / job.NAME / job.MODEL / "metrics.jsonl").read_text().splitlines()
         steps = [json.loads(row)["step"] for row in history if json.loads(row)["split"] == "train"]
         assert steps == [24 * (epoch + 1) for epoch in range(job.EPOCHS)]

@@ -1,1 +1,1 @@
-"""The programs that TorchX components launch; each also runs by itself with ``python -m`` or torchrun."""
+"""The jobs behind ``torchrec-mtl JOB`` and the TorchX components; `train`, `compare` and `prepare` are one each."""

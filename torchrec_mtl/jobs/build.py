@@ -1,4 +1,4 @@
-"""From a run's settings to its model."""
+"""Builds the model of a run from its settings."""
 
 import torch
 from torch import nn
@@ -11,10 +11,10 @@ from torchrec_mtl.training import MultiTaskTrain
 
 
 def build_model(config: RunConfig, schema: Schema, device: torch.device) -> MultiTaskTrain:
-    """The model with tables for the data's fields, on ``meta`` until they are sharded, and its loss.
+    """Builds the model and its loss, with tables for the data's fields that stay on ``meta`` until they are sharded.
 
     Raises:
-        InputError: if an argument is out of its range, or model or loss cannot work on the data's tasks.
+        InputError: if an argument is out of its range, or the model or the loss does not support the data's tasks.
     """
 
     def init(table: torch.Tensor) -> None:
@@ -32,10 +32,10 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
 
 
 def build_to_train(config: RunConfig, split: Split, device: torch.device) -> MultiTaskTrain:
-    """`build_model`, which predicts the split's base rates before it is trained, if the model can start from them.
+    """Builds the model as `build_model` does; if it can, it predicts the split's base rates before it is trained.
 
     Raises:
-        InputError: see `build_model`; or if a task has no positive or no negative in the split.
+        InputError: as `build_model` does; or if a task has no positive or no negative row in the split.
     """
     built = build_model(config, split.schema, device)
     if hasattr(built.model, "start_from_base_rates"):

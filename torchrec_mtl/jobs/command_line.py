@@ -1,4 +1,4 @@
-"""Command lines: a wrong one is one sentence, with the nearest right name."""
+"""Command lines, and the objects that they name; a mistake is one sentence with the nearest correct name."""
 
 import argparse
 import importlib
@@ -12,20 +12,20 @@ from torchrec_mtl.metrics import METRICS, Metric
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, whose errors are `InputError`s; options may stand before, between and after settings."""
+    """An `argparse.ArgumentParser` that raises `InputError`; options may stand before, between and after settings."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        """In the place of the usage and an exit."""
+        """Raises `InputError` instead of printing the usage and exiting."""
         raise InputError(message)
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """The command line.
+        """Parses the command line.
 
         Raises:
-            InputError: if an option is unknown or its value of another type.
+            InputError: if an option is unknown or its value is of another type.
 
         Example::
 
@@ -51,19 +51,19 @@ T = TypeVar("T")
 
 
 def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
-    """``known[text]``, or what stands under ``NAME`` in a module that is imported for it.
+    """Looks up ``known[text]``, or imports what ``package.module:NAME`` names.
 
-    The module may lie in the folder that the program is run in. Only what a user types on a command line comes here,
-    never what is read from a file: an import runs code.
+    The module may be in the present folder. Only text that a user types on a command line is looked up here, never text
+    that is read from a file, since an import runs code.
 
     Args:
-        what: "model", say, for the error's sentence.
-        text: what was typed.
-        known: ours.
-        kind: the class that it must be an instance of; or `type`, for a class.
+        what: kind of thing for error messages, such as "model".
+        text: text that was typed.
+        known: this library's objects by name.
+        kind: class that the object must be an instance of; `type` for a class.
 
     Raises:
-        InputError: if there is no such thing, or it is of another kind.
+        InputError: if there is no such object, or it is of another kind.
 
     Example::
 
@@ -76,7 +76,7 @@ def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
     if not (colon and module and name):
         raise InputError(f"{not_one_of(what, text, known)}; one of your own is package.module:NAME")
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # as `python -m` has it
+        sys.path.append(os.getcwd())  # as `python -m` does
     try:
         found = getattr(importlib.import_module(module), name)
     except ImportError as error:
@@ -89,12 +89,13 @@ def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
 
 
 def named_metrics(text: str) -> dict[str, Metric]:
-    """The metrics that ``text`` names by commas: by their name, or of your own by ``package.module:METRIC``.
+    """The metrics named in ``text``, separated by commas: this library's by name, others as ``package.module:METRIC``.
 
-    One of your own is called as in its module, in lower case: ``my.metrics:AVERAGE_PRECISION`` is "average_precision".
+    A metric from another module gets its name there in lower case: ``my.metrics:AVERAGE_PRECISION`` is called
+    "average_precision".
 
     Raises:
-        InputError: if there is no such metric, or one of your own has the name of ours.
+        InputError: if there is no such metric, or one from another module has the name of one of this library's.
 
     Example::
 

@@ -1,34 +1,33 @@
-"""What the jobs' processes are started with, and on what machine."""
+"""The environment of the jobs' processes, and the machine they run on."""
 
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-# glibc gives large blocks back to the kernel when they are freed, and on a CPU a step then spends up to half its
-# time on page faults.
+# glibc returns large freed blocks to the kernel, and a step on a CPU then spends up to half its time on page faults.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
-NETWORK = ("NCCL_", "TORCH_NCCL_", "GLOO_", "PET_RDZV_CONF")  # how names begin
+NETWORK = ("NCCL_", "TORCH_NCCL_", "GLOO_", "PET_RDZV_CONF")  # prefixes of names
 
 
 def worker_environment(cores: int, processes: int) -> dict[str, str]:
-    """Environment variables of ``processes`` that share ``cores``."""
+    """Environment variables for each of ``processes`` that share ``cores``."""
     return {"OMP_NUM_THREADS": str(max(1, cores // processes)), **KEEP_FREED_MEMORY}
 
 
 def agent_environment(max_restarts: int) -> dict[str, str]:
-    """Environment variables of torchrun.
+    """Environment variables for torchrun.
 
     Args:
-        max_restarts: how often it starts its workers again after one has failed.
+        max_restarts: number of times that torchrun restarts its workers after one has failed.
     """
-    # A store of each attempt's own: in one that is shared, workers find the addresses of those that died.
+    # Each attempt gets its own store: in a shared one, workers would find the addresses of dead workers.
     return {"PET_MAX_RESTARTS": str(max_restarts), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def network_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Those of NCCL, gloo and the rendezvous, which a job takes over from where it is launched.
+    """The variables of NCCL, gloo and the rendezvous, which a job inherits from where it is launched.
 
     Example::
 
@@ -39,7 +38,7 @@ def network_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def processor() -> str:
-    """The CPU's name and number of cores."""
+    """Name of the CPU and its number of cores."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

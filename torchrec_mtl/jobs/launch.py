@@ -1,4 +1,4 @@
-"""What TorchX components share: a job as TorchX describes it, and a mistake told before anything is launched."""
+"""Describes jobs to TorchX, and reports mistakes before anything is launched."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from torchrec_mtl.jobs.environment import agent_environment, network_settings, w
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """A user's mistake ends `torchx run` with one sentence and status 2."""
+    """Prints an `InputError` as one sentence and ends ``torchx run`` with status 2."""
     try:
         yield
     except InputError as error:
@@ -25,10 +25,10 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 def processes_a_node(j: str, gpu: int) -> int:
-    """How many processes ``j`` asks for on each node.
+    """Number of processes that ``j`` asks for on each node.
 
     Raises:
-        InputError: if ``j`` is not of its form, or there are GPUs but not one a process.
+        InputError: if ``j`` does not have the right form, or a node has GPUs but fewer than processes.
 
     Example::
 
@@ -61,10 +61,10 @@ def program(
     max_retries: int,
     mounts: str,
 ) -> specs.AppDef:
-    """``python -m module`` as one process.
+    """Describes ``python -m module`` as a job of one process.
 
     Raises:
-        InputError: if ``mounts`` is not of TorchX's form.
+        InputError: if ``mounts`` does not have TorchX's form.
     """
     name = arguments[0] if module == "torchrec_mtl" else module.rpartition(".")[2]
     role = specs.Role(
@@ -93,13 +93,13 @@ def torchrun(
     rdzv_port: int,
     mounts: str,
 ) -> specs.AppDef:
-    """``torchrun -m torchrec_mtl job`` on every node.
+    """Describes ``torchrun -m torchrec_mtl job`` on every node.
 
     Raises:
-        InputError: if ``j`` or ``mounts`` is not of its form.
+        InputError: if ``j`` or ``mounts`` does not have the right form.
     """
     env = {**worker_environment(cpu, processes_a_node(j, gpu)), **agent_environment(max_restarts)}
-    launcher = getattr(dist, "torchrun", None) or dist.ddp  # what TorchX after 0.7 calls it, and 0.7
+    launcher = getattr(dist, "torchrun", None) or dist.ddp  # its name after TorchX 0.7, and in 0.7
     app = launcher(
         job,
         *arguments,
@@ -115,9 +115,9 @@ def torchrun(
         rdzv_port=rdzv_port,
     )
     role = app.roles[0]
-    role.name = job  # TorchX has the module's
+    role.name = job  # TorchX uses the name of the module
     role.mounts = _mounts(mounts)
-    # In the command, not in the role's environment: Slurm cuts that at commas, which interfaces' names are joined by.
+    # In the command, not in the role's environment: Slurm cuts values there at commas, as between names of interfaces.
     settings = [f"{name}={value}" for name, value in network_settings(os.environ).items()]
     if settings:
         role.args[-1] = f"{shlex.join(['env', *settings]).replace('$', '$$')} {role.args[-1]}"

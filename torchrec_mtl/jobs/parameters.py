@@ -1,6 +1,6 @@
-"""The settings that a class's constructor takes: name, type, default and what its docstring says of each.
+"""The settings that a constructor accepts: name, type, default, and the description in its docstring.
 
-Values are parsed and checked against annotations by jsonargparse.
+jsonargparse parses values and checks them against annotations.
 """
 
 import ast
@@ -25,10 +25,10 @@ class Parameter:
     """One setting.
 
     Args:
-        path: such as ``model_args.num_layers``.
-        annotation: its type, made of plain ones.
-        default: its value where nothing else is said.
-        description: a sentence.
+        path: path of the setting, such as ``model_args.num_layers``.
+        annotation: type of the setting, made of plain types.
+        default: value of the setting if nothing else is given.
+        description: sentence that describes the setting.
     """
 
     path: str
@@ -38,7 +38,7 @@ class Parameter:
 
     @property
     def kind(self) -> str:
-        """The type, as help and errors say it.
+        """The type as help and errors name it.
 
         Example::
 
@@ -48,10 +48,10 @@ class Parameter:
         return _kind(self.annotation)
 
     def parse(self, text: str) -> Any:
-        """The value that ``text`` stands for, as JSON, YAML or Python write it; a bare word is a string.
+        """Parses ``text``, written as in JSON, YAML or Python; a bare word is a string.
 
         Raises:
-            InputError: if it is of another type.
+            InputError: if the value is of another type.
 
         Example::
 
@@ -62,7 +62,7 @@ class Parameter:
             torchrec_mtl.errors.InputError: `dropout` (='lots') must be of type float
         """
         try:
-            value = ast.literal_eval(text)  # (64, 32), None and True as Python has them
+            value = ast.literal_eval(text)  # Python's (64, 32), None and True
             written = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             written = text
@@ -71,13 +71,13 @@ class Parameter:
         try:
             value = parser.parse_args([f"--value={written}"]).value
         except (ArgumentError, OverflowError, SystemExit) as error:  # a number may be too large for its type
-            raise InputError(f"`{self.path}` (={text!r}) must be {self.told}") from error
+            raise InputError(f"`{self.path}` (={text!r}) must be {self.rule}") from error
         if value is None and not _allows_none(self.annotation):
-            raise InputError(f"`{self.path}` (={text!r}) must be {self.told}")
+            raise InputError(f"`{self.path}` (={text!r}) must be {self.rule}")
         return value
 
     @property
-    def told(self) -> str:
+    def rule(self) -> str:
         """What a value must be."""
         return self.kind if self.kind.startswith("one of") else f"of type {self.kind}"
 
@@ -85,13 +85,13 @@ class Parameter:
 def parameters(
     taker: Callable[..., Any], prefix: str, given: Mapping[str, Any], skip: Sequence[str] = ()
 ) -> dict[str, Parameter]:
-    """The settings of ``taker``'s constructor by path; a frozen dataclass among its values has settings of its own.
+    """The settings of a constructor by path; a default that is a frozen dataclass contributes settings of its own.
 
     Args:
-        taker: a class, or a function.
-        prefix: of the paths.
-        given: values that hold in the place of the signature's defaults.
-        skip: arguments that are no settings.
+        taker: class or function that accepts the settings.
+        prefix: prefix of the paths.
+        given: values that replace defaults of the signature.
+        skip: arguments that are not settings.
 
     Example::
 
@@ -104,7 +104,7 @@ def parameters(
     target = taker.__init__ if inspect.isclass(taker) else taker
     hints = typing.get_type_hints(target)
     described = parse_docstring(taker.__doc__ or "").params
-    told = {p.arg_name: " ".join((p.description or "").replace("``", "").split()) for p in described}
+    descriptions = {p.arg_name: " ".join((p.description or "").replace("``", "").split()) for p in described}
     found: dict[str, Parameter] = {}
     for name, parameter in inspect.signature(taker).parameters.items():
         value = given.get(name, parameter.default)
@@ -114,12 +114,12 @@ def parameters(
         if is_dataclass(value) and not isinstance(value, type):
             found |= parameters(type(value), f"{path}.", vars(value))
         elif _is_plain(hints.get(name)):
-            found[path] = Parameter(path, hints[name], value, told.get(name, ""))
+            found[path] = Parameter(path, hints[name], value, descriptions.get(name, ""))
     return found
 
 
 def _is_plain(annotation: Any) -> bool:
-    """Whether values are written as JSON: never a class to import, nor a file to read."""
+    """Whether values can be written as JSON: a setting never names a class to import or a file to read."""
     if annotation in _PLAIN or typing.get_origin(annotation) is typing.Literal:
         return True
     if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):

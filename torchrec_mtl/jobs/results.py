@@ -1,4 +1,4 @@
-"""What a training job leaves: a table, ``results.json`` and a picture."""
+"""The results of a training job: a table, ``results.json`` and a picture."""
 
 import json
 import math
@@ -19,14 +19,14 @@ from torchrec_mtl.training.result import TrainingResult
 
 @dataclass(frozen=True)
 class ModelReport:
-    """One model's run.
+    """The run of one model.
 
     Args:
-        config: what was run.
-        result: its training.
-        num_parameters: of the whole model, tables included.
+        config: settings of the run.
+        result: result of the training.
+        num_parameters: number of parameters of the whole model, tables included.
         test: test rows ``{task, space, metric, value}``; empty if the test split was not read.
-        curves: calibration on the test split, by task.
+        curves: calibration curves on the test split, by task.
     """
 
     config: RunConfig
@@ -37,17 +37,17 @@ class ModelReport:
 
     @property
     def title(self) -> str:
-        """The model's name in tables and pictures."""
+        """Name of the model in tables and pictures."""
         return self.config.system.title
 
     def value(self, metric: str, task: str, space: str) -> float:
-        """``metric`` of ``task`` in ``space`` on the test split; NaN where it was not measured."""
+        """Value of ``metric`` for ``task`` in ``space`` on the test split; NaN if it was not measured."""
         key = (metric, task, space)
         return next((r["value"] for r in self.test if (r["metric"], r["task"], r["space"]) == key), math.nan)
 
 
 def save_report(report: ModelReport, file: Path) -> None:
-    """Keeps a finished model's run, so that a job that goes on need not repeat it nor read the test split again."""
+    """Saves the run of a finished model, so that a resumed job neither repeats it nor reads the test split again."""
     curves = {task: [values.tolist() for values in curve] for task, curve in report.curves.items()}
     write_whole(
         file,
@@ -64,7 +64,7 @@ def save_report(report: ModelReport, file: Path) -> None:
 
 
 def read_report(config: RunConfig, file: Path) -> ModelReport | None:
-    """What `save_report` kept of the run of ``config``, or None."""
+    """The run of ``config`` that `save_report` saved, or None."""
     if not file.is_file():
         return None
     kept = json.loads(file.read_text())
@@ -73,14 +73,14 @@ def read_report(config: RunConfig, file: Path) -> ModelReport | None:
 
 
 def _single_task(reports: Sequence[ModelReport]) -> ModelReport | None:
-    """The base of RelaImpr and Gain, where it was run."""
+    """The run of Single-Task, which RelaImpr and Gain compare with, if there is one."""
     return next((report for report in reports if report.config.name == "single_task"), None)
 
 
 def result_rows(reports: Sequence[ModelReport], dataset: str) -> Measurements:
-    """Rows ``{model, seed, dataset, split, task, space, metric, value}``: the test split, and the run's own figures.
+    """Rows ``{model, seed, dataset, split, task, space, metric, value}`` of the test split and of the runs as a whole.
 
-    Those have no task and no space. A metric that is undefined, one class being absent, has the value None.
+    Rows of a whole run have no task and no space. A metric that is undefined because a class is absent is None.
     """
     rows: Measurements = []
     base = _single_task(reports)
@@ -108,7 +108,7 @@ def _defined(value: float | None) -> float | None:
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:
-    """Lines of left-aligned columns, the first line underlined."""
+    """Lines of left-aligned columns, with a rule below the first line."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
@@ -120,9 +120,9 @@ def table(
     metrics: Sequence[str] = ("auc",),
     known: Mapping[str, Metric] = METRICS,
 ) -> str:
-    """Each metric on the test split, of each task in each of its spaces; speed, size and loss beside the first.
+    """Each metric on the test split, for each task and sample space; speed, size and loss are beside the first metric.
 
-    AUC comes with RelaImpr over Single-Task in percent.
+    AUC is shown with RelaImpr over Single-Task in percent.
     """
     base = _single_task(reports)
     later = [task for task in tasks if len(tasks.spaces(task)) > 1]
@@ -153,7 +153,7 @@ def table(
 
 
 def draw(reports: Sequence[ModelReport], tasks: TaskForest, file: Path, metric: str, title: str) -> None:
-    """``metric`` on validation over training, and calibration on the test split; a column a task."""
+    """Draws ``metric`` on validation during training, and calibration on the test split, in a column for each task."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -188,19 +188,19 @@ def write_report(
     metrics: Sequence[str] = ("auc",),
     known: Mapping[str, Metric] = METRICS,
 ) -> None:
-    """Prints the table and writes it with ``report.png`` and ``results.json`` into ``directory``.
+    """Prints the table, and writes it with ``report.png`` and ``results.json`` into ``directory``.
 
-    ``results.json`` comes last and whole: where it is, the run is.
+    ``results.json`` is written last and whole: a run that has it is finished.
 
     Args:
-        reports: the models' runs.
-        schema: of their data.
-        directory: where the files go.
-        metrics: names of ``known`` that the table shows, in order; the picture shows the first.
-        known: what the runs measured; ``results.json`` has all of it.
+        reports: runs of the models.
+        schema: schema of their data.
+        directory: folder of the files.
+        metrics: names of ``known`` metrics that the table shows, in order; the picture shows the first.
+        known: all metrics that the runs measured; ``results.json`` has all of them.
 
     Raises:
-        InputError: if a metric is unknown, or needs groups that the data has not.
+        InputError: if a metric is unknown, or needs groups that the data does not have.
     """
     for metric in metrics:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)

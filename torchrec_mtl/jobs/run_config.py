@@ -1,4 +1,4 @@
-"""What a run is: plain frozen values, of which only the classes of system and loss are not JSON."""
+"""The settings of a run: plain frozen values; only the classes of the system and the loss are not JSON."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,16 +14,16 @@ from torchrec_mtl.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One system's run.
+    """The run of one system.
 
     Args:
-        system: what is trained.
-        embedding_dim: ``D`` of every table; TAFE's paper has 18.
-        table_init: standard deviation of the tables' initial values, drawn from a normal distribution.
-        loss: the class of the loss; the system's by default.
-        model_args: the model's own arguments.
-        loss_args: its loss's.
-        training: see `TrainingConfig`.
+        system: system that is trained.
+        embedding_dim: dimension ``D`` of every embedding table; TAFE's paper has 18.
+        table_init: standard deviation of the normal distribution from which tables are initialised.
+        loss: class of the loss; the loss of the system by default.
+        model_args: arguments of the model.
+        loss_args: arguments of the loss.
+        training: settings of the training, see `TrainingConfig`.
 
     Raises:
         InputError: if a number is out of its range.
@@ -45,11 +45,11 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """The system's."""
+        """Name of the system."""
         return self.system.name
 
     def as_dict(self) -> dict[str, Any]:
-        """In plain values, for JSON: the classes by their names."""
+        """The settings in plain values, for JSON; classes are given by name."""
         others = [each.name for each in fields(self) if each.name not in ("system", "loss")]
         return {
             "system": self.name,
@@ -59,7 +59,7 @@ class RunConfig:
 
 
 def loss_name(loss: Callable[..., nn.Module]) -> str:
-    """Its key in `LOSSES`, or for one from elsewhere ``module:CLASS``.
+    """Key of the loss in `LOSSES`, or ``module:CLASS`` for a loss from elsewhere.
 
     Example::
 
@@ -71,7 +71,7 @@ def loss_name(loss: Callable[..., nn.Module]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Values as JSON has them."""
+    """The value in types that JSON has."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, Mapping):
@@ -80,7 +80,7 @@ def plain(value: Any) -> Any:
 
 
 def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting that differs between what a run was made with and what is asked for, told; or None.
+    """Describes the first setting that differs between a finished run and the one that is asked for; None if none does.
 
     Example::
 
@@ -96,7 +96,7 @@ def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str 
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration by path."""
+    """The values of a nested configuration by path."""
     settings: dict[str, Any] = {}
     for name, value in config.items():
         settings |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}

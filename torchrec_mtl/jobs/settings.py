@@ -1,4 +1,4 @@
-"""The settings that make a run: ``path=value``, checked against the constructors that take them."""
+"""Makes a run from settings ``path=value``, checked against the constructors that accept them."""
 
 import inspect
 import json
@@ -19,12 +19,12 @@ from torchrec_mtl.training.config import TableConfig, TrainingConfig
 
 @dataclass(frozen=True)
 class Settings:
-    """Values found or published for a data set: they come before those of the command line.
+    """Values found or published for a data set; the command line overrides them.
 
     Args:
-        common: path -> value, of every system.
-        systems: a system's name -> path -> value, for it and its ablations. A system without any has ``common`` and its
-            constructors' defaults.
+        common: values for every system, by path.
+        systems: values for a system and its ablations, by the system's name and by path. A system without entry has the
+            ``common`` values and the defaults of its constructors.
     """
 
     common: Mapping[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Settings:
 PAPER = Settings(
     common={
         "training.evaluations_per_epoch": 4,
-        "training.table.optimizer": "adam",  # as for all their parameters
+        "training.table.optimizer": "adam",  # which the papers use for all parameters
         "training.table.learning_rate": 1e-3,
     },
     systems={"bpcm": {"embedding_dim": 5}},
@@ -47,11 +47,11 @@ PAPER = Settings(
 
 
 def run_parameters(system: System, loss: Callable[..., nn.Module]) -> dict[str, Parameter]:
-    """Every setting of a run of ``system`` with ``loss``, by path, with its default."""
+    """Every setting of a run of ``system`` with ``loss``, by path."""
     described = parameters(RunConfig, "", {}, skip=["system", "loss", "model_args", "loss_args", "training"])
     own_loss = system.loss_args if loss is system.loss else {}
-    told = f"one of {', '.join(LOSSES)}, or package.module:CLASS"
-    described["loss"] = Parameter("loss", str, loss_name(loss), told)
+    description = f"class of the loss, one of {', '.join(LOSSES)}, or package.module:CLASS"
+    described["loss"] = Parameter("loss", str, loss_name(loss), description)
     skip = ["features", "tasks", *system.fixed]
     described |= parameters(system.model, "model_args.", system.model_args, skip)
     described |= parameters(loss, "loss_args.", own_loss, ["tasks", *(system.fixed if own_loss else ())])
@@ -61,20 +61,20 @@ def run_parameters(system: System, loss: Callable[..., nn.Module]) -> dict[str, 
 def make_config(
     system: System, settings: Settings, overrides: Sequence[str] = (), others: Sequence[str] = ()
 ) -> RunConfig:
-    """A run of ``system`` with ``settings``, of which ``overrides``, ``path=value``, replace some.
+    """Makes the run of ``system`` with ``settings``, some of which ``overrides`` (``path=value``) replace.
 
-    A path that begins with a system's name (``tafe.model_args.num_layers=4``) holds for that system and its ablations.
-    Of what ``settings`` has for losses, each loss gets what it takes.
+    A path that begins with the name of a system (``tafe.model_args.num_layers=4``) applies to that system and its
+    ablations. A loss gets only those loss arguments of ``settings`` that it accepts.
 
     Args:
-        system: what is trained.
-        settings: what holds where nothing else is said.
-        overrides: what else is said.
-        others: names of systems from elsewhere that overrides may begin with.
+        system: system to train.
+        settings: values that hold unless they are overridden.
+        overrides: settings that replace them.
+        others: names of systems from elsewhere, with which overrides may begin.
 
     Raises:
-        InputError: if a path leads nowhere, would make another system of this one, a value is of another type or out of
-            its range, or one without a default is not given.
+        InputError: if a path does not exist, a setting would turn the system into another, a value is of another type
+            or out of its range, or a value without default is missing.
 
     Example::
 
@@ -104,7 +104,7 @@ def make_config(
 
 
 def _own(system: System, overrides: Sequence[str], systems: set[str]) -> dict[str, str]:
-    """Path -> text of the overrides that hold for ``system``."""
+    """The overrides that apply to ``system``: path -> text."""
     own: dict[str, str] = {}
     for override in overrides:
         path, equals, text = override.partition("=")
@@ -125,7 +125,7 @@ _ROOTS = ("model_args", "loss_args", "training")
 
 
 def _values(texts: Mapping[str, str], known: Mapping[str, Parameter], system: System) -> Iterator[tuple[str, Any]]:
-    """Path and checked value of each text; what a mapping holds for one table comes as that table's own."""
+    """Yields the path and the checked value of each text; values of single tables come one by one."""
     for path, text in texts.items():
         value = _parameter(path, known, system).parse(text)
         if path != "training.tables":
@@ -150,7 +150,7 @@ def _loss(system: System, text: str | None) -> Callable[..., nn.Module]:
 
 
 def _keys(path: str) -> list[str]:
-    """A path's parts; a table's name may have dots of its own."""
+    """The parts of a path; the name of a table may contain dots."""
     if path.startswith("training.tables."):
         name, _, key = path.removeprefix("training.tables.").rpartition(".")
         return ["training", "tables", name, key]
@@ -168,8 +168,8 @@ def _parameter(path: str, known: Mapping[str, Parameter], system: System) -> Par
     if leaf in system.fixed and folders:
         raise InputError(f"`{path}` is what makes {system.name} this system, and cannot be set")
     near = nearest(path, known)
-    told = f"the nearest is {near!r}" if near else "`--help` lists them"
-    raise InputError(f"{system.name} has no setting {path!r}; {told}")
+    hint = f"the nearest is {near!r}" if near else "`--help` lists them"
+    raise InputError(f"{system.name} has no setting {path!r}; {hint}")
 
 
 def _written(value: Any) -> str:
@@ -177,7 +177,7 @@ def _written(value: Any) -> str:
 
 
 def _replaced(config: Any, tree: Mapping[str, Any]) -> Any:
-    """``config`` with the leaves of ``tree`` in their places."""
+    """A copy of ``config`` in which the leaves of ``tree`` replace its values."""
     if isinstance(config, Mapping):
         return {**config, **{key: _merged(config.get(key), value) for key, value in tree.items()}}
     return replace(config, **{key: _merged(getattr(config, key), value) for key, value in tree.items()})
@@ -188,7 +188,7 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def describe(configs: Sequence[RunConfig]) -> str:
-    """Every setting of the runs: value, type and what it is; those that all runs share once."""
+    """Lists every setting of the runs with value, type and description; settings that all runs share appear once."""
     each = {config.name: (run_parameters(config.system, config.loss), flat(config.as_dict())) for config in configs}
     parts: list[str] = []
     for name, (known, values) in each.items():

@@ -1,4 +1,4 @@
-"""One system's run: trained, measured on the test split once, and told as a `ModelReport`."""
+"""Trains one system, and measures it on the test split once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,9 +31,9 @@ def train_model(
     stop_requested: Callable[[], bool] = lambda: False,
     metrics: Mapping[str, Metric] = METRICS,
 ) -> ModelReport:
-    """Trains one model, then reads the test split, once; where ``splits`` has none, it ends with validation.
+    """Trains one model and reads the test split once; without a test split in ``splits``, it ends with validation.
 
-    It starts where an interrupted call for the same ``directory`` stopped; ``result.stopped`` says if this one was.
+    Resumes from what an interrupted call left in ``directory``; ``result.stopped`` says whether this call was stopped.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     title = config.system.title

@@ -32,7 +32,7 @@ from torchrec_mtl.training.process_group import default_device, on_first_rank, p
 
 
 def parser() -> Parser:
-    """The options; settings are of the form path=value."""
+    """The options; settings have the form path=value."""
     options = Parser(prog="torchrec-mtl train", description=__doc__, add_help=False)
     options.add_argument(
         "settings_given", metavar="path=value", nargs="*", help="settings, such as training.max_epochs=3"
@@ -40,37 +40,41 @@ def parser() -> Parser:
     options.add_argument(
         "--models",
         default="single_task,shared_bottom,bpcm,tafe",
-        help=f"names, by commas (%(default)s), of {', '.join(SYSTEMS)}; or package.module:SYSTEM",
+        help=f"models, separated by commas (%(default)s): {', '.join(SYSTEMS)}, or package.module:SYSTEM",
     )
     options.add_argument(
         "--dataset",
         default="complete_journey",
-        help=f"one of {', '.join(DATASETS)} (%(default)s); package.module:DATA_SET; or a prepared data set's folder",
+        help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or folder of a prepared data set (%(default)s)",
     )
-    options.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
+    options.add_argument(
+        "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
+    )
     options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
     options.add_argument(
         "--settings",
         default="",
-        help=f"where settings start from, {' or '.join(SETTINGS)} (the data set's own, or paper)",
+        help=f"initial settings, {' or '.join(SETTINGS)} (those of the data set, otherwise paper)",
     )
     options.add_argument(
         "--metrics",
         default="auc",
-        help=f"that tables show, by commas (%(default)s), of {', '.join(METRICS)}; or package.module:METRIC",
+        help=f"metrics in tables, separated by commas (%(default)s): {', '.join(METRICS)}, or package.module:METRIC",
     )
-    options.add_argument("--seed", type=int, default=0, help="of initialisation and row order (%(default)s)")
-    options.add_argument("--name", default="", help="of the run, a new one or one to go on with (the date and time)")
-    options.add_argument("--output", default="runs", help="folder for runs (%(default)s)")
-    options.add_argument("--show-config", action="store_true", help="print the run as it would be made, and stop")
+    options.add_argument("--seed", type=int, default=0, help="seed of initialisation and row order (%(default)s)")
     options.add_argument(
-        "-h", "--help", action="store_true", help="print this with every setting of --models, and stop"
+        "--name", default="", help="name of the run, a new one or an unfinished one to resume (date and time)"
+    )
+    options.add_argument("--output", default="runs", help="folder of all runs (%(default)s)")
+    options.add_argument("--show-config", action="store_true", help="print the settings of the runs, and stop")
+    options.add_argument(
+        "-h", "--help", action="store_true", help="print this help with every setting of --models, and stop"
     )
     return options
 
 
 def configure(args: argparse.Namespace) -> list[RunConfig]:
-    """The models' runs, checked before anything is read."""
+    """The runs of the models, checked before any data is read."""
     if args.settings:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]
@@ -91,16 +95,16 @@ def check_arguments(argv: Sequence[str]) -> list[RunConfig]:
     """The runs that a command line asks for.
 
     Raises:
-        InputError: if it asks for none that can be made, whatever the data.
+        InputError: if they cannot be made, whatever the data.
     """
     return configure(parser().parse(argv))
 
 
 def find_systems(models: str) -> list[System]:
-    """The systems that are named, by commas.
+    """The systems named in ``models``, separated by commas.
 
     Raises:
-        InputError: if there is no such system, or two have one name.
+        InputError: if there is no such system, or two have the same name.
     """
     systems = [named("model", name, SYSTEMS, System) for name in models.split(",")]
     for system in systems:
@@ -110,11 +114,11 @@ def find_systems(models: str) -> list[System]:
 
 
 def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Path:
-    """The run's own folder: a new one, or that of an unfinished run of the same settings, which goes on.
+    """The folder of the run: a new one, or that of an unfinished run with the same settings, which resumes.
 
     Raises:
-        InputError: if the run there is finished or was made with other settings; or if there is no name, and torchrun
-            would start this job again under another one.
+        InputError: if the run is finished or was made with other settings; or if the run has no name but torchrun may
+            restart it, which would give it a new name.
     """
     if not args.name and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise InputError("`name` must be given to a run that torchrun restarts, for it to be found again")
@@ -134,7 +138,7 @@ def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Pat
 
 
 def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
-    """Builds every model on ``meta``: a wrong argument of the last one is told before the first is trained."""
+    """Builds every model on ``meta``, so that a wrong argument of any is reported before the first is trained."""
     for config in configs:
         parts = dist.get_world_size() * config.training.micro_batches
         if config.training.batch_size % parts:
@@ -146,7 +150,7 @@ def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
 
 
 def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
-    """The whole job."""
+    """Runs the whole job."""
     device = default_device()
     shown = named_metrics(args.metrics)
     known = {**METRICS, **shown}
@@ -167,7 +171,7 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
                 report = train_model(config, schema, splits, device, own, stop, known)
                 if report.result.stopped:
                     if dist.get_rank() == 0:
-                        print(f"{directory}: not finished; the same command with `--name {directory.name}` goes on")
+                        print(f"{directory}: not finished; the same command with `--name {directory.name}` resumes it")
                     return
                 if dist.get_rank() == 0:
                     save_report(report, own / "report.json")
@@ -177,11 +181,11 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Status 0, when told to stop too.
+    """Runs the job and returns status 0, also if the job was asked to stop.
 
     Raises:
-        InputError: for a user's mistake.
-        TrainingError: for a run that cannot go on.
+        InputError: if the user made a mistake.
+        TrainingError: if the run cannot continue.
     """
     options = parser()
     args = options.parse(argv)

@@ -1,4 +1,4 @@
-"""What a training run is: plain frozen values, checked where they are made."""
+"""The settings of a training run: plain frozen values, checked where they are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -24,21 +24,21 @@ NON_FINITE = ("stop", "skip")
 
 @dataclass(frozen=True)
 class TableConfig:
-    """How a table is stepped and where it lies.
+    """How embedding tables are updated and placed.
 
     Args:
-        optimizer: ``"rowwise_adagrad"``, ``"adagrad"`` and ``"sgd"`` run fused with the backward pass. ``"adam"``
-            does on CUDA; fbgemm has none for the CPU, so there the table is replicated and stepped as dense
-            parameters are, which suits small tables.
-        learning_rate: of the table.
-        sharding: a TorchRec sharding type, or ``"auto"`` for the planner's choice among those that keep the
-            optimizer fused. ``"data_parallel"`` replicates the table on every rank and steps it after the backward
-            pass with the same optimizer. Under column-wise types, ``"table_column_wise"`` and ``"grid_shard"``,
-            row-wise Adagrad keeps a state for each row of each column shard: training then differs from that of the
-            whole table.
+        optimizer: optimizer of the table. ``"rowwise_adagrad"``, ``"adagrad"``, ``"sgd"`` are fused with the backward
+            pass. ``"adam"`` is fused on CUDA only: fbgemm has no Adam for the CPU, where the table is replicated and
+            updated as dense parameters are, which suits small tables.
+        learning_rate: learning rate of the table.
+        sharding: TorchRec sharding type of the table, or ``"auto"``: the planner chooses among the types that keep the
+            optimizer fused. ``"data_parallel"`` replicates the table on every rank and updates it after the backward
+            pass with the same optimizer. With the column-wise types (``"column_wise"``, ``"table_column_wise"``,
+            ``"grid_shard"``), row-wise Adagrad keeps a state for each row of each column shard, so training differs
+            from that of the whole table.
 
     Raises:
-        InputError: if an optimizer or sharding is unknown or the rate negative.
+        InputError: if an optimizer or sharding type is unknown, or the learning rate is negative.
     """
 
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
@@ -53,13 +53,13 @@ class TableConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How dense parameters are stepped: with AdamW.
+    """How dense parameters are updated, with AdamW.
 
     Args:
-        learning_rate: of the dense parameters.
-        weight_decay: of the dense parameters, decoupled from the gradient.
-        max_gradient_norm: gradients of one step are scaled down to this norm, taken over all parameters stepped after
-            the backward pass; 0 leaves them. Tables with fused optimizers have no part in it.
+        learning_rate: learning rate of the dense parameters.
+        weight_decay: weight decay of the dense parameters, decoupled from the gradient.
+        max_gradient_norm: norm to which the gradients of a step are scaled down, taken over all parameters that are
+            updated after the backward pass; 0 for no limit. Tables with fused optimizers are not included.
 
     Raises:
         InputError: if a number is negative.
@@ -75,12 +75,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When the state of a run is kept.
+    """When the state of a run is saved.
 
     Args:
-        interval: steps between checkpoints, besides the one after every evaluation; 0 for none.
-        keep_last: how many of the newest stay; the best by validation stays too.
-        asynchronous: whether files are written while training goes on, from a copy in host memory.
+        interval: number of steps between checkpoints, in addition to the checkpoint after every evaluation; 0 for none.
+        keep_last: number of newest checkpoints to keep; the best one by validation is kept too.
+        asynchronous: whether files are written while training continues, from a copy in host memory.
 
     Raises:
         InputError: if a number is out of its range.
@@ -97,30 +97,31 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training run.
+    """The settings of one training run.
 
     Args:
-        batch_size: rows a step, over all ranks.
-        micro_batches: in how many parts, one after the other, a step's rows go through the model; gradients of
-            dense parameters and replicated tables are accumulated, tables with fused optimizers are stepped by every
-            part.
-        shuffle_window: rows that are shuffled together, see `torchrec_mtl.data.BatchLoader`; 0 for all of the split.
-        max_epochs: passes over the training split at most.
-        evaluations_per_epoch: how often the validation split is read in an epoch.
-        early_stopping_metric: the name of the metric by which validation chooses the best weights: its mean over the
-            tasks, over all impressions. Which way is better is the metric's; `fit` looks it up.
-        patience: evaluations without a better one after which training stops.
-        seed: of initialisation, dropout and the order of rows. The same seed, ranks and threads on a CPU repeat a
-            run bit for bit.
+        batch_size: number of rows in a step, over all ranks.
+        micro_batches: number of parts that the rows of a step are split into and that go through the model one after
+            the other. Gradients of dense parameters and replicated tables are accumulated; tables with fused optimizers
+            are updated by every part.
+        shuffle_window: number of rows that are shuffled together, see `torchrec_mtl.data.BatchLoader`; 0 for the whole
+            split.
+        max_epochs: largest number of passes over the training split.
+        evaluations_per_epoch: number of times that the validation split is evaluated in an epoch.
+        early_stopping_metric: name of the metric by which validation chooses the best weights: its mean over the tasks,
+            over all impressions. The metric itself says whether higher or lower is better.
+        patience: number of evaluations without improvement after which training stops.
+        seed: seed of initialisation, dropout and the order of rows. On a CPU, the same seed with the same number of
+            ranks and threads repeats a run bit for bit.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
-        learning_rate_decay: ``"none"``, or ``"linear"`` from the full rates at the first step to 0 after the last of
-            ``max_epochs``.
-        non_finite_loss: ``"stop"`` before anything is stepped, with the batch saved; or ``"skip"`` the batch and
-            count it.
-        optimizer: see `OptimizerConfig`.
-        table: see `TableConfig`; what holds for every table.
-        tables: exceptions, by the table's name: ``{"user": {"sharding": "row_wise"}}``.
-        checkpoint: see `CheckpointConfig`.
+        learning_rate_decay: ``"none"``, or ``"linear"`` from the full learning rates at the first step to 0 after the
+            last step of ``max_epochs``.
+        non_finite_loss: what to do when a loss is not finite: ``"stop"`` before any update and save the batch, or
+            ``"skip"`` the batch and count it.
+        optimizer: optimizer of dense parameters, see `OptimizerConfig`.
+        table: settings of all tables, see `TableConfig`.
+        tables: settings of single tables that differ, by table name: ``{"user": {"sharding": "row_wise"}}``.
+        checkpoint: when to save the state, see `CheckpointConfig`.
 
     Raises:
         InputError: if a value is out of its range.
@@ -166,7 +167,7 @@ class TrainingConfig:
                 raise InputError(f"`tables` of {name}: {error}") from None
 
     def table_config(self, name: str) -> TableConfig:
-        """What holds for the table ``name``.
+        """The settings of the table called ``name``.
 
         Example::
 

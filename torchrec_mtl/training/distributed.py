@@ -1,4 +1,4 @@
-"""From a model to sharded tables, replicated dense parameters and the optimizer of both."""
+"""From a model to sharded tables, replicated dense parameters, and one optimizer for both."""
 
 import hashlib
 from collections import defaultdict
@@ -32,17 +32,18 @@ _OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
 def distribute(
     train_model: nn.Module, config: TrainingConfig, device: torch.device
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
-    """Shards the tables, replicates the rest, and makes the optimizer that steps both.
+    """Shards the tables, replicates the other parameters, and makes the optimizer of both.
 
     Args:
-        train_model: a `MultiTaskTrain`; tables may be on ``meta``. They are (re-)initialised by their configs'
-            ``init_fn``, the same on any number of ranks.
-        config: tables, optimizer and seed are read.
-        device: where it runs. The process group must stand.
+        train_model: `MultiTaskTrain`, whose tables may be on ``meta``. Tables are initialised by the ``init_fn`` of
+            their configs, with the same values on any number of ranks.
+        config: settings of the run; its tables, optimizer and seed are used.
+        device: device of this rank. The process group must be set up.
 
     Returns:
-        The distributed model, and its optimizer for TorchRec's pipelines: fused table optimizers, if any, one AdamW of
-        the dense parameters and replicated Adam tables, and one for each other setting of replicated tables.
+        The distributed model and its optimizer for TorchRec's pipelines. The optimizer combines the fused table
+        optimizers, if any; one AdamW for the dense parameters and replicated tables with Adam; and one optimizer for
+        each other setting of replicated tables.
 
     Raises:
         InputError: see `plan_sharding`.
@@ -54,8 +55,8 @@ def distribute(
 def distribute_as_planned(
     train_model: nn.Module, plan: ShardingPlan, config: TrainingConfig, device: torch.device
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
-    """`distribute` with a plan of `plan_sharding`'s."""
-    tables: dict[str, tuple[str, Any]] = {}  # by parameter name: the table's name and init_fn
+    """`distribute` with a plan made by `plan_sharding`."""
+    tables: dict[str, tuple[str, Any]] = {}  # name and init_fn of each table, by the name of its parameter
     for path, collection in collections(train_model):
         for table in collection.embedding_bag_configs():
             tables[f"{path}.embedding_bags.{table.name}.weight"] = (table.name, table.init_fn)
@@ -65,7 +66,7 @@ def distribute_as_planned(
                 weights = collection.embedding_bags[table.name].parameters()
                 apply_optimizer_in_backward(optimizer, weights, {"lr": settings.learning_rate, **options})
         if plan.get_plan_for_module(path) is None:
-            collection.to_empty(device=device)  # sharding would see to it
+            collection.to_empty(device=device)  # which sharding does for the other tables
     sharders: Any = [TableSharder()]
     model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=sharders)
     start_tables(model, {name: init_fn for name, (_, init_fn) in tables.items()}, config.seed)
@@ -81,7 +82,7 @@ def distribute_as_planned(
         dense = {"params": list(stepped.values()), "lr": config.optimizer.learning_rate}
         groups = [{**dense, "weight_decay": config.optimizer.weight_decay}]
         groups += [{"params": list(of_rate.values()), "lr": rate} for (_, rate), of_rate in with_adam.items()]
-        return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)  # on a CPU ten times as fast on a table
+        return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)  # ten times as fast for a table on a CPU
 
     named = {name: p for parameters in (stepped, *with_adam.values()) for name, p in parameters.items()}
     after_backward: list[KeyedOptimizer] = [KeyedOptimizerWrapper(named, adam)]
@@ -94,7 +95,7 @@ def distribute_as_planned(
 def _blocks(
     init_fn: Callable[[Tensor], object], key: str, shape: torch.Size, first: int, last: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Blocks ``(first row, [rows, D])`` that cover rows ``first`` to ``last``, drawn each from a seed of its own."""
+    """Yields blocks ``(first row, [rows, D])`` that cover rows ``first`` to ``last``, each with a seed of its own."""
     num_rows, width = shape
     size = max(1, _BLOCK_ELEMENTS // width)
     for start in range(first // size * size, last, size):
@@ -107,15 +108,15 @@ def _blocks(
 
 @torch.no_grad()
 def start_tables(model: nn.Module, init_fns: dict[str, Callable[[Tensor], object]], seed: int) -> None:
-    """Draws every table anew, the same values on any number of ranks and under any sharding.
+    """Initialises every table with values that do not depend on the number of ranks or the sharding.
 
-    A table is drawn in blocks of rows, each with a generator seeded by ``seed``, the table and the block; a rank draws
+    A table is drawn in blocks of rows, each from a generator seeded by ``seed``, the table and the block. A rank draws
     the blocks that its shards touch.
 
     Args:
-        model: sharded or not.
-        init_fns: by a table's parameter name in ``model.state_dict()``, what fills ``[rows, D]`` on the CPU.
-        seed: of all.
+        model: model with the tables, sharded or not.
+        init_fns: functions that fill a block ``[rows, D]`` on the CPU, by the table's name in ``model.state_dict()``.
+        seed: seed of all tables.
     """
     state = model.state_dict()
     with torch.random.fork_rng(devices=[]):

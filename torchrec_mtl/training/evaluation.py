@@ -1,4 +1,4 @@
-"""Predictions of all ranks, measured."""
+"""Metrics of the predictions of all ranks."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -25,19 +25,18 @@ def evaluate(
     groups: Iterable[Tensor] | None = None,
     metrics: Mapping[str, Metric] = METRICS,
 ) -> MultiTaskMetrics:
-    """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures all ranks'.
+    """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures those of all ranks.
 
     Args:
-        model: a `MultiTaskTrain`, distributed or not.
-        batches: this rank's part of the split; as many on every rank, and of the same sizes.
-        tasks: the funnel.
-        device: where the model runs.
-        groups: of each batch, the integers ``[B]`` that group its rows for GAUC, those of padded rows left out; if
-            any.
-        metrics: what is measured, by name.
+        model: `MultiTaskTrain`, distributed or not.
+        batches: this rank's part of the split; all ranks need the same number of batches, of the same sizes.
+        tasks: funnel of tasks.
+        device: device of the model.
+        groups: integers ``[B]`` that group the rows of each batch for GAUC, padded rows left out; None for no groups.
+        metrics: metrics to measure, by name.
 
     Returns:
-        The metrics, to be computed by every rank.
+        The metrics; every rank must call ``compute()``.
     """
     collected = MultiTaskMetrics(tasks, groups is not None, metrics)
     was_training = model.training
@@ -46,7 +45,7 @@ def evaluate(
         for batch, of_batch in zip(batches, repeat(None) if groups is None else groups, strict=False):
             batch = batch.to(device)
             _, (_, logits, labels) = model(batch)
-            if of_batch is not None:  # padded rows are of no group, but their weight is 0
+            if of_batch is not None:  # padded rows get group 0, but their weight is 0
                 of_batch = pad(of_batch, (0, len(labels) - len(of_batch))).to(device)
             collected.update(logits.float(), labels, batch.weights, of_batch)
     model.train(was_training)
@@ -54,24 +53,25 @@ def evaluate(
 
 
 def early_stopping_metric(config: TrainingConfig, metrics: Mapping[str, Metric] = METRICS) -> Metric:
-    """What validation chooses the best weights by.
+    """The metric by which validation chooses the best weights.
 
     Raises:
-        InputError: if ``config`` names none of ``metrics``, or one that needs groups, which validation is without.
+        InputError: if ``config`` names a metric that is not in ``metrics``, or one that needs groups, which validation
+            does not have.
     """
     return find_metric(config.early_stopping_metric, metrics, "early_stopping_metric", with_groups=False)
 
 
 def by_task(rows: Measurements, metric: str) -> list[float]:
-    """The tasks' values of ``metric`` over all impressions, NaN where one is undefined."""
+    """The value of ``metric`` over all impressions for each task, NaN where it is undefined."""
     return [row["value"] for row in rows if (row["metric"], row["space"]) == (metric, "impressions")]
 
 
 def mean_over_tasks(rows: Measurements, metric: str) -> float:
-    """The mean of what `by_task` gives, of those that are defined: what early stopping goes by.
+    """The mean over the tasks of `by_task`, without undefined values. Early stopping compares these means.
 
     Raises:
-        InputError: if it is defined for no task.
+        InputError: if the metric is undefined for every task.
 
     Example::
 
@@ -89,7 +89,7 @@ def mean_over_tasks(rows: Measurements, metric: str) -> float:
 
 
 def suspicions(rows: Measurements) -> list[str]:
-    """What `suspicious` says of the tasks' AUCs over all impressions, by task; nothing where AUC is not measured.
+    """Warnings of `suspicious` about the tasks' AUCs over all impressions; none where AUC is not measured.
 
     Example::
 
@@ -101,9 +101,9 @@ def suspicions(rows: Measurements) -> list[str]:
     for row in rows:
         if row["space"] == "impressions":
             measured.setdefault(row["task"], {})[row["metric"]] = row["value"]
-    told = {
+    warnings = {
         task: suspicious(values["auc"], values["positives"], values["num_rows"] - values["positives"])
         for task, values in measured.items()
         if "auc" in values
     }
-    return [f"{task}: {text}" for task, text in told.items() if text]
+    return [f"{task}: {text}" for task, text in warnings.items() if text]

@@ -53,7 +53,7 @@ class StopRequest:
 
 
 def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
-    """Writes a batch and its logits as tensors, for ``torch.load(file)``."""
+    """Writes a batch and its logits as tensors that ``torch.load(file)`` reads."""
     sparse = batch.sparse_features
     contents = {
         "dense_features": batch.dense_features,

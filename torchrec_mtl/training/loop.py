@@ -104,7 +104,7 @@ class TrainingLoop:
             self.train_batches.load_state_dict(state["data"])
         except InputError as error:
             raise InputError(f"{checkpoint}: {error}") from error
-        _print_once(f"{self.description}: goes on from {checkpoint}")
+        _print_once(f"{self.description}: resumes from {checkpoint}")
         return TrainingResult(**state["result"])
 
     def _rate(self, step: int) -> float:
@@ -129,7 +129,7 @@ class TrainingLoop:
             result.stopped = self.step.stop
         self.checkpointer.wait()
         if result.stopped:
-            _print_once(f"{self.description}: told to stop, after step {result.step}")
+            _print_once(f"{self.description}: asked to stop, after step {result.step}")
         else:
             if result.without_gain >= self.config.patience:
                 _print_once(f"{self.description}: no better for {result.without_gain} evaluations, stopped")

@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind: a progress bar, JSON lines, TensorBoard."""
+"""What a run shows and records: a progress bar, JSON lines, TensorBoard events."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from torchrec_mtl.files import write_whole
 
 
 class _Lines:
-    """A text stream for tqdm where nothing can be overwritten: every update is a line of its own."""
+    """A text stream for tqdm that writes each update as a line, for outputs in which nothing can be overwritten."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -28,7 +28,7 @@ class _Lines:
 def progress_bar(
     description: str, total: int, disable: bool = False, done: int = 0, unit: str = "samples"
 ) -> "tqdm[Any]":
-    """A bar in ``unit``: redrawn in place on a terminal, a line every few seconds elsewhere (a file, a scheduler)."""
+    """A bar in ``unit``, redrawn in place on a terminal; elsewhere (a file, a scheduler) a line every few seconds."""
     on_terminal = sys.stderr.isatty()
     return tqdm(
         desc=description,
@@ -45,11 +45,11 @@ def progress_bar(
 
 
 class Monitor:
-    """Metrics of one run as JSON lines and TensorBoard events.
+    """Records the metrics of one run as JSON lines and TensorBoard events.
 
     Args:
-        directory: where ``metrics.jsonl`` and the events go; None writes nothing (ranks other than the first).
-        labels: put into every row, such as model, seed and dataset.
+        directory: folder of ``metrics.jsonl`` and the events; None to write nothing, as ranks other than the first do.
+        labels: values that are added to every row, such as model, seed and dataset.
     """
 
     def __init__(self, directory: Path | None, **labels: Any) -> None:
@@ -57,7 +57,7 @@ class Monitor:
         self.directory = directory
 
     def start(self, step: int) -> None:
-        """Opens the files, for what comes after ``step``; what a former process wrote of later steps is dropped."""
+        """Opens the files for rows after ``step``; drops rows of later steps that a former process wrote."""
         if self.directory is None:
             return
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What came of a run."""
+"""The result of a run."""
 
 from dataclasses import dataclass, field
 
@@ -7,20 +7,21 @@ from torchrec_mtl.training.evaluation import Measurements
 
 @dataclass
 class TrainingResult:
-    """What came of a run, or has come of it so far: with the checkpoint's tensors, all that is needed to go on.
+    """The result of a run so far; with the tensors of a checkpoint, it is all that is needed to resume.
 
     Args:
         history: validation rows ``{step, split, task, space, metric, value}``, in order.
-        best_step: the optimizer step whose weights are the best.
-        best_score: their early stopping metric on validation, as `mean_over_tasks` has it; None before the first one.
-        seconds: of training, evaluation and checkpoints left out.
-        num_rows: training rows taken, over all ranks.
-        num_skipped: batches left out because their loss was not finite.
-        epoch, epoch_step: the present epoch, and optimizer steps taken in it.
-        step: optimizer steps taken.
-        without_gain: evaluations since the best.
-        loss_sum, loss_rows: of the rows since the last evaluation.
-        stopped: whether the run was told to stop before its end.
+        best_step: optimizer step with the best weights.
+        best_score: early stopping metric of those weights on validation, see `mean_over_tasks`; None before the first
+            evaluation.
+        seconds: seconds of training, without evaluation and checkpoints.
+        num_rows: number of training rows used, over all ranks.
+        num_skipped: number of batches skipped because their loss was not finite.
+        epoch, epoch_step: present epoch, and number of optimizer steps taken in it.
+        step: number of optimizer steps taken.
+        without_gain: number of evaluations since the best one.
+        loss_sum, loss_rows: sum of the losses, and number of rows, since the last evaluation.
+        stopped: whether the run was asked to stop before its end.
     """
 
     history: Measurements = field(default_factory=list)
@@ -39,5 +40,5 @@ class TrainingResult:
 
     @property
     def samples_per_second(self) -> float:
-        """Training rows per second of training, over all ranks."""
+        """Training rows of all ranks per second of training."""
         return self.num_rows / self.seconds if self.seconds else 0.0

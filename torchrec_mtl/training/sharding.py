@@ -1,4 +1,4 @@
-"""Where each table lies: TorchRec's planner, within what the run asks for."""
+"""Where each table is placed: TorchRec's planner, within the settings of the run."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,25 +29,25 @@ REPLICATED = ShardingType.DATA_PARALLEL.value
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
-    """TorchRec's, with every sharding type on the CPU too, where TorchRec runs but does not offer the row-wise ones."""
+    """TorchRec's sharder with every type on the CPU too, where TorchRec runs row-wise types but does not offer them."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """All of them."""
+        """All sharding types."""
         return list(SHARDINGS[1:])
 
 
 def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection]]:
-    """The model's tables, with the path of each collection."""
+    """The collections of tables in the model, each with its path."""
     return ((path, m) for path, m in model.named_modules() if isinstance(m, EmbeddingBagCollection))
 
 
 def is_replicated(table: TableConfig, device: torch.device) -> bool:
-    """Whether every rank holds the whole table and steps it after the backward pass."""
+    """Whether every rank holds the whole table and updates it after the backward pass."""
     return table.sharding == REPLICATED or (table.optimizer == "adam" and device.type == "cpu")
 
 
 def _hbm(device: torch.device) -> int | None:
-    """Bytes of this rank's GPU; None, TorchRec's own guess, where there is none."""
+    """Bytes of memory of this rank's GPU; without a GPU, None, for which TorchRec uses a guess of its own."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
     return int(torch.cuda.get_device_properties(device).total_memory)
@@ -61,10 +61,10 @@ def _constraints(
             raise InputError(f"`sharding` (={config.sharding!r}) of {table.name} must be 'auto' with adam on a CPU")
         return ParameterConstraints(sharding_types=[REPLICATED], compute_kernels=["dense"])
     if config.sharding != "auto":
-        # as many column shards as there are ranks; fbgemm's rows are of multiples of four columns
+        # as many column shards as ranks; fbgemm needs multiples of four columns
         narrowest = max(4, -(-table.embedding_dim // (4 * world_size)) * 4)
         return ParameterConstraints(sharding_types=[config.sharding], min_partition=narrowest)
-    # replicated tables, which the planner likes for small ones, would lose an optimizer that runs in the backward pass
+    # the planner likes to replicate small tables, but a replicated table cannot have a fused optimizer
     offered = EmbeddingBagCollectionSharder().sharding_types(device.type)
     return ParameterConstraints(sharding_types=[kind for kind in offered if kind != REPLICATED])
 
@@ -76,22 +76,22 @@ def plan_sharding(
     world_size: int | None = None,
     local_world_size: int | None = None,
 ) -> ShardingPlan:
-    """A plan for all tables, each sharded as the run says or as the planner finds best.
+    """Plans where to place all tables, each as the run says or as the planner finds best.
 
     Args:
-        model: holds `EmbeddingBagCollection`\\ s, on any device, ``meta`` included.
-        config: its ``table`` and ``tables`` are read.
-        device: where the model will run.
-        world_size: for how many ranks; by default, all of the process group, whose ranks then all call this and get
-            the first one's plan.
-        local_world_size: ranks a node.
+        model: model with `EmbeddingBagCollection` modules, on any device, ``meta`` included.
+        config: settings of the run; its ``table`` and ``tables`` are used.
+        device: device that the model will run on.
+        world_size: number of ranks to plan for. By default, all ranks of the process group; they must all call this
+            function, and get the plan of the first rank.
+        local_world_size: number of ranks on a node.
 
     Raises:
-        InputError: if ``tables`` names a table that the model has not, a table's dimension is none that fbgemm can
-            do, or the planner finds no plan.
+        InputError: if ``tables`` names a table that the model does not have, fbgemm does not support a table's
+            dimension, or the planner finds no plan.
 
     Returns:
-        The plan; an empty one where every table is replicated.
+        The plan, which is empty if every table is replicated.
     """
     configs = {table.name: table for _, c in collections(model) for table in c.embedding_bag_configs()}
     for name in config.tables:
@@ -103,11 +103,11 @@ def plan_sharding(
         name: _constraints(table, config.table_config(name), device, world_size) for name, table in configs.items()
     }
     if all(is_replicated(config.table_config(name), device) for name in configs):
-        return ShardingPlan({})  # TorchRec leaves tables without a plan as they are
+        return ShardingPlan({})  # TorchRec does not touch tables without a plan
     for name, table in configs.items():
         if table.embedding_dim % 4:
-            told = f"`embedding_dim` (={table.embedding_dim}) of {name} must be a multiple of 4 in fbgemm's operators"
-            raise InputError(f"{told}; tables that are all replicated may have any")
+            rule = f"`embedding_dim` (={table.embedding_dim}) of {name} must be a multiple of 4 in fbgemm's operators"
+            raise InputError(f"{rule}; tables that are all replicated may have any")
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=local_world_size or get_local_size(world_size)),
         HardwareConfig(hbm_cap_bytes=_hbm(device)),
@@ -132,12 +132,12 @@ def plan_sharding(
 
 
 def _state_bytes(optimizer: str, rows: int, columns: int) -> int:
-    """Of the optimizer, for a shard, in fp32."""
+    """Bytes of the optimizer state of a shard, in fp32."""
     return 4 * {"rowwise_adagrad": rows, "adagrad": rows * columns, "sgd": 0, "adam": 2 * rows * columns}[optimizer]
 
 
 def _shards(sharding: ParameterSharding, rows: int, columns: int, world_size: int) -> list[tuple[int, int, int]]:
-    """``(rank, rows, columns)`` of each."""
+    """``(rank, rows, columns)`` of each shard."""
     if sharding.sharding_spec is None:
         return [(rank, rows, columns) for rank in range(world_size)]
     placed = sharding.sharding_spec.shards  # type: ignore[attr-defined]
@@ -145,15 +145,15 @@ def _shards(sharding: ParameterSharding, rows: int, columns: int, world_size: in
 
 
 def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, world_size: int) -> str:
-    """The plan as a table: each table's sharding and ranks, and the memory of each rank.
+    """The plan as a table: the sharding and ranks of each table, and the memory of each rank.
 
-    Memory is that of parameters and optimizer states; activations and buffers of the communication come on top.
+    The memory is that of parameters and optimizer states; activations and communication buffers need more.
 
     Args:
-        plan: of `plan_sharding`.
-        model: the same.
-        config: the same.
-        world_size: ranks.
+        plan: plan made by `plan_sharding`.
+        model: model that was planned.
+        config: settings that were planned with.
+        world_size: number of ranks.
     """
     lines = [f"sharding over {world_size} rank{'s' * (world_size > 1)}"]
     memory: dict[int, int] = defaultdict(int)

@@ -1,8 +1,8 @@
-"""One optimizer step of all ranks together: what they must agree on, and when parameters move.
+"""One optimizer step of all ranks together: what they must agree on, and when parameters are updated.
 
-Ranks may have different numbers of rows, one may find a NaN, one may be told to stop. Before each backward pass a
+Ranks may have different numbers of rows, one may find a NaN, one may be asked to stop. Before each backward pass a
 single small collective tells all of them, so that the loss is the mean over the rows of all ranks, and either all
-step or none does.
+ranks take the step or none does.
 """
 
 import math
@@ -21,11 +21,11 @@ from torchrec_mtl.modules import find_schedules
 
 
 class NonFiniteLossError(TrainingError):
-    """The loss of a batch is NaN or infinite; every rank raises it, before anything is stepped.
+    """The loss of a batch is NaN or infinite; every rank raises this error before any update.
 
     Args:
-        logits: this rank's, ``[B, T]``.
-        finite: whether this rank's loss is finite, and another's is not.
+        logits: logits of this rank, ``[B, T]``.
+        finite: whether the loss of this rank is finite, and that of another rank is not.
     """
 
     def __init__(self, logits: Tensor, finite: bool) -> None:
@@ -34,16 +34,16 @@ class NonFiniteLossError(TrainingError):
 
 
 class Step:
-    """The model as a pipeline calls it, and the optimizer as a pipeline steps it.
+    """The model and the optimizer as a TorchRec pipeline calls them.
 
     Args:
-        model: a `MultiTaskTrain`, distributed by `distribute`.
-        optimizer: its optimizer.
-        group: a gloo group of all ranks.
+        model: `MultiTaskTrain`, distributed by `distribute`.
+        optimizer: optimizer that `distribute` returned with it.
+        group: gloo group of all ranks.
         non_finite_loss: ``"stop"`` or ``"skip"``, see `TrainingConfig`.
         max_gradient_norm: see `OptimizerConfig`.
-        stop_requested: whether this rank was told to stop.
-        num_steps: of the whole run, for schedules that are a share of it, see `advance_schedules`.
+        stop_requested: function that says whether this rank was asked to stop.
+        num_steps: number of steps in the whole run, for schedules that depend on it, see `advance_schedules`.
     """
 
     def __init__(
@@ -62,41 +62,41 @@ class Step:
         self.after_backward = [p for _, p in in_backward_optimizer_filter(model.named_parameters())]
         self.replicas = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
         self.schedules = find_schedules(model)
-        self.stop = False  # as agreed
+        self.stop = False  # as all ranks agreed
         self.num_calls, self.num_skipped = 0, 0
-        self.loss_sum, self.num_rows = 0.0, 0  # over this rank's rows, until `take_sums`
+        self.loss_sum, self.num_rows = 0.0, 0  # over this rank's rows since `take_sums`
         self.parts, self.part, self.usable = 1, 0, 0
 
     @contextmanager
     def micro_batch(self, part: int, parts: int) -> Iterator[None]:
-        """One pass of the pipeline, the ``part``-th of ``parts`` that make up an optimizer step."""
+        """Runs one pass of the pipeline: part number ``part`` of the ``parts`` that make up an optimizer step."""
         self.part, self.parts = part, parts
         if part == 0:
             self.usable = 0
         with ExitStack() as stack:
-            if part < parts - 1 and self.num_calls:  # replicas learn their graph from the first pass, which must sync
+            if part < parts - 1 and self.num_calls:  # replicas learn their graph from the first pass: it must sync
                 for replica in self.replicas:
                     stack.enter_context(replica.no_sync())
             yield
 
-    # what the pipeline takes for the model
+    # called by the pipeline as the model
 
     @property
     def training(self) -> bool:
-        """The model's."""
+        """Whether the model is in training mode."""
         return self.model.training
 
     def __call__(self, batch: Any) -> tuple[Tensor, Any]:
-        """The loss to differentiate, scaled so that the ranks' average is the mean over all rows; then the outputs."""
+        """The loss, scaled so that the ranks' average is the mean over all rows, and the outputs of the model."""
         loss, outputs = self.model(batch)
         self.num_calls += 1
         logits = outputs[1]
         value, num_rows = float(loss.detach()), len(logits) - getattr(batch, "num_padded", 0)
         finite = math.isfinite(value)
-        told = torch.tensor([num_rows, not finite, self.stop_requested()], dtype=torch.float64)
+        counts = torch.tensor([num_rows, not finite, self.stop_requested()], dtype=torch.float64)
         if dist.get_world_size() > 1:
-            dist.all_reduce(told, group=self.group)
-        all_rows, num_non_finite, num_stops = told.tolist()
+            dist.all_reduce(counts, group=self.group)
+        all_rows, num_non_finite, num_stops = counts.tolist()
         self.stop |= num_stops > 0
         if num_non_finite:
             if self.non_finite_loss == "stop":
@@ -104,20 +104,20 @@ class Step:
             self.num_skipped += 1
             return self._nothing(), outputs
         self.usable += 1
-        self.loss_sum += value * len(logits)  # padded rows add nothing to the loss, but are divided by
+        self.loss_sum += value * len(logits)  # padded rows count in the mean loss, but add nothing to it
         self.num_rows += num_rows
         return loss * (len(logits) * dist.get_world_size() / (all_rows * self.parts)), outputs
 
     def _nothing(self) -> Tensor:
-        """A loss with gradient 0 for what is stepped after the backward pass, which is waited for by all replicas."""
+        """A loss that gives all parameters updated after the backward pass, whose replicas wait for it, gradient 0."""
         return torch.stack([(p * 0).sum() for p in self.after_backward]).sum()
 
     def mean_loss(self) -> float:
-        """Over this rank's rows since `take_sums`."""
+        """Mean loss over this rank's rows since the last `take_sums`."""
         return self.loss_sum / max(self.num_rows, 1)
 
     def take_sums(self) -> tuple[float, int]:
-        """The sum of the losses of all ranks' rows since the last call, and how many rows these were."""
+        """The sum of the losses of all ranks' rows since the last call, and the number of these rows."""
         totals = torch.tensor([self.loss_sum, self.num_rows], dtype=torch.float64)
         if dist.get_world_size() > 1:
             dist.all_reduce(totals, group=self.group)
@@ -125,15 +125,15 @@ class Step:
         loss_sum, num_rows = totals.tolist()
         return loss_sum, int(num_rows)
 
-    # what the pipeline takes for the optimizer
+    # called by the pipeline as the optimizer
 
     def zero_grad(self) -> None:
-        """Before the first part of a step."""
+        """Clears the gradients before the first part of a step."""
         if self.part == 0:
             self.optimizer.zero_grad()
 
     def step(self) -> None:
-        """After the last part of a step, unless none of them could be used."""
+        """Updates the parameters after the last part of a step, unless no part could be used."""
         if self.part < self.parts - 1 or not self.usable:
             return
         if self.max_gradient_norm:

@@ -1,4 +1,4 @@
-"""A model and its loss in the form TorchRec's train pipelines take."""
+"""A model and its loss in the form that TorchRec's train pipelines expect."""
 
 import inspect
 from typing import Any
@@ -13,7 +13,7 @@ torch.fx.wrap("labels_and_weights")
 
 
 def reads_beyond_logits(loss: nn.Module) -> dict[str, bool]:
-    """The keyword-only arguments of ``loss.forward``, and whether it must have each.
+    """The keyword-only arguments of ``loss.forward``, and whether each is required.
 
     Example::
 
@@ -27,19 +27,19 @@ def reads_beyond_logits(loss: nn.Module) -> dict[str, bool]:
 
 
 class MultiTaskTrain(nn.Module):
-    """What ``DLRMTrain`` is to DLRM: the loss on top of the model, ready for TorchRec's train pipelines.
+    """A model with its loss, ready for TorchRec's train pipelines, as ``DLRMTrain`` is for DLRM.
 
-    A loss that reads more than the logits says so by keyword-only arguments of its ``forward``. A model that gives more
-    has ``output_names`` and ``outputs(dense_features, sparse_features)``, a dictionary from each of these names to a
-    tensor, ``"logits"`` among them; what the loss reads of it is passed on by name. So any loss goes with any model
-    that gives what it reads.
+    A loss that reads more than the logits says so by keyword-only arguments of ``forward``. A model that offers more
+    has ``output_names`` and ``outputs(dense_features, sparse_features)``, which returns a dictionary from each of these
+    names, including ``"logits"``, to a tensor. The loss gets the outputs that it reads by name, so any loss works with
+    any model that offers what it reads.
 
     Args:
-        model: ``model(dense_features, sparse_features) -> logits [B, T]``; any module, ours or not.
-        loss: ``loss(logits, labels, weights) -> scalar``, such as those of `torchrec_mtl.losses`.
+        model: ``model(dense_features, sparse_features) -> logits [B, T]``; any module, from this library or not.
+        loss: ``loss(logits, labels, weights) -> scalar``, such as the losses of `torchrec_mtl.losses`.
 
     Raises:
-        InputError: if the loss must read what the model does not give.
+        InputError: if the loss requires an output that the model does not offer.
 
     Example::
 
@@ -70,11 +70,11 @@ class MultiTaskTrain(nn.Module):
         self.read = tuple(name for name in read if name in given)
 
     def forward(self, batch: Any) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Loss with gradient, then loss, logits ``[B, T]`` and labels ``[B, T]`` without.
+        """Returns the loss with its gradient, then loss, logits ``[B, T]`` and labels ``[B, T]`` without gradients.
 
         Args:
-            batch: has ``dense_features [B, num_dense]``, ``sparse_features`` (a KeyedJaggedTensor), ``labels
-                [B, T]`` and perhaps ``weights [B, T]``: `torchrec_mtl.data.MultiTaskBatch`, or TorchRec's ``Batch``.
+            batch: batch with ``dense_features [B, num_dense]``, ``sparse_features`` (a KeyedJaggedTensor), ``labels
+                [B, T]`` and perhaps ``weights [B, T]``: `torchrec_mtl.data.MultiTaskBatch` or TorchRec's ``Batch``.
         """
         further = {}
         if self.read:

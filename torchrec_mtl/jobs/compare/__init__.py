@@ -2,6 +2,7 @@
 
 ``torchrec-mtl compare --help``.
 
-`protocols` says what is compared, `plan` which runs that takes, `runs` makes one of them, `workers` makes them in
-parallel, `efficiency` times the models, `summary` sums up, `tables`, `figures` and `html` show.
+`protocols` says what is compared and `plan` which runs that needs. `runs` makes one run, `workers` makes them in
+parallel, and `efficiency` times the models. `summary` computes what `tables`, `figures` and `html` show, and `output`
+writes the files.
 """

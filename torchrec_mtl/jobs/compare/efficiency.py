@@ -1,4 +1,4 @@
-"""Training and inference time of each model as a ratio to Shared-Bottom's, measured turn by turn: TAFE figure 8."""
+"""Time of training and inference of each model relative to Shared-Bottom, measured in turns: TAFE figure 8."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ROUNDS, STEPS, WARM_UP = 9, 5, 3
 
 
 def build_settled(config: RunConfig, split: Split, device: torch.device) -> nn.Module:
-    """The model with its loss as training begins, but its smooth step as training leaves it."""
+    """The model with its loss before training, but with its smooth step as at the end of training."""
     built = build_to_train(config, split, device)
     for module in built.modules():
         if isinstance(module, DynamicSelector):
@@ -46,11 +46,11 @@ def _seconds(function: Callable[[], object], device: torch.device, calls: int) -
 
 
 class Timed:
-    """A model with its optimizer and batches, and what a batch took each round.
+    """A model with its optimizer and batches, and the time of a batch in each round.
 
     Attributes:
-        seconds: of a batch, by "train" and "infer", a round each.
-        megabytes: of the parameters.
+        seconds: seconds of a batch in each round, by "train" and "infer".
+        megabytes: size of the parameters.
     """
 
     def __init__(self, config: RunConfig, split: Split, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class Timed:
                 yield batch.to(device)
 
     def train(self) -> None:
-        """One optimizer step."""
+        """Takes one optimizer step."""
         self.optimizer.zero_grad()
         loss, _ = self.model(next(self.batches))
         loss.backward()
@@ -77,7 +77,7 @@ class Timed:
 
     @torch.no_grad()
     def infer(self) -> None:
-        """Logits of one batch."""
+        """Computes the logits of one batch."""
         batch = next(self.batches)
         self.predict(batch.dense_features, batch.sparse_features)
 
@@ -90,7 +90,7 @@ def time_in_turns(
     steps: int = STEPS,
     warm_up: int = WARM_UP,
 ) -> dict[str, Timed]:
-    """Models on one process, which take turns, ``rounds`` times ``steps`` batches each after ``warm_up`` rounds."""
+    """Times models that take turns in one process: ``rounds`` times ``steps`` batches, after ``warm_up`` rounds."""
     models = {system: Timed(config, split, device) for system, config in configs.items()}
     for round_number in range(warm_up + rounds):
         for model in models.values():
@@ -103,14 +103,14 @@ def time_in_turns(
 
 
 def ratios(model: Timed, base: Timed, name: str) -> list[float]:
-    """Of ``model``'s time to ``base``'s in the same round."""
+    """Ratios of the time of ``model`` to that of ``base`` in the same round."""
     return [own / of_base for own, of_base in zip(model.seconds[name], base.seconds[name], strict=True)]
 
 
 def measure_efficiency(plan: Plan) -> None:
-    """Times every model but the ablations, and writes ``efficiency.json``.
+    """Times every model except ablations, and writes ``efficiency.json``.
 
-    A ratio is the median over the rounds of a model's time to Shared-Bottom's in the same round.
+    A ratio is the median over the rounds of the model's time divided by Shared-Bottom's in the same round.
     """
     chosen = {system: c for system, c in plan.chosen().items() if plan.by_name[system].ablation_of is None}
     if BASE not in chosen:

@@ -1,4 +1,4 @@
-"""The comparison's pictures, as PNG bytes."""
+"""The pictures of a comparison, as PNG bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from torchrec_mtl.tasks import TaskForest
 
 
 def png(figure: Figure) -> bytes:
-    """The picture; the figure is closed."""
+    """The figure as PNG; the figure is closed."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     plt.close(figure)
@@ -29,7 +29,7 @@ def png(figure: Figure) -> bytes:
 
 
 def dots(collected: Mapping[str, Scores], tasks: TaskForest, metric: Metric) -> bytes:
-    """The metric of every system and seed, test, all impressions; a column a task, the best baseline's mean a line."""
+    """The test metric over all impressions of every system and seed, by task; a line marks the best baseline."""
     systems = list(collected)[::-1]
     size = (3.2 * len(tasks) + 1.5, 0.3 * len(systems) + 1.2)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
@@ -52,7 +52,7 @@ def dots(collected: Mapping[str, Scores], tasks: TaskForest, metric: Metric) -> 
 
 
 def heat_maps(points: Mapping[tuple[float, float], Mapping[str, float]], names: tuple[str, str]) -> bytes:
-    """A sweep over two settings: a map a measure, rows the first setting."""
+    """A sweep over two settings: a map for each measure, with the first setting as rows."""
     rows, columns = (sorted({point[i] for point in points}) for i in (0, 1))
     measures = list(next(iter(points.values())))
     size = (3.2 * len(measures), 0.5 * len(rows) + 1.8)
@@ -71,7 +71,7 @@ def heat_maps(points: Mapping[tuple[float, float], Mapping[str, float]], names: 
 
 
 def efficiency_bars(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """TAFE figure 8: time of training and inference as ratios to Shared-Bottom, and the parameters' size."""
+    """TAFE figure 8: time of training and inference relative to Shared-Bottom, and size of the parameters."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 0.32 * len(rows) + 1.2), sharey=True, layout="constrained")
     titles = [row["title"] for row in rows]
     for axis, measure, label in zip(
@@ -101,9 +101,9 @@ def smooth_steps(schedule: SmoothStepSchedule, num_steps: int) -> bytes:
 
 
 def selection_rates(selection: Selection) -> bytes:
-    """TAFE figures 7a and 7b: how many inducing points samples select, and where high and low rates lie.
+    """TAFE figures 7a and 7b: the share of inducing points that samples select, and where high and low shares lie.
 
-    The map is the first two principal components of the samples' representations.
+    The map shows the first two principal components of the samples' representations.
     """
     figure, (histogram, plane) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     points = selection.selected.shape[1]

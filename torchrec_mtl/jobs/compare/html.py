@@ -1,4 +1,4 @@
-"""The few pieces of HTML that the report is made of: one file, no links out."""
+"""The pieces of HTML of a report: one file without external links."""
 
 import base64
 import html
@@ -27,7 +27,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def heading(text: str) -> str:
-    """A section's heading."""
+    """The heading of a section."""
     return f"<h2>{html.escape(text)}</h2>"
 
 
@@ -37,25 +37,25 @@ def paragraph(text: str) -> str:
 
 
 def preformatted(text: str, summary: str) -> str:
-    """Plain text as it is, folded under ``summary``."""
+    """Preformatted plain text, folded under ``summary``."""
     return f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
 
 
 def picture(png: bytes, description: str) -> str:
-    """A picture inside the page."""
+    """A picture embedded in the page."""
     data = base64.b64encode(png).decode()
-    told = html.escape(description)
-    return f'<p><img alt="{told}" src="data:image/png;base64,{data}"><br>{told}</p>'
+    text = html.escape(description)
+    return f'<p><img alt="{text}" src="data:image/png;base64,{data}"><br>{text}</p>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, rules: Sequence[int] = ()) -> str:
     """A table of plain texts.
 
     Args:
-        header: the columns' names.
-        rows: the cells.
-        caption: what it shows.
-        rules: the rows that have a line above them.
+        header: names of the columns.
+        rows: cells of each row.
+        caption: description of the table.
+        rules: numbers of the rows that have a line above them.
     """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     lines = []
@@ -69,5 +69,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, ru
 
 
 def number(value: float | None, form: str) -> str:
-    """``value`` formatted, a dash where there is none."""
+    """The formatted ``value``, or a dash if there is none."""
     return "-" if value is None or math.isnan(value) else format(value, form)

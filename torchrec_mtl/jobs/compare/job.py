@@ -1,8 +1,8 @@
 """Compares systems under one protocol: models x seeds x data sets, one report.
 
-Every model tries the protocol's candidates with the first seed and takes the one that is best on validation, by
-``training.early_stopping_metric``; then it is trained with every seed, and only then, once a run, the test split is
-read. Runs that are finished are not made again: the same command goes on where it was stopped.
+Every model tries the candidates of the protocol with the first seed, and validation chooses one by
+``training.early_stopping_metric``. Then it is trained with every seed, and only then is the test split read, once
+in each run. Finished runs are not repeated: the same command resumes a comparison that was stopped.
 """
 
 import argparse
@@ -36,39 +36,43 @@ STAGES = ("search", "final", "sweep", "efficiency", "report")
 
 
 def parser() -> Parser:
-    """The options; settings are of the form path=value."""
+    """The options; settings have the form path=value."""
     options = Parser(prog="torchrec-mtl compare", description=__doc__)
     options.add_argument("overrides", metavar="path=value", nargs="*", help="settings replaced in every run")
     options.add_argument("--protocol", default="complete_journey", help=f"one of {', '.join(PROTOCOLS)} (%(default)s)")
     options.add_argument(
         "--datasets",
         default="complete_journey",
-        help=f"of {', '.join(DATASETS)}, package.module:DATA_SET or prepared folders, by commas (%(default)s)",
+        help=f"data sets, by commas: {', '.join(DATASETS)}, package.module:DATA_SET, or prepared folders (%(default)s)",
     )
-    options.add_argument("--sample", type=float, default=0.2, help="share of a named data set's rows (%(default)s)")
+    options.add_argument(
+        "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
+    )
     options.add_argument("--raw", default="", help="folder of the raw files, for ali_ccp or taobao")
     options.add_argument(
-        "--models", default="", help="of the protocol's, which are all taken by default, or package.module:SYSTEM"
+        "--models", default="", help="models of the protocol, separated by commas (all), or package.module:SYSTEM"
     )
-    options.add_argument("--seeds", type=int, default=5, help="how many (%(default)s)")
-    options.add_argument("--workers", type=int, default=_default_workers(), help="runs at a time (%(default)s)")
-    options.add_argument("--stages", default=",".join(STAGES), help="which, by commas (%(default)s)")
+    options.add_argument("--seeds", type=int, default=5, help="number of seeds (%(default)s)")
+    options.add_argument(
+        "--workers", type=int, default=_default_workers(), help="number of runs at a time (%(default)s)"
+    )
+    options.add_argument("--stages", default=",".join(STAGES), help="stages to run, separated by commas (%(default)s)")
     options.add_argument(
         "--metrics",
         default="auc",
-        help=f"what the report shows, by commas, of {', '.join(METRICS)} or package.module:METRIC (%(default)s)",
+        help=f"metrics in the report, by commas: {', '.join(METRICS)} or package.module:METRIC (%(default)s)",
     )
     options.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
     return options
 
 
 def _default_workers() -> int:
-    """One a GPU; on a CPU one a core, as two processes of one thread do more than one of two."""
+    """One per GPU; on a CPU one per core, as two processes with one thread do more work than one process with two."""
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
 def check(args: argparse.Namespace) -> list[System]:
-    """The systems that are asked for; a wrong argument is told before any data is read.
+    """The systems that are asked for, after all arguments are checked; no data is read.
 
     Raises:
         InputError: if an argument is out of its range or names nothing, whatever the data.
@@ -92,7 +96,7 @@ def check(args: argparse.Namespace) -> list[System]:
 
 
 def plans(args: argparse.Namespace) -> list[Plan]:
-    """One a data set, checked before anything is trained."""
+    """A plan for each data set, checked before anything is trained."""
     systems, protocol, metrics = check(args), PROTOCOLS[args.protocol], named_metrics(args.metrics)
     known = {**METRICS, **metrics}
     made = []
@@ -104,7 +108,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
             find_metric(metric, known, "metrics", with_groups=schema.group is not None)
         seeds = range(args.seeds)
         plan = Plan(protocol, folder.resolve(), directory, seeds, systems, args.overrides, list(metrics), known)
-        for system in systems:  # a wrong argument of the last is told before the first is trained
+        for system in systems:  # reports a wrong argument of the last before the first is trained
             for candidate in protocol.search:
                 build_model(plan.config(system.name, candidate, seed=0), schema, torch.device("meta"))
         made.append(plan)
@@ -116,9 +120,9 @@ def _log_file(run: Run) -> Path:
 
 
 def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
-    """Makes the runs that are not finished; one sentence for each that failed."""
+    """Makes the runs that are not finished; returns a sentence for each run that failed."""
     missing = [run for run in runs if read_result(run) is None]
-    print(f"{name}: {len(runs)} runs, {len(runs) - len(missing)} are there, {num_workers} at a time", flush=True)
+    print(f"{name}: {len(runs)} runs, {len(runs) - len(missing)} are finished, {num_workers} at a time", flush=True)
     failures, began = [], time.perf_counter()
     for done, (run, error) in enumerate(make_all(missing, make, _log_file, num_workers), start=1):
         result = read_result(run) if error is None else None
@@ -127,18 +131,18 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
             failures.append(f"{run} failed ({error}); its log is {_log_file(run)}")
             print(f"  {failures[-1]}", flush=True)
         else:
-            told = f"validation {run.chosen_by.title}, mean {result['valid_score']:.4f}, {result['seconds']:.0f} s"
-            print(f"  {done}/{len(missing)} {run}: {told}; {left:.0f} min left", flush=True)
+            score = f"validation {run.chosen_by.title}, mean {result['valid_score']:.4f}, {result['seconds']:.0f} s"
+            print(f"  {done}/{len(missing)} {run}: {score}; {left:.0f} min left", flush=True)
     return failures
 
 
 def run(args: argparse.Namespace) -> list[str]:
-    """The whole job; the sentences of what failed."""
+    """Runs the whole job; returns a sentence for each failure."""
     stages = args.stages.split(",")
     planned, failures = plans(args), []
-    told = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
+    choices = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
     make_folder(Path(args.output), "output")
-    print(*told, sep="\n", flush=True)
+    print(*choices, sep="\n", flush=True)
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
         for stage in ("search", "final", "sweep"):
@@ -156,10 +160,10 @@ def run(args: argparse.Namespace) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Status 0, or 1 if a run failed.
+    """Runs the job; returns status 0, or 1 if a run failed.
 
     Raises:
-        InputError: for a user's mistake.
+        InputError: if the user made a mistake.
     """
     failures = run(parser().parse(argv))
     for failure in failures:

@@ -1,4 +1,4 @@
-"""A comparison's report: ``results.csv``, ``comparison.csv``, ``settings.json`` and ``report.html``."""
+"""Writes the results of a comparison: ``results.csv``, ``comparison.csv``, ``settings.json`` and ``report.html``."""
 
 import csv
 import io
@@ -32,17 +32,17 @@ def _of_metric(plan: Plan, tasks: TaskForest, name: str) -> tuple[list[Row], lis
     """The rows of one metric, and its part of the page."""
     metric, collected = plan.known[name], summary.scores(plan, name)
     rows = summary.comparison_rows(collected, tasks, name, metric)
-    told = (
+    description = (
         "Each dot a seed, bars the means; red the papers' own models, grey their ablations; the dashed line is the "
         "best baseline's mean"
     )
     parts = [
         html.heading(metric.title),
-        html.picture(figures.dots(collected, tasks, metric), told),
+        html.picture(figures.dots(collected, tasks, metric), description),
         *tables.value_tables(rows, tasks, metric),
         tables.noise_table(collected, tasks),
     ]
-    if name == "auc" and plan.protocol.published:  # the papers report AUCs alone
+    if name == "auc" and plan.protocol.published:  # the papers report only AUCs
         parts += [html.heading("Beside the paper"), tables.published_table(plan.protocol, rows, tasks)]
     if ablations := tables.ablation_tables(rows, tasks, metric):
         parts += [html.heading(f"Ablations: {metric.title}"), *ablations]
@@ -50,7 +50,7 @@ def _of_metric(plan: Plan, tasks: TaskForest, name: str) -> tuple[list[Row], lis
 
 
 def _by_task(result: Mapping[str, Any], tasks: TaskForest, name: str) -> dict[str, float]:
-    """A metric on validation, of each task and the mean; NaN where it was not measured."""
+    """A metric on validation for each task, and its mean; NaN if it was not measured."""
     rows = {(r["task"], r["space"], r["metric"]): r["value"] for r in result["valid"]}
     values = {task: rows.get((task, "impressions", name), np.nan) for task in tasks}
     return {**values, "mean": float(np.mean(list(values.values())))}
@@ -58,7 +58,7 @@ def _by_task(result: Mapping[str, Any], tasks: TaskForest, name: str) -> dict[st
 
 def _sweep(plan: Plan, tasks: TaskForest) -> list[str]:
     made = summary.finished(plan.sweep_runs())
-    shown = [name for name in plan.metrics if not plan.known[name].grouped]  # validation is without groups
+    shown = [name for name in plan.metrics if not plan.known[name].grouped]  # validation has no groups
     if len(plan.protocol.sweep) != 2 or not made or not shown:
         return []
     first, second = plan.protocol.sweep
@@ -69,8 +69,8 @@ def _sweep(plan: Plan, tasks: TaskForest) -> list[str]:
             values = dict(setting.split("=") for setting in run.variant.split(","))
             points[float(values[first]), float(values[second])] = _by_task(result, tasks, name)
         title = plan.known[name].title
-        told = f"Validation {title} of {plan.by_name[SWEPT].title}, first seed, over {first} and {second}"
-        parts.append(html.picture(figures.heat_maps(points, (first, second)), told))
+        description = f"Validation {title} of {plan.by_name[SWEPT].title}, first seed, over {first} and {second}"
+        parts.append(html.picture(figures.heat_maps(points, (first, second)), description))
     return parts
 
 
@@ -137,8 +137,10 @@ def _search(plan: Plan) -> list[str]:
         cells.append(row)
     names = [[setting.removeprefix("training.") for setting in candidate] for candidate in plan.protocol.search]
     header = ["", *(", ".join(candidate) for candidate in names)]
-    told = "of every candidate, mean over tasks, first seed; * is taken for all seeds and ablations"
-    caption = f"Validation {plan.chosen_by.title} {told}"
+    caption = (
+        f"Validation {plan.chosen_by.title} of every candidate, mean over tasks, first seed; "
+        "* marks the choice for all seeds and ablations"
+    )
     return [html.heading("What the search chose"), html.table(header, cells, caption)]
 
 
@@ -147,7 +149,7 @@ def _protocol(plan: Plan, schema: Schema, made: Sequence[tuple[Run, Mapping[str,
     devices = sorted({result["device"] for _, result in made})
     versions = made[0][1]["versions"]
     rows = ", ".join(f"{split} {count:,}" for split, count in schema.num_rows.items())
-    told = [
+    sentences = [
         f"Data: {schema.name} ({rows} rows), {len(schema.fields)} fields, tasks {schema.tasks}.",
         f"Every model: {len(plan.protocol.search)} candidates tried with seed {plan.seeds[0]} on validation, the same "
         "order of rows for the same seed, the same number of epochs, the weights of its best validation "
@@ -157,12 +159,12 @@ def _protocol(plan: Plan, schema: Schema, made: Sequence[tuple[Run, Mapping[str,
     ]
     missing = len(plan.final_runs()) - len(made)
     if missing:
-        told.append(f"Not finished or failed: {missing} of {len(plan.final_runs())} final runs.")
-    return [html.paragraph(sentence) for sentence in told]
+        sentences.append(f"Not finished or failed: {missing} of {len(plan.final_runs())} final runs.")
+    return [html.paragraph(sentence) for sentence in sentences]
 
 
 def write_report(plan: Plan) -> None:
-    """Writes what the finished runs tell; says so where there is none."""
+    """Writes the results of the finished runs, or prints that there are none."""
     schema = Schema.load(plan.dataset)
     made = summary.finished(plan.final_runs())
     if not made:

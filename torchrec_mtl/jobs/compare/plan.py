@@ -1,4 +1,4 @@
-"""Which runs a comparison takes, and what the search chose."""
+"""The runs that a comparison needs, and the choices of its search."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ SWEPT = "bpcm"
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one data set.
+    """The runs on one data set.
 
     Args:
-        protocol: what is compared.
-        dataset: the prepared data set's folder.
-        directory: where its runs go.
-        seeds: of initialisation and row order; the search and the sweep take the first.
-        systems: those of the protocol that are asked for.
-        overrides: settings replaced in every run, ``path=value``.
-        metrics: names of ``known`` that the report shows, in order.
-        known: what the runs measure.
+        protocol: protocol of the comparison.
+        dataset: folder of the prepared data set.
+        directory: folder of the runs.
+        seeds: seeds of initialisation and row order; the search and the sweep use the first.
+        systems: systems of the protocol that are asked for.
+        overrides: settings that are replaced in every run, ``path=value``.
+        metrics: names of ``known`` metrics that the report shows, in order.
+        known: all metrics that the runs measure, by name.
     """
 
     protocol: Protocol
@@ -44,10 +44,10 @@ class Plan:
 
     @property
     def chosen_by(self) -> Metric:
-        """The early stopping metric, by which weights and candidates are chosen.
+        """The early stopping metric, which chooses weights and candidates.
 
         Raises:
-            InputError: if it is not one for all runs, or unknown.
+            InputError: if runs have different ones, or it is unknown.
         """
         candidates = [(system.name, candidate) for system in self.systems for candidate in self.protocol.search]
         configs = [self.config(*candidate, self.seeds[0]).training for candidate in candidates]
@@ -58,16 +58,16 @@ class Plan:
 
     @property
     def searched(self) -> list[str]:
-        """The models that choose for themselves; ablations take over their model's choice."""
+        """The models that search; ablations use the choice of their model."""
         return list(dict.fromkeys(system.base for system in self.systems))
 
     @property
     def by_name(self) -> dict[str, System]:
-        """Every system that is known here."""
+        """Every known system by name."""
         return {**SYSTEMS, **{system.name: system for system in self.systems}}
 
     def config(self, system: str, candidate: Sequence[str], seed: int, point: Sequence[str] = ()) -> RunConfig:
-        """The settings of a system with a candidate's overrides, and a sweep's."""
+        """The settings of a system with the overrides of a candidate and of a point of the sweep."""
         overrides = [*candidate, *self.overrides, *point, f"training.seed={seed}"]
         return make_config(self.by_name[system], self.protocol.settings, overrides, list(self.by_name))
 
@@ -76,7 +76,7 @@ class Plan:
         return Run(stage, variant, self.dataset, config, self.directory.joinpath(*names), known=self.known, **options)
 
     def search_runs(self) -> list[Run]:
-        """Every model with every candidate; none where there is nothing to choose from."""
+        """A run of every model with every candidate; none if there is only one candidate."""
         if len(self.protocol.search) < 2:
             return []
         return [
@@ -86,7 +86,7 @@ class Plan:
         ]
 
     def choices(self) -> dict[str, int]:
-        """The candidate with the best validation score, the first of equals, for every model that has finished one."""
+        """The candidate with the best validation score, the first of equals, of every model with a finished run."""
         best: dict[str, tuple[float, int]] = {}
         for run in self.search_runs():
             result = read_result(run)
@@ -96,14 +96,14 @@ class Plan:
         return {system: -candidate for system, (_, candidate) in best.items()}
 
     def chosen(self) -> dict[str, Sequence[str]]:
-        """System -> its candidate, for every system whose model has finished a search."""
+        """The candidate of every system whose model has a finished search run."""
         choices = self.choices() if self.search_runs() else dict.fromkeys(self.searched, 0)
         bases = {system.name: system.base for system in self.systems}
         return {s: self.protocol.search[choices[base]] for s, base in bases.items() if base in choices}
 
     def final_runs(self) -> list[Run]:
-        """Every system that has chosen with every seed, seed by seed; those of the first seed keep their weights."""
-        chosen = self.chosen()  # it reads every result of the search
+        """A run of every system that has a candidate, seed by seed; runs of the first seed keep their weights."""
+        chosen = self.chosen()  # reads every result of the search
         return [
             self._run("final", "", self.config(system, candidate, seed), keep_weights=seed == self.seeds[0])
             for seed in self.seeds
@@ -111,7 +111,7 @@ class Plan:
         ]
 
     def sweep_runs(self) -> list[Run]:
-        """BPCM over the product of the sweep's settings."""
+        """Runs of BPCM over the product of the sweep's settings."""
         chosen = self.chosen()
         if SWEPT not in chosen or not self.protocol.sweep:
             return []

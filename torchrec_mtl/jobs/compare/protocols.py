@@ -1,4 +1,4 @@
-"""What is compared, how, and what the papers published for it."""
+"""The comparisons: systems, settings, search, and the figures that the papers published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,17 +12,17 @@ Figures = Mapping[str, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """A comparison: every system gets the same data order per seed, the same candidates and the same epochs.
+    """A comparison in which every system gets the same row order per seed, the same candidates and the same epochs.
 
     Args:
-        title: its name in the report.
-        settings: before the search.
-        systems: names of `torchrec_mtl.systems.SYSTEMS`; ablations take over their model's choice.
-        search: the candidates, overrides of settings each; every model tries all of them with the first seed, and the
-            best validation score decides.
-        sweep: setting -> its values: BPCM on their product, with the first seed, measured on validation.
-        published: system -> the AUC that the paper reports for each task, over all impressions.
-        source: where.
+        title: name of the comparison in the report.
+        settings: settings before the search.
+        systems: names of `torchrec_mtl.systems.SYSTEMS`; ablations use the choice of their model.
+        search: candidates, each a tuple of overrides; every model tries all of them with the first seed, and the best
+            validation score decides.
+        sweep: values by setting; BPCM is run on their product with the first seed and measured on validation.
+        published: AUC over all impressions that the paper reports for each task, by system.
+        source: source of the published figures.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Protocol:
 
 
 def _rates(*rates: float) -> tuple[tuple[str, ...], ...]:
-    """Candidates that differ in the learning rate, of tables and dense parameters alike."""
+    """Candidates that differ in the learning rate, which tables and dense parameters share."""
     names = ("training.optimizer.learning_rate", "training.table.learning_rate")
     return tuple(tuple(f"{name}={rate}" for name in names) for rate in rates)
 
@@ -44,8 +44,8 @@ _RATES = _rates(5e-4, 1e-3, 2e-3)
 _PAPERS_SWEEP = {"embedding_dim": (5, 16, 32, 64, 120), "loss_args.alpha": (0.2, 0.4, 0.6, 0.8, 1.0)}
 
 
-# BPCM gives an embedding of 5 and alpha .6; the rest is from AITM's published programs, whose preparation of Ali-CCP it
-# follows: batches of 2,000, Adam at 1e-3, towers 128-64-32 with dropout .1, .3, .3 (here .3).
+# BPCM gives an embedding dimension of 5 and alpha .6; the rest is from the published programs of AITM, whose
+# preparation of Ali-CCP it follows: batches of 2,000, Adam at 1e-3, towers 128-64-32, dropout .1, .3, .3 (here .3).
 _TOWERS = {"model_args.tower_layer_sizes": (128, 64, 32), "model_args.dropout": 0.3}
 _EXPERTS = {
     "model_args.expert_layer_sizes": (128,),

@@ -1,4 +1,4 @@
-"""One run of a comparison: what it is, making it, and finding it made."""
+"""One run of a comparison: its settings, making it, and reading its result."""
 
 import json
 import os
@@ -35,12 +35,12 @@ class Run:
 
     Args:
         stage: ``"search"``, ``"final"`` or ``"sweep"``; only final runs read the test split.
-        variant: what tells it from other runs of the same model and seed: a candidate, a point of the sweep.
-        dataset: the prepared data set's folder.
-        config: the run.
-        directory: where its result, log and history go.
-        keep_weights: whether the best weights stay.
-        known: what it measures, by name; of functions that another process can import.
+        variant: candidate or point of the sweep, which distinguishes runs of the same model and seed.
+        dataset: folder of the prepared data set.
+        config: settings of the run.
+        directory: folder of its result, log and history.
+        keep_weights: whether to keep the best weights.
+        known: metrics that the run measures, by name; another process must be able to import their functions.
     """
 
     stage: str
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def chosen_by(self) -> Metric:
-        """What ``valid_score`` of its result is: the early stopping metric."""
+        """The early stopping metric, of which ``valid_score`` in the result is a value."""
         return early_stopping_metric(self.config.training, self.known)
 
     def __str__(self) -> str:
@@ -62,10 +62,10 @@ class Run:
 
 
 def read_result(run: Run) -> dict[str, Any] | None:
-    """What ``run`` left, or None if it was not finished.
+    """The result of ``run``, or None if it is not finished.
 
     Raises:
-        InputError: if the run there was made with other settings: results of two settings must not mix.
+        InputError: if the run was made with other settings, since results of different settings must not mix.
     """
     file = run.directory / RESULT
     if not file.is_file():
@@ -83,7 +83,7 @@ def _load(dataset: Path) -> tuple[Schema, dict[str, Split]]:
 
 
 def make(run: Run) -> None:
-    """Trains, measures and leaves ``result.json``, which comes last and whole; what a killed run left is removed."""
+    """Trains, measures, and writes ``result.json`` last and whole; removes what a killed run left."""
     shutil.rmtree(run.directory, ignore_errors=True)
     run.directory.mkdir(parents=True)
     began = time.perf_counter()
@@ -111,7 +111,7 @@ def make(run: Run) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """When, from which commit, on what, with which versions."""
+    """Date, commit, versions and hardware."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()

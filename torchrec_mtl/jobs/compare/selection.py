@@ -19,12 +19,12 @@ MAX_SAMPLES = 20_000
 
 @dataclass(frozen=True)
 class Selection:
-    """N samples of the validation split.
+    """Selections for N samples of the validation split.
 
     Args:
-        selected: ``z > 0``, ``[N, K]``.
+        selected: whether each inducing point is selected (``z > 0``), ``[N, K]``.
         plane: first two principal components of the samples' last representation, averaged over its rows, ``[N, 2]``.
-        schedule: of the smooth step.
+        schedule: schedule of the smooth step.
     """
 
     selected: np.ndarray
@@ -33,13 +33,13 @@ class Selection:
 
     @property
     def rate(self) -> np.ndarray:
-        """Share of inducing points selected, ``[N]``."""
+        """Share of the inducing points that each sample selects, ``[N]``."""
         return self.selected.mean(1)
 
 
 @torch.no_grad()
 def read_selection(run: Run) -> Selection:
-    """Runs the trained model of ``run``, a TAFE that kept its weights, over samples of the validation split."""
+    """Applies the trained model of ``run``, a TAFE that kept its weights, to samples of the validation split."""
     device = default_device()
     schema = Schema.load(run.dataset)
     with process_group(device):
@@ -49,7 +49,7 @@ def read_selection(run: Run) -> Selection:
         model = train_model.eval().get_submodule("model")
         assert isinstance(model, TAFE)
         generator = model.over_arch.get_submodule("extraction.generator")
-        assert isinstance(generator, RepresentationGenerator)  # it selects, so it is no ablation
+        assert isinstance(generator, RepresentationGenerator)  # the run is no ablation: it selects
         selections, representations, num_samples = [], [], 0
         for batch in BatchLoader(read_split(run.dataset, "valid", schema), 2048, shuffle=True):
             batch = batch.to(device)

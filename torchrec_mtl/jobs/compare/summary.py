@@ -1,4 +1,4 @@
-"""From runs to rows, and from rows to what a table says."""
+"""Computes rows from runs, and means, deviations and tests from rows."""
 
 import math
 from collections import defaultdict
@@ -22,13 +22,13 @@ BASE = "single_task"
 
 
 def finished(runs: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
-    """The runs that have a result, with it."""
+    """The runs that have a result, each with its result."""
     results = [(run, read_result(run)) for run in runs]
     return [(run, result) for run, result in results if result is not None]
 
 
 def result_rows(plan: Plan, dataset: str) -> list[dict[str, Any]]:
-    """Every metric of every finished run, a row each: what ``results.csv`` holds."""
+    """A row for every metric of every finished run: the content of ``results.csv``."""
     rows = []
     for run, result in finished([*plan.search_runs(), *plan.final_runs(), *plan.sweep_runs()]):
         labels = {
@@ -47,12 +47,12 @@ def result_rows(plan: Plan, dataset: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Scores:
-    """One system's values of a metric on the test split.
+    """The values of a metric on the test split for one system.
 
     Args:
-        system: whose.
-        seeds: of the runs, in order.
-        values: (task, space) -> the value of each seed.
+        system: system that was measured.
+        seeds: seeds of the runs, in order.
+        values: value for each seed, by (task, space).
     """
 
     system: System
@@ -61,25 +61,25 @@ class Scores:
 
     @property
     def title(self) -> str:
-        """The system's."""
+        """Title of the system."""
         return self.system.title
 
     def mean(self, key: Key) -> float:
         return float(self.values[key].mean())
 
     def deviation(self, key: Key) -> float:
-        """Sample standard deviation over the seeds; NaN with one."""
+        """Sample standard deviation over the seeds; NaN for one seed."""
         return float(self.values[key].std(ddof=1)) if len(self.seeds) > 1 else math.nan
 
 
 def keys(tasks: TaskForest) -> list[Key]:
-    """Every task in every of its spaces: the whole space of all tasks first."""
+    """Every (task, space): all tasks in the whole space first."""
     whole = [(task, "impressions") for task in tasks]
     return whole + [(task, space) for task in tasks for space in tasks.spaces(task)[1:]]
 
 
 def scores(plan: Plan, metric: str) -> dict[str, Scores]:
-    """The final runs' values of ``metric`` on the test split by system, in the protocol's order.
+    """The values of ``metric`` on the test split in the final runs, by system, in the order of the protocol.
 
     Raises:
         InputError: if a run was made without the metric.
@@ -100,13 +100,13 @@ def scores(plan: Plan, metric: str) -> dict[str, Scores]:
 
 
 def best_baseline(collected: Mapping[str, Scores], key: Key, metric: Metric) -> str | None:
-    """The system with the best mean but for the papers' own and ablations."""
+    """The system with the best mean, apart from the papers' own models and ablations."""
     baselines = [s for s, own in collected.items() if s not in PROPOSED and own.system.ablation_of is None]
     return max(baselines, key=lambda system: metric.merit(collected[system].mean(key)), default=None)
 
 
 def p_value(one: Scores, other: Scores, key: Key) -> float:
-    """Two-sided paired t-test over the seeds that both have; NaN with fewer than two, or without any difference."""
+    """P-value of a two-sided paired t-test over common seeds; NaN with fewer than two, or without any difference."""
     common = [seed for seed in one.seeds if seed in other.seeds]
     if len(common) < 2:
         return math.nan
@@ -115,7 +115,7 @@ def p_value(one: Scores, other: Scores, key: Key) -> float:
 
 
 def noise(collected: Mapping[str, Scores], key: Key) -> tuple[float, float]:
-    """Seeds' standard deviation, pooled over the models, and the highest mean less the lowest; no ablations."""
+    """Standard deviation over seeds, pooled over the models without ablations, and highest mean minus lowest mean."""
     models = [own for own in collected.values() if own.system.ablation_of is None]
     means = [own.mean(key) for own in models]
     return math.sqrt(np.mean([own.deviation(key) ** 2 for own in models])), max(means) - min(means)
@@ -124,10 +124,10 @@ def noise(collected: Mapping[str, Scores], key: Key) -> tuple[float, float]:
 def comparison_rows(
     collected: Mapping[str, Scores], tasks: TaskForest, name: str, metric: Metric
 ) -> list[dict[str, Any]]:
-    """A row a system, task and space of the metric ``name``: mean, deviation, and test against the best baseline.
+    """A row for each system, task and space of the metric ``name``: mean, deviation, test against the best baseline.
 
-    ``against`` is the baseline's title, ``difference`` the mean less its: below 0 is better where lower values are. AUC
-    has RelaImpr and Gain over Single-Task too, of the means.
+    ``against`` is the title of the baseline, and ``difference`` the mean minus the baseline's: negative is better where
+    lower values are. For AUC, rows also have RelaImpr and Gain of the means over Single-Task.
     """
     rows = []
     for system, own in collected.items():

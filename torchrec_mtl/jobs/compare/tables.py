@@ -1,4 +1,4 @@
-"""The tables of one metric: what `summary` says of it, as HTML."""
+"""The HTML tables of one metric, from what `summary` computes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def _test_cell(row: Row) -> str:
 
 
 def value_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> list[str]:
-    """The metric in every space; RelaImpr and Gain if the rows have them; difference to the best baseline."""
+    """The metric in every space, RelaImpr and Gain if the rows have them, and the difference to the best baseline."""
     systems = {s: own for s, own in _by_system(rows).items() if own[0]["ablation_of"] is None}
     names = [f"{task}, {space}" for task, space in summary.keys(tasks)]
     rules = [number for number, system in enumerate(systems) if system == summary.PROPOSED[0]]
@@ -60,7 +60,7 @@ def value_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> list
 
 
 def noise_table(collected: Mapping[str, summary.Scores], tasks: TaskForest) -> str:
-    """How far seeds and models lie apart."""
+    """The spread over seeds and over models."""
     keys = summary.keys(tasks)
     deviations, ranges = zip(*(summary.noise(collected, key) for key in keys), strict=True)
     rows = [
@@ -71,7 +71,7 @@ def noise_table(collected: Mapping[str, summary.Scores], tasks: TaskForest) -> s
 
 
 def ablation_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> list[str]:
-    """The papers' models without a part each; none where no ablation was run."""
+    """The papers' models with one part left out at a time; no table if no ablation was run."""
     grouped = _by_system(rows)
     names = [task for task, _ in summary.keys(tasks)[: len(tasks)]]
     parts = []
@@ -83,14 +83,14 @@ def ablation_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> l
                 cells.append(
                     [own[0]["title"], *(f"{_mean_cell(row)} ({_test_cell(row)})" for row in own[: len(tasks)])]
                 )
-            told = f"test {metric.title}, all impressions (difference to {grouped[whole][0]['title']}, paired t-test)"
-            caption = f"Without a part: {told}"
+            base = grouped[whole][0]["title"]
+            caption = f"Without a part: test {metric.title}, all impressions (difference to {base}, paired t-test)"
             parts.append(html.table(["", *names], cells, caption))
     return parts
 
 
 def published_table(protocol: Protocol, rows: Sequence[Row], tasks: TaskForest) -> str:
-    """AUCs beside the paper's."""
+    """AUCs beside those of the paper."""
     cells = []
     for system, own in _by_system(rows).items():
         if system in protocol.published:

@@ -1,4 +1,4 @@
-"""Runs in parallel processes, of which one may die without the others."""
+"""Makes runs in parallel processes; one that dies does not affect the others."""
 
 import multiprocessing
 import os
@@ -17,14 +17,16 @@ T = TypeVar("T")
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Workers on a CPU are forked from a process that has imported what takes seconds; with a GPU they are spawned.
+    """On a CPU, workers are forked from a process that has imported what takes seconds; with a GPU they are spawned.
 
-    CUDA works in no process forked from one that has looked for a GPU, as packages may when they are imported.
+    CUDA does not work in a process that was forked from one that has looked for a GPU, as packages may on import.
     """
     if torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchrec_mtl.jobs.compare.runs", "torch.distributed.optim"])  # the latter is late
+    context.set_forkserver_preload(
+        ["torchrec_mtl.jobs.compare.runs", "torch.distributed.optim"]
+    )  # otherwise imported late
     return context
 
 
@@ -36,7 +38,7 @@ def _exit_with_parent() -> None:
 
 
 def _serve(connection: Connection, make: Callable[[T], None], log_file: Callable[[T], Path]) -> None:
-    """A worker: a task in, its error or None out, until there is no more."""
+    """Runs a worker, which receives tasks and returns for each its error or None, until it receives None."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     while (task := connection.recv()) is not None:
         file = log_file(task)
@@ -47,7 +49,7 @@ def _serve(connection: Connection, make: Callable[[T], None], log_file: Callable
         error = None
         try:
             make(task)
-        except Exception as exception:  # told to the parent, which goes on with the other tasks
+        except Exception as exception:  # reported to the parent, which continues with the other tasks
             traceback.print_exc()
             error = f"{type(exception).__name__}: {exception}"
         sys.stdout.flush()
@@ -63,7 +65,7 @@ class _Worker:
         theirs.close()
 
     def outcome(self) -> tuple[bool, str | None]:
-        """Whether the worker is alive, and its task's error."""
+        """Whether the worker is alive, and the error of its task."""
         try:
             return True, self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -74,13 +76,13 @@ class _Worker:
 def make_all(
     tasks: Sequence[T], make: Callable[[T], None], log_file: Callable[[T], Path], num_workers: int
 ) -> Iterator[tuple[T, str | None]]:
-    """Makes every task in one of ``num_workers`` processes; yields each as it ends, with its error if it failed.
+    """Makes every task in one of ``num_workers`` processes; yields each task when it ends, with its error if it failed.
 
     Args:
-        tasks: what to make, in order; picklable.
-        make: makes one; importable.
-        log_file: where a task's output goes.
-        num_workers: processes at a time. A process that dies fails its task alone, and another takes its place.
+        tasks: picklable tasks, in order.
+        make: importable function that makes a task.
+        log_file: function that names the file for a task's output.
+        num_workers: number of processes at a time. A process that dies fails only its task, and another replaces it.
     """
     waiting = list(reversed(tasks))
     at_work: dict[Connection, tuple[_Worker, T]] = {}

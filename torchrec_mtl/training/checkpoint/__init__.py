@@ -1,8 +1,8 @@
-"""The whole state of a run on disk, through `torch.distributed.checkpoint`: sharded as it is, loaded as it will be.
+"""The whole state of a run on disk, through `torch.distributed.checkpoint`: saved and loaded under any sharding.
 
-A checkpoint is a folder ``step_<n>`` that holds the tensors and, in ``manifest.json``, the rest of the state with the
-size and SHA-256 of every file. It is written beside its place under another name and gets its name in one rename, so a
-folder of that name is whole; a file that was changed since is refused.
+A checkpoint is a folder ``step_<n>`` with the tensors and ``manifest.json``, which holds the rest of the state and the
+size and SHA-256 of every file. It is written under another name and renamed at the end, so a folder with a checkpoint's
+name is whole. A file that was changed afterwards is refused.
 """
 
 from torchrec_mtl.training.checkpoint.checkpointer import Checkpointer

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: written, kept or removed, and read."""
+"""Writes, keeps, removes and reads the checkpoints of one run."""
 
 import contextlib
 import shutil
@@ -33,8 +33,8 @@ from torchrec_mtl.training.process_group import on_first_rank
 
 
 @contextlib.contextmanager
-def _told_in_one_sentence(checkpoint: Path) -> Iterator[None]:
-    """A write that fails, of a full disk say, as one sentence; what was written of it is removed."""
+def _as_training_error(checkpoint: Path) -> Iterator[None]:
+    """Turns a failed write, such as one to a full disk, into a one-sentence error, and removes what was written."""
     try:
         yield
     except (CheckpointException, InputError, OSError, RuntimeError) as error:
@@ -45,15 +45,15 @@ def _told_in_one_sentence(checkpoint: Path) -> Iterator[None]:
 
 
 class Checkpointer:
-    """Writes the checkpoints of one run, and keeps the newest and the best.
+    """Writes the checkpoints of one run, and keeps the newest and the best ones.
 
-    All ranks make one and call it alike. The folder must be one that all of them see.
+    All ranks must create one and make the same calls. All of them must see the folder.
 
     Args:
-        directory: where the checkpoints go; left-overs of a killed run's last write are removed.
+        directory: folder of the checkpoints; what a killed run left of its last write is removed.
+        group: gloo group of all ranks that nothing else uses while files are written.
         keep_last: see `CheckpointConfig`.
         asynchronous: see `CheckpointConfig`.
-        group: a gloo group of all ranks that nothing else uses while files are written.
 
     Raises:
         InputError: on every rank, if ``directory`` cannot be made or cleared.
@@ -69,7 +69,7 @@ class Checkpointer:
         on_first_rank(self._clear, group)
 
     def _clear(self) -> None:
-        """Makes the folder, without what a killed run left there."""
+        """Makes the folder, and removes what a killed run left of its last write."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for left in self.directory.glob(f"step_*{PARTIAL}"):
@@ -80,17 +80,17 @@ class Checkpointer:
     def save(
         self, step: int, model: nn.Module, optimizer: KeyedOptimizer, state: Mapping[str, Any], score: float | None
     ) -> None:
-        """Writes ``step_<step>``, in the background if asked; a former write is waited for first.
+        """Writes ``step_<step>``, in the background if so configured, after waiting for the previous write.
 
         Args:
-            step: optimizer steps taken.
-            model: as `distribute` gives it.
-            optimizer: its optimizer.
-            state: the rest: anything JSON holds, the same on all ranks.
-            score: what the best is chosen by, the higher the better; None where it was not measured.
+            step: number of optimizer steps taken.
+            model: model returned by `distribute`.
+            optimizer: optimizer returned by `distribute`.
+            state: the rest of the state, in values that JSON holds, the same on all ranks.
+            score: score by which the best checkpoint is chosen, higher is better; None if it was not measured.
 
         Raises:
-            TrainingError: if this or the former write fails; what stands stays.
+            TrainingError: if this or the previous write fails; existing checkpoints stay.
         """
         self.wait()
         tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random_state()}
@@ -111,10 +111,10 @@ class Checkpointer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the write in the background, if any, is done.
+        """Waits until the write in the background, if any, is done.
 
         Raises:
-            TrainingError: if it failed.
+            TrainingError: if the write failed.
         """
         if self._thread is not None:
             self._thread.join()
@@ -126,7 +126,7 @@ class Checkpointer:
     def _write(self, step: int, tensors: dict[str, Any], body: dict[str, Any]) -> None:
         checkpoint = self.directory / f"step_{step:09d}"
         partial = checkpoint.with_name(checkpoint.name + PARTIAL)
-        with _told_in_one_sentence(checkpoint):
+        with _as_training_error(checkpoint):
             dcp.save(tensors, checkpoint_id=partial, process_group=self.group)
             files = self._digests(partial)
 
@@ -140,7 +140,7 @@ class Checkpointer:
             on_first_rank(finish, self.group)
 
     def _digests(self, folder: Path) -> dict[str, dict[str, Any]]:
-        """Of every file; ranks share them out."""
+        """Size and SHA-256 of every file; the ranks share the work."""
         names = sorted(path.name for path in folder.iterdir())
         own = {
             name: {"bytes": (folder / name).stat().st_size, "sha256": digest(folder / name)}
@@ -151,7 +151,7 @@ class Checkpointer:
         return {name: part[name] for part in parts for name in part}
 
     def _prune(self) -> None:
-        """Removes what is neither among the last nor the best."""
+        """Removes checkpoints that are neither among the newest nor the best."""
         kept = checkpoints(self.directory)
         scored = [path for path in kept if read_manifest(path)["score"] is not None]
         best = best_checkpoint(self.directory) if scored else None
@@ -165,9 +165,9 @@ class Checkpointer:
         return on_first_rank(lambda: next(iter(checkpoints(self.directory)[-1:]), None), self.group)
 
     def load(self, checkpoint: Path, model: nn.Module, optimizer: KeyedOptimizer) -> dict[str, Any]:
-        """Restores model, optimizer and, on as many ranks as wrote it, the random state.
+        """Restores model, optimizer and, if as many ranks wrote the checkpoint, the random state.
 
-        On another number of ranks dropout goes on from what this rank's generators hold.
+        With another number of ranks, dropout continues from the present state of this rank's generators.
 
         Returns:
             The ``state`` that was given to `save`.
@@ -176,7 +176,7 @@ class Checkpointer:
             InputError: if a file is damaged, or the checkpoint does not fit the model or its optimizer.
         """
         manifest = verify(checkpoint, self.group)
-        optimizer.init_state()  # a step, which gives lazy optimizers the state that is read into
+        optimizer.init_state()  # takes a step, so that lazy optimizers have the state that is read into
         tensors: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         if same_ranks := manifest["world_size"] == dist.get_world_size():
             tensors["random"] = random_state()

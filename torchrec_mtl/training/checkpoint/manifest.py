@@ -1,4 +1,4 @@
-"""What makes a folder a checkpoint: its manifest, and files that are as the manifest says."""
+"""The manifest that makes a folder a checkpoint, and the check that its files are as the manifest says."""
 
 import hashlib
 import json
@@ -27,10 +27,10 @@ def digest(file: Path) -> str:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """What ``checkpoint`` says of itself: ``step``, ``score``, ``world_size``, ``state``, ``files``.
+    """The manifest of ``checkpoint``: ``step``, ``score``, ``world_size``, ``state``, ``files``.
 
     Raises:
-        InputError: if it has no manifest, or one that this version does not read.
+        InputError: if there is no manifest, or this version cannot read it.
     """
     file = checkpoint / MANIFEST
     if not file.is_file():
@@ -53,7 +53,7 @@ def _manifest_digest(body: Mapping[str, Any]) -> str:
 
 
 def _damage(checkpoint: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """What is wrong with the first file that is not as it was written."""
+    """Describes the first file that is not as it was written."""
     for name, written in files.items():
         file = checkpoint / name
         if not file.is_file():
@@ -66,13 +66,13 @@ def _damage(checkpoint: Path, files: Mapping[str, Mapping[str, Any]]) -> str | N
 
 
 def verify(checkpoint: Path, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
-    """Reads every file and compares it with the manifest; ranks share the files out.
+    """Reads every file and compares it with the manifest; the ranks share the files.
 
     Returns:
         The manifest.
 
     Raises:
-        InputError: if a file is missing, cut or changed; on every rank, with its name.
+        InputError: on every rank, if a file is missing, cut or changed; names the file.
     """
     manifest = read_manifest(checkpoint)
     files = sorted(manifest["files"].items())
@@ -92,10 +92,10 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def best_checkpoint(directory: Path) -> Path:
-    """The one with the highest score, the first of equals.
+    """The checkpoint with the highest score, the earliest of equals.
 
     Raises:
-        InputError: if none has a score.
+        InputError: if no checkpoint has a score.
     """
     scored = [(read_manifest(path)["score"], path) for path in checkpoints(directory)]
     scored = [(score, path) for score, path in scored if score is not None]

@@ -1,4 +1,4 @@
-"""The generators of this process as tensors, and back."""
+"""The state of this process's random generators as tensors."""
 
 import random
 
@@ -11,7 +11,7 @@ State = dict[str, dict[str, Tensor]]
 
 
 def random_state() -> State:
-    """Python's, NumPy's, torch's and this rank's GPU's generators, under the rank's number."""
+    """The state of the generators of Python, NumPy, torch and this rank's GPU, under the number of the rank."""
     version, words, gauss = random.getstate()
     assert version == 3
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -30,7 +30,7 @@ def random_state() -> State:
 
 
 def restore_random_state(state: State) -> None:
-    """Sets the generators to what `random_state` gave on this rank."""
+    """Restores the generators to the state that `random_state` returned on this rank."""
     own = state[str(dist.get_rank())]
     has_gauss, gauss = own["python_gauss"].tolist()
     random.setstate((3, tuple(own["python"].tolist()), gauss if has_gauss else None))

@@ -1,7 +1,7 @@
-"""Reading `torch.distributed.checkpoint` files without running what they may hold.
+"""Reads `torch.distributed.checkpoint` files without running code that they may hold.
 
-Its own reader unpickles the metadata, and objects that are not tensors, whatever they are. Here the metadata may name
-nothing but the classes that describe tensors, and everything else is read as torch's ``weights_only`` has it.
+torch's own reader unpickles the metadata, and any object that is not a tensor. Here the metadata may name only the
+classes that describe tensors, and everything else is read with torch's ``weights_only``.
 """
 
 import io
@@ -42,7 +42,7 @@ _ALLOWED = {
 
 
 def _enum_member(enum: Any, name: str) -> Any:
-    """In the place of `getattr`, which Python's first releases of 3.11 pickle members of enumerations with."""
+    """Stands in for `getattr`, with which the first releases of Python 3.11 pickle members of enumerations."""
     if not (isinstance(enum, type) and issubclass(enum, Enum)):
         raise pickle.UnpicklingError(f"names {name!r} of {enum!r}, which describes no tensor")
     return enum[name]
@@ -58,14 +58,14 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 class TensorReader(FileSystemReader):
-    """Reads metadata that names nothing but descriptions of tensors.
+    """Reads metadata that names only descriptions of tensors.
 
     Raises:
         InputError: if the metadata is unreadable or names anything else.
     """
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The metadata of the checkpoint, or of one rank of it."""
+        """The metadata of the checkpoint, or of one of its ranks."""
         file = Path(self._get_metadata_path(kwargs.get("rank")))
         try:
             with file.open("rb") as stream:
@@ -80,20 +80,20 @@ class TensorReader(FileSystemReader):
 
 
 class TensorPlanner(DefaultLoadPlanner):
-    """Loads tensors, and refuses anything pickled among them."""
+    """Loads tensors and refuses pickled objects."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Refuses."""
+        """Refuses a pickled object."""
         raise InputError(f"`{read_item.dest_index.fqn}` must be a tensor, but the checkpoint holds a pickled object")
 
 
 def load_weights(model: nn.Module, checkpoint: Path, group: dist.ProcessGroup | None = None) -> None:
-    """Reads a checkpoint's weights into ``model``, sharded in the same way, in another, or not at all.
+    """Loads the weights of a checkpoint into ``model``, whatever the sharding of the two.
 
     Args:
-        model: a `MultiTaskTrain` as the one that was saved, distributed or not.
-        checkpoint: a folder that `Checkpointer` wrote.
-        group: which ranks load; the default group.
+        model: `MultiTaskTrain` with the same parameters as the one that was saved, distributed or not.
+        checkpoint: folder written by `Checkpointer`.
+        group: ranks that load; the default group by default.
 
     Raises:
         InputError: if a file is damaged, or the checkpoint does not fit the model.
