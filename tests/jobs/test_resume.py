@@ -154,7 +154,7 @@ def test_sigterm_keeps_the_state_and_ends_with_status_0(data, whole, tmp_path):
     os.kill(job.process.pid, signal.SIGTERM)
     assert job.wait() == 0, job.said
     assert "TAFE: asked to stop, after step" in job.said
-    assert "not finished; the same command with `--name run` goes on" in job.said
+    assert "not finished; the same command with `--name run` resumes it" in job.said
     last = job.checkpoints("tafe")[-1]
     assert read_manifest(last)["step"] == job.step("tafe") < 48
     job.start()

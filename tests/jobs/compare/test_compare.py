@@ -207,7 +207,7 @@ def test_an_interrupted_comparison_goes_on(finished, data, tmp_path, capsys):
     (lost / "result.json").unlink()  # as a kill leaves it
     (lost / "result.json.partial").write_text("{")
     assert compare(data, tmp_path / "copy", "--stages", "search,final,report") == 0
-    assert "final: 10 runs, 9 are there" in capsys.readouterr().out
+    assert "final: 10 runs, 9 are finished" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert json.loads((lost / "result.json").read_text())["test"] == before  # bit for bit
 
