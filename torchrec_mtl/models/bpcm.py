@@ -98,8 +98,8 @@ class BPCM(MultiTaskModel):
     Args:
         features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
         tasks: the ``T`` tasks, some of which need another.
-        embedding_dim: embedding dimension, ``D``; by default that of the widest table. Fields of any other dimension
-            are projected to it.
+        embedding_dim: embedding dimension, ``D``; the widest table's by default. Fields of any other dimension are
+            projected to it.
         num_heads: number of heads in every attention; must divide ``D``. The paper has one.
         tower_layer_sizes: hidden layer widths of the prediction towers, eq. (10); the paper does not give them.
         aggregation_over: axis that eq. (4) acts on, ``"embedding"`` or ``"fields"``, see `FeatureAggregation`.

@@ -69,7 +69,7 @@ class ESMM(MultiTaskModel):
     Args:
         features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
         tasks: the ``T`` tasks, some of which need another.
-        tower_layer_sizes: hidden layer widths of each tower; 360-200-80 in the paper, here those of Single-Task in
+        tower_layer_sizes: hidden layer widths of each tower; 360-200-80 in the paper, here the sizes of Single-Task in
             later papers.
         dropout: probability of dropping a hidden unit of a tower during training.
 

@@ -107,8 +107,8 @@ class TAFE(MultiTaskModel):
     Args:
         features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
         tasks: the ``T`` tasks.
-        embedding_dim: embedding dimension, ``D``; by default that of the widest table, 18 in the paper. Fields of any
-            other dimension are projected to it.
+        embedding_dim: embedding dimension, ``D``; the widest table's by default, 18 in the paper. Fields of any other
+            dimension are projected to it.
         num_layers: number of layers, ``L``, of the generator and of the adapters.
         num_heads: number of heads, ``m``, in every attention; must divide ``D``.
         num_inducing_points: number of inducing points, ``K``: learnt queries of the fields, of which each sample

@@ -1,4 +1,4 @@
-"""The parts models are made of, with plain arguments; one file a section of a paper."""
+"""The parts of the models, with plain arguments; one file per section of a paper."""
 
 from torchrec_mtl.modules.attention import Attention
 from torchrec_mtl.modules.batch import labels_and_weights

@@ -1,4 +1,4 @@
-"""What a train wrapper reads of a batch."""
+"""The labels and weights that a train wrapper reads from a batch."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def labels_and_weights(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Labels as floats, and weights if the batch has any: TorchRec's own batches do not.
+    """Returns the labels as floats, and the weights if the batch has any; TorchRec's own batches have none.
 
-    To be kept from being traced, ``torch.fx.wrap("labels_and_weights")``, by every file that calls it: a traced batch
-    would seem to have every attribute.
+    Every file that calls this must exclude it from tracing with ``torch.fx.wrap("labels_and_weights")``, because a
+    traced batch appears to have every attribute.
     """
     return batch.labels.float(), getattr(batch, "weights", None)
