@@ -84,8 +84,10 @@ class AITM(MultiTaskModel):
     Args:
         features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
         tasks: the ``T`` tasks, some of which need another.
-        tower_layer_sizes: layer widths of each task's own MLP, ``f_t``; the last is ``D``.
-        dropout: probability of dropping a unit of ``f_t`` and ``g_t`` during training.
+        tower_layer_sizes: layer widths of each task's own MLP, ``f_t``; the last, ``D``, is the width of the
+            representations.
+        dropout: probability of dropping a unit of each task's own MLP, ``f_t``, and of the transfer MLP, ``g_t``,
+            during training.
 
     Raises:
         InputError: if there are several tasks and none needs another, there is no layer, a layer width is below 1, or
