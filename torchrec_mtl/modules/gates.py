@@ -147,7 +147,7 @@ class DSelectK:
 
     Args:
         num_selected: number of experts that a gate selects, ``k``.
-        per_example: whether the choice of experts depends on the input; if not, it is one for all inputs ("static").
+        per_example: whether the choice of experts depends on the input; if not, it is fixed ("static").
         gamma: width of the smooth step.
 
     Raises:
