@@ -1,4 +1,4 @@
-"""An over arch of ours in a model of yours: BPCM's on your own features, your own training loop.
+"""Our over arch in your model: BPCM's over arch on your own features, in your own training loop.
 
 python examples/over_arch_in_own_model.py
 """
@@ -15,7 +15,7 @@ EMBEDDING_DIM = 8
 
 
 class YourModel(nn.Module):
-    """Whatever makes field embeddings ``[B, F, D]`` may stand below; here tables and one field of dense features."""
+    """Any module below can make the field embeddings ``[B, F, D]``; here, tables and one field of dense features."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""An over arch of yours in our training: sharding, optimizers, early stopping and metrics take any module.
+"""Your over arch in our training: sharding, optimizers, early stopping and metrics work with any module.
 
 python examples/own_over_arch.py
 """
@@ -26,7 +26,7 @@ from torchrec_mtl.training.process_group import default_device, process_group, s
 
 
 class YourModel(nn.Module):
-    """Any ``model(dense_features, sparse_features) -> logits [B, T]``; here the steps' probabilities are multiplied."""
+    """Any ``model(dense_features, sparse_features) -> logits [B, T]``; this one multiplies the steps' probabilities."""
 
     def __init__(self, embedding_bag_collection: EmbeddingBagCollection) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class YourModel(nn.Module):
         self.over_arch = nn.Sequential(
             nn.Linear(self.features.out_features, 32),
             nn.ReLU(),
-            nn.Linear(32, len(TASKS)),  # each step's logit, given the one before
+            nn.Linear(32, len(TASKS)),  # each step's logit, given the previous step
             MarginalFromConditional(TASKS),
         )
 
@@ -43,7 +43,7 @@ class YourModel(nn.Module):
 
 
 class Batches:
-    """An epoch of batches on this rank: how many, which, and where to go on in a run that was interrupted."""
+    """An epoch of batches on this rank, with the position from which to resume an interrupted run."""
 
     def __init__(self, num_batches: int, seed: int) -> None:
         self.num_batches, self.seed, self.epoch, self.step = num_batches, seed, 0, 0

@@ -1,4 +1,4 @@
-"""Random batches of a funnel, for the examples: ids, numbers and nested labels, without a file."""
+"""Random batches of a funnel for the examples: ids, numbers and nested labels, without any files."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ NUM_DENSE = 4
 
 
 def tables(embedding_dim: int) -> list[EmbeddingBagConfig]:
-    """One table a feature, as TorchRec has them."""
+    """Returns one TorchRec table per feature."""
     return [
         EmbeddingBagConfig(
             name=f"t_{feature}", embedding_dim=embedding_dim, num_embeddings=size, feature_names=[feature]
@@ -24,7 +24,7 @@ def tables(embedding_dim: int) -> list[EmbeddingBagConfig]:
 
 
 def batches(num_batches: int, batch_size: int, seed: int = 0) -> Iterator[MultiTaskBatch]:
-    """Batches in which an even item is clicked, bought and paid for more often than an odd one."""
+    """Yields batches in which even items are clicked, put in the cart and purchased more often than odd ones."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(num_batches):
         ids = torch.stack([torch.randint(n, (batch_size,), generator=generator) for n in FEATURES.values()])
@@ -36,5 +36,5 @@ def batches(num_batches: int, batch_size: int, seed: int = 0) -> Iterator[MultiT
         yield MultiTaskBatch(
             dense_features=torch.randn(batch_size, NUM_DENSE, generator=generator),
             sparse_features=sparse,
-            labels=happened.int().cumprod(dim=1).float(),  # a step needs the one before
+            labels=happened.int().cumprod(dim=1).float(),  # a step needs the previous one
         )

@@ -1,7 +1,7 @@
-"""TorchRec's way of training DLRM, and the one line that makes it TAFE.
+"""TorchRec's way of training DLRM, and the lines that turn it into TAFE.
 
 KeyedJaggedTensor batches, fused optimizer, sharding plan, DistributedModelParallel and train pipeline are TorchRec's
-and stay as they are; ``--model`` chooses which of two lines builds the model.
+own and do not change; ``--model`` chooses which model is built.
 
     torchrun --nproc_per_node 2 examples/train_dlrm.py --model tafe
 """
@@ -70,7 +70,7 @@ def main() -> None:
     iterator = batches(args.steps, batch_size=512, seed=dist.get_rank())
     for step in range(args.steps):
         loss, logits, _ = pipeline.progress(iterator)
-        advance_schedules(model)  # TAFE's smooth step gets steeper
+        advance_schedules(model)  # makes TAFE's smooth step steeper
         if step % 20 == 0 and dist.get_rank() == 0:
             print(f"step {step:4d}  loss {loss.item():.4f}  logits {tuple(logits.shape)}", flush=True)
     dist.destroy_process_group()

@@ -1,14 +1,14 @@
-"""What this library raises on purpose, a user's mistake and a run that cannot go on, and the checks that raise it."""
+"""The errors for a user's mistake and for a run that cannot continue, and the checks that raise them."""
 
 import difflib
 import math
 from collections.abc import Iterable, Sequence
 
-LARGEST = 2**31 - 1  # number of anything
+LARGEST = 2**31 - 1  # size or count that an argument may have
 
 
 class InputError(ValueError):
-    """A wrong argument, file or row, told in one sentence: the thing, the rule and the value.
+    """A wrong argument, file or row, reported in one sentence that gives its name, the rule and the value.
 
     Programs of this library print the sentence and exit with status 2, without a traceback.
 
@@ -21,14 +21,14 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on through no argument's fault (a NaN loss, a full disk), told in one sentence.
+    """A run that cannot continue although no argument is wrong (a NaN loss, a full disk), reported in one sentence.
 
-    Programs of this library print the sentence and exit with status 1. The last checkpoint stays.
+    Programs of this library print the sentence and exit with status 1. The last checkpoint is kept.
     """
 
 
 def nearest(text: str, known: Iterable[object]) -> str | None:
-    """Which of those known ``text`` was probably meant to be; None if it resembles none.
+    """Returns the known name that ``text`` was probably meant to be, or None if it resembles none.
 
     Example::
 
@@ -39,7 +39,7 @@ def nearest(text: str, known: Iterable[object]) -> str | None:
 
 
 def not_one_of(what: str, value: object, known: Iterable[object]) -> str:
-    """The sentence for a value that is none of those known, with the nearest of them first.
+    """Returns the sentence that rejects an unknown value, with the known ones and the nearest of them.
 
     Example::
 
@@ -48,8 +48,8 @@ def not_one_of(what: str, value: object, known: Iterable[object]) -> str:
     """
     names = list(known)
     near = nearest(str(value), names)
-    told = f"{what} (={value!r})" if what.startswith("`") else f"{what} {value!r}"
-    return f"{told} must be one of {names}" + (f"; the nearest is {near!r}" if near else "")
+    subject = f"{what} (={value!r})" if what.startswith("`") else f"{what} {value!r}"
+    return f"{subject} must be one of {names}" + (f"; the nearest is {near!r}" if near else "")
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -59,7 +59,7 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
 
 
 def check_at_least(least: float, **values: float) -> None:
-    """Raises `InputError` unless all ``values`` are numbers, and ``least`` or more.
+    """Raises `InputError` unless all ``values`` are finite numbers of at least ``least``.
 
     Example::
 
@@ -68,14 +68,14 @@ def check_at_least(least: float, **values: float) -> None:
         torchrec_mtl.errors.InputError: `num_layers` (=0) must be at least 1
     """
     for name, value in values.items():
-        if not least <= value < math.inf:  # NaN is not either
+        if not least <= value < math.inf:  # false for NaN too
             raise InputError(f"`{name}` (={value}) must be at least {least}")
         if value > LARGEST and isinstance(value, int):
             raise InputError(f"`{name}` (={value}) must be at most {LARGEST}")
 
 
 def check_share(**values: float) -> None:
-    """Raises `InputError` unless all ``values`` are from 0 to 1, as the probability of dropping a unit is.
+    """Raises `InputError` unless all ``values`` are between 0 and 1, such as dropout probabilities.
 
     Example::
 
@@ -89,7 +89,7 @@ def check_share(**values: float) -> None:
 
 
 def check_sizes(least: int = 0, **sizes: Sequence[int]) -> None:
-    """Raises `InputError` unless all ``sizes`` are widths of layers, ``least`` layers or more.
+    """Raises `InputError` unless each of ``sizes`` holds valid layer widths, for at least ``least`` layers.
 
     Example::
 

@@ -1,7 +1,7 @@
-"""Every system that the jobs can train: a record each of the model, its loss, and the arguments that make it this one.
+"""All systems that the jobs can train. Each is a record of a model, its loss and the arguments that define the system.
 
-The papers' ablations are records too. One of your own is a `System` in a module of yours, named on the command line:
-``--models my_package.models:MY_SYSTEM``.
+The papers' ablations are systems too. To add your own, define a `System` in a module of yours and name it on the
+command line: ``--models my_package.models:MY_SYSTEM``.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,15 +27,15 @@ class System:
     """A model and the loss it is trained with.
 
     Args:
-        name: on the command line, in folders and in results.
-        title: in tables and pictures.
-        model: the class, ``model(features, tasks, **model_args)``.
-        loss: the class, ``loss(tasks, **loss_args)``; that of its paper.
-        model_args: arguments that make it this system.
-        loss_args: arguments of the loss that do.
-        fixed: which of both no setting may replace, else it would be another system.
-        small: sizes for tests, arguments of the model.
-        ablation_of: the system that this one takes a part from; its settings and its choices are that one's.
+        name: name of the system on the command line, in folders and in results.
+        title: name of the system in tables and pictures.
+        model: class of the model, called as ``model(features, tasks, **model_args)``.
+        loss: class of the loss, called as ``loss(tasks, **loss_args)``; normally the loss of the model's paper.
+        model_args: arguments of the model that define this system.
+        loss_args: arguments of the loss that define this system.
+        fixed: names of model and loss arguments that no setting may replace, as that would make another system.
+        small: arguments that make the model small, for tests.
+        ablation_of: name of the system that this one removes a part of; it has the settings and choices of that system.
     """
 
     name: str
@@ -50,13 +50,13 @@ class System:
 
     @property
     def base(self) -> str:
-        """The system whose settings hold for this one: itself, or what it is an ablation of."""
+        """Name of the system whose settings apply: the system that this one is an ablation of, or itself."""
         return self.ablation_of or self.name
 
     def without(
         self, part: str, name: str, *, loss_args: Mapping[str, Any] | None = None, **model_args: Any
     ) -> "System":
-        """The ablation that leaves ``part`` out by the given arguments, which are then fixed."""
+        """Returns the ablation that leaves out ``part`` by means of the given arguments, which are then fixed."""
         loss_args = loss_args or {}
         return replace(
             self,

@@ -1,4 +1,4 @@
-"""The funnel: binary tasks, some of which can only happen after another."""
+"""The funnel: binary tasks, some of which can happen only after another."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ from torchrec_mtl.errors import InputError, not_one_of
 
 @dataclass(frozen=True, init=False)
 class Task:
-    """One thing that happens or does not, with the data columns that tell.
+    """An event that happens or does not, with the data columns that say so.
 
     Args:
-        name: its name.
-        after: the task that it needs: this one's label is 1 only where that one's is. None for a task that needs none.
-        label_column: the data column of its label; its name by default.
-        weight_column: the data column of its sample weight; none by default (weight 1 everywhere). A weight of 0
-            masks the label: the way to say that it is missing.
+        name: name of the task.
+        after: name of the task that this one needs: the label of this task is 1 only where the label of ``after`` is 1.
+            None if this task needs no other.
+        label_column: data column of the label; the task's name by default.
+        weight_column: data column of the sample weight; by default there is none, and every weight is 1. A weight of 0
+            masks the label, which is the way to mark it as missing.
 
     Raises:
         InputError: if a name is not a non-empty string.
@@ -52,16 +53,16 @@ class Task:
 
 @dataclass(frozen=True, init=False)
 class TaskForest:
-    """Tasks and what each needs: a chain, a tree, several trees, or tasks that have nothing to do with each other.
+    """Tasks and the task that each one needs: a chain, a tree, several trees, or tasks that are independent.
 
-    Everything that has one column a task (labels, weights, logits; all ``[B, T]``) is in the order of ``tasks``. Two
-    tasks after the same one do not exclude each other.
+    Everything with one column per task (labels, weights, logits; all ``[B, T]``) is in the order of ``tasks``. Two
+    tasks that need the same task do not exclude each other.
 
     Args:
-        tasks: at least one, each after those that it needs.
+        tasks: one or more tasks, each after the task it needs.
 
     Raises:
-        InputError: if there is no task, a name or a label column occurs twice, or a task comes before the one that it
+        InputError: if there is no task, a name or a label column occurs twice, or a task comes before the task it
             needs.
 
     Example::
@@ -94,37 +95,37 @@ class TaskForest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tasks' names."""
+        """Names of the tasks."""
         return tuple(task.name for task in self.tasks)
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The data column of each task's label."""
+        """Data column of each task's label."""
         return tuple(task.label_column for task in self.tasks)
 
     @property
     def weight_columns(self) -> tuple[str | None, ...]:
-        """The data column of each task's weight, None where that is 1 everywhere."""
+        """Data column of each task's weight, None if every weight is 1."""
         return tuple(task.weight_column for task in self.tasks)
 
     @property
     def parents(self) -> tuple[int | None, ...]:
-        """The position of the task that each one needs, None where there is none."""
+        """Position of the task that each task needs, None if it needs none."""
         return tuple(None if task.after is None else self.names.index(task.after) for task in self.tasks)
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
-        """``(parent, child)`` positions, one for each task that needs another, in the tasks' order."""
+        """Positions ``(parent, child)`` for each task that needs another, in the order of the tasks."""
         return tuple((parent, child) for child, parent in enumerate(self.parents) if parent is not None)
 
     def ancestors(self, task: int) -> tuple[int, ...]:
-        """The positions of all tasks that the one at ``task`` needs, the nearest first."""
+        """Returns the positions of all tasks that the task at position ``task`` needs, nearest first."""
         parent = self.parents[task]
         return () if parent is None else (parent, *self.ancestors(parent))
 
     @property
     def is_chain(self) -> bool:
-        """Whether each task but the first needs the one before it."""
+        """Whether each task except the first needs the previous one."""
         return self.parents == (None, *range(len(self) - 1))
 
     def __len__(self) -> int:
@@ -134,51 +135,53 @@ class TaskForest:
         return iter(self.names)
 
     def __str__(self) -> str:
-        """Such as ``click -> (like, buy -> return)``: what comes after what."""
+        """Shows which task comes after which, for example ``click -> (like, buy -> return)``."""
+        return ", ".join(self._branches(None))
 
-        def told(parent: int | None) -> list[str]:
-            return [self._told(child, told(child)) for child, of in enumerate(self.parents) if of == parent]
-
-        return ", ".join(told(None))
-
-    def _told(self, task: int, after: list[str]) -> str:
-        following = f"({', '.join(after)})" if len(after) > 1 else "".join(after)
-        return f"{self.names[task]} -> {following}" if after else self.names[task]
+    def _branches(self, parent: int | None) -> list[str]:
+        """Describes each child of ``parent`` with everything after it."""
+        branches = []
+        for task, name in enumerate(self.names):
+            if self.parents[task] == parent:
+                after = self._branches(task)
+                following = f"({', '.join(after)})" if len(after) > 1 else "".join(after)
+                branches.append(f"{name} -> {following}" if after else name)
+        return branches
 
     def index(self, name: str) -> int:
-        """The position of task ``name``."""
+        """Returns the position of the task ``name``."""
         if name not in self.names:
             raise InputError(not_one_of("task", name, self.names))
         return self.names.index(name)
 
     def spaces(self, name: str) -> tuple[str, ...]:
-        """The sample spaces a metric of task ``name`` can be measured in, the whole space first.
+        """Returns the sample spaces in which metrics of task ``name`` can be measured, the entire space first.
 
-        ``"impressions"`` is every row; ``"after X"`` only the rows where ``X``, which the task needs, happened.
+        ``"impressions"`` is every row; ``"after X"`` is the rows where ``X``, the task that ``name`` needs, happened.
         """
         after = self.tasks[self.index(name)].after
         return ("impressions",) if after is None else ("impressions", f"after {after}")
 
     def require_edges(self, needed_by: str) -> None:
-        """An `InputError` that names ``needed_by`` if no task needs another."""
+        """Raises an `InputError` that names ``needed_by`` if there are several tasks and none needs another."""
         if len(self) > 1 and not self.edges:
             raise InputError(f"{needed_by} must have tasks of which some need another (`after`), not {self}")
 
 
-def TaskChain(  # noqa: N802  (read as the kind of forest that it makes)
+def TaskChain(  # noqa: N802  (named like a class, because it makes one kind of forest)
     names: Sequence[str],
     label_columns: Sequence[str] | None = None,
     weight_columns: Sequence[str] | None = None,
 ) -> TaskForest:
-    """The forest of a plain funnel, in which each task needs the one before it.
+    """Returns the forest of a plain funnel, in which each task needs the previous one.
 
     Args:
-        names: the tasks' names, first step of the funnel first.
-        label_columns: the data column of each task's label; the task's name by default.
-        weight_columns: the data column of each task's sample weight; none by default.
+        names: names of the tasks, starting with the first step of the funnel.
+        label_columns: data column of each task's label; the task's name by default.
+        weight_columns: data column of each task's sample weight; none by default.
 
     Raises:
-        InputError: if there is no task, a name occurs twice, or the columns are not one a task.
+        InputError: if there is no task, a name occurs twice, or there is not one column per task.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Objectives of multi-task models on a funnel: modules, and the terms they are made of."""
+"""Objectives of multi-task models on a funnel: loss modules, and the functions that compute their terms."""
 
 from torchrec_mtl.losses.counterfactual import CounterfactualLoss, dr_risk, imputation_loss, ips_risk
 from torchrec_mtl.losses.functional import (

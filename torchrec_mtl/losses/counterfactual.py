@@ -1,12 +1,12 @@
-"""ESCM2's objective (Wang et al., SIGIR 2022, section 4), and the risks that it is made of.
+"""ESCM2's objective (Wang et al., SIGIR 2022, section 4), and the risks in it.
 
-Symbols, each ``[B, E]`` with a column for every task that needs another: ``o`` whether the one before happened,
-``observed``; ``o^`` its estimated probability, ``propensities``; ``delta`` the cross entropy of the step's
-conditional probability, ``errors``, which is known where ``o = 1``; ``delta^`` its estimate, ``imputed_errors``;
-``e^ = delta - delta^``.
+Symbols, each ``[B, E]`` with one column for every task that needs another: ``o``, ``observed``, is whether the previous
+task happened; ``o^``, ``propensities``, is its estimated probability; ``delta``, ``errors``, is the cross entropy of
+the step's conditional probability, which is known where ``o = 1``; ``delta^``, ``imputed_errors``, is an estimate of
+it; ``e^ = delta - delta^``.
 
-The risks estimate ``E[delta]`` over the entire space, as if the step before had happened in every row. They are
-unbiased where a step's outcome does not depend on the one before given x. Weights are as in
+The risks estimate ``E[delta]`` over the entire space, as if the previous step had happened in every row. They are
+unbiased if, given x, the outcome of a step does not depend on the previous step. Weights work as in
 `torchrec_mtl.losses.functional`.
 """
 
@@ -23,7 +23,7 @@ from torchrec_mtl.tasks import TaskForest
 
 
 def ips_risk(errors: Tensor, observed: Tensor, propensities: Tensor, weights: Tensor | None = None) -> Tensor:
-    """``E[o delta / o^]``, unbiased with true propensities.
+    """``E[o delta / o^]``, unbiased if the propensities are true.
 
     Example::
 
@@ -36,7 +36,7 @@ def ips_risk(errors: Tensor, observed: Tensor, propensities: Tensor, weights: Te
 def dr_risk(
     errors: Tensor, imputed_errors: Tensor, observed: Tensor, propensities: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """``E[delta^ + o e^ / o^]``, unbiased where propensities or imputed errors are true: doubly robust.
+    """``E[delta^ + o e^ / o^]``, unbiased if the propensities or the imputed errors are true: doubly robust.
 
     Example::
 
@@ -50,7 +50,7 @@ def dr_risk(
 def imputation_loss(
     errors: Tensor, imputed_errors: Tensor, observed: Tensor, propensities: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """``E[o e^^2 / o^]``, which fits the imputed errors.
+    """``E[o e^^2 / o^]``, the loss that fits the imputed errors.
 
     Example::
 
@@ -62,26 +62,28 @@ def imputation_loss(
 
 
 class CounterfactualLoss(nn.Module):
-    """``L_CTR + lambda_c L_CVR + lambda_g L_CTCVR`` of ESCM2, for models that give ``conditional_logits``.
+    """``L_CTR + lambda_c L_CVR + lambda_g L_CTCVR`` of ESCM2, for models that output ``conditional_logits``.
 
-    ``L_CTR`` and ``L_CTCVR`` are the marginal cross entropies of the tasks that need no other and of the others.
-    ``L_CVR`` is `ips_risk`, or where the model imputes errors `dr_risk` + `imputation_loss`, minimised jointly as in
-    the paper.
+    ``L_CTR`` is the marginal cross entropy of the tasks that need no other, and ``L_CTCVR`` the marginal cross entropy
+    of the other tasks. ``L_CVR`` is `ips_risk`; if the model imputes errors, it is `dr_risk` + `imputation_loss`,
+    minimised jointly as in the paper.
 
-    The paper has two tasks; here each further task's propensity is the marginal probability of the one it needs, and
-    its terms are summed. The paper does not say whether ``o^`` is held fixed in ``L_CVR``: here no gradient flows
-    through it, else a risk would fall by overstating how likely the observed rows were.
+    The paper has two tasks. Here the propensity of every further task is the marginal probability of the task it needs,
+    and the terms of all tasks are summed. The paper does not say whether ``o^`` is held fixed in ``L_CVR``. Here no
+    gradient flows through it; otherwise the model could lower a risk by overstating the probability of the observed
+    rows.
 
     Args:
-        tasks: ``T`` tasks, of which ``E`` need another.
-        counterfactual_weight: ``lambda_c``; the paper's experiments favour values up to 0.1.
-        global_weight: ``lambda_g``.
-        min_propensity: bounds the weights by its inverse; a bias for less variance.
-        task_weights: one a task, multiplies all of a task's terms; 1 by default.
+        tasks: the ``T`` tasks, ``E`` of which need another.
+        counterfactual_weight: weight of the counterfactual risk, ``lambda_c``; the paper's experiments favour values up
+            to 0.1.
+        global_weight: weight of the marginal cross entropies of the tasks that need another, ``lambda_g``.
+        min_propensity: lower bound of the propensities; its inverse bounds the weights: some bias for less variance.
+        task_weights: weights that multiply all terms of a task, one per task; 1 by default.
 
     Raises:
-        InputError: if no task needs another, ``min_propensity`` is not in (0, 1], the weights are not one a task, or
-            one is negative.
+        InputError: if there are several tasks and none needs another, ``min_propensity`` is not in (0, 1], there is not
+            one weight per task, or a weight is negative.
 
     Example::
 
@@ -122,14 +124,14 @@ class CounterfactualLoss(nn.Module):
         conditional_logits: Tensor,
         imputed_errors: Tensor | None = None,
     ) -> Tensor:
-        """Marginal logits, labels, weights and conditional logits, ``[B, T]`` each, to a scalar.
+        """Maps marginal logits, labels, weights and conditional logits, ``[B, T]`` each, to a scalar.
 
-        ``imputed_errors``, ``[B, E]``, or none for IPS.
+        ``imputed_errors`` are ``[B, E]``, or None for IPS.
         """
         weights = torch.ones_like(labels) if weights is None else weights
         labels = known_labels(labels, weights)
-        of_tasks = [1.0 if parent is None else self.global_weight for parent in self.parents]
-        scaled = torch.stack([w * scale for w, scale in zip(weights.unbind(1), of_tasks, strict=True)], dim=1)
+        scales = [1.0 if parent is None else self.global_weight for parent in self.parents]
+        scaled = torch.stack([w * scale for w, scale in zip(weights.unbind(1), scales, strict=True)], dim=1)
         risk = cross_entropy(logits, labels, scaled, self.task_weights)
 
         parent_weights, step_weights = parents_and_children(weights, self.edges)
@@ -140,8 +142,8 @@ class CounterfactualLoss(nn.Module):
         _, step_logits = parents_and_children(conditional_logits, self.edges)
         errors = F.binary_cross_entropy_with_logits(step_logits, happened, reduction="none")
         estimated, _ = parents_and_children(logits.detach(), self.edges)
-        seen = (observed, estimated.sigmoid().clamp(min=self.min_propensity), step_weights)
+        steps = (observed, estimated.sigmoid().clamp(min=self.min_propensity), step_weights)
         if imputed_errors is None:
-            return risk + self.counterfactual_weight * ips_risk(errors, *seen)
-        doubly_robust = dr_risk(errors, imputed_errors, *seen) + imputation_loss(errors, imputed_errors, *seen)
+            return risk + self.counterfactual_weight * ips_risk(errors, *steps)
+        doubly_robust = dr_risk(errors, imputed_errors, *steps) + imputation_loss(errors, imputed_errors, *steps)
         return risk + self.counterfactual_weight * doubly_robust

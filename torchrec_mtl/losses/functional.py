@@ -1,11 +1,11 @@
-"""The losses' terms: logits ``[B, T]``, labels ``[B, T]`` in {0, 1}, weights ``[B, T]`` or none, to a scalar.
+"""Terms of losses: from logits ``[B, T]``, labels ``[B, T]`` in {0, 1} and optional weights ``[B, T]`` to a scalar.
 
-Terms of a task and the one that it needs take ``edges``, the ``E`` pairs of positions ``(parent, child)`` of
+Terms that compare a task with the task it needs take ``edges``, the ``E`` pairs of positions ``(parent, child)`` from
 `torchrec_mtl.tasks.TaskForest.edges`. The papers have a chain, whose edges are ``(t - 1, t)``.
 
-Every term is a sum over tasks and a mean over the batch's ``B`` rows, as the papers have it. A weight multiplies
-its label's term and does not change the ``B`` that is divided by, so that the mean over ranks with equal batches is
-the mean over the whole; weight 0 masks the label, and the pairs that it is part of.
+Every term is a sum over tasks and a mean over the ``B`` rows of the batch, as in the papers. A weight multiplies the
+term of its label. The sum is still divided by ``B``, so that the mean over ranks with equal batches equals the mean
+over all rows. Weight 0 masks a label and every pair that the label belongs to.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ Edges = Sequence[tuple[int, int]]
 
 
 def columns(x: Tensor, positions: Sequence[int]) -> Tensor:
-    """The columns of ``[B, T]`` at ``positions``; a view where they follow each other, as in a chain.
+    """Returns the columns of ``[B, T]`` at ``positions``; a view if they are consecutive, as in a chain.
 
-    Not by an index: it would have to be copied to the device at every step.
+    It does not use an index tensor, which would have to be copied to the device at every step.
     """
     if positions and list(positions) == list(range(positions[0], positions[-1] + 1)):
         return x[:, positions[0] : positions[-1] + 1]
@@ -28,30 +28,30 @@ def columns(x: Tensor, positions: Sequence[int]) -> Tensor:
 
 
 def parents_and_children(x: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-    """The columns of the tasks needed and of those that need them, ``[B, E]`` each."""
+    """Returns the columns of the parents and of the children, ``[B, E]`` each."""
     return columns(x, [parent for parent, _ in edges]), columns(x, [child for _, child in edges])
 
 
 def step(x: Tensor, edges: Edges) -> Tensor:
-    """``x_t - x_{t'}`` over the edges, ``[B, E]``: what changes from the task needed to the one that needs it."""
+    """Returns ``x_t - x_{t'}`` for every edge, ``[B, E]``: the child's column minus the parent's."""
     parents, children = parents_and_children(x, edges)
     return children - parents
 
 
 def mean_over_rows(terms: Tensor, weights: Tensor | None) -> Tensor:
-    """Sum over tasks, mean over rows. A masked term is dropped rather than multiplied, whatever its label holds."""
+    """Sums over tasks and averages over rows. A masked term is dropped, so its label may hold any value."""
     if weights is not None:
         terms = torch.where(weights == 0, 0.0, terms * weights)
     return terms.sum() / max(terms.shape[0], 1)
 
 
 def known_labels(labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Labels with 0 where masked: a masked one may be NaN, and would reach the gradient through a product with 0."""
+    """Returns the labels with 0 where masked: a masked NaN would reach the gradient even when multiplied by 0."""
     return labels if weights is None else torch.where(weights == 0, 0.0, labels)
 
 
 def _pair_weights(weights: Tensor | None, edges: Edges) -> Tensor | None:
-    """Weights of the pairs, ``[B, E]``: the product of both tasks'."""
+    """Returns the weights of the pairs, ``[B, E]``: the product of the weights of both tasks."""
     if weights is None:
         return None
     parents, children = parents_and_children(weights, edges)
@@ -61,13 +61,13 @@ def _pair_weights(weights: Tensor | None, edges: Edges) -> Tensor | None:
 def cross_entropy(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, task_weights: Tensor | None = None
 ) -> Tensor:
-    """``sum_t w_t BCE_t``: BPCM eq. (11), TAFE eq. (23), which is the first sum of TAFE eq. (25).
+    """``sum_t w_t BCE_t``: BPCM eq. (11), TAFE eq. (23), also the first sum of TAFE eq. (25).
 
     Args:
-        logits: ``[B, T]``.
-        labels: ``[B, T]``.
-        weights: ``[B, T]``, none for 1.
-        task_weights: ``w [T]``, none for 1.
+        logits: marginal logits, ``[B, T]``.
+        labels: labels in {0, 1}, ``[B, T]``.
+        weights: weights of the labels, ``[B, T]``; 1 by default.
+        task_weights: weights of the tasks, ``w [T]``; 1 by default.
 
     Example::
 
@@ -81,8 +81,8 @@ def cross_entropy(
 def calibrator(logits: Tensor, edges: Edges, weights: Tensor | None = None) -> Tensor:
     """``sum_{t>=2} max(p_t - p_{t-1}, 0)``: BPCM eq. (12), AITM's behavioural expectation calibrator.
 
-    A penalty where a task is held likelier than the one it needs. The paper prints it with a minus sign and an
-    index past the last task.
+    It penalises a task that is predicted to be likelier than the task it needs. The paper prints it with a minus sign
+    and an index beyond the last task.
 
     Example::
 
@@ -93,8 +93,8 @@ def calibrator(logits: Tensor, edges: Edges, weights: Tensor | None = None) -> T
 
 
 def dependence(logits: Tensor, labels: Tensor, edges: Edges, weights: Tensor | None = None) -> Tensor:
-    """``sum_{t>=2} ((p_{t-1} - p_t) - (o_{t-1} - o_t))^2``: the second sum of TAFE eq. (25), as TAFE eq. (29)
-    closes it, on probabilities.
+    """``sum_{t>=2} ((p_{t-1} - p_t) - (o_{t-1} - o_t))^2`` on probabilities: the second sum of TAFE eq. (25), with the
+    squared error of TAFE eq. (29).
 
     Example::
 
@@ -106,17 +106,17 @@ def dependence(logits: Tensor, labels: Tensor, edges: Edges, weights: Tensor | N
 
 
 def step_propensity(logits: Tensor, labels: Tensor, edges: Edges, min_propensity: float = 1e-3) -> Tensor:
-    """``P(y_{t-1} = 1 | x, y_t)``, the denominator of TAFE eq. (10)'s weight, from marginal logits.
+    """Computes ``P(y_{t-1} = 1 | x, y_t)``, the denominator of the weight in TAFE eq. (10), from marginal logits.
 
-    1 where task ``t`` happened, which needs the former; ``(p_{t-1} - p_t) / (1 - p_t)`` where it did not. No
-    gradient flows through it.
+    It is 1 where task ``t`` happened, because the task needs the previous one, and ``(p_{t-1} - p_t) / (1 - p_t)``
+    where it did not. No gradient flows through it.
 
     Args:
-        logits: ``[B, T]``, marginal.
-        labels: ``[B, T]``.
-        edges: ``E`` pairs.
-        min_propensity: the least value, which bounds the weights. Where the step before is rarer than this, the
-            clipping takes weight from its negatives: a bias for less variance.
+        logits: marginal logits, ``[B, T]``.
+        labels: labels in {0, 1}, ``[B, T]``.
+        edges: the ``E`` pairs of tasks.
+        min_propensity: smallest value returned, which bounds the weights. Where the previous step is rarer than this,
+            clipping takes weight from its negatives: some bias for less variance.
 
     Returns:
         ``[B, E]`` in [``min_propensity``, 1].
@@ -130,17 +130,17 @@ def step_propensity(logits: Tensor, labels: Tensor, edges: Edges, min_propensity
 def local_space_bce(
     logits: Tensor, labels: Tensor, propensities: Tensor, edges: Edges, weights: Tensor | None = None
 ) -> Tensor:
-    """Cross entropy of each task over the rows where the step before happened, made unbiased: TAFE theorem 2.1.
+    """Unbiased cross entropy of each task over the rows where the previous step happened: TAFE theorem 2.1.
 
-    Equals `cross_entropy` over all rows in expectation. ``P(Y = 1)`` of eq. (10) is the share of such rows in the
-    batch, so the sum over them is divided by all ``B`` rows.
+    In expectation it equals `cross_entropy` over all rows. ``P(Y = 1)`` in eq. (10) is the share of the rows where the
+    previous step happened, so the sum over these rows is divided by all ``B`` rows.
 
     Args:
-        logits: ``[B, T]``.
-        labels: ``[B, T]``.
+        logits: marginal logits, ``[B, T]``.
+        labels: labels in {0, 1}, ``[B, T]``.
         propensities: ``P(y_{t-1} = 1 | x, y_t) [B, E]``, above 0; see `step_propensity`.
-        edges: ``E`` pairs; a task that needs no other has its cross entropy over all rows.
-        weights: ``[B, T]``, none for 1.
+        edges: the ``E`` pairs of tasks; the cross entropy of a task that needs no other is over all rows.
+        weights: weights of the labels, ``[B, T]``; 1 by default.
 
     Example::
 

@@ -1,8 +1,8 @@
 """The papers' objectives as modules, for `MultiTaskTrain`.
 
-A loss is built with the tasks, ``Loss(tasks, ...)``, and called as ``loss(logits, labels, weights) -> scalar``. What
-else it reads of a model are keyword-only arguments of its ``forward``, by the names under which the model gives them:
-see `torchrec_mtl.losses.CounterfactualLoss`. It may have parameters, which are then trained with the model's.
+A loss is built from the tasks, ``Loss(tasks, ...)``, and called as ``loss(logits, labels, weights) -> scalar``. If it
+reads further outputs of a model, they are keyword-only arguments of its ``forward`` with the names that the model uses:
+see `torchrec_mtl.losses.CounterfactualLoss`. A loss may have parameters, which are trained together with the model's.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from torchrec_mtl.tasks import TaskForest
 
 
 def task_weight_tensor(tasks: TaskForest, task_weights: Sequence[float] | None) -> Tensor | None:
-    """``[T]``, or None for 1 everywhere.
+    """Returns the weights as a tensor ``[T]``, or None where they are 1 for all tasks.
 
     Raises:
-        InputError: if they are not one a task, or one is negative or not finite.
+        InputError: if there is not one weight per task, or a weight is negative or not finite.
     """
     if task_weights is None:
         return None
@@ -34,11 +34,11 @@ class CrossEntropyLoss(nn.Module):
     """Weighted sum of the tasks' cross entropies, BPCM eq. (11), TAFE eq. (23).
 
     Args:
-        tasks: ``T`` tasks.
-        task_weights: ``w_t``, one a task; 1 by default.
+        tasks: the ``T`` tasks.
+        task_weights: weights ``w_t`` of the tasks' cross entropies, one per task; 1 by default.
 
     Raises:
-        InputError: if the weights are not one a task, or one is negative.
+        InputError: if there is not one weight per task, or a weight is negative.
 
     Example::
 
@@ -55,20 +55,21 @@ class CrossEntropyLoss(nn.Module):
         self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """``[B, T]`` each to a scalar."""
+        """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
         return functional.cross_entropy(logits, labels, weights, self.task_weights)
 
 
 class CalibratedLoss(nn.Module):
-    """Cross entropy and ``alpha`` times the calibrator, BPCM eq. (13); also AITM's objective.
+    """Cross entropy plus ``alpha`` times the calibrator, BPCM eq. (13); also AITM's objective.
 
     Args:
-        tasks: ``T`` tasks, of which some need another.
+        tasks: the ``T`` tasks, some of which need another.
         alpha: weight of the calibrator; BPCM found 0.6 best.
-        task_weights: ``w_t`` of the cross entropies, one a task; 1 by default.
+        task_weights: weights ``w_t`` of the tasks' cross entropies, one per task; 1 by default.
 
     Raises:
-        InputError: if no task needs another, the weights are not one a task, or one is negative.
+        InputError: if there are several tasks and none needs another, there is not one weight per task, or a weight is
+            negative.
 
     Example::
 
@@ -88,21 +89,22 @@ class CalibratedLoss(nn.Module):
         self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """``[B, T]`` each to a scalar."""
+        """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
         cross_entropy = functional.cross_entropy(logits, labels, weights, self.task_weights)
         return cross_entropy + self.alpha * functional.calibrator(logits, self.edges, weights)
 
 
 class DependenceLoss(nn.Module):
-    """Cross entropy and the dependence loss, TAFE eq. (24), written out in TAFE eq. (25) with TAFE eq. (29).
+    """Cross entropy plus the dependence loss, TAFE eq. (24), written out in TAFE eq. (25) with TAFE eq. (29).
 
     Args:
-        tasks: ``T`` tasks, of which some need another.
-        dependence_weight: weight of the dependence loss; 1 in the paper, 0 for its ablation "w/o L_D-Task".
-        task_weights: ``w_t`` of the cross entropies, one a task; 1 by default.
+        tasks: the ``T`` tasks, some of which need another.
+        dependence_weight: weight of the dependence loss; 1 in the paper, 0 in its ablation "w/o L_D-Task".
+        task_weights: weights ``w_t`` of the tasks' cross entropies, one per task; 1 by default.
 
     Raises:
-        InputError: if no task needs another, the weights are not one a task, or one is negative.
+        InputError: if there are several tasks and none needs another, there is not one weight per task, or a weight is
+            negative.
 
     Example::
 
@@ -124,22 +126,23 @@ class DependenceLoss(nn.Module):
         self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """``[B, T]`` each to a scalar."""
+        """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
         cross_entropy = functional.cross_entropy(logits, labels, weights, self.task_weights)
         return cross_entropy + self.dependence_weight * functional.dependence(logits, labels, self.edges, weights)
 
 
 class LocalSpaceLoss(nn.Module):
-    """Each task's cross entropy where the step before happened, importance-weighted, TAFE theorem 2.1.
+    """Importance-weighted cross entropy of each task where the previous step happened, TAFE theorem 2.1.
 
-    The propensities come from the model's own marginal probabilities, without gradient.
+    The propensities come from the model's marginal probabilities, without gradient.
 
     Args:
-        tasks: ``T`` tasks, of which some need another.
-        min_propensity: bounds the weights by its inverse, see `torchrec_mtl.losses.step_propensity`.
+        tasks: the ``T`` tasks, some of which need another.
+        min_propensity: lower bound of the propensities; its inverse bounds the weights, see
+            `torchrec_mtl.losses.step_propensity`.
 
     Raises:
-        InputError: if no task needs another, or ``min_propensity`` is not in (0, 1].
+        InputError: if there are several tasks and none needs another, or ``min_propensity`` is not in (0, 1].
 
     Example::
 
@@ -156,12 +159,12 @@ class LocalSpaceLoss(nn.Module):
         self.edges, self.min_propensity = tasks.edges, min_propensity
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """``[B, T]`` each to a scalar."""
+        """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
         propensities = functional.step_propensity(logits, labels, self.edges, self.min_propensity)
         return functional.local_space_bce(logits, labels, propensities, self.edges, weights)
 
 
 def check_propensity(min_propensity: float) -> None:
-    """Raises `InputError` unless it is above 0 and at most 1."""
+    """Raises `InputError` unless ``min_propensity`` is above 0 and at most 1."""
     if not 0 < min_propensity <= 1:
         raise InputError(f"`min_propensity` (={min_propensity}) must be above 0 and at most 1")

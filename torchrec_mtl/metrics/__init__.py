@@ -1,6 +1,6 @@
-"""Metrics of a funnel: pure functions, `METRICS` that names them, and :class:`MultiTaskMetrics` that measures by name.
+"""Metrics of a funnel: pure functions, `METRICS` by name, and :class:`MultiTaskMetrics`, which measures them.
 
-Higher is better: ``auc``, ``gauc``. Lower is better: ``log_loss``, ``normalized_entropy``. Nearer to 1 is better:
+Higher is better for ``auc`` and ``gauc``, lower for ``log_loss`` and ``normalized_entropy``, and nearer to 1 for
 ``calibration``.
 """
 

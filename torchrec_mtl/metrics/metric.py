@@ -1,4 +1,4 @@
-"""Metrics by name: early stopping, tables and reports take a name, and find here what it is and which way is better."""
+"""Metrics by name. Early stopping, tables and reports take a name and look up here which values are better."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,17 +21,18 @@ class Metric:
     """A metric of one task, and how to read it.
 
     Args:
-        function: ``(logits, labels, weights) -> float`` over columns ``[N]``, called by position, or ``(logits, labels,
-            groups, weights)`` if grouped. Labels are 0 or 1, all weights above 0. NaN says that it is undefined,
-            one class being absent, say. Of no rows at all it is not asked.
-        title: its name in tables and pictures.
-        better: whether ``"higher"`` or ``"lower"`` values are better, or those nearer to ``"one"``.
-        score: which logits it takes where the step before happened: ``"ranking"`` the marginal ones, ``"probability"``
-            the conditional ones; see :class:`MultiTaskMetrics`. Over all impressions both are the marginal ones.
-        grouped: whether it needs groups ``[N]``; it is measured only where rows have them.
+        function: ``(logits, labels, weights) -> float`` on columns ``[N]``, or ``(logits, labels, groups, weights)`` if
+            grouped; the arguments are passed by position. Labels are 0 or 1, and all weights are above 0. It returns
+            NaN where the metric is undefined, for example if a class is absent. It is never called without rows.
+        title: name of the metric in tables and pictures.
+        better: which values are better: ``"higher"``, ``"lower"``, or nearer to ``"one"``.
+        score: logits that the metric takes where the previous step happened: ``"ranking"`` for the marginal ones,
+            ``"probability"`` for the conditional ones; see :class:`MultiTaskMetrics`. Over all impressions, both are
+            the marginal logits.
+        grouped: whether the metric needs groups ``[N]``; it is measured only where rows have groups.
 
     Raises:
-        InputError: if ``better`` or ``score`` is none of these.
+        InputError: if ``better`` or ``score`` is none of the values above.
 
     Example::
 
@@ -51,7 +52,7 @@ class Metric:
             check_choice(name, getattr(self, name), choices)
 
     def merit(self, value: float) -> float:
-        """A number that is the larger the better ``value`` is.
+        """Returns a number that is larger for better values.
 
         Example::
 
@@ -71,16 +72,16 @@ METRICS: Mapping[str, Metric] = {
 
 
 def find_metric(name: str, known: Mapping[str, Metric], argument: str, with_groups: bool) -> Metric:
-    """The metric of this name.
+    """Returns the metric called ``name``.
 
     Args:
-        name: what to look up.
-        known: all there are.
-        argument: what was given the name, for the message.
+        name: name to look up.
+        known: all known metrics by name.
+        argument: name of the argument that ``name`` was given for, used in the error message.
         with_groups: whether the rows to measure have groups.
 
     Raises:
-        InputError: if there is none of this name, with the nearest; or it needs groups that the rows have not.
+        InputError: if no metric has this name, or it needs groups and the rows have none.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Named metrics of every task, in every sample space the task has."""
+"""Measures named metrics of every task in every sample space of the task."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,39 +9,41 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.metrics.gather import gather_rows
 from torchrec_mtl.metrics.metric import METRICS, Metric
 from torchrec_mtl.metrics.probability import CalibrationCurve, calibration_curve, conditional_logits
-from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values
+from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values, gather_rows
 from torchrec_mtl.tasks import TaskForest
 
 
 class MultiTaskMetrics:
     """Collects rows batch by batch, then measures each task in each of its sample spaces.
 
-    Logits are of *marginal* probabilities ``p_t = P(y_t = 1 | x)``, as every model here returns. The spaces
-    are ``tasks.spaces(name)``, and a metric means in each:
+    It takes logits of *marginal* probabilities ``p_t = P(y_t = 1 | x)``, which every model here returns. The spaces are
+    ``tasks.spaces(name)``, and the meaning of a metric depends on the space:
 
-    - ``"impressions"``: all rows; ranking and probability metrics alike use ``p_t``. For a purchase after a
-      click this is CTCVR.
-    - ``"after <previous>"``: the rows whose previous label is 1 and not masked.
-      *Probability* metrics (of those here ``log_loss``, ``normalized_entropy``, ``calibration``) use the conditional
-      ``min(p_t / p_{t-1}, 1)`` of :func:`conditional_logits`, because that is what the labels of these rows
-      follow; ``p_t`` would be out by the rate of the former step.
-      *Ranking* metrics (``auc``, ``gauc``) use ``p_t``: candidates are ranked before the former step is
-      known, so the score under test is the one that ranks them; a score is the same in both spaces, so a
-      difference between them comes from the rows alone; and the quotient of two outputs ties wherever a model
-      puts ``p_t`` above ``p_{t-1}``. The AUC of a conversion rate model as such is
-      ``auc(conditional_logits(logits[:, t], logits[:, t - 1]), labels[:, t])`` over the clicked rows.
+    - ``"impressions"``: all rows. Ranking and probability metrics both use ``p_t``. For a purchase after a click this
+      is CTCVR.
+    - ``"after <previous>"``: the rows whose previous label is 1 and not masked. Probability metrics use the conditional
+      probability, ranking metrics use ``p_t``.
 
-    A row whose label of the task has weight 0 is left out of that task. ``num_rows`` and ``positives`` count
-    what is left, unweighted. Logits and weights are kept in float32, on the CPU: ``9 T`` bytes a row, and 8
-    for its group.
+    *Probability* metrics (here ``log_loss``, ``normalized_entropy`` and ``calibration``) use the conditional
+    ``min(p_t / p_{t-1}, 1)`` of :func:`conditional_logits`, because the labels after a step follow it; ``p_t`` would be
+    off by the rate of the previous step.
+
+    *Ranking* metrics (``auc`` and ``gauc``) use ``p_t`` for three reasons. Candidates are ranked before the previous
+    step is known, so ``p_t`` is the score that ranks them. A score is the same in both spaces, so a difference between
+    the spaces comes from their rows alone. And the quotient of two outputs is tied wherever a model puts ``p_t`` above
+    ``p_{t-1}``. The AUC of a conversion rate model as such is
+    ``auc(conditional_logits(logits[:, t], logits[:, t - 1]), labels[:, t])`` over the clicked rows.
+
+    A row whose label of a task has weight 0 is left out of that task. ``num_rows`` and ``positives`` count the
+    remaining rows, unweighted. Logits and weights are kept in float32 on the CPU: ``9 T`` bytes per row, and 8 more for
+    its group.
 
     Args:
-        tasks: the funnel, ``T`` tasks.
+        tasks: the ``T`` tasks of the funnel.
         with_groups: whether ``update`` takes groups and ``compute`` measures the grouped metrics, such as ``gauc``.
-        metrics: what is measured, by name.
+        metrics: metrics to measure, by name.
 
     Example::
 
@@ -72,7 +74,7 @@ class MultiTaskMetrics:
         """Forgets all rows."""
         none = torch.empty(0, len(self.tasks))
         groups = [torch.empty(0, dtype=torch.int64)] if self.with_groups else []
-        self._batches = [[none, none.bool(), none, *groups]]  # so that a rank without rows has columns too
+        self._batches = [[none, none.bool(), none, *groups]]  # so that a rank without rows has columns
 
     def update(
         self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, groups: Tensor | None = None
@@ -83,12 +85,12 @@ class MultiTaskMetrics:
             logits: ``[B, T]`` marginal logits.
             labels: ``[B, T]`` in {0, 1}.
             weights: ``[B, T]``, at least 0; 0 masks the label. 1 by default.
-            groups: ``[B]`` integer ids for grouped metrics, with ``with_groups`` only.
+            groups: ``[B]`` integer ids for grouped metrics; given only if ``with_groups`` is True.
 
         Raises:
-            InputError: if a logit is NaN or infinite, a label neither 0 nor 1 (and not masked), a weight
-                negative or not finite, a shape wrong, or ``groups`` given without ``with_groups`` or the
-                reverse.
+            InputError: if a logit is NaN or infinite, an unmasked label is neither 0 nor 1, a weight is negative or not
+                finite, a shape is wrong, or ``groups`` are given although ``with_groups`` is False, or missing although
+                it is True.
         """
         if (groups is not None) != self.with_groups:
             given = "not given" if groups is None else "given"
@@ -105,18 +107,19 @@ class MultiTaskMetrics:
         self._batches.append(batch)
 
     def compute(self, process_group: dist.ProcessGroup | None = None) -> list[dict[str, Any]]:
-        """Rows ``{task, space, metric, value}`` over the rows of all ranks; every rank gets all of them.
+        """Measures the rows of all ranks; every rank gets all results.
 
-        Where torch.distributed is set up, all ranks of the group must call it, those without rows too.
-        Nothing is summarised before the merge: each rank receives all rows, so AUCs are exact. However rows
-        are spread over ranks, counts and, unless weights are fractional, AUCs are the same to the last bit;
-        the other metrics, sums in float64, agree to 1e-12.
+        If torch.distributed is initialised, all ranks of the group must call it, including ranks without rows. Each
+        rank receives all rows before anything is summarised, so AUCs are exact. However the rows are spread over ranks,
+        counts are the same to the last bit, and so are AUCs unless weights are fractional. The other metrics are sums
+        in float64 and agree to 1e-12.
 
         Args:
-            process_group: whose ranks' rows to merge; the default group by default.
+            process_group: group of the ranks whose rows are merged; the default group by default.
 
         Returns:
-            A list of dicts; ``value`` is a float, NaN where the metric is undefined (one class absent).
+            A list of dicts ``{task, space, metric, value}``; ``value`` is a float, NaN where the metric is undefined
+            (one class absent).
 
         Raises:
             InputError: if no rank has a row.
@@ -132,7 +135,7 @@ class MultiTaskMetrics:
     def calibration_curves(
         self, process_group: dist.ProcessGroup | None = None, num_bins: int = 10
     ) -> dict[str, CalibrationCurve]:
-        """Each task's :func:`calibration_curve` over its rows of all ranks, all impressions; called as ``compute``."""
+        """Returns each task's :func:`calibration_curve` over all impressions of all ranks; call it like ``compute``."""
         logits, labels, weights, *_ = self._all_rows(process_group)
         return {
             task: calibration_curve(logits[:, t], labels[:, t], weights[:, t], num_bins)
@@ -147,7 +150,7 @@ class MultiTaskMetrics:
         return rows
 
     def _measure_spaces(self, rows: list[Tensor], t: int) -> Iterator[dict[str, float]]:
-        """The metrics of task ``t``: of all its rows, then of those where the step before happened."""
+        """Yields the metrics of task ``t`` over all its rows, then over the rows where the previous step happened."""
         logits, _, weights = (column[:, t] for column in rows[:3])
         labelled = weights > 0
         yield self._measure(rows, t, logits, labelled)
@@ -158,7 +161,7 @@ class MultiTaskMetrics:
             yield self._measure(rows, t, conditional_logits(logits, logits_before), after)
 
     def _measure(self, rows: list[Tensor], t: int, logits: Tensor, kept: Tensor) -> dict[str, float]:
-        """The metrics of task ``t`` over the rows ``kept``; ``logits`` are those of the probability metrics."""
+        """Returns the metrics of task ``t`` over the rows ``kept``; probability metrics read ``logits``."""
         marginal, happened, weights = (column[kept, t] for column in rows[:3])
         groups = [column[kept] for column in rows[3:]]
         values = {"num_rows": float(len(happened)), "positives": float(happened.sum())}

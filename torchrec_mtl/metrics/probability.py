@@ -1,4 +1,4 @@
-"""How true predicted probabilities are. All take logits, so that nothing saturates, and sum in float64."""
+"""Metrics of predicted probabilities. All take logits, so that nothing saturates, and sum in float64."""
 
 import math
 from typing import NamedTuple
@@ -17,16 +17,16 @@ def log_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> f
     """Mean binary cross entropy in nats, weighted: BPCM eq. (11) for one task.
 
     Args:
-        logits: ``[N]``.
-        labels: ``[N]`` in {0, 1}.
-        weights: ``[N]``, at least 0; 1 by default.
+        logits: logits, ``[N]``.
+        labels: labels in {0, 1}, ``[N]``.
+        weights: weights of the rows, ``[N]``, at least 0; 1 by default.
 
     Returns:
-        The log loss, lower is better; NaN where no row has a weight above 0.
+        The log loss, lower is better; NaN if no row has a weight above 0.
 
     Raises:
-        InputError: if a logit is NaN or infinite, a label neither 0 nor 1, a weight negative or not finite,
-            or shapes differ.
+        InputError: if a logit is NaN or infinite, a label is neither 0 nor 1, a weight is negative or not finite, or
+            shapes differ.
 
     Example::
 
@@ -39,13 +39,13 @@ def log_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> f
 
 
 def normalized_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
-    """Log loss over that of always predicting the base rate: below 1 is better than the base rate.
+    """Log loss divided by the log loss of always predicting the base rate: below 1 is better than the base rate.
 
-    Source: He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", ADKDD 2014. The base
-    rate is that of these very rows. Arguments and errors as :func:`log_loss`.
+    Source: He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", ADKDD 2014. The base rate is taken
+    from the given rows. For arguments and errors, see :func:`log_loss`.
 
     Returns:
-        The normalised entropy, lower is better; NaN where one of the classes has no row of weight above 0.
+        The normalised entropy, lower is better; NaN if a class has no row of weight above 0.
 
     Example::
 
@@ -54,18 +54,18 @@ def normalized_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = 
     """
     rows = checked_rows(logits, labels, weights, "logits")
     classes = torch.stack([rows.weights * rows.labels, rows.weights * (1 - rows.labels)]).sum(1)
-    rarer = classes.min() / classes.sum()  # from the commoner one, 1 - rate would lose its digits
+    rarer = classes.min() / classes.sum()  # the rarer class, because 1 - rate would lose digits
     entropy = float(torch.special.entr(rarer) - (1 - rarer) * torch.log1p(-rarer))
     return log_loss(logits, labels, weights) / entropy if entropy > 0 else math.nan
 
 
 def calibration(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
-    """Sum of the predicted probabilities over the sum of the labels: 1 is right, above 1 predicts too many.
+    """Sum of the predicted probabilities divided by the sum of the labels: above 1 predicts too many positives.
 
-    Arguments and errors as :func:`log_loss`.
+    For arguments and errors, see :func:`log_loss`.
 
     Returns:
-        The ratio, nearer to 1 is better; NaN where no positive has a weight above 0.
+        The ratio, nearer to 1 is better; NaN if no positive has a weight above 0.
 
     Example::
 
@@ -79,7 +79,7 @@ def calibration(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -
 
 
 class CalibrationCurve(NamedTuple):
-    """A reliability diagram, one entry a bin ``[num_bins]``, by rising prediction."""
+    """A reliability diagram with one entry per bin, ``[num_bins]``, in order of rising prediction."""
 
     mean_prediction: Tensor
     positive_rate: Tensor
@@ -89,14 +89,14 @@ class CalibrationCurve(NamedTuple):
 def calibration_curve(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, num_bins: int = 10
 ) -> CalibrationCurve:
-    """Predicted against observed rate in bins of equal weight (equal rows, without weights).
+    """Predicted and observed rates in bins of equal weight (without weights, of equally many rows).
 
-    Rows of one prediction share a bin, the one where the middle of their weight falls, so the curve does not
-    depend on the order of rows; bins that get none are left out. The means are weighted, ``num_rows`` is not.
-    Other arguments and errors as :func:`log_loss`.
+    Rows with the same prediction share the bin in which the middle of their weight falls, so the curve does not depend
+    on the order of the rows. Empty bins are left out. The means are weighted; ``num_rows`` is not. For other arguments
+    and errors, see :func:`log_loss`.
 
     Raises:
-        InputError: also if ``num_bins`` is not above 0.
+        InputError: as in :func:`log_loss`, and if ``num_bins`` is not above 0.
 
     Example::
 
@@ -121,18 +121,19 @@ def calibration_curve(
 
 
 def conditional_logits(logits: Tensor, previous_logits: Tensor) -> Tensor:
-    """The logit of ``min(p_t / p_{t-1}, 1)``: a task given that the step before happened.
+    """Returns the logit of ``min(p_t / p_{t-1}, 1)``: a task given that the previous step happened.
 
-    ``p_t / p_{t-1}`` is ``P(y_t = 1 | y_{t-1} = 1)`` because a label implies the one before. It is taken
-    between logarithms, so small probabilities keep their digits. A model need not keep ``p_t <= p_{t-1}``: a
-    ratio above ``1 - 1e-12`` is cut to it, so such a row costs at most 27.6 nats, not an infinite log loss.
+    ``p_t / p_{t-1}`` is ``P(y_t = 1 | y_{t-1} = 1)`` because a positive label implies a positive previous label. The
+    ratio is a difference of logarithms, so small probabilities keep their digits. A model need not satisfy
+    ``p_t <= p_{t-1}``: a ratio above ``1 - 1e-12`` is clipped to it, so such a row costs at most 27.6 nats instead of
+    an infinite log loss.
 
     Args:
-        logits: ``[N]`` marginal logits of task ``t``.
-        previous_logits: ``[N]`` of task ``t - 1``.
+        logits: marginal logits of task ``t``, ``[N]``.
+        previous_logits: marginal logits of task ``t - 1``, ``[N]``.
 
     Returns:
-        Float64 logits ``[N]``.
+        Logits in float64, ``[N]``.
 
     Raises:
         InputError: if the shapes differ.

@@ -1,4 +1,4 @@
-"""How well scores rank positives above negatives, higher is better: exact, without bins, ties counted as one half."""
+"""Metrics of how well scores rank positives above negatives: exact, without bins; a tie counts one half."""
 
 import math
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from torchrec_mtl.metrics.rows import Rows, check_groups, checked_rows
+from torchrec_mtl.metrics.rows import WeightedRows, check_groups, checked_rows
 
 _SUSPICIOUS_MARGIN = 0.005
 
 
-def _class_weights(rows: Rows, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight of the positives and of the negatives in each cell of tied rows."""
+def _class_weights(rows: WeightedRows, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the weight of the positives and of the negatives in each cell of tied rows."""
     positives = torch.bincount(cell, rows.weights * rows.labels)
     return positives, torch.bincount(cell, rows.weights * (1 - rows.labels))
 
@@ -20,21 +20,22 @@ def _class_weights(rows: Rows, cell: Tensor) -> tuple[Tensor, Tensor]:
 def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     """Area under the ROC curve: the chance that a positive outscores a negative, a tie counting one half.
 
-    Exact for any number of rows, in ``O(N log N)``: the rows are sorted, never binned. With weights that are
-    whole numbers, or none, the order of the rows does not change one bit of it; with others, at most 1e-12.
+    It is exact for any number of rows, in ``O(N log N)``: the rows are sorted, never binned. Without weights, or with
+    integer weights, the order of the rows does not change a single bit of the result; with other weights, it changes
+    the result by at most 1e-12.
 
     Args:
-        scores: ``[N]``. Any increasing function of the probability will do; prefer the logits, because a
-            float32 sigmoid rounds large ones to ties.
-        labels: ``[N]`` in {0, 1}.
-        weights: ``[N]``, at least 0; a pair counts the product of its rows' weights. 1 by default.
+        scores: scores, ``[N]``. Any increasing function of the probability works; prefer the logits, because a float32
+            sigmoid rounds large logits to ties.
+        labels: labels in {0, 1}, ``[N]``.
+        weights: weights of the rows, ``[N]``, at least 0; a pair counts the product of its rows' weights. 1 by default.
 
     Returns:
-        The AUC, higher is better; NaN where one of the classes has no row of weight above 0.
+        The AUC, higher is better; NaN if a class has no row of weight above 0.
 
     Raises:
-        InputError: if a score is NaN or infinite, a label neither 0 nor 1, a weight negative or not finite,
-            or shapes differ.
+        InputError: if a score is NaN or infinite, a label is neither 0 nor 1, a weight is negative or not finite, or
+            shapes differ.
 
     Example::
 
@@ -48,14 +49,15 @@ def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
 
 
 def _starts(values: Tensor) -> Tensor:
-    """Whether each entry of a non-empty column starts a run of equal ones."""
+    """Returns whether each entry of a non-empty column starts a run of equal entries."""
     return pad(values[1:] != values[:-1], (1, 0), value=True)
 
 
 def _cumsum_by_group(values: Tensor, group: Tensor) -> Tensor:
-    """Running sums that start anew in each run of equal ``group``.
+    """Returns running sums that restart with each run of equal ``group``.
 
-    By doubling: one running sum less what came before a group would lose the digits of light groups.
+    It works by doubling: subtracting the total before each group from one running sum would lose the digits of groups
+    with little weight.
     """
     total, shift, longest = values.clone(), 1, int(torch.bincount(group).max())
     while shift < longest:
@@ -65,24 +67,24 @@ def _cumsum_by_group(values: Tensor, group: Tensor) -> Tensor:
 
 
 def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None = None) -> float:
-    """Group AUC: the AUC inside each group (usually a user), averaged by the groups' impressions.
+    """Group AUC: the AUC inside each group (usually a user), averaged with the groups' impressions as weights.
 
-    A group counts as much as its number of rows, or with weights as the sum of its rows' weights, which count
-    inside its AUC too. A group without a positive or without a negative has no AUC and is left out of the
-    average, rows and all. Exact as :func:`auc` is. Source: Zhu et al., "Optimized Cost per Click in Taobao
-    Display Advertising", KDD 2017.
+    A group counts with its number of rows or, given weights, with the sum of its rows' weights, which also count inside
+    its AUC. A group without a positive or without a negative has no AUC, and all its rows are left out of the average.
+    It is as exact as :func:`auc`. Source: Zhu et al., "Optimized Cost per Click in Taobao Display Advertising", KDD
+    2017.
 
     Args:
-        scores: ``[N]``, as in :func:`auc`.
-        labels: ``[N]`` in {0, 1}.
-        groups: ``[N]`` integer ids; rows of a group need not be adjacent.
-        weights: ``[N]``, at least 0; 1 by default.
+        scores: scores, ``[N]``, as in :func:`auc`.
+        labels: labels in {0, 1}, ``[N]``.
+        groups: integer ids of the groups, ``[N]``; rows of a group need not be adjacent.
+        weights: weights of the rows, ``[N]``, at least 0; 1 by default.
 
     Returns:
-        The group AUC, higher is better; NaN where no group has both classes.
+        The group AUC, higher is better; NaN if no group has both classes.
 
     Raises:
-        InputError: as :func:`auc`, and if ``groups`` are not integers.
+        InputError: as in :func:`auc`, and if ``groups`` are not integers.
 
     Example::
 
@@ -97,11 +99,11 @@ def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None 
         return math.nan
     order = rows.scores.argsort()
     order = order[groups[order].argsort(stable=True)]
-    rows, groups = Rows(*(column[order] for column in rows)), groups[order]
+    rows, groups = WeightedRows(*(column[order] for column in rows)), groups[order]
     new_group = _starts(groups)
     new_cell = new_group | _starts(rows.scores)
     positives, negatives = _class_weights(rows, new_cell.cumsum(0) - 1)
-    group = new_group.cumsum(0)[new_cell] - 1  # of each cell of tied rows
+    group = new_group.cumsum(0)[new_cell] - 1  # the group of each cell of tied rows
     area = torch.bincount(group, positives * (_cumsum_by_group(negatives, group) - negatives / 2))
     positives, negatives = torch.bincount(group, positives), torch.bincount(group, negatives)
     both = (positives > 0) & (negatives > 0)
@@ -110,9 +112,9 @@ def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None 
 
 
 def rela_impr(auc: float, auc_base: float) -> float:
-    """BPCM eq. (14): relative change of an AUC above chance, ``(auc - 0.5) / (auc_base - 0.5) - 1``.
+    """BPCM eq. (14): relative change of the AUC above chance, ``(auc - 0.5) / (auc_base - 0.5) - 1``.
 
-    BPCM's base is the single-task MLP. NaN where the base is not above 0.5.
+    BPCM's base is the single-task MLP. The result is NaN if the base is not above 0.5.
 
     Example::
 
@@ -123,9 +125,9 @@ def rela_impr(auc: float, auc_base: float) -> float:
 
 
 def gain(auc: float, auc_base: float) -> float:
-    """TAFE table 2: the AUC's relative change, ``auc / auc_base - 1``, as a fraction.
+    """TAFE table 2: relative change of the AUC, ``auc / auc_base - 1``, as a fraction.
 
-    TAFE's base is Single-Task. NaN where the base is not above 0.
+    TAFE's base is Single-Task. The result is NaN if the base is not above 0.
 
     Example::
 
@@ -136,9 +138,9 @@ def gain(auc: float, auc_base: float) -> float:
 
 
 def suspicious(auc: float, positives: float, negatives: float) -> str | None:
-    """One sentence where an AUC hints at a mistake in data or training, else None.
+    """Returns one sentence if an AUC hints at a mistake in the data or the training, else None.
 
-    That is: a class without rows, or an AUC within 0.005 of 0.5 (a dead model) or of 1 (a leaked label).
+    The hints are a class without rows, or an AUC within 0.005 of 0.5 (a dead model) or of 1 (a leaked label).
 
     Example::
 

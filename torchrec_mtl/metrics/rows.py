@@ -1,61 +1,100 @@
-"""The rows a metric is measured on: checked, and without those that a weight of 0 masks."""
+"""The rows that a metric is measured on: checked, without the rows that weight 0 masks, and gathered from all ranks."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 
 
-class Rows(NamedTuple):
-    """Scores in their own type, labels and weights in float64, all ``[N]`` and all of weight above 0."""
+class WeightedRows(NamedTuple):
+    """Scores in their original type, labels and weights in float64, all ``[N]``; every weight is above 0."""
 
     scores: Tensor
     labels: Tensor
     weights: Tensor
 
 
-def _refuse(wrong: Tensor, values: Tensor, name: str, rule: str) -> None:
+def _raise_if(wrong: Tensor, values: Tensor, name: str, rule: str) -> None:
     if wrong.any():
         entry = wrong.nonzero()[0].tolist()
         raise InputError(f"`{name}` must be {rule}, but entry {entry} is {values[tuple(entry)].item()}")
 
 
 def check_shape(values: Tensor, shape: tuple[int, ...], name: str) -> None:
-    """Raises InputError unless ``values`` has the ``shape``."""
+    """Raises InputError unless ``values`` has the given ``shape``."""
     if values.shape != shape:
         raise InputError(f"`{name}` must have shape {list(shape)}, not {list(values.shape)}")
 
 
 def check_groups(groups: Tensor, num_rows: int) -> None:
-    """Raises InputError unless ``groups`` are ``num_rows`` ids; a float loses digits of ids above 2^24."""
+    """Raises InputError unless ``groups`` are ``num_rows`` integer ids; float32 would round ids above 2^24."""
     check_shape(groups, (num_rows,), "groups")
     if groups.is_floating_point():
         raise InputError(f"`groups` must be integer ids, not {groups.dtype}")
 
 
 def check_values(scores: Tensor, labels: Tensor, weights: Tensor | None, name: str) -> None:
-    """Raises InputError unless scores (called ``name``) are finite, weights finite and >= 0, labels 0 or 1.
+    """Raises InputError unless scores (called ``name``) are finite, weights finite and >= 0, and labels 0 or 1.
 
-    Labels and weights have the shape of the scores. A label of weight 0 may hold anything.
+    Labels and weights must have the shape of the scores. A label of weight 0 may hold any value.
     """
     check_shape(labels, tuple(scores.shape), "labels")
-    _refuse(~scores.isfinite(), scores, name, "finite")
+    _raise_if(~scores.isfinite(), scores, name, "finite")
     not_binary = (labels != 0) & (labels != 1)
     if weights is not None:
         check_shape(weights, tuple(scores.shape), "weights")
-        _refuse(~(weights.isfinite() & (weights >= 0)), weights, "weights", "finite and not negative")
+        _raise_if(~(weights.isfinite() & (weights >= 0)), weights, "weights", "finite and not negative")
         not_binary &= weights != 0
-    _refuse(not_binary, labels, "labels", "0 or 1")
+    _raise_if(not_binary, labels, "labels", "0 or 1")
 
 
-def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: str = "scores") -> Rows:
-    """The rows of weight above 0, after ``check_values``; ``weights`` of None are 1."""
+def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: str = "scores") -> WeightedRows:
+    """Checks the values and returns the rows of weight above 0; without ``weights``, every weight is 1."""
     if scores.dim() != 1:
         raise InputError(f"`{name}` must have one dimension, not shape {list(scores.shape)}")
     check_values(scores, labels, weights, name)
     if weights is None:
         labels = labels.double()
-        return Rows(scores, labels, labels.new_ones(labels.shape))
+        return WeightedRows(scores, labels, labels.new_ones(labels.shape))
     kept = weights != 0
-    return Rows(scores[kept], labels[kept].double(), weights[kept].double())
+    return WeightedRows(scores[kept], labels[kept].double(), weights[kept].double())
+
+
+def gather_rows(columns: Sequence[Tensor], process_group: dist.ProcessGroup | None = None) -> list[Tensor]:
+    """Returns each CPU column with the rows of all ranks, in rank order; unchanged if there is no process group.
+
+    Ranks may hold different numbers of rows, or none; types and further dimensions must agree. All ranks must call it.
+    With NCCL, the columns travel through the current CUDA device, one at a time.
+
+    Args:
+        columns: CPU tensors, ``[N, ...]`` each.
+        process_group: group of the ranks whose rows are gathered; the default group by default.
+
+    Example::
+
+        >>> gather_rows([torch.tensor([1, 2])])
+        [tensor([1, 2])]
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return list(columns)
+    device = torch.device("cuda" if dist.get_backend(process_group) == "nccl" else "cpu")
+    world_size = dist.get_world_size(process_group)
+
+    def all_gather(values: Tensor) -> list[Tensor]:
+        values = values.to(device)
+        received = [torch.empty_like(values) for _ in range(world_size)]
+        dist.all_gather(received, values, group=process_group)
+        return [part.cpu() for part in received]
+
+    num_rows = [int(part) for part in all_gather(torch.tensor([len(columns[0])]))]
+
+    def gather(column: Tensor) -> Tensor:
+        padded = column.new_zeros((max(num_rows), *column.shape[1:]))  # all ranks must send the same shape
+        padded[: len(column)] = column
+        return torch.cat([part[:rows] for part, rows in zip(all_gather(padded), num_rows, strict=True)])
+
+    return [gather(column) for column in columns]

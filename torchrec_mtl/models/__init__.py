@@ -1,4 +1,4 @@
-"""The models, one paper a file: embeddings, dense arch and over arch to logits ``[B, T]``."""
+"""The models, one file per paper. Each maps dense and sparse features to logits ``[B, T]``."""
 
 from torchrec_mtl.models.aitm import AITM, AITMArch
 from torchrec_mtl.models.base import MultiTaskModel

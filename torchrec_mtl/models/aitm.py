@@ -1,8 +1,9 @@
 """AITM: adaptive information transfer multi-task framework (Xi et al., KDD 2021, arXiv 2105.08489).
 
-Symbols: ``q_t = f_t(x)`` a task's own representation, ``own[t]``; ``p_{t-1} = g_{t-1}(z_{t-1})`` what the task before
-passes on; ``z_t = AIT(p_{t-1}, q_t)`` what a task predicts from, ``states[t]``, with ``z_1 = q_1``; all ``[B, D]``.
-"The task before" is the one that a task needs: the paper has a chain, in a tree a task passes on to each one after it.
+Symbols: ``q_t = f_t(x)`` is a task's own representation, ``own[t]``; ``p_{t-1} = g_{t-1}(z_{t-1})`` is what the
+previous task passes on; ``z_t = AIT(p_{t-1}, q_t)``, with ``z_1 = q_1``, is what a task predicts from, ``states[t]``.
+All are ``[B, D]``. The paper has a chain of tasks. In a tree, the previous task is the one that a task needs, and a
+task passes information on to every task that needs it.
 """
 
 from collections.abc import Sequence
@@ -24,15 +25,16 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class AITMArch(nn.Module):
-    """A representation a task, transfers from task to task, ``y_t = sigmoid(MLP(z_t))``.
+    """One representation per task, transfers from task to task, and ``y_t = sigmoid(MLP(z_t))``.
 
-    Where the paper leaves a choice the authors' published code is followed: ``f_t`` ends in a ReLU; ``g_t`` is one
-    ReLU layer, with dropout as in ``f_t``; the last MLP is one linear layer; all steps share one `InformationTransfer`.
-    That code also normalises every layer by its batch, which is left out here as in the other models.
+    Where the paper leaves a choice open, this follows the authors' published code: ``f_t`` ends in a ReLU; ``g_t`` is
+    one ReLU layer, with the same dropout as ``f_t``; the last MLP is one linear layer; all steps share one
+    `InformationTransfer`. That code also applies batch normalisation to every layer. Here, as in the other models,
+    there is none.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        tasks: ``T`` tasks; the transfers follow what each needs.
+        tasks: the ``T`` tasks; each receives a transfer from the task it needs.
         tower_layer_sizes, dropout: see `AITM`.
 
     Raises:
@@ -64,7 +66,7 @@ class AITMArch(nn.Module):
         self.towers = TaskTowers(len(tasks), width, layer_sizes=())
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         own = [representation(embeddings.flatten(1)) for representation in self.representations]
         states = list(own)
         for inform, (parent, task) in zip(self.information, self.edges, strict=True):
@@ -77,17 +79,19 @@ class AITMArch(nn.Module):
 
 
 class AITM(MultiTaskModel):
-    """`AITMArch` on the features; train it with `torchrec_mtl.losses.CalibratedLoss`.
+    """`AITMArch` on top of the features. Train it with `torchrec_mtl.losses.CalibratedLoss`.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks, of which some need another.
-        tower_layer_sizes: the layers of ``f_t``; the last is ``D``.
-        dropout: probability of dropping a unit of ``f_t`` and ``g_t`` in training.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks, some of which need another.
+        tower_layer_sizes: layer widths of each task's own MLP, ``f_t``; the last, ``D``, is the width of the
+            representations.
+        dropout: probability of dropping a unit of each task's own MLP, ``f_t``, and of the transfer MLP, ``g_t``,
+            during training.
 
     Raises:
-        InputError: if no task needs another, there is no layer, a layer's size is below 1, or ``dropout`` is not
-            from 0 to 1.
+        InputError: if there are several tasks and none needs another, there is no layer, a layer width is below 1, or
+            ``dropout`` is not between 0 and 1.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """BPCM: multi-task learning with features based on behavioural pattern conversation (Tang et al.).
 
-Symbols: ``E`` fields' embeddings ``fields [B, F, D]``; ``q_t`` a feature tower's output ``queries[t]``;
-``Z_t`` what a task predicts from and passes on, ``states[t]``; all ``[B, F, D]``. The paper has a chain; in a tree each
-task converts what the task that it needs passes on.
+Symbols: ``E``, the embeddings of the fields, is ``fields``; ``q_t``, the output of a feature tower, is ``queries[t]``;
+``Z_t``, what a task predicts from and passes on, is ``states[t]``. All are ``[B, F, D]``. The paper has a chain of
+tasks. In a tree, each task converts what it receives from the task it needs.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class BPCMArch(nn.Module):
-    """Feature towers, conversions from task to task, prediction towers: BPCM eq. (2)-(10).
+    """Feature towers, conversions from task to task, and prediction towers: BPCM eq. (2)-(10).
 
     Args:
-        num_fields: ``F``.
-        embedding_dim: ``D``.
-        tasks: ``T`` tasks; the conversions follow what each needs.
-        others: see `BPCM`.
+        num_fields: number of fields, ``F``.
+        embedding_dim: embedding dimension, ``D``.
+        tasks: the ``T`` tasks; each converts the state of the task it needs.
+        other arguments: see `BPCM`.
 
     Raises:
         InputError: see `BPCM`.
@@ -79,7 +79,7 @@ class BPCMArch(nn.Module):
         self.towers = TaskTowers(len(tasks), num_fields * embedding_dim, tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         fields = embeddings.reshape(-1, *self.shape)
         queries = [tower(fields) for tower in self.feature_towers]
         states = list(queries)
@@ -93,27 +93,28 @@ class BPCMArch(nn.Module):
 
 
 class BPCM(MultiTaskModel):
-    """`BPCMArch` on the features; train it with `torchrec_mtl.losses.CalibratedLoss`, BPCM eq. (13).
+    """`BPCMArch` on top of the features. Train it with `torchrec_mtl.losses.CalibratedLoss`, BPCM eq. (13).
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks, of which some need another.
-        embedding_dim: ``D``; the widest table's by default. Fields of another dimension are projected to it.
-        num_heads: heads of all attentions; must divide ``D``. The paper has one.
-        tower_layer_sizes: hidden layers of eq. (10)'s MLP, which the paper does not give.
-        aggregation_over: axis of eq. (4), ``"embedding"`` or ``"fields"``, see `FeatureAggregation`.
-        aggregation_size: hidden width of eq. (4); that of its input by default.
-        message_dropout: of ``msg``, eq. (8). The paper gives no probability.
-        layer_norm: whether eq. (9)'s sum is normalised: the text names LayerNorm, the equation does not.
-        dropout: probability of dropping a prediction tower's hidden unit in training.
-        attention: False for the ablation "w/o Att", see `FeatureTower`.
-        aggregation: False for the ablation "w/o Org", see `FeatureTower`.
-        gate: False for the ablation "w/o Gate", see `FeatureTower`.
-        conversion: False for the ablation "w/o BPC": ``Z_t = q_t``.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks, some of which need another.
+        embedding_dim: embedding dimension, ``D``; the widest table's by default. Fields of any other dimension are
+            projected to it.
+        num_heads: number of heads in every attention; must divide ``D``. The paper has one.
+        tower_layer_sizes: hidden layer widths of the prediction towers, eq. (10); the paper does not give them.
+        aggregation_over: axis that eq. (4) acts on, ``"embedding"`` or ``"fields"``, see `FeatureAggregation`.
+        aggregation_size: hidden width of the aggregation unit, eq. (4); the width of its input by default.
+        message_dropout: dropout probability of the message between tasks, eq. (8); the paper does not give it.
+        layer_norm: whether LayerNorm follows the sum in eq. (9); the paper's text mentions it, the equation does not.
+        dropout: probability of dropping a hidden unit of a prediction tower during training.
+        attention: False for the ablation "w/o Att": no self-attention unit, see `FeatureTower`.
+        aggregation: False for the ablation "w/o Org": no aggregation unit, see `FeatureTower`.
+        gate: False for the ablation "w/o Gate": the outputs of the two units are added, see `FeatureTower`.
+        conversion: False for the ablation "w/o BPC": no information passes between tasks, ``Z_t = q_t``.
 
     Raises:
-        InputError: if no task needs another (unless ``conversion`` is False), ``num_heads`` does not divide ``D``,
-            both units of the feature towers are left out, or a size or probability is out of its range.
+        InputError: if there are several tasks and none needs another (unless ``conversion`` is False), ``num_heads``
+            does not divide ``D``, a feature tower has neither of its units, or a size or probability is out of range.
     """
 
     def __init__(
@@ -157,5 +158,5 @@ class BPCM(MultiTaskModel):
         initialize_linear_layers(self.projection, self.over_arch)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
-        """``[B, num_dense]`` and the sparse features to ``E [B, F, D]``."""
+        """Maps ``[B, num_dense]`` and the sparse features to ``E [B, F, D]``."""
         return self.projection(self.features(dense_features, sparse_features))

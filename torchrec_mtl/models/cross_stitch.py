@@ -13,14 +13,14 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class CrossStitchArch(nn.Module):
-    """A network a task on the same input, its activations mixed after every layer, then a tower a task.
+    """One network per task on the same input, with activations mixed after every layer, then one tower per task.
 
-    The paper stitches two networks that were trained apart, and gives the units' ``alpha`` 100 to 1000 times the
-    networks' learning rate; here all starts at once and learns at one rate.
+    The paper stitches two networks that were trained separately, and trains the units' ``alpha`` at 100 to 1000 times
+    the learning rate of the networks. Here all parts are trained together from the start, at one learning rate.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         layer_sizes, tower_layer_sizes, dropout, stitch: see `CrossStitch`.
 
     Raises:
@@ -52,7 +52,7 @@ class CrossStitchArch(nn.Module):
         self.towers = TaskTowers(num_tasks, widths[-1], tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         activations = [embeddings.flatten(1)] * self.num_tasks
         for layer in self.layers:
             activations = layer(activations)
@@ -64,19 +64,20 @@ class CrossStitchArch(nn.Module):
 
 
 class CrossStitch(MultiTaskModel):
-    """`CrossStitchArch` on the features.
+    """`CrossStitchArch` on top of the features.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks.
-        layer_sizes: the networks' layers, ReLU and a `CrossStitchUnit` after each.
-        tower_layer_sizes: hidden layers of each tower, which are not mixed.
-        dropout: probability of dropping a tower's hidden unit in training.
-        stitch: one ``alpha`` per ``"channel"``, as in the paper, or per ``"layer"``, see `CrossStitchUnit`.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks.
+        layer_sizes: layer widths of each network; a ReLU and a `CrossStitchUnit` follow every layer.
+        tower_layer_sizes: hidden layer widths of each tower; these layers are not mixed.
+        dropout: probability of dropping a hidden unit of a tower during training.
+        stitch: whether there is one mixing matrix ``alpha`` per ``"channel"``, as in the paper, or per ``"layer"``, see
+            `CrossStitchUnit`.
 
     Raises:
-        InputError: if ``stitch`` is neither ``"channel"`` nor ``"layer"``, a layer's size is below 1, or
-            ``dropout`` is not from 0 to 1.
+        InputError: if ``stitch`` is neither ``"channel"`` nor ``"layer"``, a layer width is below 1, or ``dropout`` is
+            not between 0 and 1.
     """
 
     def __init__(

@@ -23,19 +23,19 @@ from torchrec_mtl.tasks import TaskForest
 class ESCM2Arch(nn.Module):
     """ESMM's towers and, for the doubly robust estimator, an imputation tower for each task that needs another.
 
-    The paper's ``o^`` and ``r^`` are the two towers' conditional probabilities, its imputed error ``delta^`` the
-    imputation tower's output. It leaves open how ``delta^`` is bounded: a softplus makes it positive, as the cross
-    entropy that it stands for.
+    The paper's ``o^`` and ``r^`` are the conditional probabilities of the two towers. Its imputed error ``delta^`` is
+    the output of the imputation tower. The paper leaves open how ``delta^`` is bounded; here a softplus makes it
+    positive, like the cross entropy that it estimates.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        tasks: ``T`` tasks; a chain of 2 in the paper.
+        tasks: the ``T`` tasks; a chain of 2 in the paper.
         estimator, tower_layer_sizes, dropout: see `ESCM2`.
 
     Attributes:
-        output_names: what `outputs` returns: marginal ``logits [B, T]``, ``conditional_logits [B, T]`` and, for the
-            doubly robust estimator, ``imputed_errors``: ``delta^ [B, E]``, one for each of the ``E`` tasks that need
-            another.
+        output_names: names of the tensors that `outputs` returns: the marginal ``logits [B, T]``,
+            ``conditional_logits [B, T]`` and, for the doubly robust estimator, ``imputed_errors``, which is
+            ``delta^ [B, E]``, one for each of the ``E`` tasks that need another.
 
     Raises:
         InputError: see `ESCM2`.
@@ -71,11 +71,11 @@ class ESCM2Arch(nn.Module):
         self.output_names = ("logits", "conditional_logits", *(["imputed_errors"] if self.imputation_towers else []))
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to marginal logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to marginal logits ``[B, T]``."""
         return self.marginal(self.towers([embeddings.flatten(1)] * len(self.tasks)))
 
     def outputs(self, embeddings: Tensor) -> dict[str, Tensor]:
-        """``[B, F, D]`` or ``[B, F * D]`` to `output_names`."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to the tensors named in `output_names`."""
         embeddings = embeddings.flatten(1)
         conditional_logits = self.towers([embeddings] * len(self.tasks))
         outputs = {"logits": self.marginal(conditional_logits), "conditional_logits": conditional_logits}
@@ -85,23 +85,24 @@ class ESCM2Arch(nn.Module):
         return outputs
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
-        """See `MultiTaskModel`; the towers are of conditional probabilities."""
+        """See `MultiTaskModel`; the towers predict conditional probabilities."""
         self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.parents))
 
 
 class ESCM2(MultiTaskModel):
-    """`ESCM2Arch` on the features; train it with `torchrec_mtl.losses.CounterfactualLoss`.
+    """`ESCM2Arch` on top of the features. Train it with `torchrec_mtl.losses.CounterfactualLoss`.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks, of which some need another.
-        estimator: ``"ips"``, inverse propensity scores, or ``"dr"``, doubly robust.
-        tower_layer_sizes: hidden layers of each tower, imputation towers too.
-        dropout: probability of dropping a tower's hidden unit in training.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks, some of which need another.
+        estimator: estimator of the counterfactual risk: ``"ips"``, inverse propensity scores, or ``"dr"``, doubly
+            robust.
+        tower_layer_sizes: hidden layer widths of each tower, including the imputation towers.
+        dropout: probability of dropping a hidden unit of a tower during training.
 
     Raises:
-        InputError: if no task needs another, ``estimator`` is neither ``"ips"`` nor ``"dr"``, a layer's size is
-            below 1, or ``dropout`` is not from 0 to 1.
+        InputError: if there are several tasks and none needs another, ``estimator`` is neither ``"ips"`` nor ``"dr"``,
+            a layer width is below 1, or ``dropout`` is not between 0 and 1.
     """
 
     def __init__(

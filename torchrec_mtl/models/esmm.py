@@ -18,14 +18,14 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class ESMMArch(nn.Module):
-    """A tower a task for its probability given the task before it; products are the marginal ones, ESMM eq. (1).
+    """One tower per task for its probability given the previous task, multiplied along the funnel: ESMM eq. (1).
 
-    The paper's pCTR and pCVR are the towers' outputs, pCTCVR the second logit. In a longer funnel, or a tree, each
-    task's marginal probability is its tower's times that of the task it needs.
+    The paper's pCTR and pCVR are the outputs of the towers, and pCTCVR is the second logit. In a longer funnel or a
+    tree, the marginal probability of a task is its tower's output times the marginal probability of the task it needs.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        tasks: ``T`` tasks; the products follow what each needs.
+        tasks: the ``T`` tasks; the products follow their dependencies.
         tower_layer_sizes, dropout: see `ESMM`.
 
     Raises:
@@ -53,27 +53,29 @@ class ESMMArch(nn.Module):
         self.marginal = MarginalFromConditional(tasks)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to marginal logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to marginal logits ``[B, T]``."""
         return self.marginal(self.towers([embeddings.flatten(1)] * len(self.tasks)))
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
-        """See `MultiTaskModel`; the towers are of conditional probabilities."""
+        """See `MultiTaskModel`; the towers predict conditional probabilities."""
         self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.parents))
 
 
 class ESMM(MultiTaskModel):
-    """`ESMMArch` on the features, which the towers share.
+    """`ESMMArch` on top of the features, which the towers share.
 
-    Train it with `torchrec_mtl.losses.CrossEntropyLoss`: ESMM eq. (3), every task over the entire space.
+    Train it with `torchrec_mtl.losses.CrossEntropyLoss`, ESMM eq. (3): every task over the entire space.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks, of which some need another.
-        tower_layer_sizes: hidden layers of each tower; 360-200-80 in the paper, here Single-Task's of the later papers.
-        dropout: probability of dropping a tower's hidden unit in training.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks, some of which need another.
+        tower_layer_sizes: hidden layer widths of each tower; 360-200-80 in the paper, here the sizes of Single-Task in
+            later papers.
+        dropout: probability of dropping a hidden unit of a tower during training.
 
     Raises:
-        InputError: if no task needs another, a layer's size is below 1, or ``dropout`` is not from 0 to 1.
+        InputError: if there are several tasks and none needs another, a layer width is below 1, or ``dropout`` is not
+            between 0 and 1.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""MMoE: experts for all tasks, a gate for each (Ma et al., KDD 2018, section 4.2).
+"""MMoE: experts shared by all tasks, with one gate per task (Ma et al., KDD 2018, section 4.2).
 
-Symbols: ``f_i`` an expert, ``experts``; ``g^k`` a task's gate, ``gate``; ``h^k`` its tower.
+Symbols: ``f_i``, an expert, is in ``experts``; ``g^k``, a task's gate, is in ``gate``; ``h^k`` is a task's tower.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,13 @@ from torchrec_mtl.tasks import TaskForest
 class MMoEArch(nn.Module):
     """``y_k = h^k(f^k(x))``, ``f^k(x) = sum_i g^k(x)_i f_i(x)``, ``g^k(x) = softmax(W_gk x)``.
 
-    Choices: the paper's experts are MLPs with ReLU, here after the last layer too, which could be linear; gates are
-    linear without bias, as the equation has them, and read the embeddings ``x`` as the experts do.
+    Choices made here: the experts are MLPs with ReLU, as in the paper, and the ReLU also follows the last layer, which
+    could be linear. The gates are linear without bias, as in the equation, and read the embeddings ``x``, as the
+    experts do.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         num_experts, expert_layer_sizes, tower_layer_sizes, dropout, gate: see `MMoE`.
 
     Raises:
@@ -57,7 +58,7 @@ class MMoEArch(nn.Module):
         self.towers = TaskTowers(num_tasks, expert_layer_sizes[-1], tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         return self.towers(self.mixture(embeddings.flatten(1)).unbind(1))
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
@@ -66,20 +67,20 @@ class MMoEArch(nn.Module):
 
 
 class MMoE(MultiTaskModel):
-    """`MMoEArch` on the features.
+    """`MMoEArch` on top of the features.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks.
-        num_experts: ``n``, experts that all tasks share; 8 in the paper.
-        expert_layer_sizes: an expert's layers, ReLU after each.
-        tower_layer_sizes: hidden layers of each tower.
-        dropout: probability of dropping a tower's hidden unit in training.
-        gate: makes what weighs the experts: `SoftmaxGate`, or a `DSelectK`.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks.
+        num_experts: number of experts, ``n``; all tasks share them. The paper has 8.
+        expert_layer_sizes: layer widths of each expert; a ReLU follows every layer.
+        tower_layer_sizes: hidden layer widths of each tower.
+        dropout: probability of dropping a hidden unit of a tower during training.
+        gate: factory of the gates that weight the experts: `SoftmaxGate`, or a `DSelectK`.
 
     Raises:
-        InputError: if there is no expert or no layer of one, a layer's size is below 1, or ``dropout`` is not from
-            0 to 1; for the gate, see `DSelectK`.
+        InputError: if there is no expert, an expert has no layer, a layer width is below 1, or ``dropout`` is not
+            between 0 and 1. For errors of the gate, see `DSelectK`.
     """
 
     def __init__(

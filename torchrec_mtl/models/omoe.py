@@ -1,6 +1,6 @@
-"""OMoE: experts and one gate for all tasks, as MMoE is compared with (Ma et al., KDD 2018, section 4.1).
+"""OMoE: experts and one gate shared by all tasks, the baseline of MMoE (Ma et al., KDD 2018, section 4.1).
 
-Symbols: ``f_i`` an expert, ``experts``; ``g`` the gate, ``gate``; ``h^k`` a task's tower.
+Symbols: ``f_i``, an expert, is in ``experts``; ``g``, the gate, is ``gate``; ``h^k`` is a task's tower.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ from torchrec_mtl.tasks import TaskForest
 class OMoEArch(nn.Module):
     """``y_k = h^k(sum_i g(x)_i f_i(x))``: all towers read the same mixture.
 
-    Choices: those of `MMoEArch`.
+    The choices are the same as in `MMoEArch`.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         num_experts, expert_layer_sizes, tower_layer_sizes, dropout, gate: see `OMoE`.
 
     Raises:
@@ -57,7 +57,7 @@ class OMoEArch(nn.Module):
         self.towers = TaskTowers(num_tasks, expert_layer_sizes[-1], tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         return self.towers([self.mixture(embeddings.flatten(1)).squeeze(1)] * self.num_tasks)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
@@ -66,20 +66,20 @@ class OMoEArch(nn.Module):
 
 
 class OMoE(MultiTaskModel):
-    """`OMoEArch` on the features.
+    """`OMoEArch` on top of the features.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks.
-        num_experts: ``n``, experts that all tasks share.
-        expert_layer_sizes: an expert's layers, ReLU after each.
-        tower_layer_sizes: hidden layers of each tower.
-        dropout: probability of dropping a tower's hidden unit in training.
-        gate: makes what weighs the experts: `SoftmaxGate`, or a `DSelectK`.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks.
+        num_experts: number of experts, ``n``; all tasks share them.
+        expert_layer_sizes: layer widths of each expert; a ReLU follows every layer.
+        tower_layer_sizes: hidden layer widths of each tower.
+        dropout: probability of dropping a hidden unit of a tower during training.
+        gate: factory of the gates that weight the experts: `SoftmaxGate`, or a `DSelectK`.
 
     Raises:
-        InputError: if there is no expert or no layer of one, a layer's size is below 1, or ``dropout`` is not from
-            0 to 1; for the gate, see `DSelectK`.
+        InputError: if there is no expert, an expert has no layer, a layer width is below 1, or ``dropout`` is not
+            between 0 and 1. For errors of the gate, see `DSelectK`.
     """
 
     def __init__(

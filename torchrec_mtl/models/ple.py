@@ -1,7 +1,7 @@
-"""PLE: experts of each task and shared ones, extracted layer by layer (Tang et al., RecSys 2020, section 4).
+"""PLE: task experts and shared experts, extracted layer by layer (Tang et al., RecSys 2020, section 4).
 
-Symbols: ``g^{k,j}`` task ``k``'s state after layer ``j``, ``g^{s,j}`` the shared one, all in ``states``; ``w^{k,j}``
-a gate; ``t^k`` a tower; ``N`` layers.
+Symbols: ``g^{k,j}``, the state of task ``k`` after layer ``j``, and ``g^{s,j}``, the shared state, are in ``states``;
+``w^{k,j}`` is a gate; ``t^k`` is a tower; there are ``N`` layers.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class PLEArch(nn.Module):
-    """Extraction layers, then towers: PLE eq. (5)-(6); with one layer CGC, eq. (1)-(4).
+    """Extraction layers, then towers: PLE eq. (5)-(6); with one layer it is CGC, eq. (1)-(4).
 
-    Choices: gates are linear without bias, as eq. (2) has them, and read the state of the layer before, as eq. (5)
-    says (some programs give them the embeddings); experts have ReLU after every layer, the last one too; all layers
-    have the same numbers and sizes of experts.
+    Choices made here: the gates are linear without bias, as in eq. (2), and read the state of the previous layer, as in
+    eq. (5) (some implementations give them the embeddings). A ReLU follows every layer of an expert, including the
+    last. All extraction layers have the same number and sizes of experts.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         num_layers, num_task_experts, num_shared_experts: see `PLE`.
         expert_layer_sizes, tower_layer_sizes, dropout, gate: see `PLE`.
 
@@ -76,7 +76,7 @@ class PLEArch(nn.Module):
         self.towers = TaskTowers(num_tasks, expert_layer_sizes[-1], tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         states = [embeddings.flatten(1)] * (self.num_tasks + 1)
         for layer in self.layers:
             states = layer(states)
@@ -88,22 +88,22 @@ class PLEArch(nn.Module):
 
 
 class PLE(MultiTaskModel):
-    """`PLEArch` on the features.
+    """`PLEArch` on top of the features.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks.
-        num_layers: ``N``, extraction layers; the last has no shared gate.
-        num_task_experts: ``m_k``, experts of each task in each layer; may be 0.
-        num_shared_experts: ``m_s``, shared experts in each layer.
-        expert_layer_sizes: an expert's layers, in each extraction layer.
-        tower_layer_sizes: hidden layers of each tower.
-        dropout: probability of dropping a tower's hidden unit in training.
-        gate: makes what weighs the experts: `SoftmaxGate`, or a `DSelectK`.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks.
+        num_layers: number of extraction layers, ``N``; the last has no shared gate.
+        num_task_experts: number of experts of each task in each extraction layer, ``m_k``; may be 0.
+        num_shared_experts: number of shared experts in each extraction layer, ``m_s``.
+        expert_layer_sizes: layer widths of each expert, the same in every extraction layer.
+        tower_layer_sizes: hidden layer widths of each tower.
+        dropout: probability of dropping a hidden unit of a tower during training.
+        gate: factory of the gates that weight the experts: `SoftmaxGate`, or a `DSelectK`.
 
     Raises:
-        InputError: if there is no extraction layer, shared expert or layer of an expert, a size is below 1, or
-            ``dropout`` is not from 0 to 1; for the gates, see `DSelectK`.
+        InputError: if there is no extraction layer or no shared expert, an expert has no layer, a size is below 1, or
+            ``dropout`` is not between 0 and 1. For errors of the gates, see `DSelectK`.
     """
 
     def __init__(

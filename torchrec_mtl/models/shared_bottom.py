@@ -1,4 +1,4 @@
-"""Shared-Bottom: one representation for all tasks, a tower for each (Caruana 1997; TAFE section 4.1.2)."""
+"""Shared-Bottom: one representation for all tasks, one tower for each (Caruana 1997; TAFE section 4.1.2)."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class SharedBottomArch(nn.Module):
-    """A bottom MLP on all embeddings, then a tower a task.
+    """One bottom MLP on all embeddings, then one tower per task.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         bottom_layer_sizes, tower_layer_sizes, dropout: see `SharedBottom`.
 
     Raises:
@@ -45,7 +45,7 @@ class SharedBottomArch(nn.Module):
         self.towers = TaskTowers(num_tasks, bottom_layer_sizes[-1], tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         return self.towers([self.bottom(embeddings.flatten(1))] * self.num_tasks)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
@@ -54,20 +54,20 @@ class SharedBottomArch(nn.Module):
 
 
 class SharedBottom(MultiTaskModel):
-    """`SharedBottomArch` on the features.
+    """`SharedBottomArch` on top of the features.
 
-    The papers give the baselines' sizes only for Single-Task, 256-128-64; here the first two are the bottom and
-    the last the towers.
+    The papers give sizes only for the baseline Single-Task, 256-128-64. Here the first two are the bottom and the last
+    is the towers.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks.
-        bottom_layer_sizes: the bottom's layers, ReLU after each.
-        tower_layer_sizes: hidden layers of each tower.
-        dropout: probability of dropping a tower's hidden unit in training.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks.
+        bottom_layer_sizes: layer widths of the bottom; a ReLU follows every layer.
+        tower_layer_sizes: hidden layer widths of each tower.
+        dropout: probability of dropping a hidden unit of a tower during training.
 
     Raises:
-        InputError: if the bottom has no layer, a layer's size is below 1, or ``dropout`` is not from 0 to 1.
+        InputError: if the bottom has no layer, a layer width is below 1, or ``dropout`` is not between 0 and 1.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Single-Task: a model a task, the base that the papers measure gains against."""
+"""Single-Task: one model per task, the baseline against which the papers measure gains."""
 
 import copy
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class SingleTask(nn.Module):
-    """An MLP a task with embedding tables of its own: nothing is shared (TAFE section 4.1.2; BPCM's "MLP").
+    """One MLP with separate embedding tables per task: nothing is shared (TAFE section 4.1.2; BPCM's "MLP").
 
-    Its parameters are ``T`` times one model's, as in TAFE figure 8.
+    It has ``T`` times as many parameters as one model, as in TAFE figure 8.
 
     Args:
-        features: a `FeatureArch`, or the tables alone, of which each task gets a copy; or a sequence of ``T``, one a
-            task.
-        tasks: ``T`` tasks.
-        layer_sizes: hidden layers of each task's MLP, ReLU between; the papers' by default.
-        dropout: probability of dropping a hidden unit in training.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features, of which each
+            task gets a copy; or a sequence of ``T`` of these, one per task.
+        tasks: the ``T`` tasks.
+        layer_sizes: hidden layer widths of each task's MLP, which uses ReLU; the papers' sizes by default.
+        dropout: probability of dropping a hidden unit during training.
 
     Raises:
-        InputError: if there is a sequence of features of another length, a layer's size is below 1, or ``dropout`` is
-            not from 0 to 1.
+        InputError: if a sequence of features has another length than ``T``, a layer width is below 1, or ``dropout`` is
+            not between 0 and 1.
 
     Example::
 
@@ -50,32 +50,34 @@ class SingleTask(nn.Module):
         super().__init__()
         check_sizes(layer_sizes=layer_sizes)
         if isinstance(features, nn.Module):
-            own = [as_features(features)]
-            own += [copy.deepcopy(own[0]) for _ in range(len(tasks) - 1)]
-            for copied in own[1:]:
-                initialize_linear_layers(*([copied.dense_arch] if copied.dense_arch is not None else []))
+            first = as_features(features)
+            copies = [copy.deepcopy(first) for _ in range(len(tasks) - 1)]
+            for arch in copies:
+                if arch.dense_arch is not None:
+                    initialize_linear_layers(arch.dense_arch)
+            archs = [first, *copies]
         else:
-            own = [as_features(of_task) for of_task in features]
-        if len(own) != len(tasks):
-            raise InputError(f"`features` (a sequence of {len(own)}) must be one a task ({len(tasks)})")
-        self.features = nn.ModuleList(own)
+            archs = [as_features(arch) for arch in features]
+        if len(archs) != len(tasks):
+            raise InputError(f"`features` (a sequence of {len(archs)}) must be one a task ({len(tasks)})")
+        self.features = nn.ModuleList(archs)
         self.over_arch = nn.ModuleList()
-        for of_task in own:
-            with torch.device(of_task.dense_device):
-                self.over_arch.append(Tower(of_task.out_features, layer_sizes, dropout))
+        for arch in archs:
+            with torch.device(arch.dense_device):
+                self.over_arch.append(Tower(arch.out_features, layer_sizes, dropout))
         initialize_linear_layers(self.over_arch)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
-        """``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
-        archs = zip(self.features, self.over_arch, strict=True)
-        logits = [tower(features(dense_features, sparse_features)) for features, tower in archs]
+        """Maps ``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
+        pairs = zip(self.features, self.over_arch, strict=True)
+        logits = [tower(features(dense_features, sparse_features)) for features, tower in pairs]
         return torch.cat(logits, dim=1)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
-        """Lets the untrained model predict each task's share of positives, ``[T]``.
+        """Sets the output biases so that the untrained model predicts each task's share of positives, ``[T]``.
 
         Raises:
-            InputError: if one is not between 0 and 1.
+            InputError: if a rate is not between 0 and 1.
         """
         for tower, rate in zip(self.over_arch, base_rates.tolist(), strict=True):
             assert isinstance(tower, Tower)

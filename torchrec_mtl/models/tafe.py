@@ -1,7 +1,8 @@
 """TAFE: task-aware feature extraction for sequential dependence multi-task learning (Tao et al., 2022).
 
-Symbols: ``H`` fields' embeddings ``fields [B, F, D]``; ``z`` selection ``[B, K]``; ``I`` inducing points
-``[K, D]``; ``Y^l`` shared representations ``[B, K, D]``; ``a_i`` indicators, ``T_i^l`` adapted ``[B, T, D]``.
+Symbols: ``H``, the embeddings of the fields, is ``fields [B, F, D]``; ``z`` is the selection ``[B, K]``; ``I`` are the
+inducing points ``[K, D]``; ``Y^l`` are the shared representations ``[B, K, D]``; ``a_i`` are the task indicators;
+``T_i^l`` are the adapted representations ``[B, T, D]``.
 """
 
 from collections import OrderedDict
@@ -30,13 +31,13 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class TAFEArch(nn.Module):
-    """Representation generator (ASRG), task adapters (TSA), towers: TAFE eq. (14)-(22).
+    """Representation generator (ASRG), task adapters (TSA) and towers: TAFE eq. (14)-(22).
 
     Args:
-        num_fields: ``F``.
-        embedding_dim: ``D``; 18 in the paper.
-        num_tasks: ``T``.
-        others: see `TAFE`.
+        num_fields: number of fields, ``F``.
+        embedding_dim: embedding dimension, ``D``; 18 in the paper.
+        num_tasks: number of tasks, ``T``.
+        other arguments: see `TAFE`.
 
     Raises:
         InputError: see `TAFE`.
@@ -81,14 +82,14 @@ class TAFEArch(nn.Module):
         )
         adapter = TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
         self.extraction: nn.Module = TaskAwareExtraction(generator, adapter, backend)
-        if not (sample_wise and task_indicators):  # an ablation exchanges it
+        if not (sample_wise and task_indicators):  # an ablation replaces one of the two
             shared = generator if sample_wise else SelfAttentionStack(embedding_dim, num_layers, num_heads)
             adapted = adapter if task_indicators else PooledRepresentation(num_tasks)
             self.extraction = nn.Sequential(OrderedDict(generator=shared, adapter=adapted))
         self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         fields = embeddings.reshape(-1, *self.shape)
         return self.towers(self.extraction(fields).unbind(1))
 
@@ -98,33 +99,36 @@ class TAFEArch(nn.Module):
 
 
 class TAFE(MultiTaskModel):
-    """`TAFEArch` on the features; train it with `torchrec_mtl.losses.DependenceLoss`, TAFE eq. (25).
+    """`TAFEArch` on top of the features. Train it with `torchrec_mtl.losses.DependenceLoss`, TAFE eq. (25).
 
-    Its smooth step moves with the optimizer's steps: a loop of your own calls `torchrec_mtl.modules.advance_schedules`
-    after each.
+    The smooth step sharpens with every optimizer step. In a training loop of your own, call
+    `torchrec_mtl.modules.advance_schedules` after each optimizer step.
 
     Args:
-        features: a `FeatureArch`, or the tables alone.
-        tasks: ``T`` tasks.
-        embedding_dim: ``D``; the widest table's by default, 18 in the paper. Fields of another dimension are projected
-            to it.
-        num_layers: ``L``, layers of the generator, and as many of the adapters.
-        num_heads: ``m``, heads of every attention; must divide ``D``.
-        num_inducing_points: ``K``, learnt points that read the fields, of which each sample selects some.
-        tower_layer_sizes: hidden layers of the towers, which the paper does not give.
-        dropout: probability of dropping a tower's hidden unit in training.
-        selector: ``"shared"`` by all layers, or ``"per_layer"``, see `RepresentationGenerator`.
-        selector_layer_sizes: hidden layers of the selector's MLP, see `DynamicSelector`.
-        schedule: of the smooth step: start, rate a step and end, or ``"run"`` to reach the end at a run's last step.
-        residual: what eq. (20) adds, ``"input"``, ``"query"`` or ``"none"``, see `RepresentationGenerator`.
-        sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, no selection.
-        task_indicators: False for the ablation "w/o TSA": towers on the mean of the last representation.
-        backend: of the attention: ``"auto"``; ``"modules"``, which calls generator and adapters as they stand, as an
-            ablation always does; or one of `torchrec_mtl.ops.inducing_attention`.
+        features: a `FeatureArch`, or a bare embedding bag collection where there are no dense features.
+        tasks: the ``T`` tasks.
+        embedding_dim: embedding dimension, ``D``; the widest table's by default, 18 in the paper. Fields of any other
+            dimension are projected to it.
+        num_layers: number of layers, ``L``, of the generator and of the adapters.
+        num_heads: number of heads, ``m``, in every attention; must divide ``D``.
+        num_inducing_points: number of inducing points, ``K``: learnt queries of the fields, of which each sample
+            selects some.
+        tower_layer_sizes: hidden layer widths of each tower; the paper does not give them.
+        dropout: probability of dropping a hidden unit of a tower during training.
+        selector: ``"shared"`` for one selector in all layers, or ``"per_layer"`` for one in each, see
+            `RepresentationGenerator`.
+        selector_layer_sizes: hidden layer widths of the selector's MLP, see `DynamicSelector`.
+        schedule: width of the smooth step over training, as start, decrease per step, and end; or ``"run"`` to reach
+            the paper's end at the last step of the run.
+        residual: term that eq. (20) adds, ``"input"``, ``"query"`` or ``"none"``, see `RepresentationGenerator`.
+        sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, without selection.
+        task_indicators: False for the ablation "w/o TSA": every tower reads the mean of the last representation.
+        backend: implementation of the attention: ``"auto"``; ``"modules"``, which calls the generator and the adapters
+            themselves, as the ablations always do; or a backend of `torchrec_mtl.ops.inducing_attention`.
 
     Raises:
-        InputError: if ``num_heads`` does not divide ``D``, there is no layer, or a size or choice is out of its
-            range.
+        InputError: if ``num_heads`` does not divide ``D``, there is no layer, a size is out of range, or a choice is
+            not one of the above.
     """
 
     def __init__(
@@ -170,5 +174,5 @@ class TAFE(MultiTaskModel):
         initialize_linear_layers(self.projection, self.over_arch)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
-        """``[B, num_dense]`` and the sparse features to ``H [B, F, D]``."""
+        """Maps ``[B, num_dense]`` and the sparse features to ``H [B, F, D]``."""
         return self.projection(self.features(dense_features, sparse_features))

@@ -1,7 +1,6 @@
-"""The parts models are made of, with plain arguments; one file a section of a paper."""
+"""The parts of the models, with plain arguments; one file per section of a paper."""
 
 from torchrec_mtl.modules.attention import Attention
-from torchrec_mtl.modules.batch import labels_and_weights
 from torchrec_mtl.modules.behavior_conversion import BehaviorPatternConversion
 from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit
 from torchrec_mtl.modules.dynamic_selector import (
@@ -58,6 +57,5 @@ __all__ = [
     "he_normal_",
     "hidden_layers",
     "initialize_linear_layers",
-    "labels_and_weights",
     "smooth_step",
 ]

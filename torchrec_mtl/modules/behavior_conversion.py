@@ -1,4 +1,4 @@
-"""BPCM's behaviour pattern conversion (BPC), section 3.4: what one task passes on to the next."""
+"""BPCM's behaviour pattern conversion (BPC), section 3.4: the information that one task passes to the next."""
 
 from torch import Tensor, nn
 
@@ -9,17 +9,17 @@ from torchrec_mtl.modules.attention import Attention
 class BehaviorPatternConversion(nn.Module):
     """One step from task ``t`` to ``t + 1``, BPCM eq. (7)-(9).
 
-    ``h_t = Dropout(Z_t)`` and ``Z_{t+1} = Attention(q_{t+1}, h_t) + q_{t+1}``: queries from ``q_{t+1}``, keys and
-    values from ``h_t``. The paper types ``Z`` as ``R^I``; the equations make it ``R^{F x D}``.
+    ``h_t = Dropout(Z_t)`` and ``Z_{t+1} = Attention(q_{t+1}, h_t) + q_{t+1}``, with queries from ``q_{t+1}``, and keys
+    and values from ``h_t``. The paper gives the shape of ``Z`` as ``R^I``; its equations make it ``R^{F x D}``.
 
     Args:
-        embedding_dim: ``D``.
-        num_heads: heads of the attention; the paper has one.
-        dropout: of ``msg``, eq. (8). The paper gives no probability.
-        layer_norm: whether the sum is normalised: the text names LayerNorm, the equation does not.
+        embedding_dim: embedding dimension, ``D``.
+        num_heads: number of heads of the attention; the paper has one.
+        dropout: dropout probability of ``msg``, eq. (8); the paper does not give it.
+        layer_norm: whether LayerNorm follows the sum; the paper's text mentions it, the equation does not.
 
     Raises:
-        InputError: if ``dropout`` is not from 0 to 1, or ``num_heads`` does not divide ``embedding_dim``.
+        InputError: if ``dropout`` is not between 0 and 1, or ``num_heads`` does not divide ``embedding_dim``.
 
     Example::
 
@@ -36,7 +36,7 @@ class BehaviorPatternConversion(nn.Module):
         self.attention = Attention(embedding_dim, num_heads)
         self.norm = nn.LayerNorm(embedding_dim) if layer_norm else nn.Identity()
 
-    def forward(self, query: Tensor, former: Tensor) -> Tensor:
-        """``q_{t+1}`` and ``Z_t``, both ``[B, F, D]``, to ``Z_{t+1} [B, F, D]``."""
-        passed_on = self.message(former)  # BPCM eq. (8)
+    def forward(self, query: Tensor, previous: Tensor) -> Tensor:
+        """Maps ``q_{t+1}`` and ``Z_t``, both ``[B, F, D]``, to ``Z_{t+1} [B, F, D]``."""
+        passed_on = self.message(previous)  # BPCM eq. (8)
         return self.norm(self.attention(query, passed_on) + query)  # BPCM eq. (9)

@@ -1,4 +1,4 @@
-"""Layers of cross-stitch networks (Misra et al., CVPR 2016)."""
+"""The layers of cross-stitch networks (Misra et al., CVPR 2016)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,14 +13,14 @@ from torchrec_mtl.errors import check_choice
 class CrossStitchUnit(nn.Module):
     """Mixes the tasks' activations: ``x~_s = sum_t alpha_st x_t``, eq. (1).
 
-    It starts as a convex combination, 0.9 of a task's own activation, the best in the paper's table 1; the rest is
-    shared equally by the others, of which the paper has one. Nothing keeps it convex.
+    It starts as a convex combination: 0.9 of a task's own activation, the best value in the paper's table 1, and equal
+    shares of the other tasks' activations. The paper has one other task. Training need not keep it convex.
 
     Args:
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         features: ``D``, width of each task's activation.
-        per: ``"channel"`` for an ``alpha [T, T]`` for each of the ``D`` channels, as in the paper's experiments, or
-            ``"layer"`` for one.
+        per: ``"channel"`` for one ``alpha [T, T]`` per channel, as in the paper's experiments, or ``"layer"`` for one
+            that all ``D`` channels share.
 
     Raises:
         InputError: if ``per`` is neither.
@@ -41,15 +41,15 @@ class CrossStitchUnit(nn.Module):
         self.equation = "st,btd->bsd" if per == "layer" else "dst,btd->bsd"
 
     def forward(self, activations: Tensor) -> Tensor:
-        """``[B, T, D]`` to ``[B, T, D]``."""
+        """Maps ``[B, T, D]`` to ``[B, T, D]``."""
         return torch.einsum(self.equation, self.alpha, activations)
 
 
 class CrossStitchLayer(nn.Module):
-    """A linear layer and ReLU a task, then a `CrossStitchUnit` across them.
+    """One linear layer with ReLU per task, then a `CrossStitchUnit` across the tasks.
 
     Args:
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         in_features: width of each task's input.
         out_features: ``D``, width of each task's output.
         per: see `CrossStitchUnit`.
@@ -66,6 +66,6 @@ class CrossStitchLayer(nn.Module):
         self.unit = CrossStitchUnit(num_tasks, out_features, per)
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """``T`` tensors ``[B, in_features]`` to ``T`` tensors ``[B, D]``."""
+        """Maps ``T`` tensors ``[B, in_features]`` to ``T`` tensors ``[B, D]``."""
         activations = [network(x) for network, x in zip(self.networks, inputs, strict=True)]
         return list(self.unit(torch.stack(activations, dim=1)).unbind(dim=1))

@@ -11,9 +11,9 @@ from torchrec_mtl.errors import InputError, check_at_least, check_sizes
 
 
 class SmoothStepSchedule(NamedTuple):
-    """The width of the smooth step: ``gamma = max(start - rate * step, end)``, under TAFE eq. (16).
+    """The width of the smooth step: ``gamma = max(start - rate * step, end)``, below TAFE eq. (16).
 
-    The paper counts on about a million optimizer steps; for a shorter run raise ``rate`` in proportion.
+    The paper assumes about a million optimizer steps. For a shorter run, raise ``rate`` in proportion.
     """
 
     start: float = 10.0
@@ -22,7 +22,7 @@ class SmoothStepSchedule(NamedTuple):
 
     @classmethod
     def over(cls, num_steps: int) -> "SmoothStepSchedule":
-        """From the paper's start to its end in so many steps.
+        """Returns the schedule that goes from the paper's start to its end in ``num_steps`` steps.
 
         Example::
 
@@ -36,29 +36,29 @@ Schedule = SmoothStepSchedule | tuple[float, float, float] | Literal["run"]
 
 
 class Scheduled(Protocol):
-    """A module that changes from step to step of the training; `find_schedules` knows it by this method."""
+    """A module that changes with every training step; `find_schedules` recognises it by this method."""
 
     def advance_schedule(self, num_steps: int | None = None) -> None:
-        """One optimizer step of a run of ``num_steps``, None if that is not known."""
+        """Advances by one optimizer step of a run of ``num_steps`` steps; None if that number is not known."""
 
 
 def find_schedules(model: nn.Module) -> list[Scheduled]:
-    """The modules in ``model`` that `advance_schedules` moves, for a loop that looks for them once."""
-    # the type is asked, for compiled modules pass on what they wrap, which is in the model too
+    """Returns the modules in ``model`` that `advance_schedules` advances, so that a loop can look for them once."""
+    # look at the type: a compiled module forwards attributes of the module it wraps, which is in the model too
     return [cast(Scheduled, module) for module in model.modules() if hasattr(type(module), "advance_schedule")]
 
 
 def advance_schedules(model: nn.Module, num_steps: int | None = None) -> None:
-    """Moves every schedule in ``model`` by one. Call it once after each optimizer step, on every rank.
+    """Advances every schedule in ``model`` by one step. Call it once after each optimizer step, on every rank.
 
-    `torchrec_mtl.training.loop` does. Not in evaluation, nor between micro-batches, nor for a step that was skipped.
+    `torchrec_mtl.training.loop` does so. Do not call it in evaluation, between micro-batches, or after a skipped step.
 
     Args:
-        model: has modules with a schedule, or none.
-        num_steps: optimizer steps of the whole run, for schedules that are a share of it.
+        model: model with any number of modules that have a schedule.
+        num_steps: number of optimizer steps in the whole run, for schedules that span the run.
 
     Raises:
-        InputError: if a schedule is a share of the run and ``num_steps`` is not given.
+        InputError: if a schedule spans the run and ``num_steps`` is not given.
 
     Example::
 
@@ -87,21 +87,21 @@ def smooth_step(x: Tensor, gamma: Tensor | float) -> Tensor:
 
 
 class DynamicSelector(nn.Module):
-    """Which inducing points a sample uses: ``z = f_D(MLP(H))``, TAFE eq. (14)-(16).
+    """Selects the inducing points that a sample uses: ``z = f_D(MLP(H))``, TAFE eq. (14)-(16).
 
-    The schedule's step is state, saved and restored with the module. The training loop moves it:
+    The step of the schedule is state, saved and restored with the module. The training loop advances it by calling
     `advance_schedules` after each optimizer step.
 
     Args:
-        in_features: ``F * D``, the width of the flattened fields.
-        num_inducing_points: ``K``.
-        layer_sizes: hidden layers of the MLP; the paper asks for "a standard MLP layer".
-        schedule: the smooth step's; or ``"run"``, from the paper's start to its end in equal steps, which it reaches
-            with the run's last step.
+        in_features: width of the flattened fields, ``F * D``.
+        num_inducing_points: number of inducing points, ``K``.
+        layer_sizes: hidden layer widths of the MLP; the paper only says "a standard MLP layer".
+        schedule: schedule of the smooth step's width; or ``"run"``, which falls in equal steps from the paper's start
+            to its end, reached at the last step of the run.
 
     Raises:
-        InputError: if a size is below 1, or if the schedule is another word than ``"run"``, its ``start`` or ``end``
-            is not positive, or its ``rate`` is negative.
+        InputError: if a size is below 1, if the schedule is a string other than ``"run"``, if its ``start`` or ``end``
+            is not positive, or if its ``rate`` is negative.
 
     Example::
 
@@ -126,29 +126,29 @@ class DynamicSelector(nn.Module):
         check_sizes(selector_layer_sizes=layer_sizes)
         if isinstance(schedule, str) and schedule != "run":
             raise InputError(f"`schedule` (={schedule!r}) must be 'run' or have a `start`, a `rate` and an `end`")
-        self.is_of_run = schedule == "run"
+        self.spans_run = schedule == "run"
         self.schedule = SmoothStepSchedule(*(() if isinstance(schedule, str) else schedule))
         if self.schedule.start <= 0 or self.schedule.end <= 0 or self.schedule.rate < 0:
-            raise InputError(f"`schedule` (={self.schedule}) must have `start` and `end` above 0, `rate` not below")
+            raise InputError(f"`schedule` (={self.schedule}) must have `start` and `end` above 0, `rate` at least 0")
         self.mlp = MLP(in_features, list(layer_sizes)) if layer_sizes else nn.Identity()
         self.output = nn.Linear(layer_sizes[-1] if layer_sizes else in_features, num_inducing_points)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        if self.is_of_run:
+        if self.spans_run:
             self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
 
     def reset_parameters(self) -> None:
-        """Back to step 0; the layers reset themselves."""
+        """Sets the schedule back to step 0; the layers reset themselves."""
         self.step.zero_()
-        if self.is_of_run:
+        if self.spans_run:
             self.num_steps.zero_()
 
     def advance_schedule(self, num_steps: int | None = None) -> None:
-        """One step of the schedule, of ``num_steps`` in the run.
+        """Advances the schedule by one of the ``num_steps`` steps of the run.
 
         Raises:
             InputError: if the schedule is ``"run"`` and ``num_steps`` is not given, or is below 1.
         """
-        if self.is_of_run:
+        if self.spans_run:
             if num_steps is None:
                 raise InputError("`schedule` (='run') needs the run's steps: give `advance_schedules` its `num_steps`")
             check_at_least(1, num_steps=num_steps)
@@ -156,20 +156,20 @@ class DynamicSelector(nn.Module):
         self.step += 1
 
     def per_step(self) -> SmoothStepSchedule:
-        """The schedule by its steps; one of ``"run"``, once the first step has told how many there are."""
-        return SmoothStepSchedule.over(int(self.num_steps)) if self.is_of_run else self.schedule
+        """Returns the schedule per step; for ``"run"``, only after the first step has set the number of steps."""
+        return SmoothStepSchedule.over(int(self.num_steps)) if self.spans_run else self.schedule
 
     def gamma(self) -> Tensor:
-        """The present width of the smooth step, a scalar."""
+        """Returns the current width of the smooth step, a scalar."""
         start, rate, end = self.schedule
         step = self.step.double()
-        if self.is_of_run:
+        if self.spans_run:
             left = 1 - step / self.num_steps.clamp(min=1)  # exactly 0 at the end
             return end + (start - end) * left.clamp(min=0)
         return (start - rate * step).clamp(min=end)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Flattened fields ``[B, F * D]`` to ``z [B, K]`` in [0, 1], in fp32 at least: its zeros are a mask."""
+        """Maps flattened fields ``[B, F * D]`` to ``z [B, K]`` in [0, 1], at least in fp32: its zeros are a mask."""
         logits = self.output(self.mlp(inputs))  # TAFE eq. (14)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return smooth_step(logits, self.gamma())  # TAFE eq. (15)

@@ -1,6 +1,6 @@
 """Experts and their mixtures: MMoE section 4 (Ma et al., KDD 2018), PLE eq. (1)-(3) and (5) (Tang et al., RecSys 2020).
 
-``B`` samples, ``T`` tasks, ``E`` experts, ``G`` gates, ``D`` an expert's width.
+Letters: ``B`` samples, ``T`` tasks, ``E`` experts, ``G`` gates; ``D`` is the width of an expert's output.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from torchrec_mtl.modules.initialization import he_normal_
 
 
 class Experts(nn.Module):
-    """``E`` MLPs ``f_i`` of the same sizes on the same input, ReLU after every layer, the last one too.
+    """``E`` MLPs ``f_i`` of the same sizes on the same input, with a ReLU after every layer, including the last.
 
-    Their matrices are stacked, so that a layer of all experts is one product. Layer ``l`` of expert ``i`` is the
-    ``nn.Linear`` with ``weights[l][i] [out, in]`` and ``biases[l][i] [out]``.
+    Their matrices are stacked, so that one product computes a layer of all experts. Layer ``l`` of expert ``i`` is an
+    ``nn.Linear`` with weight ``weights[l][i] [out, in]`` and bias ``biases[l][i] [out]``.
 
     Args:
-        num_experts: ``E``.
+        num_experts: number of experts, ``E``.
         in_features: width of the input.
-        layer_sizes: an expert's layers; the last is ``D``.
+        layer_sizes: layer widths of each expert; the last is ``D``.
 
     Raises:
         InputError: if there is no expert or no layer.
@@ -46,12 +46,12 @@ class Experts(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws every expert with `he_normal_`."""
+        """Draws the initial values of every expert with `he_normal_`."""
         for weight, bias in zip(self.weights, self.biases, strict=True):
             he_normal_(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_features]`` to ``[B, E, D]``."""
+        """Maps ``[B, in_features]`` to ``[B, E, D]``."""
         (weight, bias), *others = zip(self.weights, self.biases, strict=True)
         hidden = F.linear(x, weight.flatten(0, 1), bias.flatten()).relu()
         hidden = hidden.unflatten(1, bias.shape).transpose(0, 1)
@@ -61,13 +61,13 @@ class Experts(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """``f^g(x) = sum_i w^g(x)_i f_i(x)`` for each of ``G`` gates: MMoE section 4.2, one gate being section 4.1's MoE.
+    """``f^g(x) = sum_i w^g(x)_i f_i(x)`` for each of ``G`` gates: MMoE section 4.2; with one gate, section 4.1's MoE.
 
     Args:
-        in_features: width of the input, which experts and gates share.
+        in_features: width of the input, which the experts and the gates share.
         num_experts, layer_sizes: see `Experts`.
-        gate: makes the gates.
-        num_gates: ``G``.
+        gate: factory of the gates.
+        num_gates: number of gates, ``G``.
 
     Raises:
         InputError: see `Experts`.
@@ -92,29 +92,30 @@ class MixtureOfExperts(nn.Module):
         self.gate = gate(in_features, num_experts, num_gates)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_features]`` to ``[B, G, D]``."""
+        """Maps ``[B, in_features]`` to ``[B, G, D]``."""
         return torch.bmm(self.gate(x), self.experts(x))
 
 
 class ExtractionLayer(nn.Module):
-    """One extraction layer of PLE: ``g^{k,j} = w^{k,j}(g^{k,j-1}) S^{k,j}``, eq. (5); with the same input for all, CGC.
+    """One extraction layer of PLE: ``g^{k,j} = w^{k,j}(g^{k,j-1}) S^{k,j}``, eq. (5); with one input for all, CGC.
 
-    ``S^{k,j}`` are the task's own experts on ``g^{k,j-1}``, then the shared ones on ``g^{s,j-1}``. The shared gate
-    reads ``g^{s,j-1}`` and weighs all experts: those of task 1, ..., task T, then the shared ones.
+    ``S^{k,j}`` stacks the outputs of the task's experts on ``g^{k,j-1}`` and of the shared experts on ``g^{s,j-1}``, in
+    this order. The shared gate reads ``g^{s,j-1}`` and weights all experts: first the experts of task 1 to task ``T``,
+    then the shared ones.
 
-    Parameters: ``task_experts[k]``, ``shared_experts``, and ``gates``, one a task and then the shared one.
+    Parameters: ``task_experts[k]``, ``shared_experts``, and ``gates``: one gate per task, then the shared gate.
 
     Args:
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         in_features: width of each input.
-        num_task_experts: ``m_k``, of each task.
-        num_shared_experts: ``m_s``.
+        num_task_experts: number of experts of each task, ``m_k``.
+        num_shared_experts: number of shared experts, ``m_s``.
         layer_sizes: see `Experts`.
-        gate: makes the gates.
-        shared_gate: the layer also gives ``g^{s,j}``; not for the last.
+        gate: factory of the gates.
+        shared_gate: whether the layer also returns ``g^{s,j}``; False for the last layer.
 
     Raises:
-        InputError: if a number of experts is too small, or see `Experts`.
+        InputError: if a number of experts is too small; see also `Experts`.
 
     Example::
 
@@ -142,18 +143,21 @@ class ExtractionLayer(nn.Module):
             Experts(num_task_experts, in_features, layer_sizes) for _ in range(num_tasks if num_task_experts else 0)
         )
         self.shared_experts = Experts(num_shared_experts, in_features, layer_sizes)
-        weighed = [num_task_experts + num_shared_experts] * num_tasks
-        weighed += [num_tasks * num_task_experts + num_shared_experts] * shared_gate
-        self.gates = nn.ModuleList(gate(in_features, num_experts) for num_experts in weighed)
+        experts_per_gate = [num_task_experts + num_shared_experts] * num_tasks
+        experts_per_gate += [num_tasks * num_task_experts + num_shared_experts] * shared_gate
+        self.gates = nn.ModuleList(gate(in_features, num_experts) for num_experts in experts_per_gate)
 
     def forward(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """``g^{1,j-1}, ..., g^{T,j-1}, g^{s,j-1}``, each ``[B, in_features]``, to the same of ``j``, ``[B, D]``."""
+        """Maps the states of layer ``j-1``, each ``[B, in_features]``, to the states of layer ``j``, each ``[B, D]``.
+
+        The order is ``g^{1,j-1}, ..., g^{T,j-1}, g^{s,j-1}``.
+        """
         shared = self.shared_experts(states[-1])
-        own = [experts(state) for experts, state in zip(self.task_experts, states, strict=False)]
-        weighed = [torch.cat([of_task, shared], dim=1) for of_task in own] or [shared] * self.num_tasks
+        by_task = [experts(state) for experts, state in zip(self.task_experts, states, strict=False)]
+        weighted = [torch.cat([outputs, shared], dim=1) for outputs in by_task] or [shared] * self.num_tasks
         if len(self.gates) > self.num_tasks:
-            weighed.append(torch.cat([*own, shared], dim=1))
+            weighted.append(torch.cat([*by_task, shared], dim=1))
         return [
             torch.bmm(gate(state), experts).squeeze(1)
-            for gate, state, experts in zip(self.gates, states, weighed, strict=False)
+            for gate, state, experts in zip(self.gates, states, weighted, strict=False)
         ]

@@ -1,4 +1,4 @@
-"""Sparse and dense features to fields' embeddings: what every model has below its over arch."""
+"""Maps sparse and dense features to the embeddings of fields: the part of every model below its over arch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +17,10 @@ from torchrec_mtl.modules.initialization import initialize_linear_layers
 
 
 def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagConfig]:
-    """The tables of a collection of pooled embeddings, whatever it does to the ids before it looks them up.
+    """Returns the tables of a collection of pooled embeddings, however it preprocesses ids before the lookup.
 
     Raises:
-        InputError: if it is none that TorchRec has, or has no table.
+        InputError: if it is not one of TorchRec's collections, or has no table.
     """
     collection: Any = embedding_bag_collection
     if isinstance(collection, ManagedCollisionEmbeddingBagCollection):
@@ -37,27 +37,26 @@ def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagC
 
 
 class FeatureArch(nn.Module):
-    """Looks up and pools the sparse features, and makes one more field of the dense ones.
+    """Looks up and pools the sparse features, and maps the dense features to one more field.
 
-    A model holds one of these, or several: tables for each task, or shared ones and a task's own. The fields are
-    taken from the collection's output by name: sharded over several ranks, it returns them in another order than
-    unsharded.
+    A model holds one of these or several, for example one for each task. The fields are taken from the collection's
+    output by name, because a collection that is sharded over several ranks returns them in another order.
 
-    TAFE eq. (13) has numbers log-rounded to ids and embedded like any other field instead of dense features: see
+    TAFE eq. (13) has no dense features. It log-rounds numbers to ids and embeds them like any other field: see
     `torchrec_mtl.data.log_round`.
 
     Args:
-        embedding_bag_collection: the tables: an EmbeddingBagCollection, sharded or not, or TorchRec's collections
-            with managed collisions or processed features, which have the same interface.
-        dense_in_features: number of dense features; 0 for none, and then there is no field of them.
-        dense_arch_layer_sizes: MLP of the dense features; its last layer is their field's dimension.
-        dense_device: device of that MLP, and of a model's other dense parameters.
+        embedding_bag_collection: embedding tables: an EmbeddingBagCollection, sharded or not, or TorchRec's collection
+            with managed collisions or with processed features, which have the same interface.
+        dense_in_features: number of dense features; with 0 there is no dense field.
+        dense_arch_layer_sizes: layer widths of the MLP on the dense features; the last is the dimension of their field.
+        dense_device: device of this MLP and of the model's other dense parameters.
 
     Attributes:
-        embedding_names: the sparse fields in output order: the tables', and within a table its features', as given.
-        field_dims: ``D_f`` of each field, that of the dense features last.
-        out_features: ``sum(D_f)``.
-        widest: the largest dimension of a sparse field.
+        embedding_names: names of the sparse fields in output order, table by table and feature by feature as given.
+        field_dims: dimension ``D_f`` of each field; the dense field comes last.
+        out_features: width of the output, ``sum(D_f)``.
+        widest: largest dimension of a sparse field.
 
     Raises:
         InputError: if there is no table, the collection is of another kind, or there are dense features but no layers.
@@ -102,7 +101,7 @@ class FeatureArch(nn.Module):
         self.out_features = sum(self.field_dims)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
-        """``[B, num_dense]`` and the sparse features to the fields side by side, ``[B, sum(D_f)]``."""
+        """Maps ``[B, num_dense]`` and the sparse features to the concatenated fields, ``[B, sum(D_f)]``."""
         pooled = self.embedding_bag_collection(sparse_features)
         if self.returns_ids:
             pooled = pooled[0]
@@ -114,16 +113,16 @@ class FeatureArch(nn.Module):
 
 
 def as_features(features: nn.Module) -> FeatureArch:
-    """``features`` itself, or a `FeatureArch` on it where it is a collection of tables: the short way."""
+    """Returns ``features`` if it is a `FeatureArch`, and otherwise makes one from it, a bare collection of tables."""
     return features if isinstance(features, FeatureArch) else FeatureArch(features)
 
 
 class FieldProjection(nn.Module):
-    """Brings fields of different dimensions to one: a linear map for each field that is not of it already.
+    """Projects fields of different dimensions to one dimension: a linear map for each field that has another one.
 
     Args:
-        field_dims: ``D_f`` of each of the ``F`` fields.
-        embedding_dim: ``D``.
+        field_dims: dimension ``D_f`` of each of the ``F`` fields.
+        embedding_dim: embedding dimension, ``D``.
 
     Raises:
         InputError: if ``embedding_dim`` is below 1.
@@ -144,7 +143,7 @@ class FieldProjection(nn.Module):
         )
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[B, sum(D_f)]`` to ``[B, F, D]``."""
+        """Maps ``[B, sum(D_f)]`` to ``[B, F, D]``."""
         if all(dim == self.embedding_dim for dim in self.field_dims):
             return embeddings.reshape(-1, len(self.field_dims), self.embedding_dim)
         fields = embeddings.split(self.field_dims, dim=1)

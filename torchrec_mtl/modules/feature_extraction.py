@@ -10,19 +10,19 @@ from torchrec_mtl.ops.inducing_attention import BACKENDS
 
 
 class TaskAwareExtraction(nn.Module):
-    """``adapter(generator(fields))``, or one operation that computes the same from the weights of the two.
+    """``adapter(generator(fields))``, or one operation that computes the same from the weights of both modules.
 
     Args:
-        generator: with ``L`` layers of ``m`` heads.
-        adapter: with as many.
-        backend: ``"modules"`` calls the two modules, whose forward is the equations as they stand: what is changed
-            there, or hooked on, changes the output. The names of `torchrec_mtl.ops.inducing_attention` run the
-            operation, which needs a selection that all layers share and does not call the modules' forward.
-            ``"auto"`` takes the operation where it can, and chooses its backend.
+        generator: representation generator with ``L`` layers of ``m`` heads.
+        adapter: task adapter with the same number of layers and heads.
+        backend: implementation. ``"modules"`` calls the two modules, which compute the equations as printed, so changes
+            and hooks on them take effect. The backends of `torchrec_mtl.ops.inducing_attention` run the operation,
+            which needs one selection for all layers and does not call the forward of the modules. ``"auto"`` uses the
+            operation where it can, and chooses its backend.
 
     Raises:
-        InputError: if ``backend`` is none of these, or is the operation's and each layer has its own selector; or if
-            the two modules differ in layers, heads or embedding dimension.
+        InputError: if ``backend`` is none of these, if it names the operation although each layer has a separate
+            selector, or if the two modules differ in layers, heads or embedding dimension.
 
     Example::
 
@@ -50,7 +50,7 @@ class TaskAwareExtraction(nn.Module):
         self.generator, self.adapter, self.backend = generator, adapter, backend
 
     def forward(self, fields: Tensor) -> Tensor:
-        """``H [B, F, D]`` to ``T^L [B, T, D]``."""
+        """Maps ``H [B, F, D]`` to ``T^L [B, T, D]``."""
         generator, adapter = self.generator, self.adapter
         if self.backend == "modules" or not generator.selection_is_shared:
             return adapter(generator(fields))

@@ -1,4 +1,4 @@
-"""BPCM's feature tower, section 3.3: self-attention and aggregation of the fields, fused by a gate."""
+"""BPCM's feature tower, section 3.3: self-attention over the fields and their aggregation, fused by a gate."""
 
 from typing import Literal
 
@@ -13,16 +13,17 @@ from torchrec_mtl.modules.attention import Attention
 class FeatureAggregation(nn.Module):
     """The feature-aware aggregation unit, BPCM eq. (4): ``E_org = ReLU(W2 ReLU(W1 E + b1) + b2)``.
 
-    The paper does not say over which axis the layers act.
+    The paper does not say on which axis the layers act.
 
     Args:
-        num_fields: ``F``.
-        embedding_dim: ``D``.
-        hidden_size: width of ``W1``'s output; that of its input by default.
-        over: ``"embedding"``, each field's vector alone; or ``"fields"``, the flattened ``F * D`` fields together.
+        num_fields: number of fields, ``F``.
+        embedding_dim: embedding dimension, ``D``.
+        hidden_size: output width of ``W1``; its input width by default.
+        over: axis the layers act on: ``"embedding"``, each field's vector separately; or ``"fields"``, all flattened
+            ``F * D`` fields together.
 
     Raises:
-        InputError: if ``over`` is neither, or ``hidden_size`` below 1.
+        InputError: if ``over`` is neither of the two, or ``hidden_size`` is below 1.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class FeatureAggregation(nn.Module):
         self.mlp = MLP(width, [hidden_size or width, width])
 
     def forward(self, fields: Tensor) -> Tensor:
-        """``E [B, F, D]`` to ``E_org [B, F, D]``."""
+        """Maps ``E [B, F, D]`` to ``E_org [B, F, D]``."""
         if self.over == "embedding":
             return self.mlp(fields)
         return self.mlp(fields.flatten(1)).view_as(fields)
@@ -51,7 +52,7 @@ class ComplementaryGate(nn.Module):
     """FCGate, BPCM eq. (5)-(6): ``W_b = sigmoid(W_C E_org + W_D E_att)``, ``q = E_att W_b + E_org (1 - W_b)``.
 
     Args:
-        embedding_dim: ``D``.
+        embedding_dim: embedding dimension, ``D``.
     """
 
     def __init__(self, embedding_dim: int) -> None:
@@ -60,22 +61,22 @@ class ComplementaryGate(nn.Module):
         self.attended = nn.Linear(embedding_dim, embedding_dim, bias=False)
 
     def forward(self, attended: Tensor, organic: Tensor) -> Tensor:
-        """``E_att`` and ``E_org``, both ``[B, F, D]``, to ``q [B, F, D]``."""
+        """Maps ``E_att`` and ``E_org``, both ``[B, F, D]``, to ``q [B, F, D]``."""
         share = torch.sigmoid(self.organic(organic) + self.attended(attended))  # BPCM eq. (5)
         return torch.lerp(organic, attended, share)  # BPCM eq. (6)
 
 
 class FeatureTower(nn.Module):
-    """One task's feature tower, BPCM eq. (2)-(6).
+    """The feature tower of one task, BPCM eq. (2)-(6).
 
     Args:
-        num_fields: ``F``.
-        embedding_dim: ``D``.
-        num_heads: heads of the self-attention; the paper has one.
-        aggregation_over, aggregation_size: ``over`` and ``hidden_size`` of `FeatureAggregation`.
-        attention: whether there is the self-attention unit (ablation "w/o Att": without, ``q = E_org``).
-        aggregation: whether there is the aggregation unit (ablation "w/o Org": without, ``q = E_att``).
-        gate: whether the two are fused by the gate (ablation "w/o Gate": without, they are added).
+        num_fields: number of fields, ``F``.
+        embedding_dim: embedding dimension, ``D``.
+        num_heads: number of heads of the self-attention; the paper has one.
+        aggregation_over, aggregation_size: arguments ``over`` and ``hidden_size`` of `FeatureAggregation`.
+        attention: whether to use the self-attention unit; without it ``q = E_org`` (ablation "w/o Att").
+        aggregation: whether to use the aggregation unit; without it ``q = E_att`` (ablation "w/o Org").
+        gate: whether the gate fuses the two units' outputs; without it they are added (ablation "w/o Gate").
 
     Raises:
         InputError: if both units are left out, or ``num_heads`` does not divide ``embedding_dim``.
@@ -107,9 +108,9 @@ class FeatureTower(nn.Module):
         self.gate = ComplementaryGate(embedding_dim) if gate and attention and aggregation else None
 
     def forward(self, fields: Tensor) -> Tensor:
-        """``E [B, F, D]`` to ``q [B, F, D]``."""
+        """Maps ``E [B, F, D]`` to ``q [B, F, D]``."""
         if self.aggregation is None:
-            assert self.attention is not None  # one of them is there
+            assert self.attention is not None  # one of the two exists
             return self.attention(fields, fields)
         organic = self.aggregation(fields)
         if self.attention is None:

@@ -1,4 +1,4 @@
-"""From each task's probability given the task before it to the marginal one, ESMM eq. (1)."""
+"""Marginal probabilities from the probability of each task given the previous task, ESMM eq. (1)."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,17 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class MarginalFromConditional(nn.Module):
-    """``p_t = c_t p_{t'}``, as logits: ``c_t = P(y_t = 1 | y_{t'} = 1, x)``, ``p_t = P(y_t = 1 | x)``, ``t'`` the task
-    that ``t`` needs; ``p_t = c_t`` where it needs none.
+    """Computes ``p_t = c_t p_{t'}`` on logits, where task ``t`` needs task ``t'``; ``p_t = c_t`` where it needs none.
 
-    In log space and without a difference of like numbers, so that events of any rarity keep their precision::
+    ``c_t = P(y_t = 1 | y_{t'} = 1, x)`` is the conditional probability and ``p_t = P(y_t = 1 | x)`` the marginal one.
+    The computation is in log space and subtracts no nearly equal probabilities, so that even the rarest events keep
+    their precision::
 
         log p_t       = log p_{t'} + log c_t
         log (1 - p_t) = log ((1 - p_{t'}) + p_{t'} (1 - c_t))
 
     Args:
-        tasks: ``T`` tasks.
+        tasks: the ``T`` tasks.
 
     Example::
 
@@ -37,7 +38,7 @@ class MarginalFromConditional(nn.Module):
         self.parents = tasks.parents
 
     def forward(self, conditional_logits: Tensor) -> Tensor:
-        """Conditional logits ``[B, T]`` to marginal logits ``[B, T]``."""
+        """Maps conditional logits ``[B, T]`` to marginal logits ``[B, T]``."""
         log_happens, log_does_not = F.logsigmoid(conditional_logits), F.logsigmoid(-conditional_logits)
         happens = list(log_happens.unbind(1))
         does_not = list(log_does_not.unbind(1))
@@ -50,14 +51,14 @@ class MarginalFromConditional(nn.Module):
 
 
 def conditional_rates(base_rates: Tensor, parents: Sequence[int | None]) -> Tensor:
-    """Each task's share of positives among the positives of the task that it needs.
+    """Returns each task's share of positives among the positives of the task it needs.
 
     Args:
-        base_rates: ``[T]``, each task's share of positives among all rows.
-        parents: of a `TaskForest`.
+        base_rates: each task's share of positives among all rows, ``[T]``.
+        parents: position of the task that each task needs, as in `TaskForest.parents`.
 
     Raises:
-        InputError: if a task is not rarer than the one it needs.
+        InputError: if a task is not rarer than the task it needs.
 
     Example::
 
@@ -69,6 +70,8 @@ def conditional_rates(base_rates: Tensor, parents: Sequence[int | None]) -> Tens
         if parent is not None:
             rates[task] = base_rates[task] / base_rates[parent]
             if not rates[task] < 1:
-                told = f"`base_rates` (={base_rates.tolist()}) must fall from a task to those after it"
-                raise InputError(f"{told} for a model of conditional probabilities")
+                raise InputError(
+                    f"`base_rates` (={base_rates.tolist()}) must fall from a task to those after it "
+                    "for a model of conditional probabilities"
+                )
     return rates

@@ -1,6 +1,6 @@
 """Gates over experts: softmax (Ma et al., KDD 2018) and DSelect-k (Hazimeh et al., NeurIPS 2021).
 
-``B`` samples, ``G`` gates on one input, ``E`` experts, ``k`` selectors a gate, ``m`` binary digits an expert.
+Letters: ``B`` samples, ``G`` gates on one input, ``E`` experts, ``k`` selectors per gate, ``m`` bits per expert.
 """
 
 from dataclasses import dataclass
@@ -15,23 +15,24 @@ from torchrec_mtl.modules.dynamic_selector import smooth_step
 
 
 class Gate(Protocol):
-    """Makes ``num_gates`` gates on one input: a module from ``[B, in_features]`` to weights ``[B, G, E]``.
+    """A factory of gates on one input: makes a module that maps ``[B, in_features]`` to weights ``[B, G, E]``.
 
-    `SoftmaxGate` is one, a `DSelectK` another; models take it as an argument, so a gate of your own is one class.
+    `SoftmaxGate` is one such factory, and a `DSelectK` is another. Models take the factory as an argument, so adding a
+    gate takes one class.
     """
 
     def __call__(self, in_features: int, num_experts: int, num_gates: int = 1) -> nn.Module: ...
 
 
 class SoftmaxGate(nn.Module):
-    """``g(x) = softmax(W_g x)``, MMoE section 4.2: every expert has some weight. No bias, as the paper has none.
+    """``g(x) = softmax(W_g x)``, MMoE section 4.2: every expert has some weight. There is no bias, as in the paper.
 
-    Parameters: ``linear.weight [G * E, in_features]``, gate ``g`` the rows from ``g * E``.
+    Parameters: ``linear.weight [G * E, in_features]``; the rows of gate ``g`` start at ``g * E``.
 
     Args:
         in_features: width of the input.
-        num_experts: ``E``.
-        num_gates: ``G``.
+        num_experts: number of experts, ``E``.
+        num_gates: number of gates, ``G``.
 
     Example::
 
@@ -46,35 +47,36 @@ class SoftmaxGate(nn.Module):
         self.linear = nn.Linear(in_features, num_gates * num_experts, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_features]`` to weights ``[B, G, E]`` that sum to 1 over the experts."""
+        """Maps ``[B, in_features]`` to weights ``[B, G, E]`` that sum to 1 over the experts."""
         return self.linear(x).unflatten(1, (-1, self.num_experts)).softmax(2)
 
 
 class DSelectGate(nn.Module):
-    """DSelect-k: ``q(x) = sum_i softmax(alpha)_i r(z^i)``, at most ``k`` experts once the selectors are binary.
+    """DSelect-k: ``q(x) = sum_i softmax(alpha)_i r(z^i)``; at most ``k`` experts once the selectors are binary.
 
-    A selector ``r(z) [E]`` gives expert ``e`` the product, over the ``m = ceil(log2 E)`` digits of ``e``, of
-    ``S(z_j)`` where digit ``j`` is 1 and ``1 - S(z_j)`` where it is 0; ``S`` is the smooth step, exactly 0 below
-    ``-gamma / 2`` and 1 above ``gamma / 2``. Symbols: ``z`` ``codes``, ``alpha`` ``mixture``.
+    A selector ``r(z) [E]`` gives expert ``e`` a product over the ``m = ceil(log2 E)`` binary digits of ``e``:
+    ``S(z_j)`` where digit ``j`` is 1, and ``1 - S(z_j)`` where it is 0. ``S`` is the smooth step, exactly 0 below
+    ``-gamma / 2`` and exactly 1 above ``gamma / 2``. In the code, ``z`` is ``codes`` and ``alpha`` is ``mixture``.
 
-    What the paper leaves, or where this differs:
+    Choices that the paper leaves open, and differences from it:
 
-    * If ``E`` is no power of two, ``2^m - E`` codes name no expert. The authors add a penalty to the objective to
-      keep selectors off them; here such a code ``c`` names expert ``c - E``, so weights always sum to 1.
-    * The entropy regulariser, which the authors' layer leaves off by default, is not part of the objectives here.
-      Without it a selector becomes binary only where the loss pulls it there.
+    * If ``E`` is not a power of two, ``2^m - E`` codes belong to no expert. The authors add a penalty to the objective
+      that keeps selectors away from these codes. Here such a code ``c`` stands for expert ``c - E``, so that weights
+      always sum to 1.
+    * The objectives here have no entropy regulariser, which is off by default in the authors' layer too. Without it, a
+      selector becomes binary only where the loss drives it there.
     * Per example, ``z`` and ``alpha`` are linear in ``x`` without bias; the authors' layer has biases.
-    * Initial values are the authors': ``z`` within ``gamma / 100`` of 0, where all codes weigh about the same.
+    * The initial values are the authors': ``z`` within ``gamma / 100`` of 0, where all codes weigh about the same.
 
     Parameters: ``codes [G * k * m, in_features]`` (the least significant digit first) and
-    ``mixture [G * k, in_features]``; without ``in_features`` if not per example.
+    ``mixture [G * k, in_features]``; if not per example, without the dimension ``in_features``.
 
     Args:
         in_features: width of the input.
-        num_experts: ``E``.
-        num_gates: ``G``.
-        num_selected: ``k``.
-        per_example: ``z`` and ``alpha`` depend on the input; if not, they are the gate's own ("static").
+        num_experts: number of experts, ``E``.
+        num_gates: number of gates, ``G``.
+        num_selected: number of selectors, ``k``.
+        per_example: whether ``z`` and ``alpha`` depend on the input; if not, they are plain parameters ("static").
         gamma: width of the smooth step.
 
     Raises:
@@ -114,12 +116,12 @@ class DSelectGate(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the authors' initial values."""
+        """Draws the initial values that the authors use."""
         nn.init.uniform_(self.codes, -self.gamma / 100, self.gamma / 100)
         nn.init.uniform_(self.mixture, -0.05, 0.05)
 
     def select(self, codes: Tensor) -> Tensor:
-        """Codes ``z [..., m]`` to the selectors' weights ``r(z) [..., E]``."""
+        """Maps codes ``z [..., m]`` to the weights of the selectors, ``r(z) [..., E]``."""
         weights = codes.new_ones(*codes.shape[:-1], 1)
         for digit in smooth_step(codes, self.gamma).unsqueeze(-1).unbind(-2):
             weights = torch.cat([weights * (1 - digit), weights * digit], dim=-1)
@@ -128,7 +130,7 @@ class DSelectGate(nn.Module):
         return experts + F.pad(spare, (0, self.num_experts - num_spare))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_features]`` to weights ``[B, G, E]`` that sum to 1 over the experts."""
+        """Maps ``[B, in_features]`` to weights ``[B, G, E]`` that sum to 1 over the experts."""
         codes, mixture = (
             F.linear(x, parameter) if self.per_example else parameter.unsqueeze(0)
             for parameter in (self.codes, self.mixture)
@@ -141,11 +143,11 @@ class DSelectGate(nn.Module):
 
 @dataclass(frozen=True)
 class DSelectK:
-    """Makes `DSelectGate` modules, for the argument ``gate`` of a model.
+    """A factory of `DSelectGate` modules, for the argument ``gate`` of a model.
 
     Args:
-        num_selected: ``k``, experts that a gate selects.
-        per_example: whether the choice depends on the input; if not, it is the gate's own ("static").
+        num_selected: number of experts that a gate selects, ``k``.
+        per_example: whether the choice of experts depends on the input; if not, it is fixed ("static").
         gamma: width of the smooth step.
 
     Raises:

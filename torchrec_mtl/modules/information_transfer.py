@@ -5,17 +5,18 @@ from torch import Tensor, nn
 
 
 class InformationTransfer(nn.Module):
-    """``z_t = AIT(p_{t-1}, q_t)``: how much a task takes from the one before, and how much it keeps of its own.
+    """``z_t = AIT(p_{t-1}, q_t)``: weighs what a task receives from the previous task against its own representation.
 
     The paper's equations, with ``u`` one of ``p_{t-1}`` and ``q_t``::
 
         z_t = sum_u w_u h_1(u),    w_u = softmax_u(<h_2(u), h_3(u)> / sqrt(D))
 
-    Unlike attention, each ``u`` meets its own key only. ``h_1``, ``h_2``, ``h_3`` (``value``, ``key``, ``query``) are
-    "feed-forward networks" in the paper and matrices without bias in the authors' code, which is followed.
+    Unlike in attention, each ``u`` is compared only with its own key. ``h_1``, ``h_2`` and ``h_3`` (``value``, ``key``
+    and ``query``) are "feed-forward networks" in the paper. Here they are matrices without bias, as in the authors'
+    code.
 
     Args:
-        features: ``D``.
+        features: width of the representations, ``D``.
 
     Example::
 
@@ -30,7 +31,7 @@ class InformationTransfer(nn.Module):
         self.value = nn.Linear(features, features, bias=False)
 
     def forward(self, transferred: Tensor, own: Tensor) -> Tensor:
-        """``p_{t-1}`` and ``q_t``, ``[B, D]`` each, to ``z_t [B, D]``."""
+        """Maps ``p_{t-1}`` and ``q_t``, both ``[B, D]``, to ``z_t [B, D]``."""
         pair = torch.stack([transferred, own], dim=1)
         scores = (self.query(pair) * self.key(pair)).sum(dim=2, keepdim=True) / pair.shape[2] ** 0.5
         return self.value((scores.softmax(dim=1) * pair).sum(dim=1))  # h_1 is linear: mixing first halves its work

@@ -1,4 +1,4 @@
-"""What linear layers start from."""
+"""Initial values of linear layers and of learnt queries."""
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 def he_normal_(weight: Tensor, bias: Tensor | None = None) -> None:
     """Draws ``weight [..., out, in]`` from a normal distribution of variance ``2 / in``, and sets ``bias`` to 0.
 
-    He et al., ICCV 2015, eq. (10): ReLU layers then keep the size of what they pass on. torch's own default has a
-    sixth of this variance; over embeddings that start near 0, it takes hundreds of steps to make up for that.
+    He et al., ICCV 2015, eq. (10): ReLU layers then preserve the scale of their input. The variance of PyTorch's
+    default is a sixth of this; on embeddings that start near 0, training takes hundreds of steps to make up for it.
 
     Example::
 
@@ -24,8 +24,24 @@ def he_normal_(weight: Tensor, bias: Tensor | None = None) -> None:
 
 
 def initialize_linear_layers(*modules: nn.Module) -> None:
-    """`he_normal_` on every `torch.nn.Linear` in ``modules``."""
+    """Applies `he_normal_` to every `torch.nn.Linear` in ``modules``."""
     for module in modules:
         for layer in module.modules():
             if isinstance(layer, nn.Linear):
                 he_normal_(layer.weight, layer.bias)
+
+
+def reset_attention(
+    queries: Tensor, key: Tensor, value: Tensor, output: Tensor, norm_weight: Tensor, norm_bias: Tensor
+) -> None:
+    """Draws learnt queries ``[..., N, D]`` and the weights of their attention, stacked over layers and tasks.
+
+    The queries are drawn as in Set Transformer (Xavier uniform), the square matrices by `he_normal_`, and the norms
+    start as in `torch.nn.LayerNorm`.
+    """
+    num_queries, dim = queries.shape[-2:]
+    nn.init.uniform_(queries, -((6 / (num_queries + dim)) ** 0.5), (6 / (num_queries + dim)) ** 0.5)
+    for weight in (key, value, output):
+        he_normal_(weight)
+    nn.init.ones_(norm_weight)
+    nn.init.zeros_(norm_bias)

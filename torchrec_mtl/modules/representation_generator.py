@@ -8,32 +8,33 @@ from torch import Tensor, nn
 
 from torchrec_mtl import ops
 from torchrec_mtl.errors import check_at_least, check_choice
-from torchrec_mtl.modules.attention import Attention, check_heads, reset_attention
+from torchrec_mtl.modules.attention import Attention, check_heads
 from torchrec_mtl.modules.dynamic_selector import DynamicSelector, Schedule, SmoothStepSchedule
+from torchrec_mtl.modules.initialization import reset_attention
 from torchrec_mtl.ops.inducing_attention import reference
 from torchrec_mtl.ops.inducing_attention.stack import unbind_layers
 
 
 class RepresentationGenerator(nn.Module):
-    """ASRG, TAFE eq. (14)-(20): ``L`` layers of inducing points that each sample selects from.
+    """ASRG, TAFE eq. (14)-(20): ``L`` layers of inducing points, from which each sample selects.
 
     Args:
-        num_fields: ``F``.
-        embedding_dim: ``D``.
-        num_layers: ``L``.
-        num_heads: ``m``; must divide ``D``.
-        num_inducing_points: ``K``.
+        num_fields: number of fields, ``F``.
+        embedding_dim: embedding dimension, ``D``.
+        num_layers: number of layers, ``L``.
+        num_heads: number of heads, ``m``; must divide ``D``.
+        num_inducing_points: number of inducing points, ``K``.
         selector: ``"shared"``, one selector for all layers (section 4.4 speaks of the selector of a sample); or
-            ``"per_layer"``, one for each, still on the input fields.
-        selector_layer_sizes: see `DynamicSelector`.
-        schedule: see `DynamicSelector`.
-        residual: eq. (20). ``"input"`` adds the layer's input where the shapes allow, from the second layer on;
-            in the first, whose input has ``F`` rows and not ``K``, it adds the query as Set Transformer does.
-            ``"query"`` and ``"none"`` hold in every layer.
+            ``"per_layer"``, one for each layer, still on the input fields.
+        selector_layer_sizes: hidden layer widths of the selector's MLP, see `DynamicSelector`.
+        schedule: schedule of the smooth step, see `DynamicSelector`.
+        residual: term added in eq. (20). ``"input"`` adds the layer's input where the shapes allow it, from the second
+            layer on; in the first layer, whose input has ``F`` rows instead of ``K``, it adds the query, like Set
+            Transformer. ``"query"`` and ``"none"`` apply to every layer.
 
     Raises:
-        InputError: if a number is below 1, an argument is none of the values above, or ``num_heads`` does not divide
-            ``embedding_dim``.
+        InputError: if a number is below 1, ``selector`` or ``residual`` is none of the values above, or ``num_heads``
+            does not divide ``embedding_dim``.
 
     Example::
 
@@ -74,21 +75,21 @@ class RepresentationGenerator(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """See `reset_attention`; the selectors reset themselves."""
+        """Draws the initial values as in `reset_attention`; the selectors reset themselves."""
         reset_attention(*self.weights())
 
     def weights(self) -> ops.GeneratorWeights:
-        """Those of all layers."""
+        """Returns the weights of all layers."""
         squares = (self.key_weight, self.value_weight, self.output_weight)
         return ops.GeneratorWeights(self.points, *squares, self.norm_weight, self.norm_bias)
 
     def select(self, fields: Tensor) -> list[Tensor]:
-        """``z [B, K]`` of each layer, from the input fields ``H [B, F, D]``."""
+        """Returns ``z [B, K]`` of each layer, computed from the input fields ``H [B, F, D]``."""
         selections = [selector(fields.flatten(1)) for selector in self.selectors]
         return selections * len(self.points) if self.selection_is_shared else selections
 
     def forward(self, fields: Tensor) -> list[Tensor]:
-        """``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``: the equations as they stand."""
+        """Maps ``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``: the equations as printed."""
         representations: list[Tensor] = []
         layers = unbind_layers(self.weights(), self.num_heads, self.residual)
         for layer, selection in zip(layers, self.select(fields), strict=True):
@@ -98,12 +99,12 @@ class RepresentationGenerator(nn.Module):
 
 
 class SelfAttentionStack(nn.Module):
-    """What stands for ASRG in the ablation "TAFE w/o ASRG": plain self-attention over the fields, no selection.
+    """Replaces ASRG in the ablation "TAFE w/o ASRG": plain self-attention over the fields, without selection.
 
     Args:
-        embedding_dim: ``D``.
-        num_layers: ``L``.
-        num_heads: ``m``; must divide ``D``.
+        embedding_dim: embedding dimension, ``D``.
+        num_layers: number of layers, ``L``.
+        num_heads: number of heads, ``m``; must divide ``D``.
 
     Raises:
         InputError: if a number is below 1, or ``num_heads`` does not divide ``embedding_dim``.
@@ -118,7 +119,7 @@ class SelfAttentionStack(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(embedding_dim) for _ in range(num_layers))
 
     def forward(self, fields: Tensor) -> list[Tensor]:
-        """``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, F, D]``."""
+        """Maps ``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, F, D]``."""
         representations = []
         inputs = fields
         for layer, norm in zip(self.layers, self.norms, strict=True):

@@ -7,20 +7,21 @@ from torch import Tensor, nn
 
 from torchrec_mtl import ops
 from torchrec_mtl.errors import check_at_least
-from torchrec_mtl.modules.attention import check_heads, reset_attention
+from torchrec_mtl.modules.attention import check_heads
+from torchrec_mtl.modules.initialization import reset_attention
 from torchrec_mtl.ops.inducing_attention import reference
 
 
 class TaskAdapter(nn.Module):
-    """TSA, TAFE eq. (21)-(22): each task reads every layer's shared representation through its own indicator.
+    """TSA, TAFE eq. (21)-(22): each task reads the shared representation of every layer through its own indicator.
 
-    No parameter is shared by two tasks, and nothing flows back into the shared representations' forward.
+    Tasks share no parameter, and in the forward pass nothing flows back into the shared representations.
 
     Args:
-        num_tasks: ``T``.
-        embedding_dim: ``D``.
-        num_layers: ``L``, as many as the representation generator has.
-        num_heads: ``m``; must divide ``D``.
+        num_tasks: number of tasks, ``T``.
+        embedding_dim: embedding dimension, ``D``.
+        num_layers: number of layers, ``L``, the same as in the representation generator.
+        num_heads: number of heads, ``m``; must divide ``D``.
 
     Raises:
         InputError: if a number is below 1, or ``num_heads`` does not divide ``embedding_dim``.
@@ -47,16 +48,16 @@ class TaskAdapter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """See `reset_attention`; indicators as queries."""
+        """Draws the initial values as in `reset_attention`, with the indicators as queries."""
         reset_attention(*self.weights())
 
     def weights(self) -> ops.AdapterWeights:
-        """Those of all layers."""
+        """Returns the weights of all layers."""
         squares = (self.key_weight, self.value_weight, self.output_weight)
         return ops.AdapterWeights(self.indicators, *squares, self.norm_weight, self.norm_bias)
 
     def forward(self, representations: Sequence[Tensor]) -> Tensor:
-        """``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``: the equations as they stand."""
+        """Maps ``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``: the equations as printed."""
         adapted: Tensor | None = None
         for weights, shared in zip(self.weights().layers(), representations, strict=True):
             adapted = reference.adapter_layer(shared, adapted, weights, self.num_heads)
@@ -65,10 +66,10 @@ class TaskAdapter(nn.Module):
 
 
 class PooledRepresentation(nn.Module):
-    """What stands for TSA in the ablation "TAFE w/o TSA": the mean of the last representation, for every task.
+    """Replaces TSA in the ablation "TAFE w/o TSA": the mean of the last representation, for every task.
 
     Args:
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
     """
 
     def __init__(self, num_tasks: int) -> None:
@@ -76,5 +77,5 @@ class PooledRepresentation(nn.Module):
         self.num_tasks = num_tasks
 
     def forward(self, representations: Sequence[Tensor]) -> Tensor:
-        """``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``[B, T, D]``."""
+        """Maps ``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``[B, T, D]``."""
         return representations[-1].mean(1, keepdim=True).expand(-1, self.num_tasks, -1)

@@ -11,15 +11,15 @@ from torchrec_mtl.errors import InputError, check_share, check_sizes
 
 
 def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    """ReLU layers, and after each, where asked for, dropout.
+    """Returns ReLU layers, each followed by dropout if its probability is above 0.
 
     Args:
         in_features: width of the input.
-        layer_sizes: the layers; none for the identity.
-        dropout: probability of dropping a unit in training.
+        layer_sizes: layer widths; empty for the identity.
+        dropout: probability of dropping a unit during training.
 
     Raises:
-        InputError: if ``dropout`` is not from 0 to 1.
+        InputError: if ``dropout`` is not between 0 and 1.
 
     Example::
 
@@ -34,15 +34,15 @@ def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float =
 
 
 class Tower(nn.Module):
-    """ReLU layers, then a linear one to a single logit.
+    """ReLU layers, then a linear layer to a single logit.
 
     Args:
         in_features: width of the input.
-        layer_sizes: the hidden layers; none for a linear tower.
-        dropout: probability of dropping a hidden unit in training.
+        layer_sizes: hidden layer widths; empty for a linear tower.
+        dropout: probability of dropping a hidden unit during training.
 
     Raises:
-        InputError: if a layer's size is below 1, or ``dropout`` is not from 0 to 1.
+        InputError: if a layer width is below 1, or ``dropout`` is not between 0 and 1.
 
     Example::
 
@@ -57,15 +57,15 @@ class Tower(nn.Module):
         self.output = nn.Linear([in_features, *layer_sizes][-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_features]`` to a logit, ``[B, 1]``."""
+        """Maps ``[B, in_features]`` to one logit, ``[B, 1]``."""
         return self.output(self.hidden(x))
 
     @torch.no_grad()
     def start_from_base_rate(self, base_rate: float) -> None:
-        """Sets the last bias to the task's share of positives, so that training need not first find how rare it is.
+        """Sets the last bias to the logit of the task's share of positives, so that training need not learn it first.
 
         Raises:
-            InputError: if it is not between 0 and 1.
+            InputError: if the share is not between 0 and 1.
 
         Example::
 
@@ -80,13 +80,13 @@ class Tower(nn.Module):
 
 
 class TaskTowers(nn.Module):
-    """One `Tower` a task, each on an input of its own.
+    """One `Tower` per task, each on a separate input.
 
     Args:
-        num_tasks: ``T``.
+        num_tasks: number of tasks, ``T``.
         in_features: width of each task's input.
-        layer_sizes: each tower's hidden layers.
-        dropout: see `Tower`.
+        layer_sizes: hidden layer widths of each tower.
+        dropout: probability of dropping a hidden unit during training.
 
     Raises:
         InputError: see `Tower`.
@@ -97,21 +97,20 @@ class TaskTowers(nn.Module):
         self.towers = nn.ModuleList(Tower(in_features, layer_sizes, dropout) for _ in range(num_tasks))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """``T`` tensors ``[B, in_features]`` to logits ``[B, T]``."""
+        """Maps ``T`` tensors ``[B, in_features]`` to logits ``[B, T]``."""
         return torch.cat([tower(x) for tower, x in zip(self.towers, inputs, strict=True)], dim=1)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
-        """`Tower.start_from_base_rate` for each.
+        """Calls `Tower.start_from_base_rate` for each tower.
 
         Args:
-            base_rates: ``[T]``, each tower's share of positives.
+            base_rates: share of positives of each tower's task, ``[T]``.
 
         Raises:
-            InputError: if they are not one a tower, or one is not between 0 and 1.
+            InputError: if there is not one rate per tower, or a rate is not between 0 and 1.
         """
         if len(self.towers) != len(base_rates):
-            told = f"`base_rates` (={base_rates.tolist()}) must be one a tower, of which there are {len(self.towers)}"
-            raise InputError(told)
+            raise InputError(f"`base_rates` (={base_rates.tolist()}) must be one per tower ({len(self.towers)})")
         for tower, rate in zip(self.towers, base_rates.tolist(), strict=True):
             assert isinstance(tower, Tower)
             tower.start_from_base_rate(rate)

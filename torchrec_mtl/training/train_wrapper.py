@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.modules import labels_and_weights
 
-torch.fx.wrap("labels_and_weights")
+
+@torch.fx.wrap  # a traced batch would appear to have every attribute
+def _labels_and_weights(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Returns the labels as floats, and the weights if the batch has any; TorchRec's own batches have none."""
+    return batch.labels.float(), getattr(batch, "weights", None)
 
 
 def reads_beyond_logits(loss: nn.Module) -> dict[str, bool]:
@@ -83,6 +86,6 @@ class MultiTaskTrain(nn.Module):
             further = {name: outputs[name] for name in self.read}
         else:
             logits = self.model(batch.dense_features, batch.sparse_features)
-        labels, weights = labels_and_weights(batch)
+        labels, weights = _labels_and_weights(batch)
         loss = self.loss(logits, labels, weights, **further)
         return loss, (loss.detach(), logits.detach(), labels)
