@@ -1,7 +1,8 @@
-"""Experts and their gates in NumPy float64: OMoE and MMoE, PLE, DSelect-k; one sample at a time.
+"""Shared-Bottom, experts and their gates in NumPy float64: OMoE and MMoE, PLE, DSelect-k; one sample at a time.
 
 B samples, T tasks. Parameters (matrices as ``torch.nn.Linear`` has them, ``[out, in]``)::
 
+    shared_bottom = {"bottom": mlp, "towers": [mlp] * T}
     mixture = {"experts": [mlp] * n, "gates": [gate] * T, "towers": [mlp] * T}       # OMoE: one gate
     ple = {"layers": [layer] * N, "towers": [mlp] * T}
     layer = {"task_experts": [[mlp] * m_k] * T, "shared_experts": [mlp] * m_s,
@@ -25,6 +26,11 @@ from tests.oracles.tafe import smooth_step
 def expert(x: Array, layers: list[tuple[Array, Array]]) -> Array:
     """f_i(x): an MLP with ReLU after the last layer too."""
     return relu(mlp(x, layers))
+
+
+def shared_bottom(x: Array, bottom: list[tuple[Array, Array]], towers: list[Any]) -> Array:
+    """y_k = h^k(f(x)), with one f for all tasks; [T]."""
+    return np.concatenate([mlp(expert(x, bottom), tower) for tower in towers])
 
 
 def single_expert_selector(z: Array, num_experts: int, gamma: float) -> Array:
