@@ -1,3 +1,5 @@
+"""Rows that metrics are measured on: masked ones are left out, wrong ones raise."""
+
 import math
 
 import pytest
@@ -18,19 +20,19 @@ def test_masked_rows_are_left_out_whatever_their_label() -> None:
 
 
 @pytest.mark.parametrize("label", [0.5, -1.0, 2.0, math.nan])
-def test_labels_other_than_0_and_1(label: float) -> None:
+def test_labels_other_than_0_and_1_raise(label: float) -> None:
     with pytest.raises(InputError, match=rf"^`labels` must be 0 or 1, but entry \[2\] is {label}$"):
         auc(SCORES, torch.tensor([0.0, 1.0, label]))
 
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
-def test_weights_that_weigh_nothing_sensible(weight: float) -> None:
+def test_weights_that_are_negative_or_not_finite_raise(weight: float) -> None:
     sentence = rf"^`weights` must be finite and not negative, but entry \[0\] is {weight}$"
     with pytest.raises(InputError, match=sentence):
         auc(SCORES, LABELS, torch.tensor([weight, 1.0, 1.0]))
 
 
-def test_shapes_that_differ() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(InputError, match=r"^`labels` must have shape \[3\], not \[2\]$"):
         auc(SCORES, LABELS[:2])
     with pytest.raises(InputError, match=r"^`weights` must have shape \[3\], not \[3, 1\]$"):
