@@ -1,6 +1,6 @@
-"""The models of the funnel in NumPy float64: ESMM, ESCM2, AITM, and Cross-Stitch; one sample at a time.
+"""ESMM, ESCM2, AITM and Cross-Stitch in NumPy float64; one sample at a time.
 
-``x`` is one sample's embeddings side by side [n]. Parameters (matrices as ``torch.nn.Linear`` has them, [out, in])::
+``x`` is one sample's concatenated embeddings [n]. Parameters (matrices as ``torch.nn.Linear`` has them, [out, in])::
 
     esmm = [mlp] * T
     escm2 = {"towers": [mlp] * T, "imputation": [mlp] * (T - 1)}
@@ -20,7 +20,7 @@ from tests.oracles.losses import binary_cross_entropy
 
 
 def marginal_logits(conditional_logits: Array) -> Array:
-    """Logits of the running products of probabilities, in 400 digits; [T]."""
+    """Logits of the cumulative products of probabilities, in 400 digits; [T]."""
     with mpmath.workdps(400):
         logits, p = [], mpmath.mpf(1)
         for logit in conditional_logits:
