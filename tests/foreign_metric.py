@@ -1,4 +1,4 @@
-"""A metric that the library does not have, as a user brings it along."""
+"""A metric that the library does not have, as a user would define it."""
 
 import math
 
@@ -9,7 +9,7 @@ from torchrec_mtl.metrics import METRICS, Metric
 
 
 def average_precision(logits: Tensor, labels: Tensor, weights: Tensor) -> float:
-    """scikit-learn's; NaN where one of the classes is absent."""
+    """Average precision by scikit-learn; NaN if one of the classes is absent."""
     if not 0 < labels.mean() < 1:
         return math.nan
     return float(average_precision_score(labels, logits, sample_weight=weights))

@@ -1,4 +1,4 @@
-"""Runs a function or a program on several ranks, in processes forked from one that has imported torch and TorchRec."""
+"""Runs a function or a program on several ranks, in forks of a process that has imported torch and TorchRec."""
 
 import os
 import runpy
@@ -13,7 +13,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-PRELOADED = ["tests.support", "torchrec_mtl.training.loop", "torch.distributed.optim"]  # once, not in every process
+PRELOADED = [
+    "tests.support",
+    "torchrec_mtl.training.loop",
+    "torch.distributed.optim",
+]  # imported once for all processes
 
 
 def _rank(
@@ -42,10 +46,10 @@ def run(
     local_world_size: int = 0,
     backend: str = "gloo",
 ) -> None:
-    """Calls ``function(*arguments)`` on every rank; raises if any of them does."""
+    """Calls ``function(*arguments)`` on every rank; raises if any rank does."""
     mp.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
-        of_rank = (
+        rank_arguments = (
             function,
             world_size,
             local_world_size or world_size,
@@ -53,15 +57,15 @@ def run(
             backend,
             arguments,
         )
-        mp.start_processes(_rank, of_rank, nprocs=world_size, start_method="forkserver")
+        mp.start_processes(_rank, rank_arguments, nprocs=world_size, start_method="forkserver")
 
 
 def _program(program: str, arguments: tuple[str, ...], output: str) -> None:
     log = os.open(output, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    torch.set_num_threads(1)  # as torchrun has it
-    sys.argv[1:] = arguments  # the first is the program, which `runpy` puts there
+    torch.set_num_threads(1)  # as torchrun does
+    sys.argv[1:] = arguments  # runpy sets the first, the program
     if program.endswith(".py"):
         sys.path.insert(0, str(Path(program).parent))
         runpy.run_path(program, run_name="__main__")
@@ -70,10 +74,10 @@ def _program(program: str, arguments: tuple[str, ...], output: str) -> None:
 
 
 def run_program(program: str | Path, *arguments: str, ranks: int = 0) -> str:
-    """What a file or module prints that is run as ``python`` does it, or on so many ``ranks`` as ``torchrun`` does it.
+    """Runs a file or module as ``python`` does, or on ``ranks`` processes as ``torchrun`` does; returns its output.
 
     Raises:
-        RuntimeError: if it ends with another status than 0, with what it printed.
+        RuntimeError: if the exit status is not 0, with the end of the output.
     """
     mp.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,11 +89,11 @@ def run_program(program: str | Path, *arguments: str, ranks: int = 0) -> str:
                 config.rdzv_endpoint = "localhost:0"
                 elastic_launch(config, _program)(*of_process)
             else:
-                mp.start_processes(_of_no_group, of_process, nprocs=1, start_method="forkserver")
+                mp.start_processes(_without_ranks, of_process, nprocs=1, start_method="forkserver")
         except Exception as error:
             raise RuntimeError(f"{program} failed; it said:\n{output.read_text()[-3000:]}") from error
         return output.read_text()
 
 
-def _of_no_group(_: int, *of_process: object) -> None:
+def _without_ranks(_: int, *of_process: object) -> None:
     _program(*of_process)

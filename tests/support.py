@@ -1,4 +1,4 @@
-"""Small tables, batches and models that the tests share."""
+"""Small tables, batches and models for tests."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,13 @@ import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
-from torchrec_mtl import MultiTaskTrain, TaskChain, TaskForest
+from torchrec_mtl import MultiTaskTrain, Task, TaskChain, TaskForest
 from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.systems import SYSTEMS
 
 TASKS = TaskChain(["click", "cart", "purchase"])
+TREE = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click"), Task("back", after="buy"))
 NUM_EMBEDDINGS = (11, 7, 5, 13)
 NUM_DENSE = 3
 
@@ -19,10 +20,14 @@ NUM_DENSE = 3
 MODELS = {name: system for name, system in SYSTEMS.items() if system.ablation_of is None}
 
 
+def chain(num_tasks: int) -> TaskChain:
+    return TaskChain([f"step_{t}" for t in range(num_tasks)])
+
+
 def tables(
     embedding_dims: Sequence[int] = (4, 4, 4, 4), device: str | torch.device | None = None
 ) -> EmbeddingBagCollection:
-    """One table a field, ``f0``, ``f1``, ..."""
+    """One table for each field ``f0``, ``f1``, ..."""
     configs = [
         EmbeddingBagConfig(name=f"t{i}", embedding_dim=dim, num_embeddings=NUM_EMBEDDINGS[i], feature_names=[f"f{i}"])
         for i, dim in enumerate(embedding_dims)
@@ -31,7 +36,7 @@ def tables(
 
 
 def feature_arch(embedding_dims: Sequence[int] = (4, 4, 4, 4), device: str | None = None) -> FeatureArch:
-    """The tables and dense features."""
+    """`tables` and dense features."""
     return FeatureArch(
         tables(embedding_dims, device),
         dense_in_features=NUM_DENSE,
@@ -47,7 +52,7 @@ def build(
     tasks: TaskForest = TASKS,
     **arguments: object,
 ) -> nn.Module:
-    """A system of `SYSTEMS`, small, dense features included."""
+    """The model of a system, at the size for tests, on `feature_arch`."""
     system = SYSTEMS[name]
     return system.model(
         feature_arch(embedding_dims, device), tasks, **{**system.small, **system.model_args, **arguments}
@@ -55,13 +60,13 @@ def build(
 
 
 def train_model(name: str, tasks: TaskForest = TASKS, **arguments: object) -> nn.Module:
-    """A model of `build`'s with its loss, as it is trained."""
+    """The model of `build` with the loss of the system."""
     system = SYSTEMS[name]
     return MultiTaskTrain(build(name, tasks=tasks, **arguments), system.loss(tasks, **system.loss_args))
 
 
 def batch(size: int, seed: int = 0, weighted: bool = False) -> MultiTaskBatch:
-    """Random bags of 0 to 3 ids a field, dense features, labels of a true funnel."""
+    """Random rows: 0 to 3 ids in each field, dense features, and labels that fall along the funnel."""
     generator = torch.Generator().manual_seed(seed)
     num_fields = len(NUM_EMBEDDINGS)
     lengths = torch.randint(0, 4, (num_fields, size), generator=generator)
@@ -82,7 +87,7 @@ def batch(size: int, seed: int = 0, weighted: bool = False) -> MultiTaskBatch:
 
 
 def take(source: MultiTaskBatch, rows: Sequence[int]) -> MultiTaskBatch:
-    """The rows of a batch, in the order given."""
+    """The given rows of a batch, in the given order."""
     parts = []
     for jagged in source.sparse_features.to_dict().values():
         offsets = jagged.offsets()

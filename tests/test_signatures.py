@@ -1,4 +1,4 @@
-"""Every argument of a model and a loss stands in its own signature, with a type, a default and a sentence."""
+"""Every argument of a model or a loss is in its signature, with a type, a default and a description."""
 
 import inspect
 import typing
@@ -13,7 +13,7 @@ from torchrec_mtl.systems import LOSSES, SYSTEMS
 
 MODELS = sorted({system.model for system in SYSTEMS.values()}, key=lambda model: model.__name__)
 ARCHS = [getattr(models, name) for name in models.__all__ if name.endswith("Arch")]
-every_taker = pytest.mark.parametrize("taker", [*MODELS, *LOSSES.values()], ids=lambda taker: taker.__name__)
+every_model_and_loss = pytest.mark.parametrize("made", [*MODELS, *LOSSES.values()], ids=lambda made: made.__name__)
 every_class = pytest.mark.parametrize("made", [*MODELS, *LOSSES.values(), *ARCHS], ids=lambda made: made.__name__)
 
 
@@ -21,20 +21,20 @@ def arguments_of(made, first):
     return list(inspect.signature(made).parameters.values())[first:]
 
 
-@every_taker
-def test_each_argument_has_a_type_a_default_and_a_sentence(taker):
-    positional = 2 if taker in MODELS else 1  # features and tasks; tasks
-    told = {p.arg_name: p.description for p in parse(taker.__doc__).params}
-    for parameter in arguments_of(taker, positional):
+@every_model_and_loss
+def test_each_argument_has_a_type_a_default_and_a_description(made):
+    positional = 2 if made in MODELS else 1  # features and tasks; tasks
+    described = {p.arg_name: p.description for p in parse(made.__doc__).params}
+    for parameter in arguments_of(made, positional):
         assert parameter.kind is parameter.KEYWORD_ONLY, parameter
         assert parameter.annotation is not parameter.empty, parameter
         assert parameter.default is not parameter.empty, parameter
-        assert told[parameter.name].strip(), parameter
-    assert set(told) == set(inspect.signature(taker).parameters)
+        assert described[parameter.name].strip(), parameter
+    assert set(described) == set(inspect.signature(made).parameters)
 
 
 @every_class
-def test_no_constructor_is_inherited_and_none_passes_arguments_on_unnamed(made):
+def test_each_class_has_its_own_constructor_with_named_arguments(made):
     assert "__init__" in vars(made)
     kinds = {p.kind for p in inspect.signature(made).parameters.values()}
     assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
@@ -43,7 +43,7 @@ def test_no_constructor_is_inherited_and_none_passes_arguments_on_unnamed(made):
 
 
 @pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: arch.__name__)
-def test_a_model_takes_what_its_over_arch_takes_with_the_same_defaults(arch):
+def test_a_model_has_the_arguments_of_its_over_arch_with_the_same_defaults(arch):
     model = getattr(models, arch.__name__.removesuffix("Arch"))
     of_model = {p.name: p.default for p in arguments_of(model, 2)}
     of_arch = {p.name: p.default for p in arguments_of(arch, 0) if p.kind is p.KEYWORD_ONLY}
@@ -51,16 +51,15 @@ def test_a_model_takes_what_its_over_arch_takes_with_the_same_defaults(arch):
     assert set(of_model) - set(of_arch) <= {"embedding_dim"}
 
 
-@every_taker
-def test_every_argument_of_plain_values_is_a_setting(taker):
-    known = parameters(taker, "", {}, skip=["features", "tasks"])
-    hints = typing.get_type_hints(taker.__init__)
+@every_model_and_loss
+def test_every_argument_with_a_plain_value_is_a_setting(made):
+    known = parameters(made, "", {}, skip=["features", "tasks"])
+    hints = typing.get_type_hints(made.__init__)
     for name in hints.keys() - {"features", "tasks", "return"}:
-        assert name in known or name == "gate", name  # a gate is another class
+        assert name in known or name == "gate", name  # a gate is a class
 
 
-def test_an_unknown_argument_is_an_error():
-    """What once went through ``**over_arch``."""
+def test_an_unknown_argument_raises():
     for model in MODELS:
         with pytest.raises(TypeError, match="nun_layers"):
             model(nn.Identity(), None, nun_layers="three")

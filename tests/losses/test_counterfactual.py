@@ -1,7 +1,7 @@
 """ESCM2's risks by exact enumeration, and its objective against loops in float64.
 
-A row of an enumerated funnel is an x and the outcome that every step would have if the one before had happened;
-outcomes are independent given x. The estimators see a step's outcome only where the step before happened.
+A row of an enumerated funnel is an x and the outcome that each step would have if the step before had happened. The
+outcomes are independent given x. The estimators see the outcome of a step only where the step before happened.
 """
 # ruff: noqa: N803, N806  (the papers' letters)
 
@@ -10,22 +10,20 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.losses.strategies import few_examples, seeds
 from tests.oracles import chains
-from torchrec_mtl import TaskChain
+from tests.support import chain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CounterfactualLoss, CrossEntropyLoss, dr_risk, imputation_loss, ips_risk
 
-untimed = settings(deadline=None, max_examples=50)
-seeds = st.integers(0, 2**32 - 1)
-
 
 class Funnel:
-    """``X`` values of x, ``T`` steps, and a model that is right about nothing.
+    """``X`` values of x, ``T`` steps, and a model whose predictions are all wrong.
 
-    All tensors are ``[B, T - 1]``, of the steps that have one before them; weights are probabilities times B.
+    All tensors are ``[B, T - 1]``, for the steps that have a step before them. Weights are probabilities times B.
     """
 
     def __init__(self, seed, X=3, T=3):
@@ -38,10 +36,10 @@ class Funnel:
         seen = np.cumprod(outcomes, axis=1)  # the labels
 
         predictions = rng.uniform(0.02, 0.98, (X, T))
-        error_if = -np.log1p(-predictions), -np.log(predictions)  # of outcome 0, of outcome 1
+        error_if = -np.log1p(-predictions), -np.log(predictions)  # if the outcome is 0, if it is 1
         errors = np.where(outcomes == 1, error_if[1][x], error_if[0][x])[:, 1:]
         expected_errors = (conditional * error_if[1] + (1 - conditional) * error_if[0])[x, 1:]
-        self.entire_space_risk = (mass[:, None] * errors).sum()  # what no log shows
+        self.entire_space_risk = (mass[:, None] * errors).sum()  # no log shows it
 
         def tensor(array):
             return torch.tensor(array, dtype=torch.float64)
@@ -55,7 +53,7 @@ class Funnel:
         self.wrong_imputed = tensor(rng.uniform(0, 3, (X, T - 1))[x])
 
 
-@untimed
+@few_examples
 @given(seeds, st.integers(1, 4), st.integers(2, 4))
 def test_ips_is_unbiased_with_true_propensities(seed, X, T):
     funnel = Funnel(seed, X, T)
@@ -63,7 +61,7 @@ def test_ips_is_unbiased_with_true_propensities(seed, X, T):
     assert risk.item() == pytest.approx(funnel.entire_space_risk, rel=1e-9)
 
 
-@untimed
+@few_examples
 @given(seeds, st.integers(1, 4), st.integers(2, 4), st.sampled_from(["propensities", "imputed"]))
 def test_dr_is_unbiased_where_either_is_true(seed, X, T, right):
     funnel = Funnel(seed, X, T)
@@ -73,8 +71,8 @@ def test_dr_is_unbiased_where_either_is_true(seed, X, T, right):
     assert risk.item() == pytest.approx(funnel.entire_space_risk, rel=1e-9)
 
 
-def test_otherwise_they_are_biased():
-    """Wrong propensities, both wrong, and the errors of the rows alone that are seen."""
+def test_other_estimates_are_biased():
+    """With wrong propensities, with both wrong, and with the mean error of the observed rows."""
     funnel = Funnel(seed=0)
     errors, observed, weights = funnel.errors, funnel.observed, funnel.weights
     for risk in (
@@ -85,10 +83,10 @@ def test_otherwise_they_are_biased():
         assert abs(risk.item() - funnel.entire_space_risk) > 0.1
 
 
-@untimed
+@few_examples
 @given(seeds)
 def test_the_imputation_loss_is_least_at_the_true_imputed_errors(seed):
-    """Of those that depend on x alone, whatever the propensities."""
+    """Among imputed errors that depend on x alone, whatever the propensities."""
     funnel = Funnel(seed)
     seen = (funnel.observed, funnel.wrong_propensities, funnel.weights)
     imputed = funnel.true_imputed.clone().requires_grad_()
@@ -125,13 +123,9 @@ def run(loss, case, **leaves):
     return loss.double()(**arguments)
 
 
-def chain(num_tasks):
-    return TaskChain([f"step_{t}" for t in range(num_tasks)])
-
-
-@untimed
+@few_examples
 @given(cases(), st.floats(0, 2), st.floats(0, 2), st.sampled_from([1e-3, 0.3]))
-def test_the_objective_is_the_oracle(case, counterfactual_weight, global_weight, min_propensity):
+def test_the_objective_equals_the_oracle(case, counterfactual_weight, global_weight, min_propensity):
     task_weights = case["task_weights"]
     given_weights = None if (task_weights == 1).all() else task_weights.tolist()
     arguments = {
@@ -146,7 +140,7 @@ def test_the_objective_is_the_oracle(case, counterfactual_weight, global_weight,
 
 @pytest.mark.parametrize("imputed", [None, np.full((5, 2), 0.7)], ids=["ips", "dr"])
 def test_no_gradient_flows_through_propensities(imputed):
-    """So the marginal logits' gradient is the cross entropies'."""
+    """The gradient with respect to the marginal logits comes from the cross entropies alone."""
     rng = np.random.default_rng(0)
     case = {
         "conditional": rng.normal(size=(5, 3)),
@@ -189,6 +183,6 @@ def test_extreme_logits_masked_labels_and_empty_batches_stay_finite(imputed):
         ({"task_weights": [1.0, -1.0]}, r"`task_weights` \(=-1.0\) must be at least 0"),
     ],
 )
-def test_a_wrong_argument_is_told(arguments, sentence):
+def test_wrong_arguments_raise(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         CounterfactualLoss(chain(2), **arguments)

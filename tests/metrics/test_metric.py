@@ -1,4 +1,4 @@
-"""Metrics by name: which way is better, what a name may be, and one that the library does not have."""
+"""Metrics by name: which values are better, how a name is found, and a metric from outside the library."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from tests.foreign_metric import KNOWN
-from tests.metrics.test_multi_task import TASKS, by_name, funnel
+from tests.metrics.funnel import TASKS, by_name, funnel
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import METRICS, MultiTaskMetrics, conditional_logits, find_metric, log_loss
 
@@ -49,7 +49,7 @@ def test_after_a_step_ranking_takes_the_marginal_and_probability_the_conditional
     assert values["purchase", "impressions", "ranked"] == values["purchase", "impressions", "log_loss"]
 
 
-def test_a_metric_of_the_users_is_measured_in_every_space():
+def test_a_metric_from_outside_is_measured_in_every_space():
     rows = funnel()
     metrics = MultiTaskMetrics(TASKS, metrics=KNOWN)
     metrics.update(rows["logits"], rows["labels"], rows["weights"])
@@ -64,7 +64,7 @@ def test_a_metric_of_the_users_is_measured_in_every_space():
     assert {name for *_, name in values} == {"num_rows", "positives", *KNOWN} - {"gauc"}  # there are no groups
 
 
-def test_only_what_is_named_is_measured_and_no_function_sees_an_empty_space():
+def test_only_named_metrics_are_measured_and_never_on_an_empty_space():
     metrics = MultiTaskMetrics(TASKS, metrics={"average_precision": KNOWN["average_precision"]})
     metrics.update(torch.zeros(2, 3), torch.zeros(2, 3))
     values = by_name(metrics.compute())
@@ -81,14 +81,14 @@ def test_only_what_is_named_is_measured_and_no_function_sees_an_empty_space():
         ("gauc", r"`metrics` \(='gauc'\) must be a metric without groups, as the rows it measures have none"),
     ],
 )
-def test_a_name_that_is_none_is_told_with_the_nearest(name, sentence):
+def test_an_unknown_name_raises_and_the_nearest_is_suggested(name, sentence):
     with pytest.raises(InputError, match=sentence):
         find_metric(name, METRICS, "metrics", with_groups=False)
     assert find_metric("gauc", METRICS, "metrics", with_groups=True) is METRICS["gauc"]
 
 
 @pytest.mark.parametrize("wrong", [{"better": "max"}, {"score": "logits"}])
-def test_a_metric_that_reads_no_way_is_told(wrong):
+def test_an_unknown_direction_or_score_raises(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(InputError, match=rf"`{name}` \(='{value}'\) must be one of"):
         dataclasses.replace(METRICS["auc"], **wrong)

@@ -1,3 +1,5 @@
+"""Metrics of every task in every space: values, masked rows, wrong batches, and several processes."""
+
 import math
 from pathlib import Path
 
@@ -9,46 +11,17 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from tests import processes
+from tests.metrics.funnel import TASKS, by_name, collect, funnel
+from tests.support import TREE
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import MultiTaskMetrics, calibration_curve
-from torchrec_mtl.metrics.gather import gather_rows
 from torchrec_mtl.tasks import TaskChain
 
-TASKS = TaskChain(["click", "cart", "purchase"])
 SPLITS = ((700, 300), (1, 999), (0, 1000), (1000, 0))  # rows of each rank
 
 
-def funnel(num_rows: int = 1000) -> dict[str, Tensor]:
-    """Rows of three tasks: tied logits, some with p_t above p_{t-1}; a tenth of the labels masked."""
-    generator = torch.Generator().manual_seed(3)
-    logits = (torch.randn(num_rows, 3, generator=generator) * 4).round() / 4 - torch.tensor([0.0, 1.0, 2.0])
-    labels = (torch.rand(num_rows, 3, generator=generator) < (logits / 2 + 1.5).sigmoid()).float().cumprod(1)
-    weights = torch.rand(num_rows, 3, generator=generator) + 0.5
-    weights[torch.rand(num_rows, 3, generator=generator) < 0.1] = 0
-    labels[weights == 0] = -1
-    return {
-        "logits": logits,
-        "labels": labels,
-        "weights": weights,
-        "groups": torch.randint(0, 40, (num_rows,), generator=generator),
-    }
-
-
-def collect(rows: dict[str, Tensor], batch_size: int = 128) -> MultiTaskMetrics:
-    metrics = MultiTaskMetrics(TASKS, with_groups=True)
-    for batch in zip(*(column.split(batch_size) for column in rows.values()), strict=True):
-        metrics.update(*batch)
-    return metrics
-
-
-def by_name(results: list[dict[str, object]]) -> dict[tuple[object, ...], object]:
-    named = {(row["task"], row["space"], row["metric"]): row["value"] for row in results}
-    assert len(named) == len(results)
-    return named
-
-
 def oracle(rows: dict[str, Tensor], t: int, after: bool) -> dict[str, float]:
-    """NumPy and scikit-learn, from probabilities."""
+    """The metrics of one task in one space by NumPy and scikit-learn, from probabilities."""
     logits, labels, weights, groups = (column.double().numpy() for column in rows.values())
     kept = weights[:, t] > 0
     probability = 1 / (1 + np.exp(-logits))
@@ -84,7 +57,7 @@ def test_every_metric_in_every_space() -> None:
     assert by_name(collect(rows).compute()) == pytest.approx(expected, rel=1e-8)
 
 
-def test_a_masked_former_label_leaves_the_row_out_of_the_space_after_it() -> None:
+def test_a_row_with_a_masked_former_label_is_not_in_the_space_after_it() -> None:
     metrics = MultiTaskMetrics(TaskChain(["click", "purchase"]))
     metrics.update(
         torch.zeros(4, 2),
@@ -98,7 +71,7 @@ def test_a_masked_former_label_leaves_the_row_out_of_the_space_after_it() -> Non
     assert values["purchase", "after click", "positives"] == 1
 
 
-def test_without_weights_and_groups() -> None:
+def test_weights_and_groups_are_optional() -> None:
     rows = funnel()
     logits, labels = rows["logits"], rows["labels"].clamp(min=0)
     plain, weighted = MultiTaskMetrics(TASKS), MultiTaskMetrics(TASKS)
@@ -119,7 +92,18 @@ def test_a_space_with_one_class_is_nan() -> None:
     assert values["click", "impressions", "auc"] == 0.5
 
 
-def test_order_of_rows_and_size_of_batches() -> None:
+def test_siblings_may_both_happen_and_have_spaces_of_their_own() -> None:
+    metrics = MultiTaskMetrics(TREE)
+    labels = torch.tensor([[1.0, 1, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]])
+    metrics.update(torch.randn(4, 4), labels)
+    rows = {(r["task"], r["space"]): r["value"] for r in metrics.compute() if r["metric"] == "num_rows"}
+    assert rows["like", "after click"] == rows["buy", "after click"] == 3
+    assert rows["back", "after buy"] == 2
+    assert ("back", "after click") not in rows
+    assert [space for task, space in rows if task == "click"] == ["impressions"]
+
+
+def test_order_of_rows_and_size_of_batches_do_not_matter() -> None:
     rows = funnel()
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
     moved = {name: column[order] for name, column in rows.items()}
@@ -156,7 +140,7 @@ def test_calibration_curves_leave_masked_rows_out() -> None:
             torch.testing.assert_close(column, expected, rtol=1e-12, atol=0)
 
 
-def test_logits_that_need_gradients() -> None:
+def test_logits_may_need_gradients() -> None:
     metrics = MultiTaskMetrics(TASKS)
     metrics.update(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3))
     assert metrics.compute()[0]["value"] == 2
@@ -186,7 +170,7 @@ def test_wrong_batches_change_nothing(changed: dict[str, Tensor | None], sentenc
     assert metrics.compute()[0]["value"] == 4
 
 
-def test_groups_that_were_not_announced() -> None:
+def test_groups_without_with_groups_raise() -> None:
     with pytest.raises(InputError, match="`groups` are given, but `with_groups` is False"):
         MultiTaskMetrics(TASKS).update(torch.zeros(1, 3), torch.zeros(1, 3), groups=torch.zeros(1).long())
 
@@ -201,18 +185,14 @@ def _rank(folder: Path) -> None:
         MultiTaskMetrics(TASKS).compute()
     alone = [dist.new_group([other]) for other in range(2)][rank]
     results.append(collect(rows).compute(alone))
-    columns = torch.arange(4).split((1, 3))[rank], torch.ones(4, 2, dtype=torch.bool).split((4, 0))[rank]
-    gathered = [gather_rows([column]) for column in columns]
-    torch.save((results, gathered), folder / f"{rank}.pt")
+    torch.save(results, folder / f"{rank}.pt")
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     processes.run(_rank, 2, tmp_path)
     expected = collect(funnel()).compute()
     for rank in range(2):
-        results, (uneven, with_an_empty_rank) = torch.load(tmp_path / f"{rank}.pt")
-        assert uneven[0].tolist() == [0, 1, 2, 3]  # and no padding
-        assert with_an_empty_rank[0].tolist() == [[True, True]] * 4
+        results = torch.load(tmp_path / f"{rank}.pt")
         assert len(results) == len(SPLITS) + 1
         for result in results:
-            assert result == expected  # rows come in rank order here, hence every bit
+            assert result == expected  # to the bit, as the rows are gathered in rank order

@@ -1,10 +1,12 @@
+"""Metrics of probabilities, against scikit-learn, TorchRec and exact values."""
+
 import math
 from collections.abc import Callable
 from random import Random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import calibration as sklearn_calibration
 from sklearn.metrics import log_loss as sklearn_log_loss
@@ -12,13 +14,7 @@ from torch import Tensor
 from torchrec.metrics.ne import compute_cross_entropy, compute_ne
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.metrics import (
-    calibration,
-    calibration_curve,
-    conditional_logits,
-    log_loss,
-    normalized_entropy,
-)
+from torchrec_mtl.metrics import calibration, calibration_curve, conditional_logits, log_loss, normalized_entropy
 
 ROW = st.tuples(
     st.sampled_from([-9.0, -0.5, 0.0, 4.0]) | st.floats(-12, 12),
@@ -28,16 +24,12 @@ ROW = st.tuples(
 ROWS = st.lists(ROW, min_size=1, max_size=40).map(lambda rows: torch.tensor(rows, dtype=torch.float64).unbind(1))
 
 
-untimed = settings(deadline=None)
-
-
 def undefined(labels: Tensor, weights: Tensor) -> bool:
     return len(labels[weights > 0].unique()) < 2
 
 
-@untimed
 @given(ROWS)
-def test_log_loss_is_that_of_scikit_learn(rows: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_log_loss_equals_scikit_learns(rows: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, weights = rows
     if weights.sum() == 0:
         assert math.isnan(log_loss(logits, labels, weights))
@@ -48,9 +40,8 @@ def test_log_loss_is_that_of_scikit_learn(rows: tuple[Tensor, Tensor, Tensor]) -
     assert log_loss(logits, labels) == pytest.approx(expected, rel=1e-9)
 
 
-@untimed
 @given(ROWS)
-def test_normalized_entropy_is_that_of_torchrec(rows: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_normalized_entropy_equals_torchrecs(rows: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, weights = rows
     value = normalized_entropy(logits, labels, weights)
     if undefined(labels, weights):
@@ -63,7 +54,6 @@ def test_normalized_entropy_is_that_of_torchrec(rows: tuple[Tensor, Tensor, Tens
     assert value == pytest.approx(expected, rel=1e-6)
 
 
-@untimed
 @given(ROWS)
 def test_calibration_is_predicted_over_observed(rows: tuple[Tensor, Tensor, Tensor]) -> None:
     logits, labels, weights = rows
@@ -73,7 +63,6 @@ def test_calibration_is_predicted_over_observed(rows: tuple[Tensor, Tensor, Tens
     assert value == pytest.approx(expected / observed if observed else math.nan, rel=1e-12, nan_ok=True)
 
 
-@untimed
 @given(ROWS, st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(rows: tuple[Tensor, Tensor, Tensor], random: Random) -> None:
     order = list(range(len(rows[0])))
@@ -118,16 +107,16 @@ def test_base_rate_has_a_normalized_entropy_of_one() -> None:
 
 
 @pytest.mark.parametrize("metric", [log_loss, normalized_entropy, calibration])
-def test_no_rows(metric: Callable[..., float]) -> None:
+def test_no_rows_give_nan(metric: Callable[..., float]) -> None:
     assert math.isnan(metric(torch.empty(0), torch.empty(0)))
 
 
 @pytest.mark.parametrize("metric", [normalized_entropy, calibration])
-def test_no_positives(metric: Callable[..., float]) -> None:
+def test_no_positives_give_nan(metric: Callable[..., float]) -> None:
     assert math.isnan(metric(torch.zeros(3), torch.zeros(3)))
 
 
-def test_calibration_curve_is_that_of_scikit_learn() -> None:
+def test_calibration_curve_equals_scikit_learns() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(400, generator=generator, dtype=torch.float64)
     labels = (torch.rand(400, generator=generator) < logits.sigmoid()).double()
@@ -138,7 +127,6 @@ def test_calibration_curve_is_that_of_scikit_learn() -> None:
     assert curve.positive_rate.tolist() == pytest.approx(rate.tolist(), rel=1e-12)
 
 
-@untimed
 @given(ROWS, st.integers(1, 50))
 def test_calibration_curve_holds_every_row_once(rows: tuple[Tensor, Tensor, Tensor], num_bins: int) -> None:
     logits, labels, weights = rows
@@ -157,16 +145,15 @@ def test_calibration_curve_weighs_rows_and_keeps_ties_together() -> None:
     labels = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0])
     weights = torch.tensor([5.0, 4.0, 2.0, 0.0, 1.0])
     curve = calibration_curve(logits, labels, weights, num_bins=2)
-    # Of a weight of 12, the ties lie from 5 to 11: across the edge at 6, their middle above it.
+    # The total weight is 12; the ties span 5 to 11, across the edge at 6, with their middle above it.
     assert curve.num_rows.tolist() == [1, 3]
     assert curve.positive_rate.tolist() == pytest.approx([0, 5 / 7])
     p = torch.tensor([1.0, 2.0], dtype=torch.float64).sigmoid().tolist()
     assert curve.mean_prediction.tolist() == pytest.approx([0.5, (6 * p[0] + p[1]) / 7])
 
 
-@untimed
 @given(st.floats(-15, 15), st.floats(-15, 15))
-def test_conditional_logits_are_those_of_the_quotient(logit: float, previous: float) -> None:
+def test_conditional_logits_give_the_quotient(logit: float, previous: float) -> None:
     ratio = (1 + math.exp(-previous)) / (1 + math.exp(-logit))
     value = conditional_logits(torch.tensor([logit], dtype=torch.float64), torch.tensor([previous]).double())
     assert value.sigmoid().item() == pytest.approx(min(ratio, 1), rel=1e-6)
@@ -182,7 +169,7 @@ def test_conditional_logits_keep_the_digits_of_small_probabilities() -> None:
     assert value.isfinite().all()
 
 
-def test_wrong_arguments() -> None:
+def test_wrong_arguments_raise() -> None:
     two = torch.zeros(2)
     for metric in (log_loss, normalized_entropy, calibration, calibration_curve):
         with pytest.raises(InputError, match=r"`logits` must be finite, but entry \[1\] is nan"):

@@ -1,3 +1,5 @@
+"""Metrics of rankings, against scikit-learn, exact counts of pairs and loops over groups."""
+
 import math
 from fractions import Fraction
 from random import Random
@@ -5,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -13,12 +15,9 @@ from torch import Tensor
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import auc, gain, gauc, rela_impr, suspicious
 
-untimed = settings(deadline=None)
 WEIGHTS = (0.0, 1e-6, 0.3, 1.0, 7.0, 1e6)
-SCORES = (
-    st.sampled_from([-1.0, -0.0, 0.0, 1e-45, 2.0])  # heavy ties; 1e-45 is a subnormal float32
-    | st.floats(width=32, allow_nan=False, allow_infinity=False)
-)
+TIES = st.sampled_from([-1.0, -0.0, 0.0, 1e-45, 2.0])  # 1e-45 is a subnormal float32
+SCORES = TIES | st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @st.composite
@@ -42,7 +41,7 @@ def sklearn_auc(scores: Tensor, labels: Tensor, weights: Tensor) -> float:
 
 
 def sklearn_gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor) -> float:
-    """One scikit-learn call a group."""
+    """One call of scikit-learn for each group."""
     values, impressions = [], []
     for group in groups.unique():
         rows = groups == group
@@ -54,30 +53,27 @@ def sklearn_gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor
 
 
 def pairwise_auc(scores: Tensor, labels: Tensor) -> float:
-    """By counting every pair, in exact arithmetic."""
+    """Counts every pair in exact arithmetic."""
     positives, negatives = scores[labels == 1].tolist(), scores[labels == 0].tolist()
     won = sum(2 * (p > n) + (p == n) for p in positives for n in negatives)
     return float(Fraction(won, 2 * len(positives) * len(negatives))) if positives and negatives else math.nan
 
 
-@untimed
 @given(scored_rows())
 def test_auc_counts_pairs(rows: tuple[Tensor, ...]) -> None:
     scores, labels, _, _ = rows
     assert auc(scores, labels) == pytest.approx(pairwise_auc(scores, labels), rel=1e-15, nan_ok=True)
 
 
-@untimed
 @given(scored_rows())
-def test_weighted_auc_is_that_of_scikit_learn(rows: tuple[Tensor, ...]) -> None:
+def test_weighted_auc_equals_scikit_learns(rows: tuple[Tensor, ...]) -> None:
     scores, labels, weights, _ = rows
     expected = sklearn_auc(scores, labels, weights)
     assert auc(scores, labels, weights) == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
-@untimed
 @given(scored_rows())
-def test_whole_weights_repeat_rows(rows: tuple[Tensor, ...]) -> None:
+def test_integer_weights_repeat_rows(rows: tuple[Tensor, ...]) -> None:
     scores, labels, weights, groups = rows
     times = weights.long() % 10
     repeated = [column.repeat_interleave(times) for column in (scores, labels, groups)]
@@ -85,10 +81,9 @@ def test_whole_weights_repeat_rows(rows: tuple[Tensor, ...]) -> None:
     assert gauc(scores, labels, groups, times) == pytest.approx(gauc(*repeated), rel=1e-15, nan_ok=True)
 
 
-@untimed
 @given(scored_rows())
 @example((torch.zeros(4), torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.ones(4), torch.tensor([1, 1, 2, 2])))
-def test_gauc_is_a_loop_over_groups(rows: tuple[Tensor, ...]) -> None:
+def test_gauc_equals_a_loop_over_groups(rows: tuple[Tensor, ...]) -> None:
     scores, labels, weights, groups = rows
     expected = sklearn_gauc(scores, labels, groups, weights)
     assert gauc(scores, labels, groups, weights) == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
@@ -99,19 +94,16 @@ def test_gauc_is_a_loop_over_groups(rows: tuple[Tensor, ...]) -> None:
 def test_light_groups_keep_their_digits_beside_heavy_ones() -> None:
     generator = torch.Generator().manual_seed(1)
     groups = torch.arange(200) % 4
-    scores, labels = (
-        torch.randn(200, generator=generator),
-        (torch.rand(200, generator=generator) < 0.4).float(),
-    )
+    scores = torch.randn(200, generator=generator)
+    labels = (torch.rand(200, generator=generator) < 0.4).float()
     weights = torch.rand(200, generator=generator, dtype=torch.float64) * torch.tensor([1e8, 1.0, 1e-4, 1e-8])[groups]
     light = groups == 3
-    # Heavy groups of one class have no AUC, so the answer is the light group's alone.
+    # Heavy groups of one class have no AUC, so only the light group counts.
     one_class = torch.where(light, labels, 0.0)
     expected = sklearn_auc(scores[light], labels[light], weights[light])
     assert gauc(scores, one_class, groups, weights) == pytest.approx(expected, rel=1e-12)
 
 
-@untimed
 @given(scored_rows(), st.randoms(use_true_random=False))
 def test_order_of_rows_does_not_matter(rows: tuple[Tensor, ...], random: Random) -> None:
     order = list(range(len(rows[0])))
@@ -127,7 +119,6 @@ def test_order_of_rows_does_not_matter(rows: tuple[Tensor, ...], random: Random)
     assert gauc(scores, labels, groups, weights) == pytest.approx(moved, abs=1e-12, nan_ok=True)
 
 
-@untimed
 @given(scored_rows())
 def test_one_group_is_the_auc_and_reversed_scores_its_complement(rows: tuple[Tensor, ...]) -> None:
     scores, labels, weights, _ = rows
@@ -145,7 +136,7 @@ def test_rare_positives_in_many_rows() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int64])
-def test_types_of_scores(dtype: torch.dtype) -> None:
+def test_scores_may_have_any_type(dtype: torch.dtype) -> None:
     scores, labels = torch.tensor([3, 1, 2, 2], dtype=dtype), torch.tensor([True, False, True, False])
     assert auc(scores, labels) == 0.875
     assert gauc(scores, labels, torch.tensor([1, 1, 1, 1])) == 0.875
@@ -153,12 +144,7 @@ def test_types_of_scores(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("scores", "labels", "weights"),
-    [
-        ([], [], None),
-        ([1.0], [1.0], None),
-        ([1.0, 2.0], [0.0, 0.0], None),
-        ([1.0, 2.0], [0.0, 1.0], [1.0, 0.0]),
-    ],
+    [([], [], None), ([1.0], [1.0], None), ([1.0, 2.0], [0.0, 0.0], None), ([1.0, 2.0], [0.0, 1.0], [1.0, 0.0])],
 )
 def test_one_class_has_no_auc(scores: list[float], labels: list[float], weights: list[float] | None) -> None:
     rows = torch.tensor(scores), torch.tensor(labels)
@@ -167,7 +153,7 @@ def test_one_class_has_no_auc(scores: list[float], labels: list[float], weights:
     assert math.isnan(gauc(*rows, torch.zeros(len(scores), dtype=torch.int64), weight))
 
 
-def test_relative_changes() -> None:
+def test_rela_impr_and_gain() -> None:
     assert rela_impr(0.6556, 0.5841) == pytest.approx(0.0715 / 0.0841)
     assert gain(0.6198, 0.6089) == pytest.approx(0.0109 / 0.6089)
     assert rela_impr(0.6, 0.6) == gain(0.6, 0.6) == 0
@@ -180,12 +166,7 @@ def test_relative_changes() -> None:
 
 @pytest.mark.parametrize(
     ("value", "positives", "part"),
-    [
-        (0.4951, 10, "of chance"),
-        (0.5049, 10, "of chance"),
-        (0.9951, 10, "nearly perfect"),
-        (math.nan, 0, "undefined"),
-    ],
+    [(0.4951, 10, "of chance"), (0.5049, 10, "of chance"), (0.9951, 10, "nearly perfect"), (math.nan, 0, "undefined")],
 )
 def test_suspicious(value: float, positives: int, part: str) -> None:
     assert part in (suspicious(value, positives, negatives=20) or "")
@@ -203,13 +184,13 @@ def test_not_suspicious(value: float) -> None:
         (torch.tensor([1]), r"`groups` must have shape \[2\], not \[1\]"),
     ],
 )
-def test_wrong_groups(groups: Tensor, sentence: str) -> None:
+def test_wrong_groups_raise(groups: Tensor, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         gauc(torch.zeros(2), torch.tensor([0.0, 1.0]), groups)
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
-def test_scores_that_are_not_finite(score: float) -> None:
+def test_scores_that_are_not_finite_raise(score: float) -> None:
     scores, labels = torch.tensor([0.0, score]), torch.tensor([0.0, 1.0])
     with pytest.raises(InputError, match=rf"`scores` must be finite, but entry \[1\] is {score}"):
         auc(scores, labels)

@@ -1,9 +1,27 @@
-"""A module's parameters in the oracles' layout."""
+"""Random parameters and inputs in float64, and a module's parameters in the oracles' layout."""
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.modules import SoftmaxGate
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def randomized(module: nn.Module) -> nn.Module:
+    """Moves ``module`` to float64 and its parameters away from initial zeros and ones, which could hide a term."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.double().parameters():
+            parameter.normal_(0, 0.6, generator=generator)
+    return module.eval()
+
+
+def assert_close(actual: Tensor, expected, rtol: float = 1e-11, atol: float = 0.0) -> None:
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=rtol, atol=atol)
 
 
 def array(x: Tensor):
@@ -11,8 +29,12 @@ def array(x: Tensor):
 
 
 def mlp(module: nn.Module):
-    """Every linear layer inside, in order."""
+    """Every linear layer of ``module``, in order."""
     return [(array(m.weight), array(m.bias)) for m in module.modules() if isinstance(m, nn.Linear)]
+
+
+def towers(module):
+    return [mlp(tower) for tower in module.towers]
 
 
 def attention(module):
@@ -23,48 +45,39 @@ def norm(module):
     return {"weight": array(module.weight), "bias": array(module.bias)}
 
 
+def aggregation(module):
+    (weight1, bias1), (weight2, bias2) = mlp(module)
+    return {"weight1": weight1, "bias1": bias1, "weight2": weight2, "bias2": bias2}
+
+
+def complementary_gate(module):
+    return {"aggregated": array(module.organic.weight), "attended": array(module.attended.weight)}
+
+
 def feature_tower(module):
-    parameters = {}
-    if module.attention is not None:
-        parameters["attention"] = attention(module.attention)
-    if module.aggregation is not None:
-        (weight1, bias1), (weight2, bias2) = mlp(module.aggregation)
-        parameters["aggregation"] = {"weight1": weight1, "bias1": bias1, "weight2": weight2, "bias2": bias2}
-    if module.gate is not None:
-        parameters["gate"] = {
-            "aggregated": array(module.gate.organic.weight),
-            "attended": array(module.gate.attended.weight),
-        }
-    return parameters
+    layouts = {"attention": attention, "aggregation": aggregation, "gate": complementary_gate}
+    parts = {name: getattr(module, name) for name in layouts}
+    return {name: layouts[name](part) for name, part in parts.items() if part is not None}
 
 
 def conversion(module):
     parameters = attention(module.attention)
-    if isinstance(module.norm, nn.LayerNorm):
-        parameters["norm"] = norm(module.norm)
-    return parameters
-
-
-def bpcm(arch):
-    return {
-        "feature_towers": [feature_tower(tower) for tower in arch.feature_towers],
-        "transitions": [conversion(step) for step in arch.conversions],
-        "towers": [mlp(tower) for tower in arch.towers.towers],
-    }
+    return {**parameters, "norm": norm(module.norm)} if isinstance(module.norm, nn.LayerNorm) else parameters
 
 
 def block(weights, query):
-    """Of one layer, for one task: queries, key, value, output, norm's weight and bias."""
+    """One layer's parameters, for one task: queries, key, value, output, norm's weight and bias."""
     queries, key, value, output, weight, bias = map(array, weights)
     return {query: queries, "key": key, "value": value, "out": output, "norm": {"weight": weight, "bias": bias}}
 
 
-def interactions(generator):
+def generator_layers(generator):
     return [block(layer, "inducing_points") for layer in generator.weights().layers()]
 
 
-def self_attention(module, layer_norm):
-    return {**attention(module), "out": array(module.output.weight), "norm": norm(layer_norm)}
+def self_attention_layers(stack):
+    pairs = zip(stack.layers, stack.norms, strict=True)
+    return [{**attention(layer), "out": array(layer.output.weight), "norm": norm(after)} for layer, after in pairs]
 
 
 def adapters(adapter):
@@ -72,24 +85,8 @@ def adapters(adapter):
     return [[block(task, "indicator") for task in zip(*layer, strict=True)] for layer in adapter.weights().layers()]
 
 
-def tafe(arch):
-    generator, adapter = arch.extraction.generator, arch.extraction.adapter
-    if hasattr(generator, "selectors"):
-        layers = interactions(generator)
-        selectors = [mlp(selector) for selector in generator.selectors]
-    else:
-        layers = [self_attention(*pair) for pair in zip(generator.layers, generator.norms, strict=True)]
-        selectors = []
-    return {
-        "selectors": selectors,
-        "layers": layers,
-        "adapters": adapters(adapter) if hasattr(adapter, "indicators") else [],
-        "towers": [mlp(tower) for tower in arch.towers.towers],
-    }
-
-
 def experts(module):
-    """Each expert an MLP."""
+    """Each expert is an MLP."""
     return [
         [(array(w[i]), array(b[i])) for w, b in zip(module.weights, module.biases, strict=True)]
         for i in range(len(module.weights[0]))
@@ -97,7 +94,7 @@ def experts(module):
 
 
 def gates(module):
-    """Each of a module's gates."""
+    """One entry for each gate of ``module``."""
     if isinstance(module, SoftmaxGate):
         weights = array(module.linear.weight)
         return [{"weight": weight} for weight in weights.reshape(-1, module.num_experts, weights.shape[1])]
@@ -111,49 +108,24 @@ def gates(module):
     ]
 
 
-def mixture(arch):
+def mixture(module):
+    return {"experts": experts(module.experts), "gates": gates(module.gate)}
+
+
+def extraction_layer(module):
     return {
-        "experts": experts(arch.mixture.experts),
-        "gates": gates(arch.mixture.gate),
-        "towers": [mlp(tower) for tower in arch.towers.towers],
+        "task_experts": [experts(of_task) for of_task in module.task_experts] or [[]] * module.num_tasks,
+        "shared_experts": experts(module.shared_experts),
+        "gates": [gate for of_task in module.gates for gate in gates(of_task)],
     }
 
 
-def ple(arch):
-    return {
-        "layers": [
-            {
-                "task_experts": [experts(of_task) for of_task in layer.task_experts] or [[]] * arch.num_tasks,
-                "shared_experts": experts(layer.shared_experts),
-                "gates": [gate for module in layer.gates for gate in gates(module)],
-            }
-            for layer in arch.layers
-        ],
-        "towers": [mlp(tower) for tower in arch.towers.towers],
-    }
+def cross_stitch_layer(module):
+    """Each task's network, and ``alpha`` for each channel, even where all channels share one."""
+    networks = [mlp(network)[0] for network in module.networks]
+    alpha, num_channels = array(module.unit.alpha), len(networks[0][1])
+    return networks, np.broadcast_to(alpha, (num_channels, *alpha.shape[-2:]))
 
 
-def towers(module):
-    return [mlp(tower) for tower in module.towers]
-
-
-def cross_stitch(arch):
-    """The oracle has an ``alpha`` a channel, whether or not they are one."""
-    alphas = [array(layer.unit.alpha) for layer in arch.layers]
-    widths = [mlp(layer.networks[0])[0][0].shape[0] for layer in arch.layers]
-    return {
-        "layers": [[mlp(network)[0] for network in layer.networks] for layer in arch.layers],
-        "alphas": [np.broadcast_to(alpha, (w, *alpha.shape[-2:])) for alpha, w in zip(alphas, widths, strict=True)],
-        "towers": towers(arch.towers),
-    }
-
-
-def aitm(arch):
-    return {
-        "f": [mlp(network) for network in arch.representations],
-        "g": [mlp(network) for network in arch.information],
-        "h1": array(arch.transfer.value.weight),
-        "h2": array(arch.transfer.key.weight),
-        "h3": array(arch.transfer.query.weight),
-        "towers": towers(arch.towers),
-    }
+def information_transfer(module):
+    return {"h1": array(module.value.weight), "h2": array(module.key.weight), "h3": array(module.query.weight)}

@@ -1,4 +1,4 @@
-"""Features: whatever pooled embeddings TorchRec has, and the dense ones."""
+"""Features: any of TorchRec's collections of pooled embeddings, and dense features."""
 
 import pytest
 import torch
@@ -75,18 +75,7 @@ def test_any_collection_of_pooled_embeddings_feeds_a_model(make, model_class):
     assert all(p.grad is not None for p in trained.parameters())
 
 
-def test_single_task_takes_a_table_set_a_task():
-    user, item = (EmbeddingBagCollection(tables=[config]) for config in CONFIGS)
-    model = SingleTask([user, FeatureArch(item, dense_in_features=3)], TASKS)
-    rows = batch()
-    model(rows.dense_features, rows.sparse_features)[:, 0].sum().backward()
-    assert user.embedding_bags["t_user"].weight.grad.any()
-    assert not item.embedding_bags["t_item"].weight.grad.any()
-    with pytest.raises(InputError, match=r"`features` \(a sequence of 1\) must be one a task \(2\)"):
-        SingleTask([user], TASKS)
-
-
-def test_what_is_handed_in_keeps_its_values():
+def test_a_model_does_not_change_the_features_it_is_given():
     features = FeatureArch(plain(), dense_in_features=3, dense_arch_layer_sizes=(4,))
     before = [p.detach().clone() for p in features.parameters()]
     SharedBottom(features, TASKS)
@@ -103,8 +92,12 @@ def test_what_is_handed_in_keeps_its_values():
             lambda: FeatureArch(plain(), dense_in_features=3, dense_arch_layer_sizes=()),
             r"`dense_arch_layer_sizes` \(=\[\]\) must have at least one layer",
         ),
+        (
+            lambda: FeatureArch(plain(), dense_in_features=2, dense_arch_layer_sizes=(4, 0)),
+            r"`dense_arch_layer_sizes` \(=\[4, 0\]\) must be widths of 1 to",
+        ),
     ],
 )
-def test_a_wrong_argument_is_told(make, sentence):
+def test_wrong_arguments_raise(make, sentence):
     with pytest.raises(InputError, match=sentence):
         make()

@@ -1,4 +1,4 @@
-"""TAFE's generator and adapter, as modules and as one operation."""
+"""TAFE's generator and adapter: called as modules, or run as one operation."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torchrec_mtl.modules import RepresentationGenerator, TaskAdapter, TaskAware
 from torchrec_mtl.ops.inducing_attention import BACKENDS, cpp
 
 B, F, D, K, T, L = 5, 4, 6, 7, 3, 3
-FUSED = [name for name in BACKENDS if name != "triton"]  # which has tests of its own
+FUSED = [name for name in BACKENDS if name != "triton"]  # tested in tests/ops
 
 
 def extraction(backend="auto", num_layers=L, num_heads=2, **arguments):
@@ -18,7 +18,7 @@ def extraction(backend="auto", num_layers=L, num_heads=2, **arguments):
 
 
 def results(module):
-    """The output and all gradients, with selections of 0, of 1 and in between."""
+    """The output and all gradients, with selections that are 0 and selections between 0 and 1."""
     module = module.double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def results(module):
 
 @pytest.mark.parametrize("residual", ["input", "query", "none"])
 @pytest.mark.parametrize("backend", FUSED)
-def test_every_backend_is_the_modules(backend, residual):
+def test_every_backend_equals_the_modules(backend, residual):
     reason = cpp.why_not(torch.empty(0))
     if backend == "cpp" and reason is not None:
         pytest.skip(reason)
@@ -47,18 +47,18 @@ def test_every_backend_is_the_modules(backend, residual):
 
 
 @pytest.mark.parametrize("part", [RepresentationGenerator, TaskAdapter])
-def test_what_is_changed_in_a_module_changes_the_output(part, monkeypatch):
+def test_an_edited_forward_is_called(part, monkeypatch):
     def forward(self, inputs):
         raise NotImplementedError("somebody's edit")
 
     monkeypatch.setattr(part, "forward", forward)
     fields = torch.randn(B, F, D)
-    for own in (extraction("modules"), extraction("auto", selector="per_layer")):
+    for edited in (extraction("modules"), extraction("auto", selector="per_layer")):
         with pytest.raises(NotImplementedError, match="somebody's edit"):
-            own(fields)
+            edited(fields)
 
 
-def test_a_selector_a_layer_is_for_the_modules():
+def test_only_the_modules_run_a_selector_for_each_layer():
     automatic, modules = (extraction(backend, selector="per_layer") for backend in ("auto", "modules"))
     fields = torch.randn(B, F, D)
     assert torch.equal(automatic(fields), modules(fields))
@@ -75,6 +75,6 @@ def test_a_selector_a_layer_is_for_the_modules():
         ({"num_heads": 3}, r"`adapter` \(=\(3, 6, 3\)\) must have"),
     ],
 )
-def test_a_wrong_argument_is_told(arguments, sentence):
+def test_wrong_arguments_raise(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         extraction(**arguments)

@@ -1,11 +1,15 @@
-"""What a gate's weights must be, and when DSelect-k selects."""
+"""Weights of the gates, against the equations, and what DSelect-k selects."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.modules import parameters
+from tests.modules.parameters import assert_close, randn
+from tests.oracles import common, experts
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import DSelectGate, DSelectK, SoftmaxGate
 
@@ -13,7 +17,7 @@ IN = 6
 
 
 def inputs(seed=0, size=16):
-    return torch.randn(size, IN, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return randn(size, IN, seed=seed)
 
 
 @st.composite
@@ -31,6 +35,13 @@ def gates(draw, kind=("softmax", "dselect_k")):
     for parameter in gate.parameters():
         nn.init.normal_(parameter, std=draw(st.sampled_from([0.01, 1.0, 100.0])))
     return gate
+
+
+@given(gates())
+def test_weights_match_the_equations(gate):
+    of_gates = parameters.gates(gate)
+    expected = common.per_sample(lambda x: np.stack([experts.gate_weights(x, g) for g in of_gates]), inputs().numpy())
+    assert_close(gate(inputs()), expected, atol=1e-12)
 
 
 @given(gates())
@@ -54,7 +65,7 @@ def test_saturated_selectors_select_at_most_k(gate):
 
 @pytest.mark.parametrize("num_experts", range(1, 10))
 def test_a_static_selector_reaches_every_expert(num_experts):
-    """By its code in binary, the least significant digit first; codes that are left over start again from the first."""
+    """By the expert's number in binary, least significant digit first; spare codes start again from expert 0."""
     gate = DSelectGate(IN, num_experts, num_selected=1, per_example=False).double()
     for code in range(2**gate.num_digits):
         digits = [code >> j & 1 for j in range(gate.num_digits)]
@@ -65,7 +76,7 @@ def test_a_static_selector_reaches_every_expert(num_experts):
 
 
 def test_a_static_gate_by_hand():
-    """Selectors ``(S(1/4), S(1)) = (27/32, 1)`` and ``(1/2, 0)``, mixed as 3 to 1."""
+    """Selectors ``(S(1/4), S(1)) = (27/32, 1)`` and ``(1/2, 0)``, mixed 3 to 1."""
     gate = DSelectGate(IN, 4, num_selected=2, per_example=False).double()
     with torch.no_grad():
         gate.codes.copy_(torch.tensor([0.25, 1.0, 0.0, -1.0]))
@@ -74,20 +85,20 @@ def test_a_static_gate_by_hand():
     torch.testing.assert_close(gate(inputs(size=1)), expected)
 
 
-def test_a_static_gate_does_not_see_its_input_and_a_per_example_gate_does():
+def test_only_a_per_example_gate_depends_on_its_input():
     for per_example in (False, True):
         gate = DSelectGate(IN, 4, per_example=per_example).double()
         assert torch.equal(gate(inputs(0)), gate(inputs(1))) != per_example
 
 
 def test_a_new_gate_favours_no_expert():
-    """Where the number of experts is a power of two."""
+    """If the number of experts is a power of two."""
     gate = DSelectGate(IN, 8, per_example=False).double()
     torch.testing.assert_close(gate(inputs()), torch.full((16, 1, 8), 1 / 8).double(), rtol=0.1, atol=0)
 
 
 def test_a_static_gate_learns_which_expert_is_right():
-    """Expert 2 of 3 alone gives the answer; gradient descent finds it, and then it alone has weight."""
+    """Only expert 2 of 3 gives the answer; gradient descent finds it and gives it all the weight."""
     torch.manual_seed(0)
     gate = DSelectGate(IN, 3, num_selected=2, per_example=False)
     optimizer = torch.optim.Adam(gate.parameters(), lr=0.05)
@@ -101,13 +112,15 @@ def test_a_static_gate_learns_which_expert_is_right():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("make", "sentence"),
     [
-        ({"num_selected": 0}, r"`num_selected` \(=0\) must be from 1 to .* \(=4\)"),
-        ({"num_selected": 5}, r"`num_selected` \(=5\) must be from 1 to .* \(=4\)"),
-        ({"gamma": 0.0}, r"`gamma` \(=0.0\) must be above 0"),
+        (lambda: DSelectGate(IN, 4, num_selected=0), r"`num_selected` \(=0\) must be from 1 to .* \(=4\)"),
+        (lambda: DSelectGate(IN, 4, num_selected=5), r"`num_selected` \(=5\) must be from 1 to .* \(=4\)"),
+        (lambda: DSelectGate(IN, 4, gamma=0.0), r"`gamma` \(=0.0\) must be above 0"),
+        (lambda: DSelectK(num_selected=0), r"`num_selected` \(=0\) must be at least 1"),
+        (lambda: DSelectK(gamma=0.0), r"`gamma` \(=0.0\) must be above 0"),
     ],
 )
-def test_a_wrong_argument_is_told(arguments, sentence):
+def test_wrong_arguments_raise(make, sentence):
     with pytest.raises(InputError, match=sentence):
-        DSelectGate(IN, 4, **arguments)
+        make()

@@ -1,4 +1,4 @@
-"""What models start from."""
+"""Initial weights of every model."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torchrec_mtl.modules import Experts, RepresentationGenerator, TaskAdapter
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_linear_layers_start_he_normal_with_zero_biases(name):
-    """Their weights, each over its own deviation, are together standard normal, by two moments."""
+    """All weights, each divided by its standard deviation, have the second and fourth moment of a standard normal."""
     torch.manual_seed(0)
     model = build(name)
     drawn = []

@@ -1,1 +1,1 @@
-"""The papers' equations in NumPy float64, written apart from the library: what its tests hold it to."""
+"""The papers' equations in NumPy float64, written independently of the library; its tests compare it with them."""

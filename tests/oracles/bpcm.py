@@ -1,4 +1,4 @@
-"""BPCM's equations in NumPy float64, one function an equation, one sample at a time.
+"""BPCM's equations in NumPy float64: one function for each equation, one sample at a time.
 
 F fields, d embedding dimension, T tasks, B samples. ``E`` is one sample's field embeddings [F, d]. Where the
 paper prints ``W X`` with a [d, d] matrix and X in R^{F x d}, the matrix acts on each field's vector.
@@ -17,7 +17,7 @@ Parameters of the whole model (matrices as ``torch.nn.Linear`` has them, ``[out,
                  plus "norm": {"weight": [d], "bias": [d]} where a LayerNorm follows the sum
     mlp = [(weight, bias), ...]                                                      # F * d -> ... -> 1
 
-A part that an ablation removes may be left out of the dict.
+The dict may lack the parts that an ablation removes.
 """
 # ruff: noqa: N803, N806  (the papers' letters)
 
@@ -33,7 +33,7 @@ from tests.oracles.common import Array, attention, layer_norm, mlp, relu, sigmoi
 def self_attention(E: Array, weights: dict[str, Array], num_heads: int = 1) -> Array:
     """BPCM eqs. (2)-(3): E_att = softmax(Q K^T / sqrt(d)) V over the fields; [F, d].
 
-    With more heads than one, each has its own d / num_heads columns and the scale 1 / sqrt(d / num_heads).
+    With several heads, each has d / num_heads columns and the scale 1 / sqrt(d / num_heads).
     """
     return attention(E @ weights["query"].T, E, weights, num_heads)
 
@@ -41,7 +41,7 @@ def self_attention(E: Array, weights: dict[str, Array], num_heads: int = 1) -> A
 def aggregation(E: Array, weights: dict[str, Array], mixing: str = "embedding") -> Array:
     """BPCM eq. (4): E_org = ReLU(W2 ReLU(W1 E + b1) + b2); [F, d].
 
-    ``mixing="embedding"`` applies it to each field's vector, ``"fields"`` to the F * d numbers of all fields.
+    ``mixing="embedding"`` applies it to each field's vector, ``"fields"`` to all F * d numbers at once.
     """
     if mixing == "fields":
         return aggregation(E.reshape(1, -1), weights).reshape(E.shape)
@@ -71,7 +71,7 @@ def feature_tower(
     mixing: str = "embedding",
     without: Collection[str] = (),
 ) -> Array:
-    """BPCM eqs. (2)-(6) and section 4.4: q of one task; [F, d].
+    """BPCM eqs. (2)-(6) and section 4.4: one task's q; [F, d].
 
     ``without`` may hold "attention" (q = E_org), "aggregation" (q = E_att) or "gate" (q = E_att + E_org).
     """
@@ -89,15 +89,15 @@ def feature_tower(
 def bpc(q: Array, h: Array, transition: dict[str, Any], num_heads: int = 1) -> Array:
     """BPCM eqs. (7) and (9): Z_{t+1} = Attention(q_{t+1}, h_t) + q_{t+1}; [F, d].
 
-    Queries come from ``q`` (q_{t+1}), keys and values from ``h`` (h_t). Eq. (8), h_t = Dropout(Z_t), is Z_t
-    itself: an oracle drops nothing. LayerNorm follows the sum where ``transition`` has a "norm".
+    Queries come from ``q`` (q_{t+1}), keys and values from ``h`` (h_t). Eq. (8), h_t = Dropout(Z_t), is Z_t here, as
+    the oracle drops nothing. A LayerNorm follows the sum if ``transition`` has a "norm".
     """
     Z = attention(q @ transition["query"].T, h, transition, num_heads) + q
     return layer_norm(Z, transition["norm"]) if "norm" in transition else Z
 
 
 def tower_logit(Z: Array, tower: list[tuple[Array, Array]]) -> float:
-    """BPCM eq. (10) before its sigmoid: the MLP on the flattened Z."""
+    """BPCM eq. (10) before the sigmoid: an MLP on the flattened Z."""
     return float(mlp(Z.reshape(-1), tower)[0])
 
 
@@ -108,9 +108,9 @@ def forward(
     mixing: str = "embedding",
     without: Collection[str] = (),
 ) -> Array:
-    """BPCM eqs. (2)-(10): logits [B, T] of field embeddings [B, F, d].
+    """BPCM eqs. (2)-(10): logits [B, T] from field embeddings [B, F, d].
 
-    ``without`` as for ``feature_tower``, and "transition" for the model without BPC (Z_t = q_t).
+    ``without`` is as in ``feature_tower``; "transition" leaves out BPC (Z_t = q_t).
     """
     logits = []
     for E in embeddings:
@@ -125,7 +125,7 @@ def forward(
 
 
 def objective(predictions: Array, labels: Array, alpha: float = 0.6, weights: Array | None = None) -> float:
-    """BPCM eq. (13): L = L_cl + alpha L_cr, of probabilities [B, T]."""
+    """BPCM eq. (13): L = L_cl + alpha L_cr, from probabilities [B, T]."""
     cross_entropy = losses.cross_entropy(predictions, labels, weights)
     return cross_entropy + alpha * losses.calibrator(predictions, weights)
 

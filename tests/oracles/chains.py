@@ -1,14 +1,15 @@
-"""The models of the funnel in NumPy float64: ESMM, ESCM2, AITM, and Cross-Stitch; one sample at a time.
+"""ESMM, ESCM2, AITM and Cross-Stitch in NumPy float64; one sample at a time.
 
-``x`` is one sample's embeddings side by side [n]. Parameters (matrices as ``torch.nn.Linear`` has them, [out, in])::
+``x`` is one sample's concatenated embeddings [n]. Parameters (matrices as ``torch.nn.Linear`` has them, [out, in])::
 
     esmm = [mlp] * T
     escm2 = {"towers": [mlp] * T, "imputation": [mlp] * (T - 1)}
     aitm = {"f": [mlp] * T, "g": [mlp] * (T - 1), "h1": [d, d], "h2": [d, d], "h3": [d, d], "towers": [mlp] * T}
-    cross_stitch = {"layers": [[(weight, bias)] * T, ...], "alphas": [[channels, T, T], ...], "towers": [mlp] * T}
+    cross_stitch = {"layers": [([(weight, bias)] * T, alphas [channels, T, T]), ...], "towers": [mlp] * T}
 """
 # ruff: noqa: N806  (the papers' letters)
 
+from collections.abc import Sequence
 from typing import Any
 
 import mpmath
@@ -19,7 +20,7 @@ from tests.oracles.losses import binary_cross_entropy
 
 
 def marginal_logits(conditional_logits: Array) -> Array:
-    """Logits of the running products of probabilities, in 400 digits; [T]."""
+    """Logits of the cumulative products of probabilities, in 400 digits; [T]."""
     with mpmath.workdps(400):
         logits, p = [], mpmath.mpf(1)
         for logit in conditional_logits:
@@ -43,33 +44,40 @@ def imputed_errors(x: Array, towers: list[Any]) -> Array:
     return np.logaddexp(0.0, np.concatenate([mlp(x, tower) for tower in towers]))
 
 
+def information_transfer(p: Array, q: Array, weights: dict[str, Array]) -> Array:
+    """AITM: z = sum_u w_u h_1(u) over u in {p, q}, w the softmax of <h_2(u), h_3(u)> / sqrt(d); [d]."""
+    scores = [weights["h2"] @ u @ (weights["h3"] @ u) / np.sqrt(len(u)) for u in (p, q)]
+    w_p, w_q = softmax(np.array(scores))
+    return w_p * (weights["h1"] @ p) + w_q * (weights["h1"] @ q)
+
+
 def aitm(x: Array, parameters: dict[str, Any]) -> Array:
-    """z_1 = q_1; z_t = sum_u w_u h_1(u) over u in {p_{t-1}, q_t}; logits MLP(z_t); [T]."""
+    """z_1 = q_1; z_t is the transfer of p_{t-1} and q_t; logits MLP(z_t); [T]."""
     logits, z = [], None
     for t, f in enumerate(parameters["f"]):
         q = relu(mlp(x, f))
-        if z is None:
-            z = q
-        else:
-            p = relu(mlp(z, parameters["g"][t - 1]))
-            scores = [parameters["h2"] @ u @ (parameters["h3"] @ u) / np.sqrt(len(u)) for u in (p, q)]
-            w_p, w_q = softmax(np.array(scores))
-            z = w_p * (parameters["h1"] @ p) + w_q * (parameters["h1"] @ q)
+        z = q if z is None else information_transfer(relu(mlp(z, parameters["g"][t - 1])), q, parameters)
         logits.append(mlp(z, parameters["towers"][t]))
     return np.concatenate(logits)
 
 
+def cross_stitch_layer(inputs: Sequence[Array], networks: Sequence[tuple[Array, Array]], alphas: Array) -> Array:
+    """Misra et al. eq. (1) on the outputs of one layer; [T, channels]."""
+    outputs = [relu(weight @ x + bias) for x, (weight, bias) in zip(inputs, networks, strict=True)]
+    T = len(outputs)
+    mixed = np.zeros((T, len(alphas)))
+    for c, alpha in enumerate(alphas):
+        for task in range(T):
+            for other in range(T):
+                mixed[task, c] += alpha[task, other] * outputs[other][c]
+    return mixed
+
+
 def cross_stitch(x: Array, parameters: dict[str, Any]) -> Array:
-    """Misra et al. eq. (1) after every layer; [T]."""
-    T = len(parameters["towers"])
-    states = [x] * T
-    for networks, alphas in zip(parameters["layers"], parameters["alphas"], strict=True):
-        outputs = [relu(weight @ state + bias) for state, (weight, bias) in zip(states, networks, strict=True)]
-        states = [np.zeros(len(alphas)) for _ in range(T)]
-        for c, alpha in enumerate(alphas):
-            for task in range(T):
-                for other in range(T):
-                    states[task][c] += alpha[task, other] * outputs[other][c]
+    """A network for each task, stitched after every layer; [T]."""
+    states: Sequence[Array] = [x] * len(parameters["towers"])
+    for networks, alphas in parameters["layers"]:
+        states = cross_stitch_layer(states, networks, alphas)
     return np.concatenate([mlp(state, tower) for state, tower in zip(states, parameters["towers"], strict=True)])
 
 

@@ -1,7 +1,7 @@
-"""What the equations of both papers share, for one sample at a time.
+"""What the equations of the papers share, for one sample at a time.
 
 A matrix is stored as ``torch.nn.Linear`` stores it, ``[out, in]``: the papers' ``X W`` is ``X @ weight.T``.
-An MLP is a list of ``(weight, bias)``, ReLU between them and none after the last. A LayerNorm is
+An MLP is a list of ``(weight, bias)``, with ReLU between them and none after the last. A LayerNorm is
 ``{"weight": [d], "bias": [d]}``.
 """
 
@@ -48,14 +48,14 @@ def layer_norm(x: Array, norm: dict[str, Array], eps: float = 1e-5) -> Array:
 
 
 def attention(query: Array, memory: Array, weights: dict[str, Array], num_heads: int) -> Array:
-    """Heads side by side: O_j = softmax(Q_j K_j^T / sqrt(d_h)) V_j, with K_j = M Wk_j and V_j = M Wv_j.
+    """Heads next to each other: O_j = softmax(Q_j K_j^T / sqrt(d_h)) V_j, with K_j = M Wk_j and V_j = M Wv_j.
 
-    Head ``j`` owns ``d_h = d / num_heads`` neighbouring columns of the query, and the same rows of
-    ``weights["key"]`` and ``weights["value"]`` (each ``[d, d]``). No output projection.
+    Head ``j`` has ``d_h = d / num_heads`` adjacent columns of the query, and the same rows of ``weights["key"]`` and
+    ``weights["value"]`` (each ``[d, d]``). There is no output projection.
 
     Args:
-        query: [Q, d], already projected where the equation projects it.
-        memory: [N, d], what is attended to.
+        query: [Q, d], already projected if the equation projects it.
+        memory: [N, d], the rows attended to.
 
     Returns:
         [Q, d].
@@ -63,13 +63,13 @@ def attention(query: Array, memory: Array, weights: dict[str, Array], num_heads:
     d_h = query.shape[1] // num_heads
     heads = []
     for j in range(num_heads):
-        own = slice(j * d_h, (j + 1) * d_h)
-        keys = memory @ weights["key"][own].T
-        values = memory @ weights["value"][own].T
-        heads.append(softmax(query[:, own] @ keys.T / np.sqrt(d_h)) @ values)
+        head = slice(j * d_h, (j + 1) * d_h)
+        keys = memory @ weights["key"][head].T
+        values = memory @ weights["value"][head].T
+        heads.append(softmax(query[:, head] @ keys.T / np.sqrt(d_h)) @ values)
     return np.concatenate(heads, axis=1)
 
 
 def per_sample(function: Callable[..., Array], *batches: Array, **keywords: Any) -> Array:
-    """``function`` on one sample of every batch at a time, the results stacked along a new first axis."""
+    """Calls ``function`` on one sample of every batch at a time; stacks the results along a new first axis."""
     return np.stack([function(*samples, **keywords) for samples in zip(*batches, strict=True)])

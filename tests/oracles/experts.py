@@ -1,7 +1,8 @@
-"""Experts and their gates in NumPy float64: OMoE and MMoE, PLE, DSelect-k; one sample at a time.
+"""Shared-Bottom, experts and their gates in NumPy float64: OMoE and MMoE, PLE, DSelect-k; one sample at a time.
 
 B samples, T tasks. Parameters (matrices as ``torch.nn.Linear`` has them, ``[out, in]``)::
 
+    shared_bottom = {"bottom": mlp, "towers": [mlp] * T}
     mixture = {"experts": [mlp] * n, "gates": [gate] * T, "towers": [mlp] * T}       # OMoE: one gate
     ple = {"layers": [layer] * N, "towers": [mlp] * T}
     layer = {"task_experts": [[mlp] * m_k] * T, "shared_experts": [mlp] * m_s,
@@ -23,14 +24,19 @@ from tests.oracles.tafe import smooth_step
 
 
 def expert(x: Array, layers: list[tuple[Array, Array]]) -> Array:
-    """f_i(x): an MLP with ReLU after the last layer too."""
+    """f_i(x): an MLP with ReLU after every layer, the last included."""
     return relu(mlp(x, layers))
+
+
+def shared_bottom(x: Array, bottom: list[tuple[Array, Array]], towers: list[Any]) -> Array:
+    """y_k = h^k(f(x)), with one f for all tasks; [T]."""
+    return np.concatenate([mlp(expert(x, bottom), tower) for tower in towers])
 
 
 def single_expert_selector(z: Array, num_experts: int, gamma: float) -> Array:
     """DSelect-k: r(z)_i, the product of S(z_j) over the digits j that are 1 in i's code, and of 1 - S(z_j) over others.
 
-    Digit j of code c is ``c // 2^j % 2``. A code beyond the last expert names that many experts from the first.
+    Digit j of code c is ``c // 2^j % 2``. A code c beyond the last of n experts means expert c - n.
     """
     S = smooth_step(z, gamma)
     r = np.zeros(num_experts)
@@ -70,9 +76,10 @@ def mixture_of_experts(inputs: Array, params: dict[str, Any]) -> Array:
 
 
 def extraction_layer(states: list[Array], layer: dict[str, Any]) -> list[Array]:
-    """PLE eq. (5): g^{k,j} of every task k and, where the layer has its gate, of what is shared; ``states`` likewise.
+    """PLE eq. (5): the states g^{k,j} of every task k and, if the layer has a shared gate, the shared state.
 
-    A task's gate sees its own experts, then the shared ones: eq. (3). The shared gate sees all.
+    ``states`` are those of the layer before. A task's gate sees the task's experts, then the shared ones: eq. (3). The
+    shared gate sees all experts.
     """
     own = [[expert(states[k], layers) for layers in experts] for k, experts in enumerate(layer["task_experts"])]
     shared = [expert(states[-1], layers) for layers in layer["shared_experts"]]

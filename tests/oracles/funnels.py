@@ -1,4 +1,4 @@
-"""Whole distributions of a funnel: as exact fractions for the theorems, as a batch for losses."""
+"""The distribution of a whole funnel: as exact fractions for the theorems, as a batch for the losses."""
 # ruff: noqa: N803, N806  (the papers' letters)
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ TARGETS: dict[str, Target] = {"2.1": lambda cell: cell.z, "3.1": lambda cell: ce
 
 
 def distribution(counts: list[tuple[int, int, int]]) -> Distribution:
-    """P(x, y, z) proportional to ``counts[x]`` of (y, z) = (0, 0), (1, 0), (1, 1)."""
+    """P(x, y, z) in proportion to ``counts[x]``, which counts (y, z) = (0, 0), (1, 0) and (1, 1)."""
     total = sum(map(sum, counts))
     outcomes = (0, 0), (1, 0), (1, 1)
     return {
@@ -36,21 +36,21 @@ def probability(P: Distribution, event: Callable[[Cell], bool]) -> Fraction:
 
 
 def clicked_share(P: Distribution, target: Target, at: Cell) -> Fraction:
-    """P(Y = 1 | x, s) at the x and s of ``at``."""
+    """P(Y = 1 | x, s) for the x and s of ``at``."""
     mass = probability(P, lambda cell: (cell.x, target(cell)) == (at.x, target(at)))
     clicked = probability(P, lambda cell: (cell.x, target(cell), cell.y) == (at.x, target(at), 1))
     return clicked / mass
 
 
 def entire_space_loss(P: Distribution, target: Target, loss: Loss) -> Fraction:
-    """E_D[L], the left side."""
+    """E_D[L], the left side of the theorems."""
     return sum((mass * loss[cell.x, target(cell)] for cell, mass in P.items()), Fraction(0))
 
 
 def local_space_loss(
     P: Distribution, target: Target, loss: Loss, share: Callable[[Cell], Fraction] | None = None
 ) -> Fraction:
-    """E_C[P(Y = 1) / share * L], the right side with ``share`` P(Y = 1 | x, s); E_C[L] without a share."""
+    """E_C[P(Y = 1) / share * L], the right side if ``share`` is P(Y = 1 | x, s); E_C[L] without a share."""
     click = probability(P, lambda cell: cell.y == 1)
     total = Fraction(0)
     for cell, mass in P.items():
@@ -61,22 +61,22 @@ def local_space_loss(
 
 
 def unseen(P: Distribution, target: Target) -> list[Cell]:
-    """The cells of positive mass whose (x, s) the local space never shows."""
+    """The cells of positive mass whose (x, s) never occurs in the local space."""
     return [cell for cell, mass in P.items() if mass > 0 and clicked_share(P, target, cell) == 0]
 
 
 class Enumeration(NamedTuple):
-    """A batch that is a whole distribution: a row for every x and depth reached in a funnel of T tasks."""
+    """A batch that is a whole distribution: one row for every x and every depth in a funnel of T tasks."""
 
     x: np.ndarray  # [B]
     labels: np.ndarray  # [B, T]
     weights: np.ndarray  # [B, T], probability times B
     marginals: np.ndarray  # [X, T], P(y_t = 1 | x)
-    propensities: np.ndarray  # [B, T], P(y_{t-1} = 1 | x, y_t); column 0, which nothing may read, is NaN
+    propensities: np.ndarray  # [B, T], P(y_{t-1} = 1 | x, y_t); column 0 is NaN, as nothing may read it
 
 
 def enumeration(counts: np.ndarray) -> Enumeration:
-    """``counts`` [X, T + 1]: how often each x gets just 0, 1, ..., T steps down the funnel."""
+    """``counts`` [X, T + 1]: the number of rows in which each x reaches exactly depth 0, 1, ..., T of the funnel."""
     X, T = len(counts), counts.shape[1] - 1
     x, depth = (index.reshape(-1) for index in np.indices(counts.shape))
     labels = (depth[:, None] > np.arange(T)).astype(float)

@@ -1,8 +1,8 @@
 """The papers' losses in float64, from probabilities, row by row.
 
-``predictions`` are probabilities [B, T] strictly inside (0, 1), marginal and in task order; ``labels`` are
-[B, T] in {0, 1}; ``weights`` [B, T] are plain multipliers, and a weight of 0 masks the label. Every mean is
-over the B rows, whatever their weights.
+``predictions`` are marginal probabilities [B, T] strictly inside (0, 1), in task order. ``labels`` are [B, T] in
+{0, 1}. ``weights`` [B, T] are plain multipliers; a weight of 0 masks the label. Every mean is over the B rows,
+whatever their weights.
 """
 # ruff: noqa: N806  (the papers' letters)
 
@@ -25,7 +25,7 @@ def cross_entropy(
     weights: Array | None = None,
     task_weights: Sequence[float] | None = None,
 ) -> float:
-    """BPCM eq. (11), and the first sum of TAFE eq. (25), whose w_i are ``task_weights``."""
+    """BPCM eq. (11), and the first sum of TAFE eq. (25), where ``task_weights`` are the w_i."""
     B, T = predictions.shape
     total = 0.0
     for i in range(B):
@@ -42,17 +42,17 @@ Edges = Sequence[tuple[int, int]]
 
 
 def chain(num_tasks: int) -> Edges:
-    """(t - 1, t) for t >= 2, as the papers have it."""
+    """(t - 1, t) for t >= 2, as in the papers."""
     return [(t - 1, t) for t in range(1, num_tasks)]
 
 
 def _pair_weight(weights: Array | None, i: int, s: int, t: int) -> float:
-    """The weight of a term of tasks s and t, which needs s: the product of both tasks' weights."""
+    """The weight of a term of tasks s and t, where t needs s: the product of both tasks' weights."""
     return 1.0 if weights is None else weights[i, s] * weights[i, t]
 
 
 def calibrator(predictions: Array, weights: Array | None = None, edges: Edges | None = None) -> float:
-    """BPCM eq. (12), read as AITM's: (1/N) sum over t >= 2 of max(p_t - p_{t-1}, 0)."""
+    """BPCM eq. (12), read as AITM's calibrator: (1/N) sum over t >= 2 of max(p_t - p_{t-1}, 0)."""
     B, T = predictions.shape
     total = 0.0
     for i in range(B):
@@ -62,7 +62,7 @@ def calibrator(predictions: Array, weights: Array | None = None, edges: Edges | 
 
 
 def dependence(predictions: Array, labels: Array, weights: Array | None = None, edges: Edges | None = None) -> float:
-    """TAFE eqs. (25) second sum and (29): squared error of p_{t-1} - p_t against o_{t-1} - o_t, t >= 2."""
+    """TAFE eq. (25), second sum, and TAFE eq. (29): squared error of p_{t-1} - p_t against o_{t-1} - o_t, t >= 2."""
     B, T = predictions.shape
     total = 0.0
     for i in range(B):
@@ -75,11 +75,11 @@ def dependence(predictions: Array, labels: Array, weights: Array | None = None, 
 
 
 def local_space(predictions: Array, labels: Array, propensities: Array, weights: Array | None = None) -> float:
-    """TAFE eq. (10) as a mean over all B rows: task t >= 2 over its local space, over the propensity.
+    """TAFE eq. (10) as a mean over all B rows: task t >= 2 in its local space, divided by the propensity.
 
-    ``propensities[i, t]`` is P(y_{t-1} = 1 | x_i, y_t = labels[i, t]); column 0 is never read. Dividing by B
-    rather than by the local rows is eq. (10)'s factor P(Y = 1).
-    A row whose former label is masked is not known to be in the local space, so it is left out.
+    ``propensities[i, t]`` is P(y_{t-1} = 1 | x_i, y_t = labels[i, t]); column 0 is never read. The division by B
+    instead of the number of local rows is the factor P(Y = 1) of eq. (10).
+    A row whose former label is masked is left out, as it is not known to be in the local space.
     """
     B, T = predictions.shape
     total = 0.0
@@ -96,9 +96,9 @@ def local_space(predictions: Array, labels: Array, propensities: Array, weights:
 
 
 def step_propensity(logits: Array, labels: Array, min_propensity: float = 1e-3) -> Array:
-    """P(y_{t-1} = 1 | x, y_t) of a funnel with these marginal logits; [B, T], column 0 is 1.
+    """P(y_{t-1} = 1 | x, y_t) in a funnel with these marginal logits; [B, T], column 0 is 1.
 
-    By y_t <= y_{t-1} and TAFE eq. (3): 1 where y_t = 1; (p_{t-1} - p_t) / (1 - p_t) where y_t = 0, clipped to
+    From y_t <= y_{t-1} and TAFE eq. (3): 1 where y_t = 1; (p_{t-1} - p_t) / (1 - p_t) where y_t = 0, clipped to
     [min_propensity, 1].
     """
     p = sigmoid(logits)

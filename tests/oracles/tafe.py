@@ -1,24 +1,24 @@
-"""TAFE's equations in NumPy float64, one function an equation, one sample at a time.
+"""TAFE's equations in NumPy float64: one function for each equation, one sample at a time.
 
 F fields, d embedding dimension, K inducing points, L layers, T tasks, B samples, m heads of d_h = d / m
-columns. ``H`` is one sample's field embeddings [F, d]. Head j owns the columns j * d_h to (j + 1) * d_h of
+columns. ``H`` is one sample's field embeddings [F, d]. Head j has the columns j * d_h to (j + 1) * d_h of
 ``inducing_points`` and of queries, and the same rows of ``key`` and ``value``.
 
-Parameters of the whole model (matrices as ``torch.nn.Linear`` has them, ``[out, in]``; no biases but the
-MLPs' and LayerNorms')::
+Parameters of the whole model (matrices as ``torch.nn.Linear`` has them, ``[out, in]``; only MLPs and LayerNorms have
+biases)::
 
-    {"selectors": [mlp] or [mlp] * L,             # one for all layers, or one a layer; F * d -> ... -> K
+    {"selectors": [mlp] or [mlp] * L,             # one for all layers, or one for each; F * d -> ... -> K
      "layers": [layer] * L,
      "adapters": [[adapter] * T] * L,             # adapters[layer][task]
      "towers": [mlp] * T}                         # d -> ... -> 1
 
     layer = {"inducing_points": [K, d], "key": [d, d], "value": [d, d], "out": [d, d], "norm": norm}
-            without ASRG, "query": [d, d] stands for "inducing_points"
+            without ASRG, "query": [d, d] replaces "inducing_points"
     adapter = {"indicator": [d], "key": [d, d], "value": [d, d], "out": [d, d], "norm": norm}
     norm = {"weight": [d], "bias": [d]}
     mlp = [(weight, bias), ...]
 
-Without ASRG the "selectors" may be left out, without TSA the "adapters".
+The "selectors" may be missing without ASRG, the "adapters" without TSA.
 """
 # ruff: noqa: N803, N806  (the papers' letters)
 
@@ -32,12 +32,12 @@ from tests.oracles.common import Array, attention, layer_norm, mlp
 
 
 def flatten(H: Array) -> Array:
-    """TAFE eq. (13): x = [x_1, ..., x_F], the fields one after the other; [F * d]."""
+    """TAFE eq. (13): x = [x_1, ..., x_F], the fields concatenated; [F * d]."""
     return np.concatenate(list(H))
 
 
 def selector(H: Array, layers: list[tuple[Array, Array]]) -> Array:
-    """TAFE eq. (14): z = MLP(H), of the flattened input embeddings; [K]."""
+    """TAFE eq. (14): z = MLP(H) on the flattened input embeddings; [K]."""
     return mlp(flatten(H), layers)
 
 
@@ -47,7 +47,7 @@ def gamma_schedule(step: float, start: float = 10.0, slope: float = 2e-4, floor:
 
 
 def smooth_step(z: Array, gamma: float) -> Array:
-    """TAFE eqs. (15)-(16): f_D, exactly 0 up to -gamma / 2, exactly 1 from gamma / 2, cubic between."""
+    """TAFE eqs. (15)-(16): f_D, exactly 0 up to -gamma / 2, exactly 1 from gamma / 2, cubic in between."""
     activated = np.empty_like(z, dtype=np.float64)
     for index, x in np.ndenumerate(z):
         if x <= -gamma / 2:
@@ -60,17 +60,17 @@ def smooth_step(z: Array, gamma: float) -> Array:
 
 
 def modified_query(inducing_points: Array, z: Array) -> Array:
-    """TAFE eq. (17): each inducing point times its own scalar of z, the same for every head; [K, d]."""
+    """TAFE eq. (17): each inducing point times its scalar of z, the same for every head; [K, d]."""
     return np.stack([point * scalar for point, scalar in zip(inducing_points, z, strict=True)])
 
 
 def projected_attention(query: Array, memory: Array, weights: dict[str, Any], num_heads: int) -> Array:
-    """TAFE eqs. (18)-(19): O = concat(O_1, ..., O_m) W_O, the query taken as it is; [Q, d]."""
+    """TAFE eqs. (18)-(19): O = concat(O_1, ..., O_m) W_O, with the query not projected; [Q, d]."""
     return attention(query, memory, weights, num_heads) @ weights["out"].T
 
 
 def inducing_attention(H: Array, z: Array, layer: dict[str, Any], num_heads: int = 2) -> Array:
-    """TAFE eqs. (17)-(19): what the K selected points read from the fields; [K, d]."""
+    """TAFE eqs. (17)-(19): attention of the K selected points to the fields; [K, d]."""
     return projected_attention(modified_query(layer["inducing_points"], z), H, layer, num_heads)
 
 
@@ -84,9 +84,8 @@ def asrg(
 ) -> Array:
     """TAFE eqs. (17)-(20), one layer: Y = LayerNorm(O + residual); [K, d].
 
-    The residual is, by ``residual``: "input", the layer's input ``H`` (the former Y), but the modified query
-    in the first layer, where the input has F rows and O has K; "query", the modified query in every layer;
-    "none".
+    ``residual`` is "input": the layer's input ``H`` (the former Y), except in the first layer, where the input has F
+    rows and O has K, so it is the modified query; or "query": the modified query in every layer; or "none".
     """
     assert residual in ("input", "query", "none"), residual
     Y = inducing_attention(H, z, layer, num_heads)
@@ -98,12 +97,12 @@ def asrg(
 
 
 def self_attention_layer(H: Array, layer: dict[str, Any], num_heads: int = 2) -> Array:
-    """TAFE section 4.3, without ASRG: LayerNorm(H + multi-head self-attention over H); [F, d]."""
+    """TAFE section 4.3, without ASRG: LayerNorm(H + multi-head self-attention of H); [F, d]."""
     return layer_norm(H + projected_attention(H @ layer["query"].T, H, layer, num_heads), layer["norm"])
 
 
 def task_adapter(Y: Array, former: Array | None, adapter: dict[str, Any], num_heads: int = 2) -> Array:
-    """TAFE eqs. (21)-(22): T^l = LayerNorm(T^{l-1} + Attention(a, Y, Y)) of one task and layer; [d].
+    """TAFE eqs. (21)-(22): T^l = LayerNorm(T^{l-1} + Attention(a, Y, Y)) for one task and layer; [d].
 
     ``former`` is T^{l-1}, None in the first layer. ``Y`` has any number of rows.
     """
@@ -114,7 +113,7 @@ def task_adapter(Y: Array, former: Array | None, adapter: dict[str, Any], num_he
 
 
 def selections(H: Array, params: dict[str, Any], gamma: float, selector_kind: str = "shared") -> list[Array]:
-    """TAFE eqs. (13)-(16): the activated z [K] of each of the L layers, always from the input H."""
+    """TAFE eqs. (13)-(16): the activated z [K] for each of the L layers, always from the input H."""
     num_layers = len(params["layers"])
     assert len(params["selectors"]) == {"shared": 1, "per_layer": num_layers}[selector_kind]
     activated = [smooth_step(selector(H, layers), gamma) for layers in params["selectors"]]
@@ -131,9 +130,9 @@ def forward(
     with_asrg: bool = True,
     with_tsa: bool = True,
 ) -> Array:
-    """TAFE eqs. (13)-(22) and the towers: logits [B, T] of field embeddings [B, F, d].
+    """TAFE eqs. (13)-(22) and the towers: logits [B, T] from field embeddings [B, F, d].
 
-    ``gamma`` is the present width of f_D. Without TSA every tower reads the mean of the rows of the last Y.
+    ``gamma`` is the current width of f_D. Without TSA every tower reads the mean over the rows of the last Y.
     """
     logits = []
     for H in embeddings:
@@ -160,6 +159,6 @@ def objective(
     dependence_weight: float = 1.0,
     weights: Array | None = None,
 ) -> float:
-    """TAFE eqs. (25) and (29): L = L_M-Task + dependence_weight * L_D-Task, of probabilities [B, T]."""
+    """TAFE eqs. (25) and (29): L = L_M-Task + dependence_weight * L_D-Task, from probabilities [B, T]."""
     main = losses.cross_entropy(predictions, labels, weights, task_weights)
     return main + dependence_weight * losses.dependence(predictions, labels, weights)

@@ -20,10 +20,9 @@ from torchrec_mtl.models import TAFE
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.distributed import distribute
-from torchrec_mtl.training.loop import TrainingLoop
+from torchrec_mtl.training.loop import TrainingLoop, TrainingResult
 from torchrec_mtl.training.monitor import Monitor
 from torchrec_mtl.training.process_group import set_seed
-from torchrec_mtl.training.result import TrainingResult
 
 CPU = torch.device("cpu")
 

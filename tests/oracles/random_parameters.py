@@ -1,4 +1,4 @@
-"""Random parameters in the oracles' layout, and the closeness that float64 allows."""
+"""Random parameters in the oracles' layout, and a comparison as close as float64 allows."""
 # ruff: noqa: N803  (the papers' letters)
 
 from itertools import pairwise
@@ -43,8 +43,8 @@ def tafe_parameters(rng, F=5, d=6, K=4, L=3, T=2, selectors=1):
     def norm():
         return {"weight": rng.normal(size=d), "bias": rng.normal(size=d)}
 
-    def block(**own):
-        return {**square(rng, d, "query", "key", "value", "out"), "norm": norm(), **own}
+    def block(**others):
+        return {**square(rng, d, "query", "key", "value", "out"), "norm": norm(), **others}
 
     return {
         "selectors": [layers(rng, F * d, 8, K) for _ in range(selectors)],
@@ -55,7 +55,7 @@ def tafe_parameters(rng, F=5, d=6, K=4, L=3, T=2, selectors=1):
 
 
 def to_torch(tree):
-    """The same nested dicts, lists and tuples with every array a float64 tensor."""
+    """Nested dicts and lists with every array as a float64 tensor."""
     if isinstance(tree, dict):
         return {name: to_torch(part) for name, part in tree.items()}
     return torch.tensor(tree) if isinstance(tree, np.ndarray) else [to_torch(part) for part in tree]

@@ -1,5 +1,5 @@
-"""TAFE's oracle, held to facts that do not come from it."""
-# ruff: noqa: N806  (the papers' letters)
+"""TAFE's oracle, against facts that do not come from it."""
+# ruff: noqa: N806  (the paper's letters)
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 from tests.oracles import tafe
-from tests.oracles.parameters import close, tafe_parameters, to_torch
+from tests.oracles.random_parameters import close, tafe_parameters, to_torch
 
 RNG = np.random.default_rng
 
@@ -19,15 +19,10 @@ def test_gamma_schedule(step, gamma):
 
 @pytest.mark.parametrize("gamma", [10.0, 5.0, 1e-3])
 def test_smooth_step(gamma):
-    """Exact at and past its knots, monotone and symmetric, with a derivative that meets 0 at both knots."""
+    """Exact at and beyond its knots, monotone and symmetric, with a derivative of 0 at both knots."""
     half = gamma / 2
-    assert tafe.smooth_step(np.array([-2 * half, -half, 0.0, half, 2 * half]), gamma).tolist() == [
-        0,
-        0,
-        0.5,
-        1,
-        1,
-    ]
+    knots = np.array([-2 * half, -half, 0.0, half, 2 * half])
+    assert tafe.smooth_step(knots, gamma).tolist() == [0, 0, 0.5, 1, 1]
     z = np.linspace(-1.2 * half, 1.2 * half, 2001)
     f = tafe.smooth_step(z, gamma)
     assert (np.diff(f) >= 0).all()
@@ -48,7 +43,7 @@ def test_an_unselected_point_reads_the_mean_of_the_values():
 
 
 def test_tafe_by_hand():
-    """One field: attention is the value, so O is H; LayerNorm of two numbers is +-1 but for its eps."""
+    """One field: attention is the value, so O is H; LayerNorm of two numbers is +-1 except for its eps."""
     eye, d = np.eye(2), 2
     norm = {"weight": np.ones(d), "bias": np.zeros(d)}
     block = {"query": eye, "key": eye, "value": eye, "out": eye, "norm": norm}
@@ -73,7 +68,7 @@ def test_tafe_by_hand():
 
 @pytest.mark.parametrize("residual", ["query", "none"])
 def test_the_order_of_inducing_points_does_not_matter(residual):
-    """Rows of Y move with their points, and neither the next layer nor an adapter sees the order of rows."""
+    """Rows of Y move with their points; neither the next layer nor an adapter depends on the order of rows."""
     rng = RNG(7)
     params, H, order = tafe_parameters(rng), rng.normal(size=(2, 5, 6)), rng.permutation(4)
     before = tafe.forward(H, params, residual=residual)
@@ -82,8 +77,8 @@ def test_the_order_of_inducing_points_does_not_matter(residual):
     close(tafe.forward(H, params, residual=residual), before, 1e-9)
 
 
-def test_readings_of_tafe():
-    """Equal where they must be, different where they are a choice."""
+def test_different_readings_give_different_logits():
+    """Except where they must agree."""
     rng = RNG(8)
     H = rng.normal(size=(3, 5, 6))
     one, three = tafe_parameters(rng, L=1), tafe_parameters(rng, L=3)
@@ -91,8 +86,8 @@ def test_readings_of_tafe():
     readings = [tafe.forward(H, three, residual=r) for r in ("input", "query", "none")]
     copies = {**three, "selectors": three["selectors"] * 3}
     close(tafe.forward(H, copies, selector_kind="per_layer"), readings[0])
-    own = {**three, "selectors": tafe_parameters(rng, selectors=3)["selectors"]}
-    readings += [tafe.forward(H, own, selector_kind="per_layer")]
+    separate = {**three, "selectors": tafe_parameters(rng, selectors=3)["selectors"]}
+    readings += [tafe.forward(H, separate, selector_kind="per_layer")]
     readings += [tafe.forward(H, three, with_asrg=False), tafe.forward(H, three, with_tsa=False)]
     for i, a in enumerate(readings):
         assert all(np.abs(a - b).min() > 1e-4 for b in readings[:i])
@@ -100,11 +95,11 @@ def test_readings_of_tafe():
 
 @pytest.mark.parametrize("with_asrg", [True, False])
 @pytest.mark.parametrize("with_tsa", [True, False])
-def test_tafe_written_again_in_torch(with_asrg, with_tsa):
-    """The whole model a second time: batched, with torch's own kernels (f_D has a test of its own)."""
+def test_tafe_equals_a_second_version_in_torch(with_asrg, with_tsa):
+    """Batched, with torch's kernels; f_D is tested above."""
     rng = RNG(10)
     params, H = tafe_parameters(rng), rng.normal(size=(3, 5, 6))
-    own, Y, states = to_torch(params), torch.tensor(H), [0.0, 0.0]
+    weights, Y, states = to_torch(params), torch.tensor(H), [0.0, 0.0]
 
     def mlp(x, first, last):
         return linear(linear(x, *first).relu(), *last)
@@ -117,13 +112,13 @@ def test_tafe_written_again_in_torch(with_asrg, with_tsa):
     def norm(x, w):
         return layer_norm(x, (6,), w["norm"]["weight"], w["norm"]["bias"])
 
-    z = torch.tensor(tafe.smooth_step(mlp(Y.flatten(1), *own["selectors"][0]).numpy(), 6.0))[:, :, None]
-    for i, layer in enumerate(own["layers"]):
+    z = torch.tensor(tafe.smooth_step(mlp(Y.flatten(1), *weights["selectors"][0]).numpy(), 6.0))[:, :, None]
+    for i, layer in enumerate(weights["layers"]):
         query = layer["inducing_points"] * z if with_asrg else linear(Y, layer["query"])
         residual = query if with_asrg and i == 0 else Y
         Y = norm(residual + attend(query, Y, layer), layer)
-        for t, w in enumerate(own["adapters"][i]):
+        for t, w in enumerate(weights["adapters"][i]):
             states[t] = norm(states[t] + attend(w["indicator"].expand(3, 1, 6), Y, w), w)
     inputs = [state[:, 0] for state in states] if with_tsa else [Y.mean(dim=1)] * 2
-    expected = torch.cat([mlp(x, *tower) for x, tower in zip(inputs, own["towers"], strict=True)], dim=1)
+    expected = torch.cat([mlp(x, *tower) for x, tower in zip(inputs, weights["towers"], strict=True)], dim=1)
     close(tafe.forward(H, params, gamma=6.0, with_asrg=with_asrg, with_tsa=with_tsa), expected, 1e-10)

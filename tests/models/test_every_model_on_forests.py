@@ -1,19 +1,16 @@
-"""Models and losses on trees, and on tasks that have nothing to do with each other."""
+"""Every model with every loss on a tree, and every model on tasks that have nothing to do with each other."""
 
 import pytest
 import torch
 
-from tests.support import MODELS, batch, build, train_model
+from tests.support import MODELS, TREE, batch, build, train_model
 from torchrec_mtl import MultiTaskTrain, Task, TaskForest
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
-from torchrec_mtl.metrics import MultiTaskMetrics
-from torchrec_mtl.modules import MarginalFromConditional
 from torchrec_mtl.systems import LOSSES
 
-TREE = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click"), Task("back", after="buy"))
 APART = TaskForest(Task("income"), Task("never_married"))
-FOLLOW_EDGES = ("esmm", "escm2_ips", "escm2_dr", "aitm", "bpcm")  # these cannot do without
+FOLLOW_EDGES = ("esmm", "escm2_ips", "escm2_dr", "aitm", "bpcm")  # models that cannot do without edges
 
 
 def rows_of(tasks, size=24):
@@ -44,7 +41,7 @@ def test_every_model_trains_on_a_tree(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_tasks_apart_are_modelled_or_refused_in_one_sentence(name):
+def test_unrelated_tasks_are_modelled_or_raise(name):
     if name in FOLLOW_EDGES:
         with pytest.raises(InputError, match=r"must have tasks of which some need another \(`after`\), not income"):
             train_model(name, APART)
@@ -54,7 +51,7 @@ def test_tasks_apart_are_modelled_or_refused_in_one_sentence(name):
 
 
 @pytest.mark.parametrize("name", ["esmm", "escm2_dr"])
-def test_conditional_models_keep_children_below_their_parents(name):
+def test_conditional_models_keep_a_task_below_the_one_it_needs(name):
     model, rows = train_model(name, TREE).model, rows_of(TREE)
     p = model(rows.dense_features, rows.sparse_features).sigmoid()
     for parent, child in TREE.edges:
@@ -62,33 +59,15 @@ def test_conditional_models_keep_children_below_their_parents(name):
     model.start_from_base_rates(torch.tensor([0.5, 0.2, 0.1, 0.02]))
 
 
-def test_marginal_probabilities_are_products_along_the_path():
-    x = torch.randn(50, 4, dtype=torch.float64)
-    c = x.sigmoid()
-    expected = torch.stack([c[:, 0], c[:, 0] * c[:, 1], c[:, 0] * c[:, 2], c[:, 0] * c[:, 2] * c[:, 3]], dim=1)
-    torch.testing.assert_close(MarginalFromConditional(TREE)(x).sigmoid(), expected)
-
-
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_any_loss_goes_with_any_model_that_gives_what_it_reads(model, loss):
+def test_any_loss_goes_with_any_model_that_returns_what_it_reads(model, loss):
     built = train_model(model, TREE).model
     if loss == "counterfactual" and not model.startswith("escm2"):
-        told = r"`loss` \(=CounterfactualLoss\) reads 'conditional_logits', which \w+ does not give: \['logits'\]"
-        with pytest.raises(InputError, match=told):
+        message = r"`loss` \(=CounterfactualLoss\) reads 'conditional_logits', which \w+ does not give: \['logits'\]"
+        with pytest.raises(InputError, match=message):
             MultiTaskTrain(built, LOSSES[loss](TREE))
         return
     value, _ = MultiTaskTrain(built, LOSSES[loss](TREE))(rows_of(TREE))
     value.backward()
     assert value.isfinite()
-
-
-def test_siblings_may_both_happen_and_have_spaces_of_their_own():
-    metrics = MultiTaskMetrics(TREE)
-    labels = torch.tensor([[1.0, 1, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]])
-    metrics.update(torch.randn(4, 4), labels)
-    rows = {(r["task"], r["space"]): r["value"] for r in metrics.compute() if r["metric"] == "num_rows"}
-    assert rows["like", "after click"] == rows["buy", "after click"] == 3
-    assert rows["back", "after buy"] == 2
-    assert ("back", "after click") not in rows
-    assert [space for task, space in rows if task == "click"] == ["impressions"]

@@ -1,0 +1,186 @@
+"""What every model must do, whatever paper it is from."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec.datasets.utils import Batch
+from torchrec.fx import symbolic_trace
+
+from tests.support import MODELS, NUM_EMBEDDINGS, TASKS, batch, build, tables, take, train_model
+from torchrec_mtl import TaskChain
+from torchrec_mtl.modules import Tower
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def predict(model, rows):
+    return model.eval()(rows.dense_features, rows.sparse_features)
+
+
+@every_model
+@pytest.mark.parametrize("embedding_dims", [(4, 4, 4, 4), (2, 8, 4, 3)], ids=["one_dim", "mixed_dims"])
+@pytest.mark.parametrize("size", [1, 9])
+def test_one_logit_for_each_task(name, embedding_dims, size):
+    model = build(name, embedding_dims, **({"embedding_dim": 4} if name in ("bpcm", "tafe") else {}))
+    logits = predict(model, batch(size))
+    assert logits.shape == (size, len(TASKS))
+    assert logits.isfinite().all()
+
+
+@every_model
+def test_tables_and_tasks_are_enough(name):
+    model = MODELS[name].model(tables(), TASKS, **MODELS[name].model_args)
+    rows = batch(5)
+    assert model(torch.empty(5, 0), rows.sparse_features).shape == (5, len(TASKS))
+
+
+@every_model
+def test_a_funnel_may_have_one_task(name):
+    model = MODELS[name].model(tables(), TaskChain(["click"]), **MODELS[name].model_args)
+    assert model(torch.empty(5, 0), batch(5).sparse_features).shape == (5, 1)
+
+
+@every_model
+def test_starts_from_base_rates(name):
+    model, rows, rates = build(name), batch(5), torch.tensor([0.2, 0.03, 0.0004])
+    model.start_from_base_rates(rates)
+    for tower in (module for module in model.modules() if isinstance(module, Tower)):
+        nn.init.zeros_(tower.output.weight)  # leaves the bias
+    torch.testing.assert_close(predict(model, rows).sigmoid(), rates.expand(5, 3))
+
+
+@every_model
+def test_every_parameter_gets_a_gradient(name):
+    trained = train_model(name, embedding_dims=(4, 8, 4, 4))
+    loss, _ = trained(batch(64))
+    loss.backward()
+    without = [n for n, p in trained.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@every_model
+def test_rows_do_not_see_each_other(name):
+    """Permuting the batch permutes the logits; a row alone has the logits it has among others."""
+    model, rows = build(name).double(), batch(12)
+    rows.dense_features = rows.dense_features.double()
+    permutation = torch.randperm(12).tolist()
+    logits = predict(model, rows)
+    torch.testing.assert_close(predict(model, take(rows, permutation)), logits[permutation])
+    torch.testing.assert_close(predict(model, take(rows, [7])), logits[[7]])
+
+
+@every_model
+def test_fields_are_taken_by_name(name):
+    """A sharded collection may return them in another order."""
+    model, rows = build(name), batch(6)
+    shuffled = KeyedJaggedTensor.from_jt_dict(dict(reversed(rows.sparse_features.to_dict().items())))
+    torch.testing.assert_close(model.eval()(rows.dense_features, shuffled), predict(model, rows))
+
+
+@every_model
+def test_state_dict_round_trip(name):
+    model, rows = build(name), batch(6)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    torch.manual_seed(1)
+    other = build(name)
+    assert not torch.equal(predict(other, rows), predict(model, rows))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(predict(other, rows), predict(model, rows))
+
+
+@every_model
+def test_meta_construction_allocates_nothing(name):
+    model = build(name, device="meta")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    assert [n for n, tensor in tensors if tensor.device.type != "meta"] == []
+    shapes = {n: p.shape for n, p in build(name).named_parameters()}
+    assert {n: p.shape for n, p in model.named_parameters()} == shapes
+
+
+def trace(module):
+    """A traced copy, made as TorchRec's pipelines trace: modules without tables are leaves."""
+    copied = copy.deepcopy(module)
+    without_tables = {
+        type(part).__name__
+        for part in copied.modules()
+        if not any(isinstance(m, EmbeddingBagCollection) for m in part.modules())
+    }
+    return symbolic_trace(copied, leaf_modules=["EmbeddingBagCollection", *without_tables])
+
+
+@every_model
+def test_fx_traces_down_to_the_over_arch(name):
+    model, rows = build(name).eval(), batch(6)
+    torch.testing.assert_close(trace(model)(rows.dense_features, rows.sparse_features), predict(model, rows))
+
+
+@every_model
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fx_traces_the_train_wrapper(name, weighted):
+    trained, rows, outputs = train_model(name), batch(9, weighted=weighted), []
+    for wrapper in (trace(trained), trained):
+        torch.manual_seed(0)  # the same dropout for both
+        outputs.append(wrapper(rows))
+    torch.testing.assert_close(*outputs)
+
+
+class WithTensors(nn.Module):
+    """A model that takes plain tensors, for an export."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.keys = [f"f{i}" for i in range(len(NUM_EMBEDDINGS))]
+
+    def forward(self, dense_features, values, lengths):
+        sparse = KeyedJaggedTensor(keys=self.keys, values=values, lengths=lengths.flatten())
+        return self.model(dense_features, sparse)
+
+
+@every_model
+def test_exports_with_a_dynamic_batch(name):
+    model = WithTensors(build(name)).eval()
+
+    def arguments(size, seed):
+        rows = batch(size, seed)
+        sparse = rows.sparse_features
+        return rows.dense_features, sparse.values(), sparse.lengths().view(len(NUM_EMBEDDINGS), size)
+
+    size, ids = torch.export.Dim("size", min=1), torch.export.Dim("ids", min=1)
+    shapes = ({0: size}, {0: ids}, {1: size})
+    exported = torch.export.export(model, arguments(8, 0), dynamic_shapes=shapes, strict=False).module()
+    for other in (arguments(8, 1), arguments(3, 2), arguments(50, 3)):
+        torch.testing.assert_close(exported(*other), model(*other))
+
+
+@every_model
+def test_takes_torchrecs_batch(name):
+    rows = batch(6)
+    without_weights = Batch(rows.dense_features, rows.sparse_features, rows.labels.int())
+    loss, (detached, logits, labels) = train_model(name)(without_weights)
+    assert loss.requires_grad
+    assert not detached.requires_grad
+    assert not logits.requires_grad
+    assert labels.dtype == torch.float32
+
+
+@every_model
+def test_a_masked_label_changes_nothing(name):
+    rows = batch(40, weighted=True)
+    trained = train_model(name).eval()
+    loss, _ = trained(rows)
+    rows.labels = torch.where(rows.weights == 0, 1 - rows.labels, rows.labels)
+    torch.testing.assert_close(trained(rows)[0], loss)
+    rows.labels = torch.where(rows.weights == 0, torch.nan, rows.labels)
+    torch.testing.assert_close(trained(rows)[0], loss)

@@ -1,0 +1,96 @@
+"""What every over arch must do by itself, without tables."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from tests.modules.parameters import randn, randomized
+from tests.support import TASKS
+from torchrec_mtl.models import (
+    AITMArch,
+    BPCMArch,
+    CrossStitchArch,
+    ESCM2Arch,
+    ESMMArch,
+    MMoEArch,
+    OMoEArch,
+    PLEArch,
+    SharedBottomArch,
+    TAFEArch,
+)
+from torchrec_mtl.modules import DSelectK
+
+F, D, T = 5, 4, 3
+EXPERTS = {"expert_layer_sizes": (8, 6), "tower_layer_sizes": (4,)}
+TAFE = {"num_layers": 2, "num_inducing_points": 6, "tower_layer_sizes": (4,), "selector_layer_sizes": (3,)}
+OVER_ARCHS = {
+    "shared_bottom": lambda: SharedBottomArch(F * D, T, bottom_layer_sizes=(8,), tower_layer_sizes=(4,)),
+    "omoe": lambda: OMoEArch(F * D, T, num_experts=3, **EXPERTS),
+    "mmoe": lambda: MMoEArch(F * D, T, num_experts=3, **EXPERTS),
+    "mmoe_dselect_k": lambda: MMoEArch(F * D, T, num_experts=3, **EXPERTS, gate=DSelectK(gamma=8.0)),
+    "ple": lambda: PLEArch(F * D, T, num_layers=3, num_task_experts=1, **EXPERTS),
+    "cross_stitch": lambda: CrossStitchArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
+    "esmm": lambda: ESMMArch(F * D, TASKS, tower_layer_sizes=(8,)),
+    "escm2": lambda: ESCM2Arch(F * D, TASKS, tower_layer_sizes=(8,)),
+    "aitm": lambda: AITMArch(F * D, TASKS, tower_layer_sizes=(8, 6)),
+    "bpcm": lambda: BPCMArch(F, D, TASKS, num_heads=2, tower_layer_sizes=(8,)),
+    "tafe": lambda: TAFEArch(F, D, T, **TAFE),
+    "tafe_modules": lambda: TAFEArch(F, D, T, **TAFE, backend="modules", schedule="run"),
+    "tafe_ablated": lambda: TAFEArch(F, D, T, **TAFE, sample_wise=False, task_indicators=False),
+}
+every_over_arch = pytest.mark.parametrize("name", OVER_ARCHS)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@every_over_arch
+def test_gradients_match_finite_differences(name):
+    """With respect to the embeddings and every parameter."""
+    arch = randomized(OVER_ARCHS[name]())
+    names = [name for name, _ in arch.named_parameters()]
+
+    def run(x, *values):
+        return torch.func.functional_call(arch, dict(zip(names, values, strict=True)), (x,))
+
+    inputs = (randn(2, F, D).requires_grad_(), *(p.detach().requires_grad_() for p in arch.parameters()))
+    assert gradcheck(run, inputs, fast_mode=True)
+
+
+@every_over_arch
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_without_a_graph_break(name, training):
+    arch = OVER_ARCHS[name]().train(training)
+    compiled = torch.compile(arch, fullgraph=True, backend="eager")
+    for size in (6, 7, 13):
+        x = torch.randn(size, F, D)
+        gradients = []
+        for function in (arch, compiled):
+            torch.manual_seed(0)  # the same dropout for both
+            logits = function(x)
+            gradients.append((logits.detach(), *torch.autograd.grad(logits.sum(), arch.parameters())))
+        for expected, actual in zip(*gradients, strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
+@every_over_arch
+def test_takes_fields_or_flattened(name):
+    arch, x = OVER_ARCHS[name]().eval(), torch.randn(6, F, D)
+    torch.testing.assert_close(arch(x.flatten(1)), arch(x))
+
+
+@every_over_arch
+def test_runs_under_autocast(name):
+    arch, x = OVER_ARCHS[name]().eval(), torch.randn(6, F, D)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = arch(x)
+    torch.testing.assert_close(logits.float(), arch(x), rtol=0.1, atol=0.05)
+
+
+@every_over_arch
+def test_runs_in_bf16(name):
+    arch, x = OVER_ARCHS[name]().eval(), torch.randn(6, F, D)
+    expected = arch(x)
+    torch.testing.assert_close(arch.bfloat16()(x.bfloat16()).float(), expected, rtol=0.1, atol=0.05)

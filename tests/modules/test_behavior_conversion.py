@@ -1,0 +1,32 @@
+"""BPCM's behaviour pattern conversion, against its equations."""
+
+import pytest
+
+from tests.modules import parameters
+from tests.modules.parameters import assert_close, randn, randomized
+from tests.oracles import bpcm, common
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules import BehaviorPatternConversion
+
+B, F, D = 3, 5, 6
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_matches_bpcm_equations_7_to_9(layer_norm, num_heads):
+    module = randomized(BehaviorPatternConversion(D, num_heads, layer_norm=layer_norm))
+    query, former = randn(B, F, D), randn(B, F, D, seed=1)
+    transition = parameters.conversion(module)
+    expected = common.per_sample(bpcm.bpc, query.numpy(), former.numpy(), transition=transition, num_heads=num_heads)
+    assert_close(module(query, former), expected)
+
+
+def test_dropout_acts_on_the_message_alone():
+    module = BehaviorPatternConversion(D, dropout=1.0).double().train()
+    query = randn(B, F, D)
+    assert_close(module(query, randn(B, F, D, seed=1)), query.numpy())  # the whole message is dropped, q stays
+
+
+def test_a_dropout_above_1_raises():
+    with pytest.raises(InputError, match=r"`message_dropout` \(=1.5\) must be"):
+        BehaviorPatternConversion(D, dropout=1.5)

@@ -1,0 +1,26 @@
+"""The oracle of the losses, against values calculated by hand."""
+
+import numpy as np
+
+from tests.oracles import bpcm, losses, tafe
+from tests.oracles.random_parameters import close
+
+
+def test_losses_by_hand():
+    p = np.array([[0.5, 0.75], [0.25, 0.125], [0.5, 0.25]])
+    y, w = np.array([[1, 1], [1, 0], [0, 0]]), np.array([[3.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
+    log, first = np.log, np.log([2, 4, 2])  # the first task's terms
+    close(losses.cross_entropy(p, y), (first.sum() + 2 * log(4 / 3) + log(8 / 7)) / 3)
+    close(losses.cross_entropy(p, y, w, [1.0, 10.0]), (3 * first[:2].sum() + 30 * log(4 / 3)) / 3)
+    close([losses.calibrator(p), losses.calibrator(p, w)], [0.25 / 3, 6 * 0.25 / 3])
+    close([losses.dependence(p, y), losses.dependence(p, y, w)], [(1 / 16 + 49 / 64 + 1 / 16) / 3, 6 / 16 / 3])
+    close(bpcm.objective(p, y), losses.cross_entropy(p, y) + 0.05)
+    close(tafe.objective(p, y, dependence_weight=2.0), losses.cross_entropy(p, y) + 2 * 57 / 64 / 3)
+    q = np.array([[np.nan, 1.0], [np.nan, 0.5], [np.nan, 0.25]])
+    close(losses.local_space(p, y, q), (first.sum() + log(4 / 3) + 2 * log(8 / 7)) / 3)
+
+
+def test_step_propensity_by_hand():
+    logits = np.log(np.array([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]]))  # p = (.75, .5), (.5, .75), (.75, .5)
+    propensities = losses.step_propensity(logits, np.array([[1, 0], [1, 0], [1, 1]]))
+    close(propensities, [[1, 0.5], [1, 0.001], [1, 1]])
