@@ -17,7 +17,7 @@ PRELOADED = [
     "tests.support",
     "torchrec_mtl.training.loop",
     "torch.distributed.optim",
-]  # imported once for all processes
+]  # imported once for all
 
 
 def _rank(

@@ -8,7 +8,6 @@ from tests.modules.parameters import assert_close, randn, randomized
 from tests.oracles import bpcm, common, tafe
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import Attention
-from torchrec_mtl.modules.attention import reset_attention
 
 B, F, D, K = 3, 5, 6, 4
 
@@ -31,19 +30,6 @@ def test_with_an_output_projection_matches_tafe_equations_18_and_19(num_heads):
         return tafe.projected_attention(query @ weights["query"].T, memory, weights, num_heads)
 
     assert_close(module(queries, inputs), common.per_sample(attend, queries.numpy(), inputs.numpy()))
-
-
-def test_learnt_queries_start_xavier_uniform_and_norms_as_the_identity():
-    torch.manual_seed(0)
-    layers, points, dim = 3, 200, 40
-    queries, key, value, output = (torch.empty(layers, rows, dim) for rows in (points, dim, dim, dim))
-    weight, bias = torch.empty(layers, dim), torch.empty(layers, dim)
-    reset_attention(queries, key, value, output, weight, bias)
-    bound = (6 / (points + dim)) ** 0.5
-    assert 0.999 * bound < queries.abs().max() <= bound
-    assert queries.var() == pytest.approx(bound**2 / 3, rel=0.05)
-    assert weight.eq(1).all()
-    assert bias.eq(0).all()
 
 
 @pytest.mark.parametrize("num_heads", [0, 4])
