@@ -1,7 +1,6 @@
 """Attention with learnt projections, against the papers' equations."""
 
 import pytest
-import torch
 
 from tests.modules import parameters
 from tests.modules.parameters import assert_close, randn, randomized
