@@ -189,7 +189,7 @@ def test_a_wrong_argument_of_prepare_is_told_by_its_program(capsys):
     with pytest.raises(SystemExit) as exit_status:
         components.prepare(dataset="ali_ccp", raw="/raw", output="/out", protocol="itma")
     assert exit_status.value.code == 2
-    assert "argument --protocol: invalid choice: 'itma'" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: `protocol` (='itma') must be one of 'aitm', 'full'\n"
 
 
 @pytest.mark.parametrize("component", [components.train, components.compare])
