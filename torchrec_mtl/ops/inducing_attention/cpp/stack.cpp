@@ -1,12 +1,13 @@
-// TAFE's stack on the CPU: ASRG's layers with one selection and the task adapters, forward and backward.
+// TAFE's stack on the CPU, eq. (17)-(22): ASRG's layers with one selection, and the task adapters.
 //
-// As in kernel.cpp each SIMD lane holds one sample, whose rows with z = 0 are alike: few of them are kept, and stand
-// for all. Samples that keep about as many rows go together. The backward pass computes the forward pass anew.
+// As in attention.cpp, each SIMD lane holds one sample. A sample's rows with z = 0 are identical: a few of them are
+// kept and stand for all. Samples that keep about the same number of rows are grouped. The backward pass recomputes
+// the forward pass.
 
 #include <numeric>
 
-#include "inducing_adapter.hpp"
-#include "inducing_layer.hpp"
+#include "adapter.hpp"
+#include "layer.hpp"
 
 namespace {
 
@@ -15,7 +16,7 @@ struct Arguments {
   Shape s;
   const T *inputs, *selection;
   Stack<const T> weights;
-  std::vector<int64_t> order;  // of the samples, those that keep most rows first
+  std::vector<int64_t> order;  // of the samples: those that keep the most rows first
 
   Arguments(const Shape& s, const T* const* read) : s(s), inputs(read[0]), selection(read[1]), order(s.batch) {
     std::copy(read + 2, read + 2 + Stack<T>::kTensors, weights.tensor);
@@ -30,7 +31,7 @@ struct Arguments {
   int64_t residual(int64_t layer) const { return s.residual == kInput && !layer ? int64_t(kQuery) : s.residual; }
 };
 
-// One group's way through the stack; it keeps what the way back needs.
+// One group through the stack, forward and backward; the forward pass keeps what the backward pass needs.
 template <class T>
 class Pass {
   using V = Vector<T>;
@@ -71,7 +72,7 @@ class Pass {
 
   void backward(const Group<T>& group, const T* upstream, const Stack<T>& d_weights, T* d_inputs, T* d_selection) {
     forward(group);
-    group.load(adapted.data(), upstream, s.tasks * s.D);  // from here on its gradient
+    group.load(adapted.data(), upstream, s.tasks * s.D);  // from here on the gradient of T^l
     std::fill(d_y.begin(), d_y.end(), V{});
     std::fill(d_z.begin(), d_z.end(), V{});
     for (int64_t l = s.layers - 1; l >= 0; --l) {
@@ -98,7 +99,7 @@ void forward(const Shape& shape, const T* const* read, T* output, int threads) {
   }
 }
 
-// The weights' gradients are summed by part of the batch, then over the parts: the same for any number of threads.
+// Sums the weights' gradients within parts of the batch, then over the parts: the same for any number of threads.
 template <class T>
 void backward(const Shape& shape, const T* const* read, const T* upstream, T* d_inputs, T* d_selection, T* d_weights,
               int threads) {

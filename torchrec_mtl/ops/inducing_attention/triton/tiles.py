@@ -1,11 +1,12 @@
-"""What the Triton kernels have in common: tiles of rows, their scores and their softmax.
+"""Functions that the Triton kernels share: tiles of rows, their scores and their softmax.
 
 Letters: B samples, F input rows, K points, D embedding dimension, m heads, L layers, T tasks. Uppercase arguments are
-known when a kernel is compiled; BLOCK_* are the tiles' sizes, powers of two and at least 16.
+known when a kernel is compiled; BLOCK_* are the sizes of tiles, powers of two and at least 16.
 
-Points with z = 0 have the same query, zero, hence the same output row. A sample with ``n`` selected points keeps these,
-and one row for all the others: ``n + 1`` rows, or K where none is left over. As a key, that row counts ``K - n`` times:
-its score gets ``log(K - n)``. Row ``i`` below ``n`` belongs to point ``order[i]``; row ``n`` is the common one.
+Points with z = 0 have the same query, zero, hence the same output row. A sample with ``n`` selected points keeps their
+rows and one row for all the others: ``n + 1`` rows, or K if all points are selected. As a key, the common row counts
+``K - n`` times: its score gets ``+ log(K - n)``. Row ``i`` below ``n`` belongs to point ``order[i]``; row ``n`` is the
+common row.
 """
 
 import triton
@@ -16,7 +17,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 @triton.jit
 def dot(a, b, total, PRECISION: tl.constexpr):
-    """``total + a @ b`` in float32. The interpreter would multiply bfloat16's bit patterns: there, operands widen."""
+    """Returns ``total + a @ b`` in float32. The interpreter would multiply bfloat16's bits, so there operands widen."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, acc=total, input_precision=PRECISION, out_dtype=tl.float32)
@@ -24,35 +25,35 @@ def dot(a, b, total, PRECISION: tl.constexpr):
 
 @triton.jit
 def tile(rows, valid, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Offsets and mask of these rows of a ``[..., D]`` array."""
+    """Returns the offsets and the mask of these rows of a ``[..., D]`` array."""
     columns = tl.arange(0, BLOCK_D)
     return rows[:, None] * D + columns[None, :], valid[:, None] & (columns < D)[None, :]
 
 
 @triton.jit
 def load_rows(base, rows, valid, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows of a ``[..., D]`` array; zeros where not valid, so memory that nobody wrote is never read."""
+    """Loads rows of a ``[..., D]`` array; zeros where not valid, so memory that nobody wrote is never read."""
     offsets, mask = tile(rows, valid, D, BLOCK_D)
     return tl.load(base + offsets, mask, other=0.0)
 
 
 @triton.jit
 def load_vector(base, known, other, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """A ``[D]`` array, or ``other`` where it is not known."""
+    """Loads a ``[D]`` array; fills it with ``other`` if it is not known."""
     columns = tl.arange(0, BLOCK_D)
     return tl.load(base + columns, (columns < D) & known, other=other)
 
 
 @triton.jit
 def load_keys(base, rows, valid, weight, bias, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """A layer's input rows: the former layer's output from its normalised rows, or the fields with weight 1, bias 0."""
+    """Loads a layer's input: the former layer's output, from its normalised rows, or the fields (weight 1, bias 0)."""
     x = load_rows(base, rows, valid, D, BLOCK_D)
     return (x.to(tl.float32) * weight[None, :] + bias[None, :]).to(x.dtype)
 
 
 @triton.jit
 def log_count(rows, common, K: tl.constexpr):
-    """How many points each row stands for, as a logarithm: one but for the common row (-1 where there is none)."""
+    """Returns the logarithm of how many points each row stands for: 0 except at ``common`` (-1 if there is none)."""
     return tl.where(rows == common, tl.log(tl.maximum(K - common, 1).to(tl.float32)), 0.0)
 
 
@@ -61,7 +62,7 @@ def attend(
     query, scale, base, num_keys, common, weight, bias,
     K: tl.constexpr, D: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``softmax(scale * query keys^T + log count) keys`` and the softmax's log-sum, by tiles of keys."""
+    """Returns ``softmax(scale * query keys^T + log count) keys`` and the softmax's log-sum, by tiles of keys."""
     ROWS: tl.constexpr = query.shape[0]
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
@@ -81,7 +82,7 @@ def attend(
 
 @triton.jit
 def residual_of(depth, FIRST_RESIDUAL: tl.constexpr, RESIDUAL: tl.constexpr):
-    """Whether a layer adds the query, and whether its input, eq. (20)."""
+    """Returns whether a layer adds its query, and whether it adds its input, eq. (20)."""
     first = depth == 0
     adds_query = (first & (FIRST_RESIDUAL == "query")) | ((depth > 0) & (RESIDUAL == "query"))
     adds_input = (first & (FIRST_RESIDUAL == "input")) | ((depth > 0) & (RESIDUAL == "input"))
@@ -90,7 +91,7 @@ def residual_of(depth, FIRST_RESIDUAL: tl.constexpr, RESIDUAL: tl.constexpr):
 
 @triton.jit
 def normalise(x, EPS: tl.constexpr, D: tl.constexpr):
-    """LayerNorm's rows before weight and bias, and 1 / deviation. Columns from D on are zero, and stay so."""
+    """Returns LayerNorm's rows before weight and bias, and 1 / deviation. Columns from D on stay zero."""
     mean = tl.sum(x, 1) / D
     centred = tl.where((tl.arange(0, x.shape[1]) < D)[None, :], x - mean[:, None], 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + EPS)
@@ -99,7 +100,7 @@ def normalise(x, EPS: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def normalise_gradient(upstream, normalised, rstd, weight, D: tl.constexpr):
-    """LayerNorm's backward: the gradient of its argument's rows."""
+    """Returns the gradient of LayerNorm's argument, by rows."""
     scaled = upstream * weight[None, :]
     mean = tl.sum(scaled, 1) / D
     slope = tl.sum(scaled * normalised, 1) / D
@@ -109,7 +110,7 @@ def normalise_gradient(upstream, normalised, rstd, weight, D: tl.constexpr):
 
 @triton.jit
 def add_rows(base, rows, valid, x, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Adds to rows that this program alone writes; the barrier lets another thread be the next to add."""
+    """Adds to rows that only this program writes. After the barrier, another of its threads may add to them."""
     offsets, mask = tile(rows, valid, D, BLOCK_D)
     tl.store(base + offsets, tl.load(base + offsets, mask, other=0.0) + x, mask)
     tl.debug_barrier()

@@ -1,24 +1,16 @@
-"""A layer's part of the backward kernel, TAFE eq. (17)-(20); `triton_backward` has the equations."""
+"""The attention's part of the backward kernel, TAFE eq. (17)-(19); `backward` has the equations."""
 
 import triton
 import triton.language as tl
 
-from torchrec_mtl.ops.inducing_attention.triton_tiles import (
-    add_rows,
-    dot,
-    load_keys,
-    load_rows,
-    log_count,
-    normalise_gradient,
-    tile,
-)
+from torchrec_mtl.ops.inducing_attention.triton.tiles import add_rows, dot, load_keys, load_rows, log_count, tile
 
 
 @triton.jit
 def head_scores(
     query, scale, keys, key_rows, key_valid, row_valid, common, log_total, K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of P_j H^T and of the attention, from the softmax's kept log-sum."""
+    """Returns a tile of P_j H^T and of the attention, from the log-sum of the softmax that the forward kernel kept."""
     products = dot(query, tl.trans(keys), None, PRECISION)
     scores = products * scale[:, None] - log_total[:, None] + log_count(key_rows, common, K)[None, :]
     return products, tl.exp(tl.where(row_valid[:, None] & key_valid[None, :], scores, float("-inf")))
@@ -31,7 +23,7 @@ def softmax_slopes(
     HEADS: tl.constexpr, K: tl.constexpr, D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Where keys take several tiles: ``rowsum(A * (G H^T))`` over all of them, before any tile's dS can be had."""
+    """Writes ``rowsum(A * (G H^T))``, which dS needs from all tiles of keys where there are several."""
     square = tl.arange(0, BLOCK_D)
     for start in tl.range(0, num_rows, BLOCK_Q):
         rows = start + tl.arange(0, BLOCK_Q)
@@ -55,22 +47,6 @@ def softmax_slopes(
 
 
 @triton.jit
-def row_gradients(
-    gradient, rows, valid, active, point, z, hat, weight, rstd, points, d_points, d_rows, adds_query,
-    D: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Eq. (20) backwards for a tile of rows Y: writes g, the gradient of X; returns dz by way of the residual."""
-    gradient = normalise_gradient(gradient, hat, rstd, weight, D)
-    offsets, mask = tile(rows, valid, D, BLOCK_D)
-    tl.store(d_rows + offsets, gradient, mask)
-    d_z = tl.zeros([rows.shape[0]], tl.float32)
-    if adds_query:
-        d_z += tl.sum(gradient * load_rows(points, point, active, D, BLOCK_D), 1)
-        add_rows(d_points, point, active, gradient * z[:, None], D, BLOCK_D)
-    return d_z
-
-
-@triton.jit
 def attention_gradients(
     base, num_keys, num_rows, num_active, common, former_weight, former_bias, selection, order,
     folded_keys, folded_values, log_sum, slopes, d_rows, d_selection, d_y, d_inputs, d_folded_keys, d_folded_values,
@@ -79,7 +55,7 @@ def attention_gradients(
     HEADS: tl.constexpr, K: tl.constexpr, D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Eq. (17)-(19) backwards for one sample: writes dH, adds to dz and dP_j; adds to dM_j, which it returns."""
+    """Eq. (17)-(19) backwards for one sample: writes dH, adds to dz and dP_j, and returns the sum of dM_j."""
     square = tl.arange(0, BLOCK_D)
     for key_start in tl.range(0, num_keys, BLOCK_K):
         key_rows = key_start + tl.arange(0, BLOCK_K)

@@ -1,4 +1,4 @@
-"""Launches the Triton kernels: sizes, tiles and memory of the forward and the backward."""
+"""Launches the Triton kernels: sizes, tiles and memory of the forward and the backward kernel."""
 
 from typing import NamedTuple
 
@@ -7,21 +7,22 @@ import triton
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.ops.inducing_attention.triton_backward import backward_kernel
-from torchrec_mtl.ops.inducing_attention.triton_forward import forward_kernel
+from torchrec_mtl.ops.inducing_attention.triton.backward import backward_kernel
+from torchrec_mtl.ops.inducing_attention.triton.forward import forward_kernel
 
-EPS = 1e-5  # torch.nn.LayerNorm's
+EPS = 1e-5  # as in torch.nn.LayerNorm
 
 
 class Blocks(NamedTuple):
-    """Tiles of a kernel: rows of queries and of keys at a time, and warps a program."""
+    """Tiles of a kernel: rows of queries and of keys in a tile, and warps in a program."""
 
     queries: int
     keys: int
     warps: int
 
 
-# By the embedding dimension's power of two: forward, backward. By the compiler's count of registers, not by timings.
+# Forward and backward, by the embedding dimension's power of two. Chosen by the registers that the compiler counts, not
+# by timings.
 BLOCKS = {
     16: (Blocks(16, 32, 1), Blocks(16, 32, 4)),
     32: (Blocks(16, 32, 1), Blocks(16, 32, 4)),
@@ -31,7 +32,7 @@ BLOCKS = {
 
 
 class Sizes(NamedTuple):
-    """What the kernels are compiled for; the letters are `triton_tiles`'."""
+    """The sizes that the kernels are compiled for; `tiles` explains the letters."""
 
     F: int
     K: int
@@ -47,7 +48,7 @@ def sizes_of(tensors: list[Tensor]) -> Sizes:
 
 
 def _check(tensors: list[Tensor]) -> None:
-    """The kernels read memory by these shapes."""
+    """Checks the shapes by which the kernels read memory."""
     f, k, d, m, n, t = sizes_of(tensors)
     b = tensors[0].shape[0]
     layers = [(b, f, d), (b, k), (n, m, k, d), (n, m, d, d), (n, k, d), (n, d), (n, d)]
@@ -58,7 +59,7 @@ def _check(tensors: list[Tensor]) -> None:
 
 
 def block_dim(dim: int) -> int:
-    """The tiles' columns."""
+    """Returns the number of columns of a tile."""
     return max(16, triton.next_power_of_2(dim))
 
 
@@ -67,10 +68,10 @@ def _precision() -> str:
 
 
 def schedule(batch: int, processors: int, warps: int) -> tuple[int, int]:
-    """Programs, and samples in a chunk.
+    """Returns the number of programs, and of samples in a chunk.
 
-    Programs stay: as many as run at once, which is 8 warps a processor at these kernels' registers. Chunks are as large
-    as leaves the busiest program at most an eighth more samples than it has to have.
+    There are as many programs as can run at once: 8 warps a processor, given the registers that the kernels use. Chunks
+    are as large as they can be without giving the busiest program over an eighth more samples than it must have.
     """
     programs = processors * max(1, 8 // warps)
 
@@ -82,19 +83,19 @@ def schedule(batch: int, processors: int, warps: int) -> tuple[int, int]:
 
 
 def _schedule(batch: int, device: torch.device, warps: int) -> tuple[int, int]:
-    if device.type != "cuda":  # the interpreter: programs with several chunks, and a last chunk that is not full
+    if device.type != "cuda":  # the interpreter: several chunks a program, and a last chunk that is not full
         return min(2, triton.cdiv(batch, 2)), 2
     return schedule(batch, torch.cuda.get_device_properties(device).multi_processor_count, warps)
 
 
 def like_output(tensors: list[Tensor]) -> Tensor:
-    """Memory for ``T^L [B, T, D]``, or without adapters ``Y [B, K, D]``."""
+    """Allocates ``T^L [B, T, D]``, or without adapters ``Y [B, K, D]``."""
     sizes = sizes_of(tensors)
     return tensors[0].new_empty(tensors[0].shape[0], sizes.TASKS or sizes.K, sizes.D)
 
 
 def to_keep(tensors: list[Tensor], slots: int) -> list[Tensor]:
-    """Memory for what the forward writes besides its output, by slot; of points and ``X_hat`` only the rows in use."""
+    """Allocates what the forward kernel writes besides its output, by slot; it writes only the rows that it keeps."""
     _, points, dim, heads, layers, tasks = sizes_of(tensors)
     new = tensors[0].new_empty
 
@@ -108,19 +109,19 @@ def to_keep(tensors: list[Tensor], slots: int) -> list[Tensor]:
         floats(slots, layers, points),  # 1 / deviation
         floats(slots, layers, heads, points),  # log-sums
         new(slots, layers, tasks, heads, dim),  # C
-        floats(slots, layers, tasks, heads),  # its log-sums
+        floats(slots, layers, tasks, heads),  # the log-sums of C
         floats(slots, layers, tasks, dim),  # the adapters' X_hat
-        floats(slots, layers, tasks),  # and 1 / deviation
+        floats(slots, layers, tasks),  # the adapters' 1 / deviation
     ]
 
 
 def constants(
     sizes: Sizes, residuals: tuple[str, str], blocks: Blocks, samples: int, precision: str
 ) -> dict[str, object]:
-    """What both kernels are compiled for."""
+    """Returns the constants that both kernels are compiled for."""
     tiles = {"BLOCK_Q": blocks.queries, "BLOCK_K": blocks.keys, "BLOCK_D": block_dim(sizes.D)}
-    own = {"FIRST_RESIDUAL": residuals[0], "RESIDUAL": residuals[1], "SAMPLES": samples, "PRECISION": precision}
-    return {**sizes._asdict(), **tiles, **own}
+    others = {"FIRST_RESIDUAL": residuals[0], "RESIDUAL": residuals[1], "SAMPLES": samples, "PRECISION": precision}
+    return {**sizes._asdict(), **tiles, **others}
 
 
 def forward_constants(sizes: Sizes, dense: bool, keep: bool) -> dict[str, object]:
@@ -128,14 +129,14 @@ def forward_constants(sizes: Sizes, dense: bool, keep: bool) -> dict[str, object
 
 
 def backward_constants(sizes: Sizes, blocks: Blocks, gated: bool, partial: int) -> dict[str, object]:
-    """All heads' dM stays in registers where that takes at most 64 a thread; else it is added up in memory."""
+    """dM of all heads stays in registers if that takes at most 64 a thread; otherwise it is summed in memory."""
     heads = triton.next_power_of_2(sizes.HEADS)
     fits = heads * block_dim(sizes.D) ** 2 <= 64 * 32 * blocks.warps
     return {"GATED": gated, "PARTIAL": partial, "VALUES_IN_REGISTERS": fits, "BLOCK_HEADS": heads}
 
 
 def launch_forward(tensors: list[Tensor], residuals: tuple[str, str], dense: bool, keep: bool) -> list[Tensor]:
-    """The output and, if to ``keep``, what the backward needs, of contiguous tensors; one launch."""
+    """Returns the output and, with ``keep``, what the backward needs. One launch; the tensors must be contiguous."""
     _check(tensors)
     batch, sizes = tensors[0].shape[0], sizes_of(tensors)
     output = like_output(tensors)
@@ -156,7 +157,7 @@ def launch_forward(tensors: list[Tensor], residuals: tuple[str, str], dense: boo
 def launch_backward(
     upstream: Tensor, tensors: list[Tensor], kept: list[Tensor], residuals: tuple[str, str], gated: bool
 ) -> list[Tensor]:
-    """dH, dz, and the weights' gradients in float32, one after the other; one launch, and a sum over the programs."""
+    """Returns dH, dz, and all weights' gradients in one float32 tensor. One launch, and a sum over the programs."""
     inputs, selection, *weights = tensors
     batch, sizes = inputs.shape[0], sizes_of(tensors)
     d_inputs, d_selection = torch.empty_like(inputs), torch.empty_like(selection)

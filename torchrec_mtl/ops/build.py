@@ -1,4 +1,4 @@
-"""Builds the C++ kernels and says where they are: ``python -m torchrec_mtl.ops.small_attention.build``."""
+"""Builds the library of C++ kernels and prints its path: ``python -m torchrec_mtl.ops.build``."""
 
 import os
 import shutil
@@ -8,16 +8,17 @@ import tempfile
 from pathlib import Path
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.ops.small_attention import library
+from torchrec_mtl.ops import library
 
 
 def build() -> Path:
-    """Compiles the kernels, unless that is done, with the compiler ``$CXX`` (``c++``): GCC or Clang, 12 or later.
+    """Compiles the kernels, unless they are built already, with ``$CXX`` or ``c++``: GCC or Clang, 12 or later.
 
-    It takes half a minute. Processes may build at once: each compiles aside and publishes by one rename.
+    It takes half a minute. Several processes may build at once: each compiles to a file of its own and publishes it
+    by one rename.
 
     Returns:
-        The library's path. A process that has looked for it in vain before does not see it.
+        Path of the library. A process that has already looked for the library and not found it will not load it.
 
     Raises:
         InputError: if there is no compiler, or it fails.
@@ -30,13 +31,13 @@ def build() -> Path:
         raise InputError(f"there is no compiler `{compiler}`: install GCC or Clang, or name one in the variable CXX")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
-        aside = Path(folder) / target.name
+        unpublished = Path(folder) / target.name
         sources = [str(file) for file in library.SOURCES if file.suffix == ".cpp"]
-        command = [compiler, *library.flags(), *sources, "-o", str(aside)]
+        command = [compiler, *library.flags(), *sources, "-o", str(unpublished)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise InputError(f"`{' '.join(command)}` failed:\n{result.stderr}")
-        aside.replace(target)
+        unpublished.replace(target)
     return target
 
 

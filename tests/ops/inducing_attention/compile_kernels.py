@@ -16,15 +16,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torchrec_mtl.ops.inducing_attention import triton_launch
-from torchrec_mtl.ops.inducing_attention.triton_launch import BLOCKS, Sizes, block_dim
+from torchrec_mtl.ops.inducing_attention.triton import launch
+from torchrec_mtl.ops.inducing_attention.triton.launch import BLOCKS, Sizes, block_dim
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-KERNELS = {"forward": triton_launch.forward_kernel, "backward": triton_launch.backward_kernel}
+KERNELS = {"forward": launch.forward_kernel, "backward": launch.backward_kernel}
 INTEGERS = {"order", "active"}
 HALVES = {"inputs", "folded_keys", "folded_values", "folded_indicators", "adapter_values", "output", "normalised"}
 HALVES |= {"contexts", "upstream", "d_inputs", "d_adapted", "d_contexts"}
@@ -32,17 +32,17 @@ CUOBJDUMP = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia",
 
 
 def source(name: str, kind: str, sizes: Sizes) -> tuple[ASTSource, int]:
-    """A kernel with its types and constants as `triton_launch` gives them, and its warps."""
+    """A kernel with its types and constants as `launch` gives them, and its warps."""
     kernel, block_d = KERNELS[name], block_dim(sizes.D)
     blocks = BLOCKS[block_d][name == "backward"]
     residuals = ("query", "input") if sizes.TASKS else ("input", "input")
-    constants = triton_launch.constants(
+    constants = launch.constants(
         sizes, residuals, blocks, samples=8, precision="ieee" if kind == "fp32" else "tf32"
     )
     if name == "forward":
-        constants |= triton_launch.forward_constants(sizes, dense=not sizes.TASKS, keep=True)
+        constants |= launch.forward_constants(sizes, dense=not sizes.TASKS, keep=True)
     else:
-        constants |= triton_launch.backward_constants(sizes, blocks, gated=bool(sizes.TASKS), partial=12345)
+        constants |= launch.backward_constants(sizes, blocks, gated=bool(sizes.TASKS), partial=12345)
     signature: dict[str, str] = {}
     for argument in kernel.arg_names:
         if argument in constants:

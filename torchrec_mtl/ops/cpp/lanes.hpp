@@ -1,4 +1,4 @@
-// SIMD vectors whose lanes are samples, and the way of samples into lanes and back.
+// SIMD vectors whose lanes are samples; loading samples into lanes and storing them.
 
 #pragma once
 
@@ -42,7 +42,7 @@ inline void transpose(V (&square)[W]) {
   if constexpr (S > 1) transpose<S / 2>(square);
 }
 
-// Rows of memory, one a lane. Lanes that are not `present` read zeros and write nothing.
+// Rows of memory, one for each lane. The first `present` lanes are in use; the others read zeros and write nothing.
 template <class T>
 struct Rows {
   static constexpr int64_t W = kLanes<T>;
@@ -64,7 +64,7 @@ struct Rows {
     }
   }
 
-  // lanes [size] to rows [size], or added to them: one after the other, for rows may be the same
+  // lanes [size] to rows [size], or added to them; row by row, because two rows may be the same memory
   template <bool kAdd = false>
   void store(const Vector<T>* lanes, int64_t size) const {
     int64_t i = 0;
@@ -84,7 +84,7 @@ struct Rows {
   }
 };
 
-// The samples of one vector: those that follow each other, or do so in `order`.
+// The samples in one vector: consecutive samples of the batch, or of `order`.
 template <class T>
 struct Group {
   static constexpr int64_t W = kLanes<T>;

@@ -1,9 +1,9 @@
-"""The task adapters' part of the backward kernel, TAFE eq. (21)-(22); `triton_backward` has the equations."""
+"""The task adapters' part of the backward kernel, TAFE eq. (21)-(22); `backward` has the equations."""
 
 import triton
 import triton.language as tl
 
-from torchrec_mtl.ops.inducing_attention.triton_tiles import (
+from torchrec_mtl.ops.inducing_attention.triton.tiles import (
     add_rows,
     add_vector,
     dot,
@@ -41,7 +41,7 @@ def adapter_products(
     QUERIES: tl.constexpr, HEADS: tl.constexpr, LAYERS: tl.constexpr, SAMPLES: tl.constexpr, D: tl.constexpr,
     BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Eq. (21)'s product with M_ij backwards, for all samples of the program: writes dC and this program's dM_ij."""
+    """The product with M_ij, eq. (21), backwards for all samples of the program: writes dC and the program's dM_ij."""
     square, members = tl.arange(0, BLOCK_D), tl.arange(0, 16)
     for product in tl.range(0, LAYERS * QUERIES):
         value = load_rows(folded_values + product * D * D, square, square < D, D, BLOCK_D)
@@ -66,7 +66,7 @@ def indicator_gradients(
     QUERIES: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Eq. (21) backwards for a tile of one sample's rows Y: the tile's gradient with the adapters' share."""
+    """Eq. (21) backwards for a tile of one sample's rows Y: returns the gradient with the adapters' share added."""
     for start in tl.range(0, QUERIES, BLOCK_T, disable_licm=True):
         queries = start + tl.arange(0, BLOCK_T)
         known = queries < QUERIES

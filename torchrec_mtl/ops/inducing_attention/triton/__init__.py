@@ -1,4 +1,7 @@
-"""The `triton` backend as the front door sees it: whether it can run; Triton is imported only where it does."""
+"""The `triton` backend: checks whether it can run, and imports Triton only then.
+
+`operators` makes the kernels PyTorch operators, `launch` starts them; `forward` and `backward` are the kernels.
+"""
 
 import importlib.util
 import os
@@ -11,11 +14,11 @@ from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingSta
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_DIM, _MAX_POINTS = 128, 256
-_INSTALLED = importlib.util.find_spec("triton") is not None  # here, for Dynamo refuses the call in what it traces
+_INSTALLED = importlib.util.find_spec("triton") is not None  # at import, because Dynamo cannot trace the call
 
 
 def why_not(inputs: Tensor, points: Tensor) -> str | None:
-    """Why the kernels cannot take these inputs ``[B, F, D]`` and points ``[..., K, D]``; None if they can."""
+    """Returns why the kernels cannot take inputs ``[B, F, D]`` and points ``[..., K, D]``; None if they can."""
     if not _INSTALLED:
         return "Triton is not installed"
     if inputs.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -29,7 +32,7 @@ def why_not(inputs: Tensor, points: Tensor) -> str | None:
 
 
 def _check(inputs: Tensor, selection: Tensor, points: Tensor, num_heads: int) -> None:
-    """The kernels read memory by these shapes."""
+    """Checks the shapes by which the kernels read memory."""
     reason = why_not(inputs, points)
     if reason is not None:
         raise InputError(f"the backend 'triton' cannot be used: {reason}")
@@ -51,9 +54,9 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> T
     _check(inputs, selection, layer.weights.points, layer.num_heads)
     if layer.residual == "input" and inputs.shape[1] != selection.shape[1]:
         raise InputError(f"the 'input' as residual must have {selection.shape[1]} rows, not {inputs.shape[1]}")
-    from torchrec_mtl.ops.inducing_attention import triton_stack
+    from torchrec_mtl.ops.inducing_attention.triton import operators
 
-    return triton_stack.inducing_layer(inputs, selection, layer)
+    return operators.inducing_layer(inputs, selection, layer)
 
 
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
@@ -63,6 +66,6 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
         InputError: if the kernels cannot run here, or a shape does not fit.
     """
     _check(inputs, selection, stack.layers.points, stack.num_heads)
-    from torchrec_mtl.ops.inducing_attention import triton_stack
+    from torchrec_mtl.ops.inducing_attention.triton import operators
 
-    return triton_stack.inducing_stack(inputs, selection, stack)
+    return operators.inducing_stack(inputs, selection, stack)

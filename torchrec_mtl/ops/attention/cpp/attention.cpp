@@ -1,14 +1,14 @@
-// Multi-head attention between small sets, with its projections, on the CPU.
+// Multi-head attention between small sets on the CPU, projections included, BPCM eq. (2)-(3).
 //
-// Each SIMD lane holds one sample: a group of samples is transposed to [rows, columns, lanes], and from there on
-// the loops are those of one sample. So nothing is padded to the vector's width and no sum runs across lanes,
-// whatever the sizes are. The backward pass computes the attention weights anew.
+// Each SIMD lane holds one sample: a group of samples is transposed to [rows, columns, lanes], and after that the
+// loops are the same as for one sample. So whatever the sizes are, nothing is padded to the vector's width and no sum
+// runs across lanes. The backward pass recomputes the attention weights.
 //
 // N query rows, M input rows, D columns; head j has columns j * D / heads to (j + 1) * D / heads.
 
 #include <vector>
 
-#include "products.hpp"
+#include "../../cpp/products.hpp"
 
 namespace {
 
@@ -50,7 +50,7 @@ class Forward {
       for (int64_t c = 0; c < D; c += width) {
         dots(p.data(), &query[c], &key[c], D, s.M, width);
         softmax<T>(p.data(), s.M);
-        combine<false>(row + c, p.data(), 1, &value[c], D, s.M, width);  // the query has been read: it makes room
+        combine<false>(row + c, p.data(), 1, &value[c], D, s.M, width);  // in place of the query
       }
     }
     group.store(output, x.data(), s.N * D);
@@ -60,13 +60,13 @@ class Forward {
 template <class T>
 class Backward {
   using V = Vector<T>;
-  static constexpr int64_t kRows = 40;  // of the attention weights, kept at once
+  static constexpr int64_t kRows = 40;  // rows of attention weights kept at once
   const Shape s;
   const Weights<T> w;
   const int64_t rows;
   std::vector<V> x, y, upstream, key, value, d_key, d_value, query, d_query, p, d_p, d_weights;
 
-  // The block's rows of p = softmax(q k^T) and ds = p (dp - <p, dp>), dp = do v^T, and dq = ds k.
+  // For a block of rows: p = softmax(q k^T), dp = do v^T, ds = p (dp - <p, dp>) in place of dp, and dq = ds k.
   void weigh(const V* out, int64_t count, int64_t c, int64_t width) {
     for (int64_t r = 0; r < count; ++r) {
       V *p_row = &p[r * s.M], *d_row = &d_p[r * s.M], mean = {};
@@ -107,7 +107,7 @@ class Backward {
         }
       }
       add_outer(d_weight, d_query.data(), row, count, D);
-      project_back<false>(row, d_query.data(), w.query, count, D);  // the queries have been read: they make room
+      project_back<false>(row, d_query.data(), w.query, count, D);  // in place of the queries
     }
     add_outer(d_weight + D * D, d_key.data(), y.data(), s.M, D);
     add_outer(d_weight + 2 * D * D, d_value.data(), y.data(), s.M, D);
@@ -117,7 +117,7 @@ class Backward {
     group.store(d_inputs, y.data(), s.M * D);
   }
 
-  // Adds up the lanes of the weights' gradients and starts them anew.
+  // Writes the weights' gradients, summed over the lanes, and resets them.
   void take_d_weights(T* out) {
     for (V& lanes : d_weights) {
       *out = 0;
@@ -144,7 +144,7 @@ void forward(Shape s, Weights<T> w, const T* queries, const T* inputs, T* output
   }
 }
 
-// The weights' gradients are summed by part of the batch, then over the parts: the same for any number of threads.
+// Sums the weights' gradients within parts of the batch, then over the parts: the same for any number of threads.
 template <class T>
 void backward(Shape s, Weights<T> w, const T* grad, const T* queries, const T* inputs, T* d_queries, T* d_inputs,
               T* d_weights, int threads) {

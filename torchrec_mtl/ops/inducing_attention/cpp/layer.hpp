@@ -1,27 +1,27 @@
-// One layer of ASRG for a group of samples, TAFE eq. (17)-(20): R rows read N rows of inputs.
+// One layer of ASRG for a group of samples, TAFE eq. (17)-(20): R rows attend to N rows of inputs.
 
 #pragma once
 
-#include "inducing_parts.hpp"
+#include "parts.hpp"
 
 template <class T>
 class Layer {
   using V = Vector<T>;
   const Shape s;
-  const bool keep;  // what the backward pass needs
+  const bool keep;  // whether to keep what the backward pass needs
   const int64_t D, width;
-  const T scale;  // of the queries; scores are logarithms of 2's, for the exponential's sake
-  std::vector<V> key, value, point, query, p, total, context, normal, inverse;  // total: of p, inverse
+  const T scale;  // of the queries; it makes scores base-2 logarithms, as the exponential needs them
+  std::vector<V> key, value, point, query, p, total, context, normal, inverse;  // total: 1 / the sum of p
 
  public:
   std::vector<V> x;  // the inputs [N, D]
 
   Layer(const Shape& s, int64_t inputs, bool keep)
       : s(s), keep(keep), D(s.D), width(D / s.heads), scale(kLog2E / std::sqrt(T(width))), key(inputs * D),
-        value(inputs * D), point(s.K * D), query(s.K * D), p((keep ? s.K * s.heads : 1) * (inputs | 1)), total(s.K * s.heads), context(s.K * D), normal(s.K * D), inverse(s.K),
-        x(inputs * D) {}
+        value(inputs * D), point(s.K * D), query(s.K * D), p((keep ? s.K * s.heads : 1) * (inputs | 1)),
+        total(s.K * s.heads), context(s.K * D), normal(s.K * D), inverse(s.K), x(inputs * D) {}
 
-  // Writes y [R, D] for the N inputs in x, which stand for 2^log_count rows each, or for one.
+  // Writes y [R, D] for the N inputs in x, each of which stands for 2^log_count rows, or for one without log_count.
   void forward(const Block<const T>& w, const Plan<T>& plan, int64_t present, int64_t N, const V* log_count,
                int64_t residual, V* y) {
     project(key.data(), x.data(), w.key, N, D);
@@ -53,7 +53,7 @@ class Layer {
     }
   }
 
-  // Memory that the backward passes of all layers share.
+  // Memory that the backward passes of all layers share
   struct Space {
     std::vector<V> d_context, d_query, d_key, d_value, d_p, d_weight;
     Space(const Shape& s, int64_t inputs)
@@ -61,10 +61,10 @@ class Layer {
           d_weight(kLanes<T> * s.D) {}
   };
 
-  // From dy [R, D], which it makes dx [N, D], adds the gradients of the weights and of z.
+  // Turns dy [R, D] into dx [N, D] in place, and adds the gradients of the weights and of z.
   void backward(const Block<const T>& w, const Block<T>& d_w, const Plan<T>& plan, int64_t present, int64_t N,
                 int64_t residual, V* dy, V* d_z, Space& space) {
-    const int64_t R = plan.rows, stride = N | 1;  // odd: a power of two apart, rows would share a few cache lines
+    const int64_t R = plan.rows, stride = N | 1;  // odd: rows a power of two apart would share a few cache lines
     auto& [d_context, d_query, d_key, d_value, d_p, d_weight] = space;
     norm_back<T>(dy, normal.data(), inverse.data(), w, d_w, R, D);
     add_outer<T>(d_w.output, dy, D, context.data(), D, R, d_weight.data());

@@ -1,6 +1,6 @@
 """The forward kernel: all layers and task adapters of a sample in one launch, TAFE eq. (17)-(22).
 
-With the weights folded once per step (`triton_stack.fold`), P_j = I_j Wk_j^T / sqrt(d_h) and M_j = Wv_j Wo_j:
+With the weights folded once per step (in `operators`), P_j = I_j Wk_j^T / sqrt(d_h) and M_j = Wv_j Wo_j:
 
     eq. (17)-(18)  A_j = softmax(z P_j H^T + log count)                                   `attend`
     eq. (19)       X = sum_j (A_j H) M_j                                                  `layer`
@@ -8,15 +8,16 @@ With the weights folded once per step (`triton_stack.fold`), P_j = I_j Wk_j^T / 
     eq. (21)       C_ij = softmax(a_ij Y^T + log count) Y, F_i = sum_j C_ij M_ij          `adapter_contexts`, `adapters`
     eq. (22)       T_i = LayerNorm(T_i + F_i)                                             `adapters`
 
-A program takes chunks of samples. A sample's layers come one after the other; their rows pass through memory that the
-program has just written and finds in its cache. The products with M_ij have one row a sample, so a chunk does them
-together.
+A program takes chunks of samples. It computes a sample's layers one after the other; their rows pass through memory
+that the program has just written and so finds in its cache. The products with M_ij have one row a sample, so they are
+computed for a whole chunk at once.
 """
 
 import triton
 import triton.language as tl
 
-from torchrec_mtl.ops.inducing_attention.triton_tiles import (
+from torchrec_mtl.ops.inducing_attention.triton.forward_adapters import adapter_contexts, adapters
+from torchrec_mtl.ops.inducing_attention.triton.tiles import (
     attend,
     dot,
     load_keys,
@@ -30,7 +31,7 @@ from torchrec_mtl.ops.inducing_attention.triton_tiles import (
 
 @triton.jit
 def plan(selection, order, K: tl.constexpr, BLOCK_POINTS: tl.constexpr, DENSE: tl.constexpr):
-    """Writes ``order``, the selected points before the others, and returns the number of selected ones."""
+    """Writes ``order``, with the selected points before the others; returns the number of selected points."""
     points = tl.arange(0, BLOCK_POINTS)
     inside = points < K
     if DENSE:
@@ -51,7 +52,7 @@ def layer(
     EPS: tl.constexpr, HEADS: tl.constexpr, K: tl.constexpr, D: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One layer of one sample, eq. (17)-(20): writes ``X_hat``, LayerNorm's 1 / deviation, the softmaxes' log-sums."""
+    """One layer of one sample, eq. (17)-(20): writes ``X_hat``, LayerNorm's 1 / deviation and the log-sums."""
     square = tl.arange(0, BLOCK_D)
     for start in tl.range(0, num_rows, BLOCK_Q):
         rows = start + tl.arange(0, BLOCK_Q)
@@ -78,59 +79,11 @@ def layer(
 
 
 @triton.jit
-def adapter_contexts(
-    base, num_rows, num_active, weight, bias, folded_indicators, contexts, log_sum,
-    QUERIES: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """What every task's heads read from one sample's layer, eq. (21): writes ``C [T m, D]`` and the log-sums."""
-    for start in tl.range(0, QUERIES, BLOCK_T):
-        queries = start + tl.arange(0, BLOCK_T)
-        valid = queries < QUERIES
-        indicator = load_rows(folded_indicators, queries, valid, D, BLOCK_D)
-        one = tl.full([BLOCK_T], 1.0, tl.float32)
-        context, log_total = attend(
-            indicator, one, base, num_rows, num_active, weight, bias, K, D, BLOCK_K, BLOCK_D, PRECISION
-        )
-        offsets, mask = tile(queries, valid, D, BLOCK_D)
-        tl.store(contexts + offsets, context.to(contexts.dtype.element_ty), mask)
-        tl.store(log_sum + queries, log_total, valid)
-
-
-@triton.jit
-def adapters(
-    slots, samples, valid, contexts, folded_values, norm_weight, norm_bias, normalised, rstd, output,
-    EPS: tl.constexpr, LAYERS: tl.constexpr, TASKS: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr,
-    BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """The adapters of a chunk of samples, eq. (21)-(22): writes ``T^L`` and what the backward needs of each T^l."""
-    square = tl.arange(0, BLOCK_D)
-    for task in tl.range(0, TASKS):
-        state = tl.zeros([slots.shape[0], BLOCK_D], tl.float32)
-        for depth in tl.range(0, LAYERS, disable_licm=True):
-            one = depth * TASKS + task
-            for head in tl.range(0, HEADS, disable_licm=True):
-                context = load_rows(contexts, (slots * LAYERS * TASKS + one) * HEADS + head, valid, D, BLOCK_D)
-                value = load_rows(folded_values + (one * HEADS + head) * D * D, square, square < D, D, BLOCK_D)
-                state = dot(context, value, state, PRECISION)
-            state, deviation = normalise(state, EPS, D)
-            rows = slots * LAYERS * TASKS + one
-            offsets, mask = tile(rows, valid, D, BLOCK_D)
-            tl.store(normalised + offsets, state, mask)
-            tl.store(rstd + rows, deviation, valid)
-            weight = load_vector(norm_weight + one * D, True, 0.0, D, BLOCK_D)
-            bias = load_vector(norm_bias + one * D, True, 0.0, D, BLOCK_D)
-            state = state * weight[None, :] + bias[None, :]
-        offsets, mask = tile(samples * TASKS + task, valid, D, BLOCK_D)
-        tl.store(output + offsets, state.to(output.dtype.element_ty), mask)
-
-
-@triton.jit
 def expand(
     normalised, num_active, order, weight, bias, output,
     K: tl.constexpr, D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Without adapters the output is ``Y [K, D]`` itself: the common row goes to every point it stands for."""
+    """Writes the output without adapters, ``Y [K, D]``: the common row goes to every point that it stands for."""
     for start in tl.range(0, K, BLOCK_Q):
         rows = start + tl.arange(0, BLOCK_Q)
         valid = rows < K
@@ -153,7 +106,7 @@ def forward_kernel(
     adapter_norm_weight,  # [L, T, D] float32
     adapter_norm_bias,
     output,  # [B, T, D]; without adapters [B, K, D]
-    order,  # the rest is kept for the backward, by slot: [S, K] int32
+    order,  # [S, K] int32; this and what follows is kept for the backward kernel, by slot
     active,  # n [S] int32
     normalised,  # X_hat [S, L, K, D]
     rstd,  # [S, L, K] float32
@@ -168,7 +121,7 @@ def forward_kernel(
     SAMPLES: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_POINTS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A slot is a sample, or without KEEP one of a program's own, used again for its next chunk."""
+    """With KEEP a slot is a sample; without it, a program reuses its own slots for every chunk."""
     QUERIES: tl.constexpr = TASKS * HEADS
     zero = tl.full((), 0, tl.int64)
     for chunk in tl.range(tl.program_id(0), tl.cdiv(num_samples, SAMPLES), tl.num_programs(0)):

@@ -1,11 +1,11 @@
-// What the layers of the inducing-point stack and the task adapters share: shapes, weights, rows, LayerNorm.
+// Shared by the layers of the inducing-point stack and the task adapters: shapes, weights, rows, LayerNorm.
 
 #pragma once
 
 #include <cmath>
 #include <vector>
 
-#include "products.hpp"
+#include "../../cpp/products.hpp"
 
 struct Shape {
   int64_t batch, F, D, K, layers, tasks, heads, residual, gated;
@@ -13,13 +13,13 @@ struct Shape {
 constexpr double kLog2E = 1.44269504088896340736;
 enum Residual { kNone, kQuery, kInput };
 
-// One layer's weights, or their gradients; of an adapter, one task's.
+// The weights of one layer, or of one task in an adapter; or their gradients.
 template <class T>
 struct Block {
   T *queries, *key, *value, *output, *norm_weight, *norm_bias;
 };
 
-// All weights, or their gradients: six tensors of the generator, then six of the adapters, layer after layer.
+// All weights, or their gradients: six tensors of the generator, then six of the adapters, each with all layers.
 template <class T>
 struct Stack {
   static constexpr int kTensors = 12;
@@ -34,7 +34,7 @@ struct Stack {
     for (int i = 0; i < kTensors; ++i) sum += size(s, i);
     return sum;
   }
-  // the tensors one after the other, from `start`
+  // a stack whose tensors lie one after the other from `start`
   static Stack at(const Shape& s, T* start) {
     Stack stack;
     for (int i = 0; i < kTensors; start += size(s, i++)) stack.tensor[i] = start;
@@ -50,7 +50,8 @@ struct Stack {
   }
 };
 
-// The rows kept of each sample of a group: its selected points, then some of the others, which share the number of all.
+// The rows kept of each sample in a group: its selected points, then some of the others, which stand for all of the
+// others.
 template <class T>
 class Plan {
   using V = Vector<T>;
@@ -59,7 +60,7 @@ class Plan {
 
  public:
   int64_t rows = 0, active[kLanes<T>];
-  std::vector<V> z, log_count;  // of each row; the logarithm is 2's
+  std::vector<V> z, log_count;  // by row: the point's z, and the base-2 logarithm of the rows that it stands for
 
   explicit Plan(const Shape& s) : K(s.K), point(s.K * kLanes<T>), z(s.K), log_count(s.K) {}
 
@@ -72,13 +73,13 @@ class Plan {
     std::fill(z.begin(), z.end(), V{});
     int64_t most = 0;
     for (int64_t lane = 0; lane < selection.present; ++lane) {
-      const T* own = selection.row[lane];
-      int64_t next = 0, last = active[lane] = count_active(own, K);
+      const T* z_of_sample = selection.row[lane];
+      int64_t next = 0, last = active[lane] = count_active(z_of_sample, K);
       most = std::max(most, last);
       for (int64_t k = 0; k < K; ++k) {
-        const int64_t row = own[k] != 0 ? next++ : last++;
+        const int64_t row = z_of_sample[k] != 0 ? next++ : last++;
         point[row * kLanes<T> + lane] = k;
-        z[row][lane] = own[k];
+        z[row][lane] = z_of_sample[k];
       }
     }
     rows = gated ? std::min(K, most + 1) : K;
@@ -87,7 +88,7 @@ class Plan {
         log_count[row][lane] = row < active[lane] ? T(0) : std::log2(T(K - active[lane]) / T(rows - active[lane]));
   }
 
-  // of a [K, D] array, the points that the row is
+  // of a [K, D] array, the point of each sample that is kept as `row`
   template <class E>
   Rows<E> at(E* points, int64_t row, int64_t D, int64_t present) const {
     Rows<E> rows = {{}, present};
@@ -95,7 +96,7 @@ class Plan {
     return rows;
   }
 
-  // the rows' gradients of z, back to the points; nothing where z is 0 if that is gated
+  // Writes the gradients of z from rows back to points; where z is 0, and `gated`, the gradient is 0.
   void store(const Rows<T>& d_selection, const V* d_z, bool gated) const {
     for (int64_t lane = 0; lane < d_selection.present; ++lane) {
       std::fill(d_selection.row[lane], d_selection.row[lane] + K, T(0));
@@ -123,7 +124,7 @@ inline void scale_and_shift(Vector<T>* y, const Vector<T>* x, const Block<const 
   for (int64_t c = 0; c < D; ++c) y[c] = x[c] * w.norm_weight[c] + w.norm_bias[c];
 }
 
-// LayerNorm of `rows`: dy to dx in place, and the gradients of weight and bias
+// LayerNorm of `rows` backwards: dy to dx in place; adds the gradients of weight and bias
 template <class T>
 inline void norm_back(Vector<T>* d, const Vector<T>* normal, const Vector<T>* inverse, const Block<const T>& w,
                       const Block<T>& d_w, int64_t rows, int64_t D) {
@@ -170,7 +171,8 @@ inline void add_outer(T* __restrict d_weight, const Vector<T>* dy, int64_t outpu
     }
 }
 
-// Attention weights are kept as exponentials e, p = e * inverse. In place: inverse * dp to ds = p (dp - <p, dp>).
+// The softmax backwards. Attention weights are kept as exponentials e, with p = e * inverse. In place, from d =
+// inverse * dp to ds = p (dp - <p, dp>).
 template <class V>
 inline void softmax_back(V* d, const V* e, V inverse, int64_t count) {
   V mean = {};

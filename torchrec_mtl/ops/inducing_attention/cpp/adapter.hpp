@@ -1,8 +1,8 @@
-// One task's adapter of one layer for a group of samples, TAFE eq. (21)-(22): an indicator reads R rows.
+// The adapter of one task and one layer for a group of samples, TAFE eq. (21)-(22): an indicator attends to R rows.
 
 #pragma once
 
-#include "inducing_parts.hpp"
+#include "parts.hpp"
 
 template <class T>
 class Adapter {
@@ -10,18 +10,19 @@ class Adapter {
   const Shape s;
   const int64_t D, width;
   const T scale;
-  std::vector<V> query, p, total, context, value, normal;  // the query: a Wk^T of each head, scaled, the same in every lane
+  std::vector<V> query;  // a Wk^T of each head, scaled; the same in every lane
+  std::vector<V> p, total, context, value, normal;
   V inverse;
 
  public:
   Adapter(const Shape& s, const Block<const T>& w)
-      : s(s), D(s.D), width(D / s.heads), scale(kLog2E / std::sqrt(T(width))), query(s.heads * D), p(s.heads * s.K), total(s.heads),
-        context(s.heads * D), value(D), normal(D) {
+      : s(s), D(s.D), width(D / s.heads), scale(kLog2E / std::sqrt(T(width))), query(s.heads * D),
+        p(s.heads * s.K), total(s.heads), context(s.heads * D), value(D), normal(D) {
     for (int64_t i = 0; i < D; ++i)
       for (int64_t c = 0; c < D; ++c) query[i / width * D + c] += w.queries[i] * w.key[i * D + c] * scale;
   }
 
-  // T^{l-1}, or zero, to T^l, of the R rows of y, which stand for 2^log_count each.
+  // T^{l-1}, or zero, to T^l in place, from the R rows of y, each of which stands for 2^log_count rows.
   void forward(const Block<const T>& w, const V* y, int64_t R, const V* log_count, V* adapted) {
     for (int64_t head = 0; head < s.heads; ++head) {
       V *weights = &p[head * R], *read = &context[head * D];
@@ -45,7 +46,7 @@ class Adapter {
         : d_value(s.D), d_context(s.D), d_p(s.K), d_query(s.D), rows(s.D), summed(s.D) {}
   };
 
-  // From the gradient of T^l, which it makes that of T^{l-1}, adds the gradients of the weights and of y.
+  // Turns the gradient of T^l into the gradient of T^{l-1} in place, and adds the gradients of the weights and of y.
   void backward(const Block<const T>& w, const Block<T>& d_w, const V* y, int64_t R, V* d_adapted, V* dy,
                 Space& space) {
     auto& [d_value, d_context, d_p, d_query, rows, summed] = space;
@@ -53,7 +54,7 @@ class Adapter {
     add_outer<T>(d_w.output, d_adapted, D, value.data(), D, rows.data());
     project_back<false>(d_value.data(), d_adapted, w.output, 1, D);
     for (int64_t head = 0, c = 0; head < s.heads; ++head, c += width) {
-      const V *own = &query[head * D], *weights = &p[head * R];
+      const V *q = &query[head * D], *weights = &p[head * R];
       add_outer<T>(d_w.value + c * D, &d_value[c], width, &context[head * D], D, rows.data());
       combine<false>(d_context.data(), &d_value[c], 1, w.value + c * D, D, width, D);
       multiply(d_context.data(), total[head], D);
@@ -62,14 +63,14 @@ class Adapter {
       combine<false>(d_query.data(), d_p.data(), 1, y, D, R, D);
       for (int64_t r = 0; r < R; ++r) {
         const V d = d_p[r] * T(1 / kLog2E);
-        for (int64_t i = 0; i < D; ++i) dy[r * D + i] += weights[r] * d_context[i] + d * own[i];
+        for (int64_t i = 0; i < D; ++i) dy[r * D + i] += weights[r] * d_context[i] + d * q[i];
       }
       unfold(w, d_w, c, d_query.data(), summed);
     }
   }
 
  private:
-  // Adds what the gradient of a head's query, a Wk^T, makes of the indicator's and of Wk's.
+  // Adds to the gradients of the indicator and of Wk, from the gradient of a head's query, a Wk^T.
   void unfold(const Block<const T>& w, const Block<T>& d_w, int64_t first, const V* d_query, std::vector<T>& d) {
     std::fill(d.begin(), d.end(), T(0));
     add_lanes<T>(d.data(), d_query, D);

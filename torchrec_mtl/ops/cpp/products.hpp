@@ -1,4 +1,4 @@
-// What the attention is made of: two products and the softmax, each for the samples of one vector.
+// The parts of attention, each for the samples in one vector: two products, the softmax, the projections.
 
 #pragma once
 
@@ -7,9 +7,9 @@
 
 #include "lanes.hpp"
 
-constexpr int64_t kColumns = 12;  // at most so many columns are in registers at once
+constexpr int64_t kColumns = 12;  // most columns in registers at once
 
-// Calls `f` for columns [c, c + C), C a constant of the compiler's, until all are done, in parts as equal as can be.
+// Calls `f` for columns [c, c + C) until all are done, in parts as equal as possible; the compiler knows each C.
 template <class F>
 inline void for_columns(int64_t columns, F f) {
   const int64_t parts = (columns + kColumns - 1) / kColumns;
@@ -25,7 +25,8 @@ inline void for_columns(int64_t columns, F f) {
   }
 }
 
-// s[j] = sum_c q[c] k[j][c]: a vector times rows. The rows, `stride` apart, are vectors, or scalars of all samples.
+// s[j] = sum_c q[c] k[j][c]: a vector times rows that are `stride` apart. A row holds vectors, or scalars that all
+// samples share.
 template <class V, class E>
 inline void dots(V* __restrict s, const V* __restrict q, const E* __restrict k, int64_t stride, int64_t rows,
                  int64_t columns) {
@@ -43,14 +44,14 @@ inline void dots(V* __restrict s, const V* __restrict q, const E* __restrict k, 
   });
 }
 
-// o[c] (+)= sum_j p[j] v[j][c]: rows weighted and summed; the weights are `p_stride` apart, the rows `v_stride`.
+// o[c] (+)= sum_j p[j] v[j][c]: a weighted sum of rows. The weights are `p_stride` apart, the rows `v_stride`.
 template <bool kAdd, class V, class E>
 inline void combine(V* __restrict o, const V* __restrict p, int64_t p_stride, const E* __restrict v, int64_t v_stride,
                     int64_t rows, int64_t columns) {
   for_columns(columns, [=](auto width, int64_t first) {
     constexpr int C = width;
     V sum[C];
-#pragma GCC unroll 12  // else it becomes a memset, and the last one a memcpy, and `sum` leaves the registers
+#pragma GCC unroll 12  // otherwise it becomes a memset, the last loop a memcpy, and `sum` leaves the registers
     for (int c = 0; c < C; ++c) sum[c] = kAdd ? o[first + c] : V{};
     const V* weight = p;
     const E* row = v + first;
@@ -74,7 +75,7 @@ struct Format<double> {
   static constexpr int kMantissa = 52, kLowest = -1022, kTerms = 13;
 };
 
-// The coefficients of Taylor's series of 2^x.
+// The coefficients of the Taylor series of 2^x.
 template <class T>
 struct Taylor {
   T coefficient[Format<T>::kTerms + 1] = {1};
@@ -83,13 +84,13 @@ struct Taylor {
   }
 };
 
-// 2^x to an ulp or two for x <= 0; below the least normal number it is that number. NaN stays NaN.
+// 2^x to an ulp or two for x <= 0, but at least the smallest normal number. NaN stays NaN.
 template <class T>
 inline Vector<T> power_of_two(Vector<T> x) {
   using F = Format<T>;
   using Bits = typename F::Bits;
   constexpr Taylor<T> series;
-  constexpr T kRound = T(3) * (int64_t(1) << (F::kMantissa - 1));  // adding it leaves the integer in the low bits
+  constexpr T kRound = T(3) * (int64_t(1) << (F::kMantissa - 1));  // adding it puts the integer into the low bits
   const Vector<T> lowest = T(F::kLowest) + Vector<T>{};
   x = lowest > x ? lowest : x;
   const Vector<T> integer = x + kRound, fraction = x - (integer - kRound);
@@ -99,7 +100,8 @@ inline Vector<T> power_of_two(Vector<T> x) {
   return (Vector<T>)((Bits)sum + ((Bits)integer << F::kMantissa));
 }
 
-// s to 2^(s - highest), where the scores' unit is the logarithm's, `unit` times 2's; returns 1 / their sum.
+// Scores s to exponentials, s to 2^(unit (s - highest)); returns 1 / their sum. `unit` is 1 for scores that are base-2
+// logarithms and log2(e) for natural ones.
 template <class T>
 inline Vector<T> exponentials(Vector<T>* s, int64_t count, T unit) {
   Vector<T> highest = s[0], total = {};

@@ -1,56 +1,26 @@
 """The backward kernel: the gradients of a whole stack in one launch.
 
-The forward kept X_hat, 1 / deviation and the softmaxes' log-sums; scores and attention are computed again. With A the
-attention, g the gradient of X (`triton_forward` has the equations) and per head G = g M_j^T:
+The forward kernel keeps X_hat, 1 / deviation and the softmaxes' log-sums; this one recomputes scores and attention.
+With A the attention, g the gradient of X (`forward` has the equations) and G = g M_j^T for each head:
 
     dM_j += (A H)^T g
     dS    = A * (G H^T - rowsum(A * (G H^T)))           for scores S = z P_j H^T + log count
     dz   += rowsum(dS * (P_j H^T)),  dP_j += z dS^T H,  dH += A^T G + (z dS)^T P_j
 
-The adapters' gradients have the same form with z = 1. A program owns chunks of samples, as in the forward. It goes
-through the adapters first (`adapter_gradients`, `adapter_products`), then through the layers, the last one first, each
-for all its samples: so dM of one layer can stay in registers. No two programs write one address. Weight gradients
-go to the program's own part and are summed after the kernel: the same bits every time.
+The adapters' gradients have the same form with z = 1. A program owns chunks of samples, as in the forward kernel. It
+computes the adapters first (`adapter_gradients`, `adapter_products`), then the layers from last to first, each layer
+for all its samples, so that dM of one layer can stay in registers. No two programs write to the same address. Every
+program writes its weight gradients to a part of its own, and the parts are summed after the kernel, so results have
+the same bits every time.
 """
 
 import triton
 import triton.language as tl
 
-from torchrec_mtl.ops.inducing_attention.triton_backward_adapters import (
-    adapter_gradients,
-    adapter_products,
-    indicator_gradients,
-)
-from torchrec_mtl.ops.inducing_attention.triton_backward_layer import (
-    attention_gradients,
-    row_gradients,
-    softmax_slopes,
-)
-from torchrec_mtl.ops.inducing_attention.triton_tiles import (
-    add_vector,
-    load_rows,
-    load_vector,
-    residual_of,
-    tile,
-)
-
-
-@triton.jit
-def collapse(
-    upstream, order, num_rows, num_active, d_y,
-    K: tl.constexpr, D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Without adapters: dY of the kept rows; the common row's is the sum over the points that it stands for."""
-    common = tl.zeros([BLOCK_D], tl.float32)
-    for start in tl.range(0, K, BLOCK_Q):
-        rows = start + tl.arange(0, BLOCK_Q)
-        point = tl.load(order + rows, rows < K, other=0)
-        gradient = load_rows(upstream, point, rows < K, D, BLOCK_D).to(tl.float32)
-        offsets, mask = tile(rows, rows < num_active, D, BLOCK_D)
-        tl.store(d_y + offsets, gradient, mask)
-        common += tl.sum(tl.where((rows >= num_active)[:, None], gradient, 0.0), 0)
-    columns = tl.arange(0, BLOCK_D)
-    tl.store(d_y + num_active * D + columns, common, (columns < D) & (num_active < num_rows))
+from torchrec_mtl.ops.inducing_attention.triton.backward_adapters import adapter_gradients, adapter_products
+from torchrec_mtl.ops.inducing_attention.triton.backward_attention import attention_gradients, softmax_slopes
+from torchrec_mtl.ops.inducing_attention.triton.backward_rows import collapse, layer_rows
+from torchrec_mtl.ops.inducing_attention.triton.tiles import add_vector, load_vector, residual_of
 
 
 @triton.jit
@@ -58,46 +28,6 @@ def clear(base, count, BLOCK: tl.constexpr):
     for start in tl.range(0, count, BLOCK):
         places = start + tl.arange(0, BLOCK)
         tl.store(base + places, tl.zeros([BLOCK], tl.float32), places < count)
-
-
-@triton.jit
-def layer_rows(
-    depth, hat_base, rstd, num_rows, num_active, weight, bias, selection, order, points,
-    folded_indicators, contexts, d_contexts, context_log_sum, d_y, d_rows, d_selection, d_indicators, d_points,
-    d_weight, d_bias, adds_query,
-    GATED: tl.constexpr, LAST: tl.constexpr, TASKS: tl.constexpr, HEADS: tl.constexpr,
-    K: tl.constexpr, D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """From dY by the next layer and the adapters to g, tile by tile; adds to LayerNorm's gradients, returned."""
-    for start in tl.range(0, num_rows, BLOCK_Q, disable_licm=True):
-        rows = start + tl.arange(0, BLOCK_Q)
-        valid, active = rows < num_rows, rows < num_active
-        point = tl.load(order + rows, active, other=0)
-        z = tl.load(selection + point, active, other=0.0)
-        stored = load_rows(hat_base, rows, valid, D, BLOCK_D)
-        hat = stored.to(tl.float32)
-        if (depth < LAST) | (TASKS == 0):
-            gradient = load_rows(d_y, rows, valid, D, BLOCK_D)
-        else:
-            gradient = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
-        if TASKS > 0:
-            y = (hat * weight[None, :] + bias[None, :]).to(stored.dtype)
-            gradient = indicator_gradients(
-                y, rows, valid, num_active, gradient, folded_indicators, contexts, d_contexts, context_log_sum,
-                d_indicators, TASKS * HEADS, K, D, 16, BLOCK_D, PRECISION,
-            )  # fmt: skip
-        d_weight += tl.sum(gradient * hat, 0)
-        d_bias += tl.sum(gradient, 0)
-        deviation = tl.load(rstd + rows, valid, other=0.0)
-        d_z = row_gradients(
-            gradient, rows, valid, active, point, z, hat, weight, deviation, points, d_points, d_rows,
-            adds_query, D, BLOCK_D,
-        )  # fmt: skip
-        if adds_query:
-            if GATED:
-                active = active & (z != 0)
-            tl.store(d_selection + point, tl.load(d_selection + point, active, other=0.0) + d_z, active)
-    return d_weight, d_bias
 
 
 @triton.jit
@@ -112,7 +42,7 @@ def layer_gradients(
     SAMPLES: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_HEADS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One layer of all the program's samples; pointers to weights and their gradients are already the layer's."""
+    """One layer for all the program's samples; pointers to weights and their gradients already point to this layer."""
     QUERIES: tl.constexpr = TASKS * HEADS
     zero, square = tl.full((), 0, tl.int64), tl.arange(0, BLOCK_D)
     adds_query, adds_input = residual_of(depth, FIRST_RESIDUAL, RESIDUAL)
@@ -175,10 +105,10 @@ def backward_kernel(
     upstream,  # [B, T, D]; without adapters [B, K, D]
     inputs, selection, folded_keys, folded_values, points, norm_weight, norm_bias,  # as in the forward
     folded_indicators, adapter_values, adapter_norm_weight,
-    order, active, normalised, rstd, log_sum, contexts, context_log_sum, adapter_normalised, adapter_rstd,  # kept
+    order, active, normalised, rstd, log_sum, contexts, context_log_sum, adapter_normalised, adapter_rstd,  # as kept
     d_inputs,  # [B, F, D]
     d_selection,  # [B, K] float32
-    d_folded_keys,  # the program's parts of the weight gradients, float32, PARTIAL apart: [L, m, K, D]
+    d_folded_keys,  # [L, m, K, D]; from here on the programs' parts of the weight gradients, float32, PARTIAL apart
     d_folded_values,  # [L, m, D, D]
     d_points,  # [L, K, D]
     d_norm_weight,  # [L, D]
@@ -187,7 +117,7 @@ def backward_kernel(
     d_adapter_values,  # [L, T, m, D, D]
     d_adapter_norm_weight,  # [L, T, D]
     d_adapter_norm_bias,
-    d_adapted,  # working space: dF [B, L, T, D]
+    d_adapted,  # dF [B, L, T, D]; this and what follows is working space
     d_contexts,  # dC [B, L, T, m, D]
     d_y,  # dY [B, K, D] float32
     d_rows,  # g [programs, K, D] float32
@@ -203,7 +133,7 @@ def backward_kernel(
     program, zero = tl.program_id(0), tl.full((), 0, tl.int64)
     part = (zero + program) * PARTIAL
     num_chunks = tl.cdiv(num_samples, SAMPLES)
-    clear(d_folded_keys + part, PARTIAL, 1024)  # the parts lie one after the other, dP first
+    clear(d_folded_keys + part, PARTIAL, 1024)  # a program's gradients are contiguous, dP first
     own_d_rows, own_slopes = d_rows + (zero + program) * K * D, slopes + (zero + program) * HEADS * K
     tl.debug_barrier()
     if TASKS > 0:

@@ -1,6 +1,6 @@
-"""By a C++ kernel on the CPU, float32 and float64: each SIMD lane holds one sample, without its rows that are alike.
+"""A C++ kernel for the CPU, float32 and float64: each SIMD lane holds one sample; identical rows are computed once.
 
-The kernel is optional: ``python -m torchrec_mtl.ops.small_attention.build`` builds it, with that of attention.
+The kernel is optional: ``python -m torchrec_mtl.ops.build`` builds it.
 """
 
 import ctypes
@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops import library
 from torchrec_mtl.ops.inducing_attention.stack import InducingStack
-from torchrec_mtl.ops.small_attention import library, why_not
 
-__all__ = ["inducing_stack", "why_not"]
-
-_RESIDUALS = ("none", "query", "input")  # as the kernel numbers them
+_KERNEL = "inducing-attention"
+_RESIDUALS = ("none", "query", "input")  # in the kernel's numbering
 
 
 def _check(inputs: Tensor, selection: Tensor, weights: list[Tensor], num_heads: int) -> None:
-    """The kernel reads memory by these shapes."""
+    """Checks the shapes by which the kernel reads memory."""
     points, indicators = weights[0], weights[6]
     if points.ndim != 3 or indicators.ndim != 3 or not (points.numel() and indicators.numel()):
         shapes = [list(x.shape) for x in (points, indicators)]
@@ -38,23 +37,21 @@ def _check(inputs: Tensor, selection: Tensor, weights: list[Tensor], num_heads: 
 
 
 def _call(function: str, read: list[Tensor], num_heads: int, residual: str, gated: bool, written: list[Tensor]) -> None:
-    kernel = library.load()
-    assert kernel is not None  # `_require` has asked
     inputs, _, *weights = read = [x.contiguous() for x in read]
     batch, num_fields, dim = inputs.shape
     sizes = (batch, num_fields, dim, weights[0].shape[1], len(weights[0]), weights[6].shape[1], num_heads)
     shape = (ctypes.c_int64 * 9)(*sizes, _RESIDUALS.index(residual), gated)
     addresses = (ctypes.c_void_p * len(read))(*(x.data_ptr() for x in read))
     arguments = [ctypes.c_void_p(x.data_ptr()) for x in written]
-    kind = "float" if inputs.dtype == torch.float32 else "double"
-    getattr(kernel, f"inducing_{function}_{kind}")(shape, addresses, *arguments, ctypes.c_int(torch.get_num_threads()))
+    kernel = library.function(f"inducing_{function}", inputs.dtype)
+    kernel(shape, addresses, *arguments, ctypes.c_int(torch.get_num_threads()))
 
 
 @torch.library.custom_op("torchrec_mtl::inducing_stack_cpp", mutates_args=(), device_types="cpu")
 def _forward(
     inputs: Tensor, selection: Tensor, weights: list[Tensor], num_heads: int, residual: str, gated: bool
 ) -> Tensor:
-    _require(inputs, selection, *weights)
+    library.require(_KERNEL, inputs, selection, *weights)  # a saved program may run where there is no library
     _check(inputs, selection, weights, num_heads)
     output = inputs.new_empty(len(inputs), *weights[6].shape[1:])
     _call("forward", [inputs, selection, *weights], num_heads, residual, gated, [output])
@@ -76,8 +73,8 @@ def _backward(
     residual: str,
     gated: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _require(inputs, selection, *weights, upstream)
-    written = _gradients(inputs, selection, weights)
+    library.require(_KERNEL, inputs, selection, *weights, upstream)
+    written = _empty_gradients(inputs, selection, weights)
     read = [inputs, selection, *weights]
     _call("backward", read, num_heads, residual, gated, [upstream.contiguous(), *written])
     return written
@@ -93,11 +90,11 @@ def _(
     residual: str,
     gated: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _gradients(inputs, selection, weights)
+    return _empty_gradients(inputs, selection, weights)
 
 
-def _gradients(inputs: Tensor, selection: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty, the weights' one after the other."""
+def _empty_gradients(inputs: Tensor, selection: Tensor, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for the gradients of the inputs, of the selection, and of all weights one after the other."""
     flat = inputs.new_empty(sum(x.numel() for x in weights))
     return inputs.new_empty(inputs.shape), selection.new_empty(selection.shape), flat
 
@@ -107,7 +104,7 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(fields, selection, *weights)
 
 
-def _differentiate(ctx, upstream):  # type: ignore[no-untyped-def]
+def _gradients(ctx, upstream):  # type: ignore[no-untyped-def]
     inputs, selection, *weights = ctx.saved_tensors
     d_inputs, d_selection, flat = _backward(inputs, selection, weights, upstream, *ctx.arguments)
     sizes = [x.numel() for x in weights]
@@ -115,25 +112,19 @@ def _differentiate(ctx, upstream):  # type: ignore[no-untyped-def]
     return d_inputs, d_selection, d_weights, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
-
-
-def _require(*tensors: Tensor) -> None:
-    reason = why_not(*tensors)
-    if reason is not None:
-        raise InputError(f"the inducing-attention kernel cannot be used: {reason}")
+_forward.register_autograd(_gradients, setup_context=_save)
 
 
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22); shapes as in the front door. It can be differentiated once.
 
-    The same bits for any number of threads (`torch.set_num_threads`). Under autocast, too, it computes in the type
-    of its arguments.
+    The result has the same bits for any number of threads (`torch.set_num_threads`). Even under autocast it computes in
+    the type of its arguments.
 
     Raises:
         InputError: if the tensors are not on the CPU, or not all float32 or all float64; if the kernel is not built;
             or if a shape does not fit.
     """
     weights = [*stack.layers, *stack.adapters]
-    _require(inputs, selection, *weights)
+    library.require(_KERNEL, inputs, selection, *weights)
     return _forward(inputs, selection, weights, stack.num_heads, stack.residual, stack.z_grad == "gated")

@@ -1,8 +1,7 @@
-"""TAFE's layers and task adapters as two CUDA kernels, one forward and one backward: the `triton` backend.
+"""TAFE's layers and task adapters as two PyTorch operators, one for each kernel: `forward` and `backward`.
 
-The kernels are `triton_forward` and `triton_backward`. This file folds the weights and makes both kernels known to
-autograd, `torch.compile` and `torch.export`. It has not yet run on a GPU: the tests run the kernels in Triton's
-interpreter and compile them for sm_80, sm_90 and gfx942.
+This file folds the weights and registers the kernels with autograd, `torch.compile` and `torch.export`. The kernels
+have not yet run on a GPU: the tests run them in Triton's interpreter and compile them for sm_80, sm_90 and gfx942.
 """
 
 from typing import Any
@@ -11,17 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack
-from torchrec_mtl.ops.inducing_attention.triton_launch import launch_backward, launch_forward, like_output, to_keep
-from torchrec_mtl.ops.inducing_attention.weights import GeneratorWeights
+from torchrec_mtl.ops.inducing_attention.stack import GeneratorWeights, InducingLayer, InducingStack
+from torchrec_mtl.ops.inducing_attention.triton.launch import launch_backward, launch_forward, like_output, to_keep
 
-# `tensors` are H, z, P, M, I, LayerNorm's weight and bias, then the adapters' a, M, weight and bias; shapes in
-# `triton_forward.forward_kernel`. `first` is the first layer's residual.
+# `tensors` are H, z, P, M, I, LayerNorm's weight and bias, then the adapters' a, M, weight and bias; `forward_kernel`
+# gives the shapes. `first` is the first layer's residual.
 
 
 @torch.library.custom_op("torchrec_mtl::inducing_stack", mutates_args=())
 def forward(tensors: list[Tensor], first: str, residual: str, dense: bool, gated: bool, keep: bool) -> list[Tensor]:
-    """The output and, if to ``keep``, what the backward needs."""
+    """Returns the output and, with ``keep``, what the backward needs."""
     return launch_forward([x.contiguous() for x in tensors], (first, residual), dense, keep)
 
 
@@ -34,7 +32,7 @@ def _(tensors: list[Tensor], first: str, residual: str, dense: bool, gated: bool
 def backward(
     upstream: Tensor, tensors: list[Tensor], kept: list[Tensor], first: str, residual: str, gated: bool
 ) -> list[Tensor]:
-    """dH, dz, and the gradients of the other ``tensors`` in float32, one after the other."""
+    """Returns dH, dz, and the gradients of the other ``tensors`` in one float32 tensor."""
     tensors = [x.contiguous() for x in tensors]
     return launch_backward(upstream.contiguous(), tensors, kept, (first, residual), gated)
 
@@ -58,7 +56,7 @@ def _save(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
 def _gradients(ctx: Any, upstream: list[Tensor | None]) -> Any:
     if upstream[0] is None:
         return (None,) * 6
-    saved = list(ctx.saved_tensors)  # once: a checkpoint gives them a single time
+    saved = list(ctx.saved_tensors)  # read once: under a checkpoint they can be read only once
     tensors, kept = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
     d_inputs, d_selection, flat = backward(upstream[0], tensors, kept, *ctx.residuals, ctx.gated)
     weights = tensors[2:]
@@ -71,10 +69,10 @@ forward.register_autograd(_gradients, setup_context=_save)
 
 
 def _fold(queries: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, num_heads: int, scale: float | None) -> list[Tensor]:
-    """Products of weights alone, in float32, once per step: ``P_j = q_j Wk_j^T`` times the scale, ``M_j = Wv_j Wo_j``.
+    """Multiplies weights with weights, in float32, once per step: ``P_j = scale q_j Wk_j^T`` and ``M_j = Wv_j Wo_j``.
 
-    ``queries [..., N, D]``, weights ``[..., D, D]``, to ``[..., m, N, D]`` and ``[..., m, D, D]``.
-    Letters: j head, h its column, n query, d and e embedding.
+    ``queries [..., N, D]`` and weights ``[..., D, D]`` to ``[..., m, N, D]`` and ``[..., m, D, D]``.
+    Letters in the einsums: j head, h column of a head, n query, d and e embedding.
     """
     queries, wk, wv, wo = (x.float() for x in (queries, wk, wv, wo))
     heads = queries.unflatten(-1, (num_heads, -1))
@@ -112,17 +110,17 @@ def _run(
 def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Tensor:
     """Eq. (17)-(20); shapes as in the front door.
 
-    With the input as residual, points that are not selected have rows of their own: then nothing is left out.
+    With the input as residual, the rows of points at 0 differ from each other, so all rows are computed.
     """
     dim, dtype, heads = inputs.shape[-1], _compute_dtype(inputs), layer.num_heads
-    none = [
+    no_adapters = [
         inputs.new_empty(1, 0, heads, dim, dtype=dtype),
         inputs.new_empty(1, 0, heads, dim, dim, dtype=dtype),
         *(inputs.new_empty(1, 0, dim, dtype=torch.float32) for _ in range(2)),
     ]
     weights = GeneratorWeights(*(x.unsqueeze(0) for x in layer.weights))
     residuals, dense = (layer.residual, layer.residual), layer.residual == "input"
-    return _run(inputs, selection, weights, none, heads, layer.scale, residuals, dense, layer.z_grad)
+    return _run(inputs, selection, weights, no_adapters, heads, layer.scale, residuals, dense, layer.z_grad)
 
 
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
@@ -131,13 +129,13 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
     dtype, heads = _compute_dtype(inputs), stack.num_heads
     with torch.autocast(inputs.device.type, enabled=False):
         keys, values = _fold(indicators.unsqueeze(-2), wk, wv, wo, heads, None)
-        own = [keys.squeeze(-2).to(dtype), values.to(dtype), norm_weight.float(), norm_bias.float()]
-    return _run(inputs, selection, stack.layers, own, heads, None, stack.residuals, False, stack.z_grad)
+        folded = [keys.squeeze(-2).to(dtype), values.to(dtype), norm_weight.float(), norm_bias.float()]
+    return _run(inputs, selection, stack.layers, folded, heads, None, stack.residuals, False, stack.z_grad)
 
 
 @register_flop_formula([torch.ops.torchrec_mtl.inducing_stack, torch.ops.torchrec_mtl.inducing_stack_backward])
 def _flops(*shapes: Any, **_: Any) -> int:
-    """Of the dense stack, what is computed again in the backward included; a selection with zeros needs fewer."""
+    """Counts the dense stack, recomputation in the backward included; a selection with zeros takes fewer."""
     backward = not isinstance(shapes[0][0], (tuple, list, torch.Size))
     tensors = shapes[1] if backward else shapes[0]
     batch, fields, dim = tensors[0]
