@@ -1,7 +1,8 @@
-"""Compiles the Triton kernels for GPUs that need not be here, and prints what they take, a JSON object a line.
+"""Compiles the Triton kernels, without a GPU, and prints what each takes as one JSON object per line.
 
-``python -m tests.ops.compile_kernels CASE ...`` with cases such as ``backward/sm_90/bf16/26,64,32,2,4,2`` (the numbers
-are F, K, D, m, L, T; float32 is ``fp32`` in full precision, or ``tf32``). Without tasks it is one layer, all rows kept.
+``python -m tests.ops.inducing_attention.compile_kernels CASE ...`` with cases such as
+``backward/sm_90/bf16/26,64,32,2,4,2``. The numbers are F, K, D, m, L, T; float32 is ``fp32`` in full precision, or
+``tf32``. A case without tasks is one layer with all rows kept.
 """
 
 import json
@@ -32,13 +33,11 @@ CUOBJDUMP = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia",
 
 
 def source(name: str, kind: str, sizes: Sizes) -> tuple[ASTSource, int]:
-    """A kernel with its types and constants as `launch` gives them, and its warps."""
+    """Returns a kernel with its types and constants as `launch` sets them, and its warps."""
     kernel, block_d = KERNELS[name], block_dim(sizes.D)
     blocks = BLOCKS[block_d][name == "backward"]
     residuals = ("query", "input") if sizes.TASKS else ("input", "input")
-    constants = launch.constants(
-        sizes, residuals, blocks, samples=8, precision="ieee" if kind == "fp32" else "tf32"
-    )
+    constants = launch.constants(sizes, residuals, blocks, samples=8, precision="ieee" if kind == "fp32" else "tf32")
     if name == "forward":
         constants |= launch.forward_constants(sizes, dense=not sizes.TASKS, keep=True)
     else:
@@ -64,7 +63,7 @@ def dumped(cubin: bytes, option: str) -> str:
 
 
 def innermost_spills(sass: str) -> int:
-    """Spilled registers' loads and stores in the loops that nothing is nested in deeper."""
+    """Counts the loads and stores of spilled registers in the innermost loops."""
     code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
     jumps = [(at, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for at, text in code]
     loops = {(int(jump[1], 16), at) for at, jump in jumps if jump and int(jump[1], 16) < at}

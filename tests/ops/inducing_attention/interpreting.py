@@ -1,4 +1,4 @@
-"""Triton's interpreter, made quicker for tests."""
+"""Makes Triton's interpreter faster for tests."""
 
 from typing import Any
 
@@ -7,9 +7,12 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 
-def spare_patching(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each call of a function inside a kernel the interpreter looks through Triton's language for what it has to
-    replace, and has replaced before. This asks one name of it first, and takes half the time."""
+def patch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halves the interpreter's time.
+
+    At every call of a function inside a kernel, the interpreter searches Triton's language for what it must replace,
+    although it has replaced it before. This checks one name first, and skips the search if that is replaced already.
+    """
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         languages = [x for x in (tl, tl.core) if any(x is value for value in self.fn.__globals__.values())]

@@ -1,16 +1,18 @@
-"""Stacks of TAFE's layers and adapters for tests: weights, masks of every kind, outputs and gradients."""
+"""Stacks of TAFE's layers and adapters for tests: weights, selections of every kind, outputs and gradients."""
 # ruff: noqa: N806  (the shapes' letters)
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from torchrec_mtl import ops
+from torchrec_mtl.ops import AdapterWeights, GeneratorWeights, InducingLayer, InducingStack
 from torchrec_mtl.ops.inducing_attention import reference
-from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
 
+BACKENDS = ["sdpa", "compact", "cpp"]  # of the CPU, besides the reference
 NUM_GENERATOR = len(GeneratorWeights._fields)
 
 
@@ -26,8 +28,20 @@ class Shape(NamedTuple):
     T: int = 2
 
 
+SMALL = Shape(B=9, F=5, K=8, D=6, m=2)
+SHAPES = [
+    Shape(B=4, F=1, K=1, D=8, m=1),
+    Shape(B=3, F=20, K=5, D=33, m=3, L=3, T=1),
+    Shape(B=9, F=20, K=64, D=18, m=2, L=4),
+    Shape(B=5, F=63, K=5, D=18, m=1, L=1, T=4),
+    Shape(B=2, F=1000, K=5, D=8, m=2),
+    Shape(B=17, F=3, K=8, D=6, m=3, T=3),
+    Shape(B=0, F=5, K=4, D=6, m=2),
+]
+
+
 def selections(batch: int, points: int, active: float, generator: torch.Generator) -> Tensor:
-    """Random ones; after the first sample one with all points at 0, one with all at 1, one with a single point."""
+    """Random selections; the second sample selects no point, the third all with 1, the fourth a single one."""
     z = torch.rand(batch, points, generator=generator, dtype=torch.float64) + 0.1
     z = z * (torch.rand(batch, points, generator=generator) < active)
     for sample, value in zip(range(1, batch), (0.0, 1.0, 0.0), strict=False):
@@ -38,7 +52,7 @@ def selections(batch: int, points: int, active: float, generator: torch.Generato
 
 
 def tensors(shape: Shape, active: float = 0.4, seed: int = 0) -> list[Tensor]:
-    """float64: inputs, selection, the layers' weights, the adapters' weights."""
+    """Inputs, selection, weights of the layers and weights of the adapters, in float64."""
     generator = torch.Generator().manual_seed(seed)
     B, F, K, D, _, L, T = shape
 
@@ -56,8 +70,13 @@ def tensors(shape: Shape, active: float = 0.4, seed: int = 0) -> list[Tensor]:
     return [*inputs, *layers, normal(L, T, D), *square(L, T), *norm(L, T)]
 
 
+def small_tensors(batch: int = SMALL.B, active: float = 0.4, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """`tensors` of the shape `SMALL`, or of another batch."""
+    return [x.to(dtype) for x in tensors(SMALL._replace(B=batch), active)]
+
+
 def stack(function: Callable[..., Tensor], heads: int, residual: str, z_grad: str) -> Callable[..., Tensor]:
-    """A stack's function of a flat list of tensors."""
+    """Makes ``function`` of a stack a function of a flat list of tensors."""
 
     def run(inputs: Tensor, selection: Tensor, *weights: Tensor) -> Tensor:
         layers, adapters = GeneratorWeights(*weights[:NUM_GENERATOR]), AdapterWeights(*weights[NUM_GENERATOR:])
@@ -66,8 +85,15 @@ def stack(function: Callable[..., Tensor], heads: int, residual: str, z_grad: st
     return run
 
 
+def on_backend(
+    backend: str, heads: int = SMALL.m, residual: str = "input", z_grad: str = "gated"
+) -> Callable[..., Tensor]:
+    """`ops.inducing_stack` as a function of a flat list of tensors."""
+    return stack(partial(ops.inducing_stack, backend=backend), heads, residual, z_grad)
+
+
 def reference_layer(heads: int, residual: str, scale: float | None, z_grad: str) -> Callable[..., Tensor]:
-    """One layer's definition, of a flat list of tensors."""
+    """The definition of one layer, as a function of a flat list of tensors."""
 
     def run(inputs: Tensor, selection: Tensor, *weights: Tensor) -> Tensor:
         layer = InducingLayer(GeneratorWeights(*weights), heads, residual, scale, z_grad)
@@ -76,8 +102,10 @@ def reference_layer(heads: int, residual: str, scale: float | None, z_grad: str)
     return run
 
 
-def results(function: Callable[..., Tensor], arguments: list[Tensor], dtype: torch.dtype, device: str) -> list[Tensor]:
-    """The output and every gradient, for a random upstream gradient that is the same for all functions; in float64."""
+def results(
+    function: Callable[..., Tensor], arguments: list[Tensor], dtype: torch.dtype = torch.float64, device: str = "cpu"
+) -> list[Tensor]:
+    """The output and every gradient, as float64, for a random upstream gradient that is the same for all functions."""
     leaves = [x.to(device, dtype).requires_grad_() for x in arguments]
     output = function(*leaves)
     generator = torch.Generator().manual_seed(1)
@@ -86,6 +114,24 @@ def results(function: Callable[..., Tensor], arguments: list[Tensor], dtype: tor
     return [x.detach().to("cpu", torch.float64) for x in (output, *gradients)]
 
 
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """Checks float64 results, with a tolerance relative to the largest number."""
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11 * max(largest, 1.0))
+
+
 def error(actual: Tensor, expected: Tensor) -> float:
-    """Relative, in the Euclidean norm; absolute where less than 1 is expected, as a gradient may be 0."""
+    """Relative error in the Euclidean norm; absolute where the norm is below 1, because a gradient may be 0."""
     return float((actual - expected).norm() / expected.norm().clamp_min(1.0))
+
+
+class StackModule(torch.nn.Module):
+    """A stack of the shape `SMALL` on a backend."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.run = on_backend(backend)
+        self.weights = torch.nn.ParameterList(small_tensors()[2:])
+
+    def forward(self, inputs: Tensor, selection: Tensor) -> Tensor:
+        return self.run(inputs, selection, *self.weights)

@@ -1,4 +1,4 @@
-"""The Triton kernels against the definition in float64: by Triton's interpreter, or on a GPU where there is one."""
+"""The Triton kernels against the definition in float64: in Triton's interpreter, or on a GPU if there is one."""
 
 from collections.abc import Callable
 
@@ -6,21 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops import stacks
-from tests.ops.stacks import Shape
+from tests.ops.inducing_attention import stacks
+from tests.ops.inducing_attention.stacks import Shape
 from torchrec_mtl import ops
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.models.tafe import TAFEArch
-from torchrec_mtl.ops.inducing_attention import reference, triton_backend
-from torchrec_mtl.ops.inducing_attention.stack import InducingLayer
-from torchrec_mtl.ops.inducing_attention.weights import GeneratorWeights
+from torchrec_mtl.ops import GeneratorWeights, InducingLayer
+from torchrec_mtl.ops.inducing_attention import reference, triton
 
 pytest.importorskip("triton")
 
-from tests.ops import interpreting
+from tests.ops.inducing_attention import interpreting
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = [  # one tile and several, of fields, points, queries of the adapters; odd sizes; a chunk that is not full
+SHAPES = [  # one and several tiles of fields, points and adapters' queries; odd sizes; a chunk that is not full
     Shape(B=6, F=7, K=6, D=18, m=2, T=3),
     Shape(B=3, F=3, K=37, D=9, m=1, T=1),
     Shape(B=2, F=35, K=5, D=8, m=8, L=1, T=3),
@@ -30,8 +29,8 @@ SHAPES = [  # one tile and several, of fields, points, queries of the adapters; 
 
 @pytest.fixture(autouse=True)
 def quick_interpreter_and_poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that nobody has written is NaN, or an index far out."""
-    interpreting.spare_patching(monkeypatch)
+    """Uninitialised memory is NaN, or an index far out of range."""
+    interpreting.patch_once(monkeypatch)
     new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
 
     def poison(x: Tensor) -> Tensor:
@@ -48,7 +47,7 @@ def check(
     dtype: torch.dtype = torch.float32,
     tolerance: float = 3e-6,
 ) -> None:
-    """The output and every gradient are as near to float64 as the definition's in the same precision, twice."""
+    """The errors of the output and every gradient are at most twice those of the definition in the same precision."""
     expected = stacks.results(definition, arguments, torch.float64, DEVICE)
     eager = stacks.results(definition, arguments, dtype, DEVICE)
     for one, other, exact in zip(stacks.results(run, arguments, dtype, DEVICE), eager, expected, strict=True):
@@ -57,13 +56,13 @@ def check(
 
 def check_stack(shape: Shape, residual: str = "input", z_grad: str = "gated", active: float = 0.4) -> None:
     arguments = stacks.tensors(shape, active)
-    run = stacks.stack(triton_backend.inducing_stack, shape.m, residual, z_grad)
+    run = stacks.stack(triton.inducing_stack, shape.m, residual, z_grad)
     definition = stacks.stack(reference.inducing_stack, shape.m, residual, z_grad)
     check(run, definition, arguments)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_stack_is_the_definition_and_so_are_its_gradients(shape: Shape) -> None:
+def test_the_stack_and_its_gradients_are_those_of_the_definition(shape: Shape) -> None:
     check_stack(shape)
 
 
@@ -105,7 +104,7 @@ def test_one_layer(residual: str, fields: int, z_grad: str) -> None:
 def test_in_half_precision_the_error_is_at_most_twice_that_of_the_definition(dtype: torch.dtype) -> None:
     shape = Shape(B=4, F=6, K=10, D=16, m=2, T=1)
     arguments = [x.to(dtype).double() for x in stacks.tensors(shape)]
-    run = stacks.stack(triton_backend.inducing_stack, shape.m, "input", "gated")
+    run = stacks.stack(triton.inducing_stack, shape.m, "input", "gated")
     definition = stacks.stack(reference.inducing_stack, shape.m, "input", "gated")
     check(run, definition, arguments, dtype, 1e-4)
 
@@ -113,7 +112,7 @@ def test_in_half_precision_the_error_is_at_most_twice_that_of_the_definition(dty
 def test_without_gradients_the_output_is_the_same() -> None:
     shape = Shape(B=5, F=3, K=4, D=8, m=1, T=1)
     arguments = [x.to(DEVICE, torch.float32) for x in stacks.tensors(shape)]
-    run = stacks.stack(triton_backend.inducing_stack, shape.m, "input", "gated")
+    run = stacks.stack(triton.inducing_stack, shape.m, "input", "gated")
     expected = run(*(x.clone().requires_grad_() for x in arguments))
     with torch.no_grad():
         assert torch.equal(run(*arguments), expected)
@@ -135,17 +134,17 @@ def test_tafe_takes_it_by_name() -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_an_empty_batch_is_one() -> None:
+def test_an_empty_batch() -> None:
     arguments = stacks.tensors(Shape(B=0, F=3, K=4, D=8, m=2, T=3))
-    run = stacks.stack(triton_backend.inducing_stack, 2, "input", "gated")
+    run = stacks.stack(triton.inducing_stack, 2, "input", "gated")
     output, *gradients = stacks.results(run, arguments, torch.float32, DEVICE)
     assert output.shape == (0, 3, 8)
     assert all(torch.equal(x, torch.zeros(y.shape)) for x, y in zip(gradients, arguments, strict=True))
 
 
-def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernels_cannot_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, z, *weights = (x.float() for x in stacks.tensors(Shape(B=2, F=3, K=4, D=8, m=2)))
-    run = stacks.stack(triton_backend.inducing_stack, 2, "input", "gated")
+    run = stacks.stack(triton.inducing_stack, 2, "input", "gated")
     with pytest.raises(InputError, match=r"`selection` \(of shape \[2, 3\]\) must be \[2, 4\]"):
         run(inputs, z[:, :3], *weights)
     with pytest.raises(
@@ -155,13 +154,13 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"the stack's tensors have the shapes"):
         run(inputs, z, *weights[:4], weights[4][:, :5], *weights[5:])
     with pytest.raises(InputError, match=r"`num_heads` \(=3\) must divide the embedding dimension \(=8\)"):
-        stacks.stack(triton_backend.inducing_stack, 3, "input", "gated")(inputs, z, *weights)
+        stacks.stack(triton.inducing_stack, 3, "input", "gated")(inputs, z, *weights)
     layer = InducingLayer(GeneratorWeights(*(x[0] for x in weights[: stacks.NUM_GENERATOR])), 2)
     with pytest.raises(InputError, match="the 'input' as residual must have 4 rows, not 3"):
-        triton_backend.inducing_layer(inputs, z, layer)
+        triton.inducing_layer(inputs, z, layer)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(InputError, match="'triton' cannot be used: it runs on a GPU, and the inputs are on 'cpu'"):
         run(inputs, z, *weights)
-    monkeypatch.setattr(triton_backend, "_INSTALLED", False)
+    monkeypatch.setattr(triton, "_INSTALLED", False)
     with pytest.raises(InputError, match="'triton' cannot be used: Triton is not installed"):
         run(inputs, z, *weights)

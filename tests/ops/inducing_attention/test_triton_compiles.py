@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for GPUs that are not here: registers and spills stay within a budget.
+"""The Triton kernels, compiled without a GPU: registers and spills stay within a budget.
 
 The sizes are the paper's (float32, D 18) and those of larger models; `compile_kernels` compiles any other.
 """
@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-# Registers a thread; bytes of stack, where those are kept that do not fit (AMD: spilled registers); spills in the
-# innermost loops. The numbers of a case are F, K, D, m, L, T.
+# Registers per thread; bytes of stack, which hold the registers that do not fit (AMD: spilled registers); spills in
+# the innermost loops. The numbers of a case are F, K, D, m, L, T.
 BUDGETS = {
     "forward/sm_90/fp32/20,64,18,2,4,2": (255, 0, 0),
     "backward/sm_90/fp32/20,64,18,2,4,2": (255, 384, 64),
@@ -29,11 +29,11 @@ BUDGETS = {
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
-    """What each case takes; in a process of its own, for in this one the kernels may be interpreted."""
+    """What each case takes, from another process, because in this one the kernels may be interpreted."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
-    command = [sys.executable, "-m", "tests.ops.compile_kernels", *BUDGETS]
+    command = [sys.executable, "-m", "tests.ops.inducing_attention.compile_kernels", *BUDGETS]
     run = subprocess.run(
-        command, cwd=Path(__file__).parents[2], env=environment, check=True, stdout=subprocess.PIPE, text=True
+        command, cwd=Path(__file__).parents[3], env=environment, check=True, stdout=subprocess.PIPE, text=True
     )
     return {found["case"]: found for found in map(json.loads, run.stdout.splitlines())}
 

@@ -1,4 +1,4 @@
-"""The Triton backend as PyTorch sees it: autograd, compile, export, autocast, checkpoints; launches and bytes."""
+"""The Triton kernels as PyTorch operators: autograd, compile, export, autocast, checkpoints; launches and bytes."""
 
 from collections import Counter
 from typing import Any
@@ -10,23 +10,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.ops import stacks
-from tests.ops.stacks import Shape
-from torchrec_mtl.ops.inducing_attention import triton_backend
+from tests.ops.inducing_attention import stacks
+from tests.ops.inducing_attention.stacks import Shape
+from torchrec_mtl.ops.inducing_attention import triton
 
 pytest.importorskip("triton")
 
-from tests.ops import interpreting
-from torchrec_mtl.ops.inducing_attention import triton_launch, triton_stack
+from tests.ops.inducing_attention import interpreting
+from torchrec_mtl.ops.inducing_attention.triton import launch, operators
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = Shape(B=3, F=3, K=4, D=8, m=1, L=2, T=1)
-RUN = stacks.stack(triton_backend.inducing_stack, SHAPE.m, "input", "gated")
+RUN = stacks.stack(triton.inducing_stack, SHAPE.m, "input", "gated")
 
 
 @pytest.fixture(autouse=True)
 def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    interpreting.spare_patching(monkeypatch)
+    interpreting.patch_once(monkeypatch)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def gradients(output: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 
 def folded(shape: Shape, device: str, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Tensors as the operation takes them, with every point selected."""
+    """Tensors as the operator takes them, with every point selected."""
     B, F, K, D, m, L, T = shape  # noqa: N806
     sizes = [(B, F, D), (B, K), (L, m, K, D), (L, m, D, D), (L, K, D), (L, D), (L, D)]
     sizes += [(L, T, m, D), (L, T, m, D, D), (L, T, D), (L, T, D)]
@@ -50,12 +50,12 @@ def folded(shape: Shape, device: str, dtype: torch.dtype = torch.float32) -> lis
     ]
 
 
-def test_the_operation_is_registered_as_it_should() -> None:
+def test_opcheck() -> None:
     arguments = [x.requires_grad_() for x in folded(Shape(B=1, F=2, K=3, D=8, m=1, L=1, T=1), DEVICE)]
-    torch.library.opcheck(triton_stack.forward, (arguments, "query", "input", False, True, True))
+    torch.library.opcheck(operators.forward, (arguments, "query", "input", False, True, True))
 
 
-def test_it_compiles_whole(leaves: list[Tensor]) -> None:
+def test_it_compiles_without_a_graph_break(leaves: list[Tensor]) -> None:
     expected = RUN(*leaves)
     actual = torch.compile(RUN, fullgraph=True, backend="aot_eager")(*leaves)
     assert torch.equal(actual, expected)
@@ -95,7 +95,7 @@ def test_a_checkpoint_changes_no_bit(leaves: list[Tensor]) -> None:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is computed: neither views nor new memory."""
+    """Counts the operators called, except views and allocations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Operations(TorchDispatchMode):
 
 
 class CountedKernel:
-    """Stands for a kernel; counts its launches and does nothing."""
+    """Takes the place of a kernel: counts its launches and does nothing."""
 
     def __init__(self) -> None:
         self.launches = 0
@@ -121,31 +121,31 @@ class CountedKernel:
         pass
 
 
-def test_the_stack_is_one_launch_forward_and_three_with_its_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stack_is_one_launch_forward_and_one_launch_and_a_sum_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     forward, backward = CountedKernel(), CountedKernel()
-    monkeypatch.setattr(triton_launch, "forward_kernel", forward)
-    monkeypatch.setattr(triton_launch, "backward_kernel", backward)
+    monkeypatch.setattr(launch, "forward_kernel", forward)
+    monkeypatch.setattr(launch, "backward_kernel", backward)
     tensors = folded(Shape(B=1024, F=20, K=64, D=18, m=2, L=4, T=2), "cpu")
     with Operations() as seen:
-        output, *kept = triton_launch.launch_forward(tensors, ("query", "input"), False, True)
+        output, *kept = launch.launch_forward(tensors, ("query", "input"), False, True)
         assert (forward.launches, seen.counts) == (1, {})
-        triton_launch.launch_backward(output, tensors, kept, ("query", "input"), True)
+        launch.launch_backward(output, tensors, kept, ("query", "input"), True)
     assert (forward.launches, backward.launches, seen.counts) == (1, 1, {"aten.sum.dim_IntList": 1})
 
 
 @pytest.mark.parametrize(
     ("keep", "rows", "megabytes"),
     [
-        (False, 0, 2.1),  # the inputs, the selection and the output: all that must be moved
-        (True, 17, 10),  # and what is kept for the backward, a quarter of the points being selected
-        (True, 64, 27),  # all of them; a kernel for each layer would move 53 MB
+        (False, 0, 2.1),  # the inputs, the selection and the output: the least that must be moved
+        (True, 17, 10),  # also what is kept for the backward, with a quarter of the points selected
+        (True, 64, 27),  # with all points selected; one kernel per layer would move 53 MB
     ],
 )
 def test_bytes_moved_by_the_forward_at_the_papers_size(keep: bool, rows: int, megabytes: float) -> None:
     shape = Shape(B=1024, F=20, K=64, D=18, m=2, L=4, T=2)
     tensors = folded(shape, "meta")
-    order, active, *by_row, contexts, context_sums, hats, deviations = triton_launch.to_keep(tensors, shape.B)
-    moved = [*tensors[:2], triton_launch.like_output(tensors)]
+    order, active, *by_row, contexts, context_sums, hats, deviations = launch.to_keep(tensors, shape.B)
+    moved = [*tensors[:2], launch.like_output(tensors)]
     if keep:
         moved += [order, active, contexts, context_sums, hats, deviations]
     total = sum(x.nbytes for x in moved) + sum(x.nbytes for x in by_row) * rows / shape.K
@@ -155,7 +155,7 @@ def test_bytes_moved_by_the_forward_at_the_papers_size(keep: bool, rows: int, me
 @pytest.mark.parametrize("batch", [1, 100, 1024, 4097, 32768])
 @pytest.mark.parametrize("warps", [1, 4, 8])
 def test_the_busiest_program_has_at_most_an_eighth_more_samples_than_it_must(batch: int, warps: int) -> None:
-    programs, samples = triton_launch.schedule(batch, 132, warps)
+    programs, samples = launch.schedule(batch, 132, warps)
     at_once = 132 * 8 // warps
     chunks = -(-batch // samples)
     assert programs == min(chunks, at_once)
@@ -166,7 +166,7 @@ def test_the_flop_counter_knows_both_directions() -> None:
     shape = Shape(B=2, F=5, K=7, D=8, m=2, L=1, T=0)
     tensors = [x.requires_grad_() for x in folded(shape, "meta")]
     with FlopCounterMode(display=False) as counter:
-        output, *_ = triton_stack.forward(tensors, "query", "query", False, True, True)
+        output, *_ = operators.forward(tensors, "query", "query", False, True, True)
         forward = counter.get_total_flops()
         output.sum().backward()
     attention, product = 2 * 2 * 7 * 5 * 8, 2 * 2 * 7 * 8 * 8  # the heads' scores, and their products with M
