@@ -154,7 +154,7 @@ inline void add_outer(T* d_weight, const Vector<T>* dy, int64_t outputs, const V
   }
 }
 
-// The same of one row: its lanes are summed at once, a column of dW a lane
+// The same for one row: sums the samples directly, vectorised over the columns of dW
 template <class T>
 inline void add_outer(T* __restrict d_weight, const Vector<T>* dy, int64_t outputs, const Vector<T>* x, int64_t inputs,
                       Vector<T>* space) {

@@ -95,7 +95,7 @@ def like_output(tensors: list[Tensor]) -> Tensor:
 
 
 def to_keep(tensors: list[Tensor], slots: int) -> list[Tensor]:
-    """Allocates what the forward kernel writes besides its output, by slot; it writes only the rows that it keeps."""
+    """Allocates what the forward kernel writes besides its output, by slot; rows not kept stay unwritten."""
     _, points, dim, heads, layers, tasks = sizes_of(tensors)
     new = tensors[0].new_empty
 
