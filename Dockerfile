@@ -26,4 +26,4 @@ RUN python -m venv /home/trainer/venv \
 COPY --chown=trainer:trainer . .
 RUN pip install -q --no-deps --no-build-isolation -e . \
     && pip check \
-    && python -W ignore -m torchrec_mtl.ops.small_attention.build
+    && python -W ignore -m torchrec_mtl.ops.build

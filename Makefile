@@ -55,5 +55,5 @@ $(INSTALLED): Makefile setup.py $(wildcard requirements/*.txt requirements/shim/
 	@$(BIN)/pip install -q --no-build-isolation -r requirements/cpu.txt -r requirements/dev.txt -e .
 	@$(BIN)/pip check
 	@echo 'env: building the attention kernels for this CPU (half a minute)'
-	@$(BIN)/python -W ignore -m torchrec_mtl.ops.small_attention.build || echo 'env: BPCM and TAFE will run without them, slower' >&2
+	@$(BIN)/python -W ignore -m torchrec_mtl.ops.build || echo 'env: BPCM and TAFE will run without them, slower' >&2
 	@touch $@

@@ -67,6 +67,14 @@ for warning in caught:
     assert (installed / "torchrec_mtl" / "py.typed").is_file()
 
 
+def test_the_sources_of_the_kernels_are_installed(installed: Path) -> None:
+    here, there = (
+        {path.relative_to(root) for path in (root / "torchrec_mtl").rglob("*.[ch]pp")} for root in (ROOT, installed)
+    )
+    assert here == there
+    assert here
+
+
 def test_torchx_finds_our_component_and_still_its_own(installed: Path) -> None:
     script = "from torchx.specs.finder import get_components; print(*get_components(), sep='\\n')"
     assert {"mtl.train", "dist.ddp", "metrics.tensorboard", "serve.torchserve", "utils.sh"} <= set(

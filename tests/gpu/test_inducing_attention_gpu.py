@@ -1,6 +1,6 @@
-"""The Triton kernels on a GPU, at sizes that the interpreter is too slow for. Not yet run: no GPU was at hand.
+"""The Triton kernels on a GPU, at sizes for which the interpreter is too slow. Not yet run, for want of a GPU.
 
-``tests/ops/test_inducing_triton*.py`` run there too, with compiled kernels in place of interpreted ones.
+``tests/ops/inducing_attention/test_triton*.py`` also run there, with compiled kernels instead of interpreted ones.
 """
 
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops import stacks
-from tests.ops.stacks import Shape
-from torchrec_mtl.ops.inducing_attention import reference, triton_backend
+from tests.ops.inducing_attention import stacks
+from tests.ops.inducing_attention.stacks import Shape
+from torchrec_mtl.ops.inducing_attention import reference, triton
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -24,7 +24,7 @@ SHAPES = {
     "many fields": Shape(B=50, F=1000, K=33, D=24, m=3, L=2, T=1),
     "one sample": Shape(B=1, F=1, K=1, D=8, m=1, L=1, T=1),
 }
-PRECISIONS = {  # type, torch's precision of float32 products, relative error that is good enough in any case
+PRECISIONS = {  # type, PyTorch's precision of float32 products, relative error that always passes
     "float32": (torch.float32, "highest", 3e-6),
     "tf32": (torch.float32, "high", 2e-3),
     "bfloat16": (torch.bfloat16, "highest", 1e-2),
@@ -34,7 +34,7 @@ PRECISIONS = {  # type, torch's precision of float32 products, relative error th
 
 @pytest.fixture(autouse=True)
 def poisoned_memory() -> Iterator[None]:
-    """Memory that nobody has written is NaN."""
+    """Uninitialised memory is NaN."""
     precision = torch.get_float32_matmul_precision()
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -43,7 +43,7 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def functions(shape: Shape, z_grad: str = "gated"):
-    both = (triton_backend.inducing_stack, reference.inducing_stack)
+    both = (triton.inducing_stack, reference.inducing_stack)
     return [stacks.stack(function, shape.m, "input", z_grad) for function in both]
 
 

@@ -5,7 +5,8 @@ import torch
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import RepresentationGenerator, TaskAdapter, TaskAwareExtraction
-from torchrec_mtl.ops.inducing_attention import BACKENDS, cpp
+from torchrec_mtl.ops import library
+from torchrec_mtl.ops.inducing_attention import BACKENDS
 
 B, F, D, K, T, L = 5, 4, 6, 7, 3, 3
 FUSED = [name for name in BACKENDS if name != "triton"]  # tested in tests/ops
@@ -37,7 +38,7 @@ def results(module):
 @pytest.mark.parametrize("residual", ["input", "query", "none"])
 @pytest.mark.parametrize("backend", FUSED)
 def test_every_backend_equals_the_modules(backend, residual):
-    reason = cpp.why_not(torch.empty(0))
+    reason = library.why_not(torch.empty(0))
     if backend == "cpp" and reason is not None:
         pytest.skip(reason)
     arguments = {"residual": residual, "schedule": (3.0, 0.0, 1e-3)}

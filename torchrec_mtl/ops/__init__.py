@@ -1,4 +1,4 @@
-"""Attention kernels behind functions that check, choose a backend and call it."""
+"""Attention operations. Each function checks its arguments, chooses a backend and calls it."""
 
 from torchrec_mtl.ops.attention import attention
 from torchrec_mtl.ops.inducing_attention import (

@@ -1,4 +1,4 @@
-"""What the operations' choice of a backend has in common."""
+"""How every operation finds the backend asked for, and logs the one that "auto" takes."""
 
 import functools
 import logging
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def requested_backend(operation: str, backend: str, backends: tuple[str, ...]) -> str:
-    """The backend asked for: the argument or, where that is "auto", ``$TORCHREC_MTL_<OPERATION>`` if it is set.
+    """Returns the backend asked for: the argument or, if that is "auto", ``$TORCHREC_MTL_<OPERATION>`` where it is set.
 
     Raises:
-        InputError: if it is none of ``backends``.
+        InputError: if it is not one of ``backends``.
 
     Example::
 
@@ -35,7 +35,7 @@ def requested_backend(operation: str, backend: str, backends: tuple[str, ...]) -
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def log_choice(operation: str, backend: str, reason: str) -> None:
-    """Says once in the log which backend "auto" takes, and why; of a compiled graph when it is traced."""
+    """Logs, once, which backend "auto" takes and why; for a compiled graph, when the graph is traced."""
     _log_once(f"{operation}: backend {backend!r}, because {reason}")
 
 

@@ -1,7 +1,7 @@
-"""The same without the rows that are alike, in plain PyTorch on any device.
+"""The result of `sdpa`, with identical rows computed once; plain PyTorch on any device.
 
-All rows of a sample whose ``z`` is 0 have the same output, in every layer. It suffices to keep the selected rows and
-some of the others, which share the number of all: that is exact. What it spares grows with the share of points at 0.
+All rows of a sample whose ``z`` is 0 have the same output, in every layer. So it is exact to keep the selected rows and
+only some of the others, and to let these few stand for all of them. The more points are at 0, the more it saves.
 """
 
 from typing import NamedTuple
@@ -15,16 +15,18 @@ from torchrec_mtl.ops.inducing_attention import sdpa
 from torchrec_mtl.ops.inducing_attention.stack import InducingStack
 
 
-class Rows(NamedTuple):
+class KeptRows(NamedTuple):
     """The rows kept of each sample, the selected ones first; ``R`` is the same for all samples."""
 
-    points: Tensor  # which point each is [B, R], int64
-    selection: Tensor  # its z [B, R]
-    log_counts: Tensor  # the logarithm of the number of rows it stands for [B, R]
+    points: Tensor  # index of each row's point [B, R], int64
+    selection: Tensor  # the point's z [B, R]
+    log_counts: Tensor  # logarithm of the number of rows that the row stands for [B, R]
 
 
 def num_rows(selection: Tensor) -> int:
-    """``R``: the most points that a sample of ``z [B, K]`` selects, and one for those at 0. Waits for the device.
+    """Returns ``R``: the most points that a sample of ``z [B, K]`` selects, plus one for those at 0.
+
+    Waits for the device.
 
     Example::
 
@@ -36,8 +38,8 @@ def num_rows(selection: Tensor) -> int:
     return min(selection.shape[1], int((selection != 0).sum(1).max()) + 1)
 
 
-def plan_rows(selection: Tensor, rows: int) -> Rows:
-    """Which ``R = rows`` rows of ``z [B, K]`` to keep; `num_rows` is the fewest.
+def plan_rows(selection: Tensor, rows: int) -> KeptRows:
+    """Chooses the ``R = rows`` rows to keep of ``z [B, K]``; `num_rows` gives the smallest ``R``.
 
     Example::
 
@@ -52,13 +54,13 @@ def plan_rows(selection: Tensor, rows: int) -> Rows:
     count = torch.arange(num_points, device=selection.device).expand_as(place)
     points = torch.empty_like(place).scatter_(1, place, count)[:, :rows]
     at_zero = count[:, :rows] >= num_active
-    share = (num_points - num_active).double() / (rows - num_active)  # not a number where all are active
+    share = (num_points - num_active).double() / (rows - num_active)  # 0 / 0 where all points are selected
     log_counts = torch.where(at_zero, share, 1.0).log().to(torch.promote_types(selection.dtype, torch.float32))
-    return Rows(points, torch.where(at_zero, 0, selection.gather(1, points)), log_counts)
+    return KeptRows(points, torch.where(at_zero, 0, selection.gather(1, points)), log_counts)
 
 
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
-    """Eq. (17)-(22) of the rows that differ; shapes as in the front door.
+    """Eq. (17)-(22) with the rows kept; shapes as in the front door.
 
     Raises:
         InputError: if ``stack.z_grad`` is not "gated".

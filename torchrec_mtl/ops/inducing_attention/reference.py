@@ -1,12 +1,11 @@
-"""The definition: TAFE eq. (17)-(22) as they stand. Every other backend is held to this one."""
+"""The definition: TAFE eq. (17)-(22) as they stand. Every other backend is tested against it."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrec_mtl.ops.attention import merge_heads, split_heads
-from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack, gate
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights
+from torchrec_mtl.ops.heads import merge_heads, split_heads
+from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, InducingLayer, InducingStack, gate
 
 
 def _attend(
@@ -32,7 +31,11 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> T
 
 
 def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights, num_heads: int) -> Tensor:
-    """TAFE eq. (21)-(22), task by task: ``[B, K, D]`` and the former layer's ``[B, T, D]`` to ``[B, T, D]``."""
+    """TAFE eq. (21)-(22), task by task.
+
+    ``shared [B, K, D]`` and ``former [B, T, D]``, the adapted representations of the layer before (None in the first
+    layer), to ``[B, T, D]``.
+    """
     outputs = []
     for task, (indicator, wk, wv, wo, norm_weight, norm_bias) in enumerate(zip(*adapter, strict=True)):
         query = indicator.expand(len(shared), 1, -1)

@@ -1,6 +1,7 @@
-"""By PyTorch's fused attention, on any device; a row of the inputs may stand for several equal ones.
+"""TAFE eq. (17)-(22) by PyTorch's fused attention, on any device.
 
-A key that stands for ``n`` rows has the weight of ``n``: ``+ log(n)`` on its score.
+A row of the inputs may stand for ``n`` equal rows: as a key it weighs as much as ``n`` keys, so its score gets
+``+ log(n)``.
 """
 
 from collections.abc import Callable
@@ -9,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrec_mtl.ops.attention import merge_heads, split_heads
-from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingStack, gate
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights
+from torchrec_mtl.ops.heads import merge_heads, split_heads
+from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, InducingLayer, InducingStack, gate
 
 
 def _rows_layer(inputs: Tensor, queries: Tensor, layer: InducingLayer, log_counts: Tensor | None = None) -> Tensor:
-    """Eq. (18)-(20): queries ``[B, R, D]``, inputs ``[B, N, D]``, logarithms of what they stand for ``[B, N]``."""
+    """Eq. (18)-(20) for queries ``[B, R, D]`` and inputs ``[B, N, D]``; they stand for ``exp(log_counts)`` rows."""
     _, wk, wv, wo, norm_weight, norm_bias = layer.weights
     query, key, value = (split_heads(x, layer.num_heads) for x in (queries, inputs @ wk.T, inputs @ wv.T))
     bias = None if log_counts is None else log_counts[:, None, None]
@@ -35,8 +35,8 @@ def adapter_layer(
 ) -> Tensor:
     """Eq. (21)-(22) for all tasks at once, with ``a Wk^T / sqrt(d_h)`` and ``Wv Wo`` folded once per step.
 
-    ``shared [B, R, D]``, which stand for as many rows as ``log_counts [B, R]`` says, and the former layer's adapted
-    representations ``[B, T, D]``, None in the first, to ``[B, T, D]``.
+    ``shared [B, R, D]`` and ``former [B, T, D]``, the adapted representations of the layer before (None in the first
+    layer), to ``[B, T, D]``. Row ``r`` of ``shared`` stands for ``exp(log_counts[:, r])`` rows.
     Letters in the einsums: b batch, t task, j head, d and e embedding, h column of a head.
     """
     indicators, wk, wv, wo, norm_weight, norm_bias = adapter
@@ -63,7 +63,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> T
 def rows_stack(
     inputs: Tensor, query: Callable[[Tensor], Tensor], stack: InducingStack, log_counts: Tensor | None = None
 ) -> Tensor:
-    """Eq. (17)-(22), where ``query`` makes a layer's points ``[K, D]`` the queries ``[B, R, D]``."""
+    """Eq. (17)-(22); ``query`` turns a layer's points ``[K, D]`` into its queries ``[B, R, D]``."""
     adapted, counts = None, None
     for layer, adapter in stack.unbind():
         inputs = _rows_layer(inputs, query(layer.weights.points).to(inputs.dtype), layer, counts)
@@ -74,6 +74,6 @@ def rows_stack(
 
 
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
-    """Eq. (17)-(22) of all ``K`` rows; shapes as in the front door."""
+    """Eq. (17)-(22) with all ``K`` rows; shapes as in the front door."""
     scalars = gate(selection, stack.z_grad).unsqueeze(-1)
     return rows_stack(inputs, lambda points: points * scalars, stack)

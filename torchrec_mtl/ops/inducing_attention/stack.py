@@ -1,11 +1,47 @@
-"""What a layer and a stack are: weights and how they are used, in one argument for every backend."""
+"""The weights of a layer and of a stack, and how they are used: one argument for every backend.
+
+K inducing points, T tasks, D embedding dimension. The tensors of a stack have a leading dimension L for its layers; the
+tensors of one layer do not. The square weights' rows are outputs, as in `torch.nn.Linear`. Head ``j`` owns rows
+``j * d_h`` to ``(j + 1) * d_h`` of the key and value weights, and those columns of the points, of the indicators and of
+``output_weight``.
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.ops.inducing_attention.weights import AdapterWeights, GeneratorWeights
+
+
+class GeneratorWeights(NamedTuple):
+    """Weights of ASRG, TAFE eq. (17)-(20). A tuple of tensors passes flat through custom ops and exports."""
+
+    points: Tensor  # I [(L,) K, D]
+    key_weight: Tensor  # Wk [(L,) D, D]
+    value_weight: Tensor  # Wv [(L,) D, D]
+    output_weight: Tensor  # Wo [(L,) D, D]
+    norm_weight: Tensor  # of LayerNorm [(L,) D]
+    norm_bias: Tensor  # [(L,) D]
+
+    def layers(self) -> list["GeneratorWeights"]:
+        """Splits the weights of a stack into the weights of its layers."""
+        return [GeneratorWeights(*layer) for layer in zip(*(x.unbind(0) for x in self), strict=True)]
+
+
+class AdapterWeights(NamedTuple):
+    """Weights of TSA, TAFE eq. (21)-(22). No parameter is shared by two tasks."""
+
+    indicators: Tensor  # a [(L,) T, D]
+    key_weight: Tensor  # [(L,) T, D, D]
+    value_weight: Tensor  # [(L,) T, D, D]
+    output_weight: Tensor  # [(L,) T, D, D]
+    norm_weight: Tensor  # [(L,) T, D]
+    norm_bias: Tensor  # [(L,) T, D]
+
+    def layers(self) -> list["AdapterWeights"]:
+        """Splits the weights of a stack into the weights of its layers."""
+        return [AdapterWeights(*layer) for layer in zip(*(x.unbind(0) for x in self), strict=True)]
 
 
 def _check(residual: str, z_grad: str) -> None:
@@ -16,7 +52,7 @@ def _check(residual: str, z_grad: str) -> None:
 
 
 def gate(selection: Tensor, z_grad: str) -> Tensor:
-    """``z`` itself; with ``z_grad`` "gated" no gradient flows where it is 0."""
+    """Returns ``z``; with ``z_grad`` "gated" no gradient flows where it is 0."""
     return selection * (selection != 0) if z_grad == "gated" else selection
 
 
@@ -25,16 +61,16 @@ class InducingLayer:
     """One feature interaction learning layer of ASRG, TAFE eq. (17)-(20).
 
     Args:
-        weights: of one layer.
+        weights: weights of one layer.
         num_heads: ``m``; must divide ``D``, ``d_h = D / m``.
-        residual: what is added before LayerNorm, eq. (20): the ``"input"``, which must then have ``K`` rows; the
+        residual: what eq. (20) adds before LayerNorm: the ``"input"``, which must then have ``K`` rows; the
             ``"query"``; or ``"none"``.
-        scale: of the scores; ``1 / sqrt(d_h)`` by default, as in eq. (18).
-        z_grad: the gradient of ``z`` where it is 0. ``"gated"``: none, which spares computing it, and changes
-            nothing behind a smooth step, whose slope is 0 there. ``"full"``: that of the equations.
+        scale: factor of the scores; ``1 / sqrt(d_h)`` by default, as in eq. (18).
+        z_grad: gradient of ``z`` where it is 0. ``"gated"``: none. It need not be computed, and behind a smooth step,
+            whose slope is 0 there, it makes no difference. ``"full"``: the gradient of the equations.
 
     Raises:
-        InputError: if ``residual`` or ``z_grad`` is none of the above.
+        InputError: if ``residual`` or ``z_grad`` has another value.
 
     Example::
 
@@ -60,11 +96,11 @@ class InducingStack:
     """``L`` layers of ASRG with one selection and TSA's adapters on each, TAFE eq. (17)-(22).
 
     Args:
-        layers: ASRG's weights, ``L`` layers.
-        adapters: TSA's weights, ``L`` layers.
-        num_heads: ``m``, of layers and adapters; must divide ``D``.
-        residual: as in `InducingLayer`; where ``"input"`` asks for a layer's input, the first layer, whose input has
-            ``F`` rows and not ``K``, adds the query as Set Transformer does.
+        layers: weights of ASRG's ``L`` layers.
+        adapters: weights of TSA's ``L`` layers.
+        num_heads: ``m``, heads of layers and adapters; must divide ``D``.
+        residual: as in `InducingLayer`; with ``"input"`` the first layer, whose input has ``F`` rows and not ``K``,
+            adds the query, as Set Transformer does.
         z_grad: as in `InducingLayer`.
 
     Raises:
@@ -92,26 +128,26 @@ class InducingStack:
 
     @property
     def residuals(self) -> tuple[str, str]:
-        """The first layer's, and the others'."""
+        """Residual of the first layer, and of the others."""
         return first_residual(self.residual), self.residual
 
     def unbind(self) -> list[tuple[InducingLayer, AdapterWeights]]:
-        """Layer by layer."""
+        """Splits the stack into its layers and their adapters."""
         layers = unbind_layers(self.layers, self.num_heads, self.residual, self.z_grad)
         return list(zip(layers, self.adapters.layers(), strict=True))
 
 
 def first_residual(residual: str) -> str:
-    """The first layer's: its input has ``F`` rows and not ``K``, so where that would be added, the query is."""
+    """Returns the first layer's residual: its input has ``F`` rows and not ``K``, so the query replaces it."""
     return "query" if residual == "input" else residual
 
 
 def unbind_layers(
     weights: GeneratorWeights, num_heads: int, residual: str = "input", z_grad: str = "gated"
 ) -> list[InducingLayer]:
-    """The layers of ``weights [L, ...]``, one by one; arguments as in `InducingStack`."""
-    own = [first_residual(residual), *[residual] * (len(weights.points) - 1)]
+    """Splits ``weights [L, ...]`` into ``L`` layers; arguments as in `InducingStack`."""
+    residuals = [first_residual(residual), *[residual] * (len(weights.points) - 1)]
     return [
-        InducingLayer(layer, num_heads, of_layer, z_grad=z_grad)
-        for layer, of_layer in zip(weights.layers(), own, strict=True)
+        InducingLayer(layer, num_heads, layer_residual, z_grad=z_grad)
+        for layer, layer_residual in zip(weights.layers(), residuals, strict=True)
     ]

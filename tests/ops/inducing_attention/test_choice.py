@@ -1,0 +1,105 @@
+"""Which backend runs: as "auto" chooses, as the environment says, or by name; and what is refused."""
+
+import pytest
+import torch
+
+from tests.ops.inducing_attention import stacks
+from tests.ops.inducing_attention.stacks import Shape, StackModule, small_tensors
+from torchrec_mtl import ops
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops import GeneratorWeights, InducingLayer, backends, library
+from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Records the backends that are called, as if the kernel were built."""
+    calls = []
+    monkeypatch.setattr(library, "load", lambda: object())
+    for name, module in {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp}.items():
+        monkeypatch.setattr(module, "inducing_stack", lambda *_, name=name: calls.append(name))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("shape", "active", "z_grad", "expected"),
+    [
+        (Shape(B=64, F=20, K=64, D=18, m=2, L=4), 1.0, "gated", "cpp"),
+        (Shape(B=64, F=20, K=64, D=18, m=2, L=4), 0.25, "full", "cpp"),
+        (Shape(B=64, F=20, K=64, D=128, m=2), 0.4, "gated", "compact"),
+        (Shape(B=64, F=20, K=64, D=128, m=2), 0.25, "full", "sdpa"),
+        (Shape(B=64, F=20, K=64, D=128, m=2), 0.9, "gated", "sdpa"),
+        (Shape(B=64, F=1000, K=16, D=8, m=1), 0.9, "gated", "sdpa"),
+        (Shape(B=0, F=5, K=4, D=8, m=1), 0.9, "gated", "cpp"),
+    ],
+)
+def test_auto_takes_the_fastest_backend(chosen, shape, active, z_grad, expected):
+    arguments = stacks.tensors(shape)
+    arguments[1] = (torch.rand(shape.B, shape.K) < active).double()
+    stacks.on_backend("auto", z_grad=z_grad)(*arguments)
+    assert chosen == [expected]
+
+
+@pytest.mark.parametrize(("dtype", "device"), [(torch.bfloat16, "cpu"), (torch.float32, "meta")])
+def test_auto_avoids_tensors_that_the_kernel_cannot_take(chosen, dtype, device, monkeypatch):
+    arguments = [x.to(device) for x in small_tensors(dtype=dtype, active=1.0)]
+    stacks.on_backend("auto")(*arguments)
+    assert chosen == ["sdpa"]
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="the inducing-attention kernel cannot be used: it "):
+        stacks.on_backend("cpp")(*arguments)
+
+
+def test_without_a_kernel_auto_logs_it_once_and_cpp_is_refused(monkeypatch, caplog):
+    monkeypatch.setattr(library, "load", lambda: None)
+    backends._log_once.cache_clear()
+    caplog.set_level("INFO")
+    arguments = small_tensors(batch=1, active=0.0)
+    for _ in range(2):
+        assert torch.equal(stacks.on_backend("auto")(*arguments), stacks.on_backend("compact")(*arguments))
+    (message,) = caplog.messages
+    assert message.startswith("inducing_attention: backend 'compact', because enough points are at 0, and the C++")
+    with pytest.raises(InputError, match=r"not built: run `python -m torchrec_mtl\.ops\.build`"):
+        stacks.on_backend("cpp")(*arguments)
+    inputs, selection, *weights = arguments
+    with pytest.raises(InputError, match="not built"):  # in a program saved where the kernel was built
+        torch.ops.torchrec_mtl.inducing_stack_cpp(inputs, selection, weights, 2, "input", True)
+
+
+def test_the_environment_replaces_auto_only(chosen, monkeypatch):
+    monkeypatch.setenv("TORCHREC_MTL_INDUCING_ATTENTION", "reference")
+    stacks.on_backend("auto")(*small_tensors())
+    stacks.on_backend("compact")(*small_tensors())
+    assert chosen == ["reference", "compact"]
+    monkeypatch.setenv("TORCHREC_MTL_INDUCING_ATTENTION", "c++")
+    with pytest.raises(InputError, match=r"\$TORCHREC_MTL_INDUCING_ATTENTION \(='c\+\+'\) must be one of"):
+        stacks.on_backend("auto")(*small_tensors())
+
+
+def test_a_traced_module_chooses_when_it_runs(chosen):
+    traced = torch.fx.symbolic_trace(StackModule("auto"))
+    assert chosen == []
+    traced(*small_tensors()[:2])
+    assert chosen == ["cpp"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "triton2"}, r"`backend` \(='triton2'\) must be one of"),
+        ({"residual": "sum"}, r"`residual` \(='sum'\) must be 'input', 'query' or 'none'"),
+        ({"z_grad": "half"}, r"`z_grad` \(='half'\) must be 'gated' or 'full'"),
+        ({"z_grad": "full", "backend": "compact"}, r"'compact' does not compute the gradient .* \(='full'\) asks for"),
+    ],
+)
+def test_unknown_arguments_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        stacks.on_backend(**{"backend": "auto", **arguments})(*small_tensors())
+
+
+@pytest.mark.parametrize("backend", ["compact", "cpp"])
+def test_backends_for_stacks_refuse_one_layer(backend):
+    inputs, selection, *weights = small_tensors()
+    layer = GeneratorWeights(*weights[:6]).layers()[0]
+    with pytest.raises(InputError, match=f"'{backend}' is for a stack whose layers share one selection"):
+        ops.inducing_layer(inputs, selection, InducingLayer(layer, 2, "query"), backend)

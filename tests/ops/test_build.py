@@ -1,0 +1,53 @@
+"""Building the library of C++ kernels."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops.build import build
+
+
+def test_without_a_compiler_the_build_says_so(tmp_path):
+    environment = {**os.environ, "CXX": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "torchrec_mtl.ops.build"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: there is no compiler `no-such-compiler`: install GCC or Clang, or name one in the variable CXX"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """A slow compiler; returns a function that sets its last command, and the folder of the library."""
+    script = tmp_path / "c++"
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def set_command(command):
+        script.write_text(f'#!/bin/sh\nfor output; do :; done\necho half > "$output"\nsleep 0.2\n{command}\n')
+        script.chmod(0o755)
+
+    return set_command, tmp_path / "cache" / "torchrec_mtl"
+
+
+def test_simultaneous_builds_publish_whole_libraries(compiler):
+    set_command, folder = compiler
+    set_command('echo whole > "$output"')
+    with ThreadPoolExecutor(3) as pool:
+        paths = list(pool.map(lambda _: build(), range(3)))
+    assert {path.read_text() for path in paths} == {"whole\n"}
+    assert list(folder.iterdir()) == [paths[0]]
+
+
+def test_a_failed_build_leaves_nothing(compiler):
+    set_command, folder = compiler
+    set_command("echo 'attention.cpp:1: no' >&2; exit 1")
+    with pytest.raises(InputError, match=r"failed:\nattention\.cpp:1: no"):
+        build()
+    assert list(folder.iterdir()) == []

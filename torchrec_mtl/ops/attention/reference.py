@@ -1,0 +1,23 @@
+"""The definition of attention, BPCM eq. (2)-(3), in PyTorch's matrix products. The kernel is tested against it."""
+
+import torch
+from torch import Tensor
+
+from torchrec_mtl.ops.heads import merge_heads, split_heads
+
+
+def attention(
+    queries: Tensor, inputs: Tensor, query_weight: Tensor, key_weight: Tensor, value_weight: Tensor, num_heads: int
+) -> Tensor:
+    """BPCM eq. (2)-(3); arguments as in `torchrec_mtl.ops.attention`.
+
+    ``Q_j K_j^T = X (Wq_j^T Wk_j) Y^T``: one product of the two weights a step replaces the projection of the inputs to
+    keys.
+    """
+    heads = (num_heads, -1)
+    query_heads, key_heads = query_weight.unflatten(0, heads), key_weight.unflatten(0, heads)
+    folded = torch.einsum("jhd,jhe->dje", query_heads, key_heads) / query_heads.shape[1] ** 0.5
+    folded_queries = (queries @ folded.flatten(1)).unflatten(-1, heads).transpose(1, 2)  # [B, m, N, D]
+    scores = folded_queries.flatten(1, 2) @ inputs.transpose(1, 2)  # [B, m N, M]
+    weights = scores.softmax(-1).unflatten(1, heads)
+    return merge_heads(weights @ split_heads(inputs @ value_weight.T, num_heads))  # BPCM eq. (3)

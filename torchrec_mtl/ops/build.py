@@ -1,0 +1,49 @@
+"""Builds the library of C++ kernels and prints its path: ``python -m torchrec_mtl.ops.build``."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops import library
+
+
+def build() -> Path:
+    """Compiles the kernels, unless they are built already, with ``$CXX`` or ``c++``: GCC or Clang, 12 or later.
+
+    It takes half a minute. Several processes may build at once: each compiles to a file of its own and publishes it
+    by one rename.
+
+    Returns:
+        Path of the library. A process that has already looked for the library and not found it will not load it.
+
+    Raises:
+        InputError: if there is no compiler, or it fails.
+    """
+    target = library.path()
+    if target.is_file():
+        return target
+    compiler = os.environ.get("CXX") or "c++"
+    if shutil.which(compiler) is None:
+        raise InputError(f"there is no compiler `{compiler}`: install GCC or Clang, or name one in the variable CXX")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
+        unpublished = Path(folder) / target.name
+        sources = [str(file) for file in library.SOURCES if file.suffix == ".cpp"]
+        command = [compiler, *library.flags(), *sources, "-o", str(unpublished)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise InputError(f"`{' '.join(command)}` failed:\n{result.stderr}")
+        unpublished.replace(target)
+    return target
+
+
+if __name__ == "__main__":
+    try:
+        print(build())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
