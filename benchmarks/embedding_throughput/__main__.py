@@ -1,117 +1,162 @@
 """How fast are tables looked up and updated, and what share of the memory's bandwidth is that?
 
-    python -m benchmarks.embedding_throughput                  # ten minutes on two quiet cores, under 10 GiB
+    python -m benchmarks.embedding_throughput                  # a quarter of an hour on two quiet cores, under 10 GiB
     python -m benchmarks.embedding_throughput --embedding-dim 16 64 --exponent 0 1.2 --ranks 1 2
 
-Tables are Criteo's 26 and Ali-CCP's 18, both cut to `--max-rows` rows a table so that they fit, or synthetic ones.
-Candidates are `nn.EmbeddingBag`, one a table; an unsharded `EmbeddingBagCollection` (EBC); fbgemm's operator (TBE) by
-itself; `DistributedModelParallel` (DMP) by TorchRec alone and by `distribute` ("ours"), under every sharding type; all
-tables in one and updated by hand ("stacked by hand"), a yardstick; for int8 the quantised EBC and
-TBE; on CUDA tables in host memory with a cache (cached UVM). "forward" is without gradients; "training" is forward,
-backward and update. Row-wise Adagrad and SGD are apart: only like is compared with like. Column-wise types train with
-SGD alone, since with row-wise Adagrad they keep more state and so learn something else.
+docs/embedding_throughput.md describes the candidates. Before anything is timed, each must pool the same embeddings and,
+after three updates, have the same tables as float64 arithmetic, or the program stops with status 2. Not yet run on a
+GPU. A row of the results measures one of:
 
-First each candidate's embeddings and, after three updates, tables are held to float64 arithmetic on small tables; there
-are no figures if one is off. Then candidates take turns; on several ranks a batch is divided among them, and time runs
-until all have done. A row of ``benchmarks/results/embedding_throughput.csv`` is a measurement, and says which:
-
-- throughput: samples a second, and ids a second. GB of tables a second counts what a batch must move: forward, a row
-  for each id; an update, moreover, a row of the fp32 gradient for each id, and for each distinct row its reading and
-  writing, with the optimizer's state (row-wise Adagrad's is 4 bytes). An int8 row has 4 more bytes, its scale and
-  offset. Percent of copy is of the bytes that copying `--copy-mib` MiB reads and writes in the same turns, on as many
-  ranks and threads; more than 100 is possible where frequent rows stay in the cache. Speed to baseline is the median
-  over turns of how many times as fast as the baseline the candidate is.
+- throughput of the forward pass, or of training: forward, backward, update. GB of tables a second counts what a batch
+  must move, see `table_bytes`. Percent of copy is relative to the bytes that a copy of `--copy-mib` MiB on all ranks
+  reads and writes, in the same turns; it exceeds 100 where frequent rows stay in the cache. Speed to baseline: how many
+  times as fast as the baseline, median over turns.
 - copy: that copy.
-- time of ours to DMP: ratio of a training step's times with the same plan, one for each pair of turns, over several
-  runs with new processes. It is to be within 2 % of 1.
-- peak memory: of a process that does nothing but train one candidate, libraries included; on a GPU, of its memory.
-
-Not yet run on a GPU.
+- time of ours to DMP: ratio of the times of a training step under the same plan, for each pair of turns.
+- peak memory of a process that only trains one candidate, libraries included; on a GPU, of its memory.
 """
 
 import argparse
 import sys
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
 from itertools import product
+from typing import Any
 
 import torch
 
 from benchmarks import record
-from benchmarks.embedding_throughput import grid, naming
-from benchmarks.embedding_throughput.check import WrongCandidateError
-from benchmarks.embedding_throughput.measure import Job
-from benchmarks.embedding_throughput.results import Run
-from benchmarks.embedding_throughput.summary import summary
-from benchmarks.embedding_throughput.workload import Workload
+from benchmarks.embedding_throughput.candidates import CANDIDATES, runs
+from benchmarks.embedding_throughput.measure import Job, check, in_ranks, peak_memory, throughput
+from benchmarks.embedding_throughput.workload import STATE_BYTES, Workload
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.training.config import SHARDINGS
 
-AXES = list(fields(Workload))
-OPTIMIZERS = ("row-wise Adagrad", "SGD")
-QUICK = Workload(max_rows=1000, rows=1000, embedding_dim=16, batch_size=128)
+DMP, OURS = "DMP table_wise", "ours table_wise"
+BARE = tuple(f"DMP {kind}" for kind in SHARDINGS[2:])
+REPLICATED = ("DMP data_parallel", "ours data_parallel")  # on small tables: each step exchanges all rows
+ONE_RANK = ("TBE", "nn.EmbeddingBag", "stacked by hand", "EBC", "TBE cached UVM", DMP, f"{DMP} cached UVM", OURS)
+ONE_RANK += ("quantised TBE", "quantised EBC")
+AXES: dict[str, tuple[str, Sequence[Any]]] = {  # name in the results; field of `Workload`, values
+    "tables": ("tables", ["ali_ccp", "synthetic"]),
+    "width": ("embedding_dim", [16, 32, 128]),
+    "batch": ("batch_size", [1024, 65536]),
+    "ids a bag": ("ids_a_bag", [10]),
+    "ids": ("exponent", [0.0]),
+    "precision": ("precision", ["fp16", "int8"]),
+}
+QUICK = Job(Workload("criteo", 1000, 26, 1000, 16, 128, 2), repeats=2, ids_a_turn=1, copy_mib=16)
+PRINTED = ("axis", "tables", "embedding_dim", "batch_size", "ids_a_bag", "exponent", "precision", "ranks", "candidate")
+PRINTED += ("direction", "optimizer", "median", "unit", "percent_of_copy", "speed_to_baseline")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Of one axis or several values; any given, all combinations are measured, and neither pairs nor memory."""
-    for field in AXES:
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, nargs="+", help=f"{field.default}")
-    parser.add_argument("--ranks", type=int, nargs="+", help="processes; 1 2 4, or those there are GPUs for")
-    parser.add_argument("--candidates", nargs="+", help=f"of {', '.join(naming.NAMES)}")
-    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
+    """With candidates or values of any axis, all combinations are measured, without memory and time of ours to DMP."""
+    for axis in fields(Workload):
+        parser.add_argument(f"--{axis.name.replace('_', '-')}", type=axis.type, nargs="+", help=f"{axis.default}")
+    parser.add_argument("--ranks", type=int, nargs="+", help="processes; 1 2 4, at most as many as there are GPUs")
+    parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, metavar="NAME", help=", ".join(CANDIDATES))
+    parser.add_argument("--optimizers", nargs="+", choices=STATE_BYTES, default=list(STATE_BYTES))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of a rank")
-    parser.add_argument("--copy-mib", type=int, help="far more than the caches; 512, on CUDA 4096")
-    parser.add_argument("--pair-runs", type=int, help="new processes for ours beside DMP; 6")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a rank")
+    parser.add_argument("--copy-mib", type=int, help="should be many times the caches; 512, on CUDA 4096")
+    parser.add_argument("--pair-runs", type=int, help="runs with new processes for the time of ours to DMP; 6")
 
 
-def points(arguments: argparse.Namespace) -> list[grid.Point]:
-    """What is to be measured.
+def jobs(base: Job, arguments: argparse.Namespace) -> Iterator[Job]:
+    """What is timed in turns: candidates on a workload, with an optimizer. A wrong value is an `InputError`."""
+    asked = {axis.name: values for axis in fields(Workload) if (values := getattr(arguments, axis.name))}
+    points: list[tuple[str, int, Sequence[str], dict[str, Any]]] = [("base", 1, ONE_RANK, {})]
+    if asked or arguments.candidates:
+        usual = {ranks: ONE_RANK if ranks == 1 else (*BARE, *REPLICATED) for ranks in arguments.ranks}
+        combinations = [dict(zip(asked, values, strict=True)) for values in product(*asked.values())]
+        points = [("asked for", n, arguments.candidates or usual[n], one) for one in combinations for n in usual]
+    elif arguments.quick:
+        points.append(("precision", 1, ONE_RANK, {"precision": "int8"}))
+        points += [("sharding", ranks, (*BARE[:2], *REPLICATED), {}) for ranks in arguments.ranks]
+    else:
+        points += [(axis, 1, ONE_RANK, {field: value}) for axis, (field, values) in AXES.items() for value in values]
+        for ranks in arguments.ranks:
+            points.append(("sharding", ranks, (*BARE, OURS), {}))
+            points.append(("sharding of small tables", ranks, (DMP, *REPLICATED), {"max_rows": 10_000}))
+    for (axis, ranks, names, changes), optimizer in product(points, ("", *arguments.optimizers)):
+        workload = replace(base.workload, **changes)
+        if workload.batch_size % ranks:
+            raise InputError(f"`batch_size` (={workload.batch_size}) must be a multiple of the ranks (={ranks})")
+        able = tuple(name for name in names if runs(name, workload, ranks, base.device, optimizer))
+        if able:
+            yield replace(base, workload=workload, candidates=able, axis=axis, ranks=ranks, optimizer=optimizer)
 
-    Raises:
-        InputError: if a value is out of its range.
-    """
-    device = torch.device(arguments.device)
-    base = QUICK if arguments.quick else Workload()
-    axes = {field.name: getattr(arguments, field.name) for field in AXES if getattr(arguments, field.name)}
-    for name in arguments.candidates or []:
-        if name not in naming.NAMES:
-            raise InputError(f"`candidates` (={name!r}) must be of {list(naming.NAMES)}")
-    if axes or arguments.candidates:
-        return list(grid.asked(base, axes, arguments.ranks, arguments.candidates or (), device))
-    return list(grid.quick(base, device) if arguments.quick else grid.default(base, arguments.ranks, device))
+
+def row(job: Job, measured: str, candidate: str, figures: record.Row) -> record.Row:
+    """One measurement; ``figures`` are those of `record.spread` and any more."""
+    settings = asdict(job.workload)
+    for unused in ("max_rows",) if job.workload.tables == "synthetic" else ("num_tables", "rows"):
+        del settings[unused]
+    settings |= {"num_tables": len(job.workload.table_rows), "table_rows": sum(job.workload.table_rows)}
+    about = {"measured": measured, "axis": job.axis, "device": job.device, "ranks": job.ranks, **settings}
+    steps = {"direction": "training" if job.optimizer else "forward", "optimizer": job.optimizer}
+    return {**about, "candidate": candidate, **steps, **figures}
+
+
+def throughput_rows(job: Job, moved: float, seconds: dict[str, list[float]]) -> Iterator[record.Row]:
+    """The rows of what `throughput` returns."""
+    size, ids = job.workload.batch_size, job.workload.ids_a_bag * len(job.workload.table_rows)
+    copied = 2 * (job.copy_mib // job.ranks) * job.ranks * 2**20  # read and written
+    for name in job.candidates:
+        samples = record.spread([size / s for s in seconds[name]], "samples/s", digits=0)
+        figures = {
+            "ids_per_second": round(samples["median"] * ids),
+            "table_gb_per_second": round(samples["median"] / size * moved / 1e9, 3),
+            "percent_of_copy": round(100 * moved / copied * record.ratio(seconds["copy"], seconds[name]), 1),
+            "baseline": job.candidates[0],
+            "speed_to_baseline": round(record.ratio(seconds[job.candidates[0]], seconds[name]), 3),
+        }
+        yield row(job, "throughput", name, {**figures, **samples})
+    yield row(job, "copy", "copy", record.spread([copied / s / 1e9 for s in seconds["copy"]], "GB/s", digits=2))
+
+
+def rows(asked: Sequence[Job], arguments: argparse.Namespace) -> Iterator[record.Row]:
+    """Each row as soon as it is measured."""
+    for job in asked:
+        yield from throughput_rows(job, *in_ranks(throughput, job))
+    base, quick = replace(asked[0], optimizer=arguments.optimizers[0]), arguments.quick
+    if base.axis == "asked for":
+        return
+    pairs = list(product([ranks for ranks in arguments.ranks if ranks <= 2], arguments.optimizers))
+    for ranks, optimizer in pairs[:1] if quick else pairs:
+        job, ratios = replace(base, axis="ours to DMP", ranks=ranks, optimizer=optimizer), []
+        for number in range(arguments.pair_runs or (1 if quick else 6)):
+            pair = (OURS, DMP) if number % 2 else (DMP, OURS)  # which is built and timed first
+            _, seconds = in_ranks(throughput, replace(job, candidates=pair, repeats=2 if quick else 24))
+            ratios += [ours / bare for ours, bare in zip(seconds[OURS], seconds[DMP], strict=True)]
+        yield row(job, "time of ours to DMP", OURS, {"baseline": DMP, **record.spread(ratios, "ratio", digits=4)})
+    for name in base.candidates[:1] if quick else base.candidates:
+        peak = in_ranks(peak_memory, replace(base, candidates=(name,)))
+        yield row(base, "peak memory", name, record.spread([peak], "MiB", digits=0))
 
 
 def main() -> None:
     arguments = record.parse("embedding_throughput", __doc__, options)
-    circumstances = record.begin(threads=arguments.threads, device=arguments.device)
-    on_gpu, quick = arguments.device == "cuda", arguments.quick
-    arguments.ranks = arguments.ranks or [n for n in (1, 2, 4) if not on_gpu or n <= torch.cuda.device_count()]
-    try:
-        asked = points(arguments)
-        job = Job(
-            asked[0].workload,
-            asked[0].candidates,
-            tuple(arguments.optimizers),
-            repeats=arguments.repeats or (2 if quick else 5),
-            device=arguments.device,
-            threads=arguments.threads,
-            copy_mib=arguments.copy_mib or (16 if quick else 4096 if on_gpu else 512),
-            block_ms=1.0 if quick else 60.0,
-        )
-        run = Run(job, pair_runs=arguments.pair_runs or (1 if quick else 6), pairs_a_run=2 if quick else 24)
-        for point in asked:
-            run.throughput(point)
-        if all(point.axis != "asked for" for point in asked):
-            base = asked[0]
-            ratios = list(product([n for n in arguments.ranks if n <= 2], job.optimizers))
-            for ranks, optimizer in ratios[:1] if quick else ratios:
-                run.pairs(base, ranks, naming.bare("table_wise"), naming.ours("table_wise"), optimizer)
-            for candidate in base.candidates[:1] if quick else base.candidates:
-                run.peak_memory(base, candidate)
-    except (InputError, WrongCandidateError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    record.write(arguments.results, run.rows, circumstances)
-    print(summary(run.rows))
+    most, copy_mib = (torch.cuda.device_count(), 4096) if arguments.device == "cuda" else (4, 512)
+    arguments.ranks = arguments.ranks or [n for n in ((2,) if arguments.quick else (1, 2, 4)) if n <= most]
+    given = {k: v for k, v in vars(arguments).items() if v and k in ("repeats", "device", "threads", "copy_mib")}
+    base = replace(QUICK if arguments.quick else Job(copy_mib=copy_mib), **given)
+    with record.Results(arguments.results, arguments.threads, device=arguments.device) as results:
+        try:
+            asked = list(jobs(base, arguments))
+            wrong = next(filter(None, (in_ranks(check, job) for job in asked)), "" if asked else "no candidate runs")
+        except InputError as error:
+            wrong = str(error)
+        if wrong:
+            print(f"error: {wrong}", file=sys.stderr)
+            raise SystemExit(2)
+        print(*PRINTED, sep=", ")
+        for measured in rows(asked, arguments):
+            results.add(measured)
+            print(*(measured[name] for name in PRINTED if measured.get(name) not in (None, "")), sep=", ", flush=True)
+            if measured["unit"] == "ratio":
+                print(f"ours at most 2 % slower than DMP: {'reached' if measured['median'] <= 1.02 else 'missed'}")
 
 
 if __name__ == "__main__":

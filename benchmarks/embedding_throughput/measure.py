@@ -1,179 +1,130 @@
-"""Times candidates on the ranks of a group, and the memory of one in processes of its own."""
+"""Checks and times candidates on the ranks of a group, and measures the memory of one."""
 
 import logging
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from benchmarks import memory, record
-from benchmarks.embedding_throughput import naming
-from benchmarks.embedding_throughput.candidates import Candidate
-from benchmarks.embedding_throughput.check import check
-from benchmarks.embedding_throughput.traffic import copying, table_bytes
-from benchmarks.embedding_throughput.workload import Batch, Workload
+from benchmarks import record
+from benchmarks.embedding_throughput.candidates import CANDIDATES
+from benchmarks.embedding_throughput.operators import EPS, LEARNING_RATE
+from benchmarks.embedding_throughput.workload import ADAGRAD, CPU, DTYPES, Batch, Workload, table_bytes
+from tests import processes
 
-NUM_BATCHES, SEED = 4, 0
-COPY = "copy"
-FORWARD, TRAINING = "forward", "training"
+TOLERANCES = {"fp32": 1e-5, "fp16": 2e-3, "int8": 1e-2}  # of the greatest value
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one group of ranks measures.
+    """What one group of ranks measures."""
 
-    Args:
-        workload: tables and ids.
-        candidates: names; the first is the baseline.
-        optimizers: each is measured by itself.
-        repeats: turns.
-        device: ``"cpu"``, or ``"cuda"`` with a GPU a rank.
-        threads: of each rank.
-        copy_mib: of the buffer that is copied, all ranks' parts together.
-        block_ms: how long a turn is at least, in whole batches.
-    """
-
-    workload: Workload
-    candidates: tuple[str, ...]
-    optimizers: tuple[str, ...]
+    workload: Workload = Workload()  # noqa: RUF009  (it is frozen)
+    candidates: tuple[str, ...] = ()  # the first is the baseline
+    axis: str = "base"  # what differs from the base
+    ranks: int = 1
+    optimizer: str = ""  # empty for the forward pass alone
     repeats: int = 5
-    device: str = "cpu"
-    threads: int = 1
-    copy_mib: int = 512
-    block_ms: float = 60.0
-
-    def on_rank(self) -> torch.device:
-        """Sets this rank up, and names its device."""
-        for package in ("torch", "torchrec"):  # they tell the same once for each of 26 tables
-            logging.getLogger(package).setLevel(logging.ERROR)
-            warnings.filterwarnings("ignore", module=package)
-        torch.set_num_threads(self.threads)
-        if self.device == "cpu":
-            return torch.device("cpu")
-        torch.cuda.set_device(dist.get_rank())
-        return torch.device("cuda", dist.get_rank())
+    ids_a_turn: int = 2**19  # about how many are looked up in a turn, in whole batches
+    device: str = "cpu"  # or "cuda", with a GPU per rank
+    threads: int = 1  # of each rank
+    copy_mib: int = 512  # size of the buffer that is copied, over all ranks
 
 
-def fill(table: Tensor) -> Tensor:
-    """Any value will do for time; but all of the memory must be written, or its pages would be one page of zeros."""
-    return torch.nn.init.constant_(table, 0.01)
+def in_ranks(function: Callable[[Job, torch.device], Any], job: Job) -> Any:
+    """Returns what ``function`` returns on the first of the job's ranks, which are new processes."""
+    found = get_context("forkserver").SimpleQueue()
+    processes.run(_on_rank, job.ranks, function, job, found, backend="nccl" if job.device == "cuda" else "gloo")
+    return found.get()
 
 
-def together(device: str, function: Callable[[], object]) -> float:
-    """Seconds until all ranks have done it."""
-
-    def until_all_have() -> None:
-        function()
-        dist.barrier()
-
-    dist.barrier()
-    return record.seconds(until_all_have, device)
-
-
-def lookup(candidate: Candidate, batch: Batch) -> None:
-    """The forward pass alone."""
-    with torch.no_grad():
-        candidate.forward(batch)
+def _on_rank(function: Callable[[Job, torch.device], Any], job: Job, found: Any) -> None:
+    logging.captureWarnings(True)
+    logging.disable(logging.WARNING)  # they are repeated for each of 26 tables
+    torch.set_num_threads(job.threads)
+    device = CPU if job.device == "cpu" else torch.device("cuda", dist.get_rank())
+    if device != CPU:
+        torch.cuda.set_device(device)
+    returned = function(job, device)
+    if dist.get_rank() == 0:
+        found.put(returned)
 
 
-def block(function: Callable[[Batch], object], batches: list[Batch], calls: int) -> None:
-    """One batch after another, so that the rows of one are not in the cache for the next."""
-    for call in range(calls):
-        function(batches[call % len(batches)])
-
-
-def of_first_rank(value: float) -> float:
-    """What all ranks then go by."""
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
-
-
-def calls_of(function: Callable[[Batch], object], batches: list[Batch], job: Job) -> int:
-    """How many batches make a turn long enough; warms up. The same on all ranks."""
-    once = partial(block, function, batches, 1)
-    taken = of_first_rank(together(job.device, once))
-    if taken < 10 * job.block_ms / 1e3:  # else one is enough, though the first is slow
-        taken = of_first_rank(together(job.device, once))
-    return max(1, min(100, round(job.block_ms / 1e3 / taken)))
-
-
-def in_turns(functions: Mapping[str, Callable[[Batch], object]], batches: list[Batch], job: Job) -> dict[str, Any]:
-    """Seconds a batch, by turns; and of copying the buffer once."""
-    calls = {name: calls_of(function, batches, job) for name, function in functions.items()}
-    copy = copying(job.copy_mib // dist.get_world_size(), batches[0].ids.device)
-    copy()
-    blocks = {name: partial(block, function, batches, calls[name]) for name, function in functions.items()}
-    timer = partial(together, job.device)
-    times = record.in_turns({**blocks, COPY: copy}, job.repeats, timer, warm_up=0)
-    return {name: [seconds / calls.get(name, 1) for seconds in own] for name, own in times.items()}
-
-
-def _directions(job: Job, optimizer: str, batches: list[Batch]) -> list[dict[str, Any]]:
-    """Of the candidates with one optimizer; the forward pass, which has none, with the first."""
-    wanted = [name for name in job.candidates if naming.trains(name, job.workload, optimizer)]
-    first = optimizer == job.optimizers[0]
-    if not wanted and not first:
-        return []
-    device = batches[0].ids.device
-    built = {name: naming.build(name, job.workload, optimizer, device, fill) for name in job.candidates}
-    turns: dict[str, dict[str, Callable[[Batch], object]]] = {}
-    if first:
-        turns[FORWARD] = {name: partial(lookup, candidate) for name, candidate in built.items()}
-    if wanted:
-        turns[TRAINING] = {name: built[name].train for name in wanted}
-    return [
-        {"direction": direction, "optimizer": optimizer, "seconds": in_turns(functions, batches, job)}
-        for direction, functions in turns.items()
-    ]
-
-
-def throughput(job: Job) -> dict[str, Any]:
-    """On every rank: the check, then seconds a batch by candidate, optimizer and direction."""
-    device, workload = job.on_rank(), job.workload
-    for optimizer in job.optimizers:
-        for name in job.candidates:
-            check(name, workload, optimizer, device)
-    batches = workload.batches(NUM_BATCHES, SEED, dist.get_rank(), dist.get_world_size(), device)
-    measured = [found for optimizer in job.optimizers for found in _directions(job, optimizer, batches)]
-    whole = workload.batches(NUM_BATCHES, SEED)
-    moved = {optimizer: table_bytes(workload, whole, optimizer) for optimizer in job.optimizers}
-    return {"measured": measured, "bytes": {**moved, FORWARD: table_bytes(workload, whole, None)}}
-
-
-def pairs(job: Job, count: int, ours_first: bool) -> list[list[float]]:
-    """On every rank: seconds a training step of the job's two candidates, in alternating order, ``count`` times."""
-    device, workload, (optimizer,) = job.on_rank(), job.workload, job.optimizers
+def check(job: Job, device: torch.device) -> str:
+    """Compares the candidates with float64 arithmetic on small tables; returns what is wrong, or an empty string."""
+    rows = {name: min(getattr(job.workload, name), 500) for name in ("max_rows", "rows")}
+    small, most = replace(job.workload, **rows, batch_size=64 * job.ranks), TOLERANCES[job.workload.precision]
     for name in job.candidates:
-        check(name, workload, optimizer, device)
-    batches = workload.batches(NUM_BATCHES, SEED, dist.get_rank(), dist.get_world_size(), device)
-    order = job.candidates[:: -1 if ours_first else 1]
-    built = {name: naming.build(name, workload, optimizer, device, fill) for name in order}
-    calls = max(calls_of(candidate.train, batches, job) for candidate in built.values())
-    blocks = {name: partial(block, built[name].train, batches, calls) for name in job.candidates}
-    found = []
-    for number in range(count):
-        turn = {name: blocks[name] for name in job.candidates[:: -1 if number % 2 else 1]}
-        times = record.in_turns(turn, 1, partial(together, job.device), warm_up=0)
-        found.append([times[name][0] / calls for name in job.candidates])
-    return found
+        off = torch.tensor(_differences(name, small, job.optimizer, device), device=device)
+        dist.all_reduce(off, dist.ReduceOp.MAX)
+        for what, worst in zip(("pooled embeddings", "updated tables"), off.tolist(), strict=True):
+            if worst > most:
+                sentence = f"{what} are off by {worst:.1e} of the greatest value, more than {most:.0e}: {small}"
+                return f"{name}, {job.optimizer or 'forward'}, {job.ranks} ranks: {sentence}"
+    return ""
 
 
-def peak_memory(job: Job) -> float:
-    """On every rank: MiB at most of training the job's one candidate, on the rank that takes most; on a GPU its own."""
-    device, workload, (name,), (optimizer,) = job.on_rank(), job.workload, job.candidates, job.optimizers
-    batches = workload.batches(1, SEED, dist.get_rank(), dist.get_world_size(), device)
-    candidate = naming.build(name, workload, optimizer, device, fill)
-    for _ in range(2):
-        candidate.train(batches[0])
-    peak = memory.peak_memory()
-    if job.device == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    gathered = [0.0] * dist.get_world_size()
-    dist.all_gather_object(gathered, peak)
-    return max(gathered)
+def _differences(name: str, workload: Workload, optimizer: str, device: torch.device) -> tuple[float, float]:
+    """How far this rank's embeddings and, after three steps, its parts of the tables are off."""
+    rank, ranks, generator = dist.get_rank(), dist.get_world_size(), torch.Generator().manual_seed(0)
+    drawn = [torch.randn(rows, workload.embedding_dim, generator=generator) for rows in workload.table_rows]
+    tables = [table.to(DTYPES[workload.precision]).double() for table in drawn]
+    states = [table.new_zeros(len(table)) for table in tables]
+    candidate = CANDIDATES[name](workload, optimizer, device).fill(tables)
+    parts = workload.batches(3, 1, rank, ranks, device)
+    pooled = torch.stack([table[ids].sum(1) for table, ids in zip(tables, parts[0].ids.cpu(), strict=True)], 1)
+    with torch.no_grad():
+        off = _difference(candidate.forward(parts[0]).view(pooled.shape), pooled[:, candidate.order])
+    if not optimizer:
+        return off, 0.0
+    for part, whole in zip(parts, workload.batches(3, 1), strict=True):
+        candidate.train(part)
+        for t, (table, state, ids) in enumerate(zip(tables, states, whole.ids, strict=True)):
+            of_ids = whole.gradient[:, t].double().div(ranks).repeat_interleave(ids.shape[1], 0)
+            gradient = torch.zeros_like(table).index_add_(0, ids.flatten(), of_ids)
+            if optimizer == ADAGRAD:
+                state += gradient.square().mean(1)
+                gradient /= state.sqrt()[:, None] + EPS
+            table -= LEARNING_RATE * gradient
+    shards = [(shard, tables[t][index]) for t, index, shard in candidate.shards() if shard.numel()]
+    return off, max((_difference(*shard) for shard in shards), default=0.0)
+
+
+def _difference(actual: Tensor, expected: Tensor) -> float:
+    """Relative to the greatest value; infinite where something is not a number."""
+    worst = (actual.cpu().double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
+    return worst.nan_to_num(nan=torch.inf).item()
+
+
+def throughput(job: Job, device: torch.device) -> tuple[float, dict[str, list[float]]]:
+    """Bytes that a batch moves; and, by turn, its seconds until all ranks are done, and of copying the buffer."""
+    workload = job.workload
+    built = {name: CANDIDATES[name](workload, job.optimizer, device).fill() for name in job.candidates}
+    count = max(1, job.ids_a_turn // (workload.batch_size * workload.ids_a_bag * len(workload.table_rows)))
+    batches = workload.batches(count, 0, dist.get_rank(), job.ranks, device)
+    source, target = (torch.ones(job.copy_mib // job.ranks * 2**18, device=device) for _ in range(2))
+    steps = {name: each.train if job.optimizer else torch.no_grad()(each.forward) for name, each in built.items()}
+
+    def turn(step: Callable[[Batch], Any]) -> float:
+        def until_all_are_done() -> None:
+            for batch in batches:  # one's rows are not in the cache for the next
+                step(batch)
+            dist.barrier()
+
+        dist.barrier()
+        return record.seconds(until_all_are_done, job.device) / len(batches)
+
+    times = record.in_turns({**steps, "copy": lambda _: target.copy_(source)}, job.repeats, turn)
+    return table_bytes(workload, workload.batches(count, 0), job.optimizer), times
+
+
+def peak_memory(job: Job, device: torch.device) -> float:
+    """Peak MiB of a process that trains the job's candidate; on a GPU, of its memory."""
+    candidate = CANDIDATES[job.candidates[0]](job.workload, job.optimizer, device).fill()
+    for batch in job.workload.batches(1, 0, device=device) * 2:
+        candidate.train(batch)
+    return record.peak_memory() if device == CPU else torch.cuda.max_memory_allocated() / 2**20

@@ -1,141 +1,107 @@
-"""What is looked up: tables, and ids drawn for them."""
+"""What is looked up: tables, ids drawn for them, and the bytes of the tables that a batch moves."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
-from torchrec.modules.embedding_configs import DataType
+from torchrec.modules.embedding_configs import dtype_to_data_type
 
 from torchrec_mtl.data.ali_ccp.golden import NUM_EMBEDDINGS
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least, check_choice
 
 CRITEO = [45833188, 36746, 17245, 7413, 20243, 3, 7114, 1441, 62, 29275261, 1572176, 345138, 10, 2209, 11267, 128, 4]
-CRITEO += [974, 14, 48937457, 11316796, 40094537, 452104, 12606, 104, 35]  # of the terabyte data set, as DLRM has it
+CRITEO += [974, 14, 48937457, 11316796, 40094537, 452104, 12606, 104, 35]  # terabyte data set, as DLRM uses it
+PUBLISHED = {"criteo": CRITEO, "ali_ccp": list(NUM_EMBEDDINGS.values())}
+DTYPES = {"fp32": torch.float, "fp16": torch.half, "int8": torch.float}  # int8 tables are quantised from fp32
+ADAGRAD = "row-wise Adagrad"
+STATE_BYTES = {ADAGRAD: 4, "SGD": 0}  # of one row, by optimizer
 CPU = torch.device("cpu")
-TABLES = ("criteo", "ali_ccp", "synthetic")
-DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.FP32}  # int8 is quantised from fp32
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one step looks up and learns from."""
+
+    ids: Tensor  # [F, B, L], rows of each table
+    gradient: Tensor  # [B, F, D], of the pooled embeddings
+
+    @cached_property
+    def sparse_features(self) -> KeyedJaggedTensor:
+        """The ids as TorchRec takes them."""
+        keys, size = [f"f{t}" for t in range(len(self.ids))], self.ids.shape[1]
+        lengths = torch.full((len(keys) * size,), self.ids.shape[2], device=self.ids.device)
+        features = KeyedJaggedTensor(keys, self.ids.flatten(), lengths=lengths, stride=size)
+        features.offsets()  # computed once and kept
+        return features
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Tables, all of one width and of one feature each, and batches of bags that are all of one length.
+    """Tables of one width with a feature each, and batches of bags of one length. A wrong value is an `InputError`."""
 
-    Args:
-        tables: ``"criteo"``, 26 cardinalities; ``"ali_ccp"``, 18 vocabularies; or ``"synthetic"``.
-        max_rows: of a table of the first two; larger ones are cut to it.
-        num_tables: of the synthetic set.
-        rows: of each of its tables.
-        embedding_dim: D.
-        batch_size: B, samples over all ranks.
-        ids_a_bag: 1 for one-hot.
-        exponent: of Zipf's law: the ``k``-th most frequent row is drawn ``k ** -exponent`` as often as the first. At 0
-            all are as frequent.
-        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``, of table values.
-
-    Raises:
-        InputError: if tables or precision are unknown, or a size is less than 1.
-    """
-
-    tables: str = "criteo"
-    max_rows: int = 100_000
-    num_tables: int = 26
-    rows: int = 50_000
-    embedding_dim: int = 64
-    batch_size: int = 8192
-    ids_a_bag: int = 1
-    exponent: float = 1.05
-    precision: str = "fp32"
+    tables: str = "criteo"  # or "ali_ccp", "synthetic"
+    max_rows: int = 100_000  # larger tables of Criteo and Ali-CCP are cut to it
+    num_tables: int = 26  # synthetic tables
+    rows: int = 50_000  # of each synthetic table
+    embedding_dim: int = 64  # D
+    batch_size: int = 8192  # B, over all ranks
+    ids_a_bag: int = 1  # L
+    exponent: float = 1.05  # of Zipf's law: the k-th row is drawn k ** -exponent times as often as the first
+    precision: str = "fp32"  # of table values; or "fp16", "int8"
 
     def __post_init__(self) -> None:
-        for name, choices in ("tables", TABLES), ("precision", tuple(DATA_TYPES)):
-            if getattr(self, name) not in choices:
-                raise InputError(f"`{name}` (={getattr(self, name)!r}) must be one of {list(choices)}")
-        for name in ("max_rows", "num_tables", "rows", "embedding_dim", "batch_size", "ids_a_bag"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 1")
-        if self.exponent < 0:
-            raise InputError(f"`exponent` (={self.exponent}) must be at least 0")
+        check_choice("tables", self.tables, (*PUBLISHED, "synthetic"))
+        check_choice("precision", self.precision, list(DTYPES))
+        check_at_least(1, **{field.name: getattr(self, field.name) for field in fields(self) if field.type is int})
+        check_at_least(0, exponent=self.exponent)
         if self.embedding_dim % 4:
             raise InputError(f"`embedding_dim` (={self.embedding_dim}) must be a multiple of 4, as fbgemm's rows are")
 
     @cached_property
     def table_rows(self) -> list[int]:
-        """Of each table."""
+        """Number of rows of each table."""
         if self.tables == "synthetic":
             return [self.rows] * self.num_tables
-        published = CRITEO if self.tables == "criteo" else list(NUM_EMBEDDINGS.values())
-        return [min(rows, self.max_rows) for rows in published]
+        return [min(rows, self.max_rows) for rows in PUBLISHED[self.tables]]
 
-    def collection(self, init_fn: Callable[[Tensor], Tensor | None], device: torch.device) -> EmbeddingBagCollection:
+    def collection(self, device: torch.device) -> EmbeddingBagCollection:
         """The tables ``t0``, ``t1``..., of features ``f0``, ``f1``..."""
+        data_type = dtype_to_data_type(DTYPES[self.precision])
         tables = [
-            EmbeddingBagConfig(
-                name=f"t{t}",
-                num_embeddings=rows,
-                embedding_dim=self.embedding_dim,
-                feature_names=[f"f{t}"],
-                data_type=DATA_TYPES[self.precision],
-                init_fn=init_fn,
-            )
+            EmbeddingBagConfig(rows, self.embedding_dim, f"t{t}", data_type, [f"f{t}"], init_fn=nn.init.zeros_)
             for t, rows in enumerate(self.table_rows)
         ]
         return EmbeddingBagCollection(tables=tables, device=device)
 
-    def batches(
-        self, count: int, seed: int, rank: int = 0, world_size: int = 1, device: torch.device = CPU
-    ) -> list["Batch"]:
-        """``count`` batches of one rank, its part of what all draw alike; their gradient is the same.
-
-        Raises:
-            InputError: if the ranks cannot have parts of one size.
-        """
-        if self.batch_size % world_size:
-            raise InputError(f"`batch_size` (={self.batch_size}) must be a multiple of the ranks (={world_size})")
-        generator = torch.Generator().manual_seed(seed)
-        own = self.batch_size // world_size
-        of_tables = [
-            draw_ids(rows, count * self.batch_size * self.ids_a_bag, self.exponent, generator)
-            for rows in self.table_rows
-        ]
-        ids = torch.stack(of_tables).view(len(of_tables), count, self.batch_size, self.ids_a_bag)
-        gradient = torch.randn(self.batch_size, len(of_tables), self.embedding_dim, generator=generator)
-        part = slice(rank * own, (rank + 1) * own)
-        of_rank = gradient[part].clone().to(device)
-        return [Batch(ids[:, number, part].contiguous().to(device), of_rank) for number in range(count)]
+    def batches(self, count: int, seed: int, rank: int = 0, ranks: int = 1, device: torch.device = CPU) -> list[Batch]:
+        """One rank's part of ``count`` batches; every rank draws the same. All batches share one gradient."""
+        generator, size = torch.Generator().manual_seed(seed), self.batch_size // ranks
+        shape, part = (count, self.batch_size, self.ids_a_bag), slice(rank * size, (rank + 1) * size)
+        ids = torch.stack([draw_ids(rows, shape, self.exponent, generator) for rows in self.table_rows])
+        gradient = torch.randn(self.batch_size, len(ids), self.embedding_dim, generator=generator)[part].to(device)
+        return [Batch(ids[:, number, part].contiguous().to(device), gradient) for number in range(count)]
 
 
-def draw_ids(rows: int, count: int, exponent: float, generator: torch.Generator) -> Tensor:
-    """``[count]`` rows after Zipf's law; which row is how frequent is drawn too, so that neighbours are unlike."""
-    if exponent == 0:
-        return torch.randint(rows, (count,), generator=generator)
+def draw_ids(rows: int, shape: tuple[int, ...], exponent: float, generator: torch.Generator) -> Tensor:
+    """Rows by Zipf's law, in ``shape``. Which row is how frequent is drawn too, so that neighbours differ."""
     cumulated = torch.arange(1, rows + 1, dtype=torch.float64).pow(-exponent).cumsum(0)
-    drawn = torch.rand(count, dtype=torch.float64, generator=generator) * cumulated[-1]
+    drawn = torch.rand(shape, dtype=torch.float64, generator=generator) * cumulated[-1]
     ranked = torch.searchsorted(cumulated, drawn, right=True).clamp_(max=rows - 1)
     return torch.randperm(rows, generator=generator)[ranked]
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What a step looks up and learns from.
+def table_bytes(workload: Workload, batches: Sequence[Batch], optimizer: str) -> float:
+    """Mean bytes of tables, optimizer states and gradients that a whole batch reads and writes.
 
-    Args:
-        ids: ``[F, B, L]``, rows of each table.
-        gradient: ``[B, F, D]``, of what is pooled.
+    The forward pass, which is all if ``optimizer`` is empty, reads a row for each id. The update reads a row of the
+    fp32 gradient for each id, and reads and writes each *distinct* row of a table, with its state, once.
     """
-
-    ids: Tensor
-    gradient: Tensor
-
-    @cached_property
-    def sparse_features(self) -> KeyedJaggedTensor:
-        """The same ids for TorchRec."""
-        num_tables, batch_size, length = self.ids.shape
-        lengths = torch.full((num_tables * batch_size,), length, device=self.ids.device)
-        features = KeyedJaggedTensor(
-            [f"f{t}" for t in range(num_tables)], self.ids.flatten(), lengths=lengths, stride=batch_size
-        )
-        features.offsets()  # it keeps them
-        return features
+    width, count = workload.embedding_dim, batches[0].ids.numel()
+    row = {"fp32": 4 * width, "fp16": 2 * width, "int8": width + 4}[workload.precision]  # int8: scale and offset
+    if not optimizer:
+        return count * row
+    distinct = sum(len(of_table.unique()) for batch in batches for of_table in batch.ids) / len(batches)
+    return count * (row + 4 * width) + distinct * 2 * (row + STATE_BYTES[optimizer])

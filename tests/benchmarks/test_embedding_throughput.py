@@ -1,26 +1,31 @@
-"""What is counted, that a wrong candidate is caught, and that right ones are right on one rank and on two."""
+"""Bytes and figures are those counted by hand, right candidates pass the check, and wrong ones stop the program."""
 
+import argparse
 import csv
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from benchmarks import record
 from benchmarks.embedding_throughput import __main__ as program
-from benchmarks.embedding_throughput import check, grid, naming
-from benchmarks.embedding_throughput.measure import Job
-from benchmarks.embedding_throughput.ranks import in_ranks
-from benchmarks.embedding_throughput.results import throughput_rows
-from benchmarks.embedding_throughput.summary import summary
-from benchmarks.embedding_throughput.traffic import copied_bytes, table_bytes
-from benchmarks.embedding_throughput.workload import CRITEO, Batch, Workload, draw_ids
+from benchmarks.embedding_throughput.candidates import CANDIDATES, runs
+from benchmarks.embedding_throughput.measure import Job, check, in_ranks
+from benchmarks.embedding_throughput.operators import TableBatched
+from benchmarks.embedding_throughput.workload import ADAGRAD, CRITEO, Batch, Workload, draw_ids, table_bytes
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.environment import worker_environment
 
-CPU = torch.device("cpu")
 SMALL = Workload(embedding_dim=8, ids_a_bag=3)
-GENERATOR = torch.Generator
+OPTIMIZERS = ("", ADAGRAD, "SGD")
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    program.options(parser)
+    return parser.parse_args(words)
 
 
 def test_table_sets():
@@ -42,21 +47,19 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("changes", "sentence"), WRONG)
-def test_a_wrong_workload_is_told(changes, sentence):
+def test_a_wrong_workload_raises(changes, sentence):
     with pytest.raises(InputError) as error:
         Workload(**changes)
     assert str(error.value).startswith(sentence)
 
 
-def test_ids_follow_zipfs_law():
-    rows, count, exponent = 50, 200_000, 1.2
-    frequencies = draw_ids(rows, count, exponent, GENERATOR().manual_seed(0)).bincount(minlength=rows).double() / count
+@pytest.mark.parametrize("exponent", [0.0, 1.2])
+def test_ids_follow_zipfs_law(exponent):
+    rows, count = 50, 200_000
+    ids = draw_ids(rows, (count,), exponent, torch.Generator().manual_seed(0))
+    frequencies = ids.bincount(minlength=rows).double() / count
     weights = torch.arange(1, rows + 1).double() ** -exponent
-    torch.testing.assert_close(
-        frequencies.sort(descending=True).values, weights / weights.sum(), atol=3e-3, rtol=0, check_dtype=False
-    )
-    uniform = draw_ids(rows, count, 0, GENERATOR().manual_seed(0)).bincount(minlength=rows) / count
-    assert (uniform - 1 / rows).abs().max() < 3e-3
+    torch.testing.assert_close(frequencies.sort(descending=True).values, weights / weights.sum(), atol=3e-3, rtol=0)
 
 
 def test_ranks_divide_one_batch():
@@ -65,17 +68,17 @@ def test_ranks_divide_one_batch():
     assert torch.equal(torch.cat([part.ids for part in parts], 1), whole.ids)
     assert torch.equal(torch.cat([part.gradient for part in parts]), whole.gradient)
     assert whole.sparse_features["f1"].to_dense()[2].tolist() == whole.ids[1, 2].tolist()
-    with pytest.raises(InputError, match="must be a multiple of the ranks"):
-        SMALL.batches(1, 5, 0, 3)
+    with pytest.raises(InputError, match=r"`batch_size` \(=8192\) must be a multiple of the ranks \(=3\)"):
+        list(program.jobs(Job(), arguments("--ranks", "3")))
 
 
 BYTES = [  # of two tables, D = 8, six ids, of which four are distinct in their table
-    ("fp32", None, 6 * 32),
-    ("fp16", None, 6 * 16),
-    ("int8", None, 6 * 12),
+    ("fp32", "", 6 * 32),
+    ("fp16", "", 6 * 16),
+    ("int8", "", 6 * 12),
     ("fp32", "SGD", 6 * 32 + 6 * 32 + 4 * 2 * 32),
-    ("fp32", "row-wise Adagrad", 6 * 32 + 6 * 32 + 4 * 2 * (32 + 4)),
-    ("fp16", "row-wise Adagrad", 6 * 16 + 6 * 32 + 4 * 2 * (16 + 4)),
+    ("fp32", ADAGRAD, 6 * 32 + 6 * 32 + 4 * 2 * (32 + 4)),
+    ("fp16", ADAGRAD, 6 * 16 + 6 * 32 + 4 * 2 * (16 + 4)),
 ]
 
 
@@ -88,145 +91,149 @@ def test_bytes_are_those_counted_by_hand(precision, optimizer, expected):
 
 def test_figures_of_a_row():
     workload = Workload(tables="synthetic", num_tables=2, rows=6, embedding_dim=8, batch_size=3)
-    point = grid.Point("base", workload, 2, ("a", "b"))
-    job = Job(workload, point.candidates, ("SGD",), copy_mib=64)
+    job, copied = Job(workload, ("a", "b"), ranks=2, optimizer="SGD", copy_mib=64), 2 * 64 * 2**20
     copies = [0.01, 0.02, 0.02]
     seconds = {"a": [0.5, 0.5, 0.5], "b": [0.25, 0.125, 0.25], "copy": copies}
-    found = {"measured": [{"direction": "training", "optimizer": "SGD", "seconds": seconds}], "bytes": {"SGD": 1e9}}
-    a, b, copy = throughput_rows(point, job, found)
+    a, b, copy = program.throughput_rows(job, 1e9, seconds)
     assert (b["median"], b["p20"], b["ids_per_second"]) == (12, 12, 24)  # three samples in a quarter of a second
     assert (b["table_gb_per_second"], b["speed_to_baseline"], b["baseline"]) == (4, 2, "a")
-    assert copy["median"] == pytest.approx(copied_bytes(64) / 0.02 / 1e9, abs=0.01)
-    percents = sorted(100 * rate * s / copied_bytes(64) for rate, s in zip((4e9, 8e9, 4e9), copies, strict=True))
+    assert copy["median"] == pytest.approx(copied / 0.02 / 1e9, abs=0.01)
+    percents = sorted(100 * rate * s / copied for rate, s in zip((4e9, 8e9, 4e9), copies, strict=True))
     assert b["percent_of_copy"] == pytest.approx(percents[1], abs=0.1)
-    assert a["speed_to_baseline"] == 1
-
-
-def _check(names, workload, optimizers):
-    for optimizer in optimizers:
-        for name in names:
-            check.check(name, workload, optimizer, CPU)
+    assert (a["speed_to_baseline"], a["direction"], a["optimizer"]) == (1, "training", "SGD")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_candidates_of_one_process_are_right(precision):
-    workload = replace(SMALL, precision=precision)
-    names = [name for name in (*grid.ON_ONE_RANK, *grid.QUANTISED) if naming.runs(name, workload, 1, CPU)]
-    assert names
-    in_ranks(_check, 1, "cpu", names, workload, program.OPTIMIZERS)
+    workload, checked = replace(SMALL, precision=precision), set()
+    for optimizer in OPTIMIZERS:
+        names = tuple(name for name in program.ONE_RANK if runs(name, workload, 1, "cpu", optimizer))
+        assert in_ranks(check, Job(workload, names, optimizer=optimizer)) == ""
+        checked.update(names)
+    on_cpu = {name for name in program.ONE_RANK if "UVM" not in name}
+    assert checked == {name for name in on_cpu if ("quantised" in name) == (precision == "int8")}
 
 
 @pytest.mark.slow
-def test_every_sharding_is_right_on_two_ranks():
-    names = (*grid.SHARDED, *grid.REPLICATED, naming.ours("table_wise"))
-    in_ranks(_check, 2, "cpu", names, replace(SMALL, tables="synthetic", num_tables=3), program.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_sharding_is_right_on_two_ranks(optimizer):
+    workload = replace(SMALL, tables="synthetic", num_tables=3)
+    sharded = (*program.BARE, *program.REPLICATED, program.OURS)
+    names = tuple(name for name in sharded if runs(name, workload, 2, "cpu", optimizer))
+    assert in_ranks(check, Job(workload, names, ranks=2, optimizer=optimizer)) == ""
 
 
-class WrongStep:
+class WrongStep(TableBatched):
     """Learns a little too fast."""
 
-    def __init__(self, candidate):
-        self.candidate = candidate
-        self.pooled, self.shards = candidate.pooled, candidate.shards
-
     def train(self, batch):
-        self.candidate.train(Batch(batch.ids, batch.gradient * 1.001))
+        super().train(Batch(batch.ids, batch.gradient * 1.001))
 
 
-class WrongFeatures(WrongStep):
+class WrongFeatures(TableBatched):
     """Mixes features up."""
 
-    def __init__(self, candidate):
-        super().__init__(candidate)
-        self.pooled, self.train = lambda batch: candidate.pooled(batch).flip(1), candidate.train
+    def forward(self, batch):
+        return super().forward(batch).view(batch.gradient.shape).flip(1).flatten(1)
 
 
-class NotANumber(WrongStep):
-    """Fails a check that asks whether it is worse."""
+class NotANumber(TableBatched):
+    """Would pass a check that asks only whether a difference is too large."""
 
-    def __init__(self, candidate):
-        super().__init__(candidate)
-        self.pooled = lambda batch: candidate.pooled(batch) * float("nan")
+    def forward(self, batch):
+        return super().forward(batch) * float("nan")
 
 
-def _check_wrong(wrong):
-    def build(*arguments):
-        return wrong(naming.build(*arguments))
-
-    check.check(naming.TBE, SMALL, "SGD", CPU, build)
+def check_with(wrong, job, device):
+    CANDIDATES["TBE"] = wrong
+    return check(job, device)
 
 
 CAUGHT = [
-    (WrongStep, "updated tables are off by .*e-"),
-    (WrongFeatures, "pooled embeddings are off by"),
-    (NotANumber, "pooled embeddings are off by inf"),
+    (WrongStep, "updated tables are off by "),
+    (WrongFeatures, "pooled embeddings are off by "),
+    (NotANumber, "pooled embeddings are off by inf "),
 ]
 
 
 @pytest.mark.parametrize(("wrong", "sentence"), CAUGHT)
 def test_a_wrong_candidate_is_caught(wrong, sentence):
-    with pytest.raises(check.WrongCandidateError, match=f"TBE, SGD, 1 ranks: {sentence}"):
-        in_ranks(_check_wrong, 1, "cpu", wrong)
+    found = in_ranks(partial(check_with, wrong), Job(SMALL, ("TBE",), optimizer="SGD"))
+    assert found.startswith(f"TBE, SGD, 1 ranks: {sentence}")
 
 
 def test_column_wise_trains_with_sgd_alone():
-    fp32 = Workload()
-    assert naming.trains("DMP column_wise", fp32, "SGD")
-    assert not naming.trains("DMP column_wise", fp32, "row-wise Adagrad")
-    assert naming.trains("DMP row_wise", fp32, "row-wise Adagrad")
-    assert not naming.trains(naming.EBC, Workload(precision="fp16"), "SGD")
+    workload = Workload()
+    assert runs("DMP column_wise", workload, 2, "cpu", "SGD")
+    assert not runs("DMP column_wise", workload, 2, "cpu", ADAGRAD)
+    assert runs("DMP row_wise", workload, 2, "cpu", ADAGRAD)
+    assert not runs("EBC", replace(workload, precision="fp16"), 1, "cpu", "SGD")
 
 
-def test_the_default_grid_varies_every_axis():
-    points = list(grid.default(Workload(), [1, 2, 4], CPU))
-    assert {point.axis for point in points} == {"base", *grid.AXES, "sharding", "sharding of small tables"}
-    assert {name for point in points for name in point.candidates} >= {*grid.SHARDED, *grid.REPLICATED, *grid.QUANTISED}
-    assert not [name for point in points for name in point.candidates if "UVM" in name]
-    on_gpu = next(iter(grid.default(Workload(), [1], torch.device("cuda")))).candidates
-    assert {naming.TBE_CACHED, "DMP table_wise cached UVM"} <= {*on_gpu}
+def test_by_default_every_axis_is_varied():
+    jobs = list(program.jobs(Job(), arguments("--ranks", "1", "2", "4")))
+    assert {job.axis for job in jobs} == {"base", *program.AXES, "sharding", "sharding of small tables"}
+    names = {name for job in jobs for name in job.candidates}
+    assert names == {name for name in (*program.ONE_RANK, *program.BARE, *program.REPLICATED) if "UVM" not in name}
+    on_gpu = next(program.jobs(Job(device="cuda"), arguments("--ranks", "1"))).candidates
+    assert {"TBE cached UVM", "DMP table_wise cached UVM"} <= {*on_gpu}
 
 
-def test_what_is_asked_for_is_every_combination():
-    axes = {"embedding_dim": [8, 16], "precision": ["fp32", "int8"]}
-    points = list(grid.asked(Workload(), axes, [1, 2], [naming.TBE, "DMP row_wise"], CPU))
-    found = [(p.workload.embedding_dim, p.workload.precision, p.ranks, p.candidates) for p in points]
-    one = (naming.TBE, "DMP row_wise")
-    assert found == [(width, "fp32", ranks, one[ranks - 1 :]) for width in (8, 16) for ranks in (1, 2)]
+def test_every_combination_of_what_is_asked_for_is_measured():
+    axes = ("--embedding-dim", "8", "16", "--precision", "fp32", "int8")
+    names = ("--candidates", "TBE", "DMP row_wise", "--optimizers", "SGD")
+    jobs = program.jobs(Job(), arguments("--ranks", "1", "2", *axes, *names))
+    found = [(job.workload.embedding_dim, job.ranks, job.optimizer, job.candidates) for job in jobs]
+    able = {1: ("TBE", "DMP row_wise"), 2: ("DMP row_wise",)}
+    assert found == [(d, ranks, o, able[ranks]) for d in (8, 16) for ranks in (1, 2) for o in ("", "SGD")]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the program in this process; returns the file of its results."""
+    for name, value in worker_environment(1, processes=1).items():  # else it would replace this process
+        monkeypatch.setenv(name, value)
+
+    def run_program(*words):
+        file = tmp_path / "results.csv"
+        monkeypatch.setattr(sys, "argv", ["x", "--quick", "--results", str(file), *words])
+        program.main()
+        return file
+
+    return run_program
 
 
 @pytest.mark.slow
-def test_the_whole_program_small(tmp_path, monkeypatch, capsys):
-    file = tmp_path / "results.csv"
-    monkeypatch.setattr(record, "begin", lambda **_: dict.fromkeys(record.CIRCUMSTANCES, "x"))
-    monkeypatch.setattr(sys, "argv", ["x", "--quick", "--results", str(file), "--repeats", "1"])
-    program.main()
-    rows = list(csv.DictReader(file.open()))
-    kinds = {"throughput", "copy", "time of ours to DMP", "peak memory"}
-    assert {row["measured"] for row in rows} == kinds
-    measured = {
-        (row["candidate"], row["direction"], row["optimizer"]) for row in rows if row["measured"] == "throughput"
-    }
-    assert {(naming.TBE, "training", "SGD"), (naming.QUANTISED_EBC, "forward", "")} <= measured
+def test_the_whole_program_small(run, capsys):
+    rows = list(csv.DictReader(run("--repeats", "1").open()))
+    assert {row["measured"] for row in rows} == {"throughput", "copy", "time of ours to DMP", "peak memory"}
+    found = {(row["candidate"], row["direction"], row["optimizer"], row["ranks"]) for row in rows}
+    wanted = {("TBE", "training", "SGD", "1"), ("quantised EBC", "forward", "", "1")}
+    assert found >= wanted | {("ours data_parallel", "training", ADAGRAD, "2")}
     assert all(float(row["median"]) > 0 for row in rows)
-    printed = capsys.readouterr().out
-    assert "fastest, 1 rank, SGD" in printed
-    assert "one stacked table by hand" in printed
+    with (program.record.RESULTS / "embedding_throughput.csv").open() as committed:
+        assert set(next(csv.reader(committed))) == {*rows[0], "rows"} - {"command"}  # "rows": of synthetic tables
+    assert "ours at most 2 % slower than DMP: " in capsys.readouterr().out
 
 
-def test_a_mistake_is_told_before_anything_is_measured(monkeypatch, capsys):
-    monkeypatch.setattr(record, "begin", lambda **_: {})
-    monkeypatch.setattr(sys, "argv", ["x", "--candidates", "TBF"])
+def test_a_wrong_candidate_stops_the_program(run, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(program, "check", partial(check_with, WrongStep))
     with pytest.raises(SystemExit) as exit_status:
-        program.main()
+        run("--candidates", "TBE", "--ranks", "1")
     assert exit_status.value.code == 2
-    assert capsys.readouterr().err.startswith("error: `candidates` (='TBF') must be of [")
+    assert capsys.readouterr().err.startswith("error: TBE, SGD, 1 ranks: updated tables are off by ")
+    assert not list(tmp_path.iterdir())
 
 
-def test_summary_says_where_torchrec_falls_short():
-    point = grid.Point("base", Workload(), 1, (naming.TBE, naming.STACKED))
-    job = Job(point.workload, point.candidates, ("SGD",))
-    seconds = {naming.TBE: [1.0], naming.STACKED: [0.25], "copy": [1.0]}
-    found = {"measured": [{"direction": "training", "optimizer": "SGD", "seconds": seconds}], "bytes": {"SGD": 1e9}}
-    assert "SGD: TBE reaches 25 to 25 % of the speed of one stacked table by hand." in summary(
-        throughput_rows(point, job, found)
-    )
+MISTAKES = [
+    (("--exponent", "-1"), "error: `exponent` (=-1.0) must be at least 0"),
+    (("--candidates", "TBE cached UVM"), "error: no candidate runs"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), MISTAKES)
+def test_a_mistake_is_reported_before_anything_is_measured(run, capsys, words, sentence):
+    with pytest.raises(SystemExit) as exit_status:
+        run(*words)
+    assert exit_status.value.code == 2
+    assert capsys.readouterr().err.startswith(sentence)
