@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 CIRCUMSTANCES = ("seed", "threads", "load", "processor", "versions", "commit", "command", "date")
 COLUMNS = ("unit", "median", "p20", "p80", "repeats", *CIRCUMSTANCES)
-PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "triton", "numpy", "polars")
+PEERS = ("torch-rechub", "deepctr-torch", "fuxictr")
+PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "triton", "numpy", "polars", *PEERS)
 
 QUICK = ROOT / "build" / "bench-quick"
 

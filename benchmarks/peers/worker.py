@@ -1,104 +1,104 @@
-"""One library's process: ``python worker.py LIBRARY FOLDER`` waits for its turns, a line of JSON each.
-
-A request is ``{"do": a method of Worker, ...its arguments}``, an answer ``{"is": ...}`` or ``{"error": ...}``.
-"""
+"""A library's model in a process of its own, which needs torch, numpy and the library; only ours needs TorchRec."""
 
 import importlib
 import json
 import os
 import sys
-import time
-from contextlib import nullcontext
-from importlib import metadata
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import numpy as np
 import torch
-from common import Sizes, draw_alike, fill_alike
-from torch import Tensor
 
-PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "numpy", "torch-rechub", "deepctr-torch", "fuxictr")
+from benchmarks import record
+from benchmarks.peers.common import WORKLOADS
 
 
-def peak_memory() -> float:
-    """MiB, of this process, so far; what `getrusage` says is never below what the parent had when it started this."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+class Library(AbstractContextManager):
+    """Asks a `Worker` in lines of JSON. After a failure, ``failure`` says why, and nothing more is asked."""
+
+    def __init__(self, rows: Path, name: str, python: Path, setting: str, model: str) -> None:
+        self.failure = ""
+        command = [python, *("-W", "ignore", "-m", "benchmarks.peers.worker"), rows, name, setting, model]
+        self.process = Popen(command, cwd=record.ROOT, text=True, stdin=PIPE, stdout=PIPE)
+        self.row = {"library": name, "setting": setting, "model": model, **(self.ask("about") or {"versions": ""})}
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Returns what the worker's method ``do`` returns, or None once anything has failed."""
+        if self.failure:
+            return None
+        with suppress(BrokenPipeError):  # the process has ended: there is no answer either
+            print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"error": f"its process ended with status {self.process.wait()}"}
+        self.failure = answer.get("error", "")
+        return answer.get("is")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
 
 
 class Worker:
-    """``folder`` has ids int64 ``[N, fields]`` and labels float32 ``[N, T]`` of training, ids of test, and sizes."""
+    """Trains and times a model on the rows of ``<workload>.npz``: training ids and labels, and test ids."""
 
-    def __init__(self, library: str, folder: Path) -> None:
-        self.models = importlib.import_module(f"{library}_models")
-        self.after_imports = peak_memory()
-        self.ids, self.labels, self.test_ids = (
-            torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("train_ids", "train_labels", "test_ids")
-        )
-        self.all_sizes = json.loads((folder / "sizes.json").read_text())
+    def __init__(self, rows: str, library: str, setting: str, model: str) -> None:
+        self.library = importlib.import_module(f"benchmarks.peers.{library}_models")
+        self.after_imports = record.peak_memory()
+        self.work = WORKLOADS[Path(rows).stem].of(model)
+        self.ids, labels, self.test_ids = map(torch.from_numpy, np.load(rows).values())
+        self.labels = labels[:, : len(self.work.tasks)]
+        self.arguments = (model, setting, self.work)
 
-    def about(self) -> dict[str, Any]:
-        installed = {package.metadata["Name"]: package.version for package in metadata.distributions()}
-        versions = " ".join(f"{name}=={installed[name]}" for name in PACKAGES if name in installed)
-        return {"models": self.models.MODELS, "versions": versions, "note": getattr(self.models, "NOTE", "")}
+    def about(self) -> dict[str, str]:
+        return {"versions": record.versions(), "note": getattr(self.library, "NOTE", "")}
 
-    def build(self, model: str, setting: str, seed: int = 0, fill: bool = False) -> int:
-        """A new model, filled with the same values for every library if asked for; how many parameters it has."""
-        self.candidate: Any = None
-        num_tasks = 2 if model == "esmm" else self.labels.shape[1]  # the peers' ESMM has no more
-        self.sizes = Sizes(**{**self.all_sizes, "num_tasks": num_tasks})
+    def build(self, seed: int = 0, fill: bool = False) -> int:
+        """Builds the model, with the same values in every library if ``fill``; returns its number of parameters."""
+        self.model = self.step = self.predict = None  # frees the memory of the last one
         torch.manual_seed(seed)
-        rates = self.labels[:, :num_tasks].mean(0)
-        start = fill_alike if fill else draw_alike
-        self.candidate = self.models.make(model, setting, self.sizes, seed, rates, start)
-        # the order of torchrec_mtl.data.BatchLoader
-        self.order = torch.from_numpy(np.random.default_rng([seed, 0]).permutation(len(self.ids)))
-        return sum(parameter.numel() for parameter in self.candidate.module.parameters())
+        self.model, self.step, self.predict = self.library.make(*self.arguments, seed, self.labels.mean(0), fill)
+        self.order = torch.from_numpy(np.random.default_rng([seed, 0]).permutation(len(self.ids)))  # `BatchLoader`'s
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def train(self, steps: int) -> float:
-        """CPU seconds of so many steps on the next rows; after the last rows come the first."""
-        began = time.process_time()
-        num_rows = steps * self.sizes.batch_size
+        """Takes steps on the next rows, which start over after the last; returns CPU seconds."""
+        num_rows = steps * self.work.batch_size
         rows, self.order = self.order[:num_rows], self.order.roll(-num_rows)
         assert len(rows) == num_rows, "fewer rows than a turn takes"
-        self.candidate.train(self.ids[rows], self.labels[rows, : self.sizes.num_tasks])
-        return time.process_time() - began
+        return record.processor_seconds(lambda: self.step(self.ids[rows], self.labels[rows]))
 
     def infer(self, steps: int) -> float:
-        """CPU seconds of predicting so many batches of test rows."""
-        began = time.process_time()
-        self._predict(self.test_ids[: steps * self.sizes.batch_size])
-        return time.process_time() - began
+        """Predicts batches of test rows; returns CPU seconds."""
+        return record.processor_seconds(lambda: self._predict(steps * self.work.batch_size))
 
-    def probabilities(self, file: str, rows: int) -> None:
-        """Saves those of the first test rows."""
-        np.save(file, self._predict(self.test_ids[:rows]).numpy())
+    def probabilities(self, rows: int) -> list[list[float]]:
+        """Returns the marginal probabilities of the first test rows."""
+        return self._predict(rows).tolist()
 
     @torch.no_grad()
-    def _predict(self, ids: Tensor) -> Tensor:
-        self.candidate.module.eval()
-        return torch.cat([self.candidate.predict(some) for some in ids.split(self.sizes.batch_size)])
+    def _predict(self, rows: int) -> torch.Tensor:
+        self.model.eval()
+        return torch.cat([self.predict(ids) for ids in self.test_ids[:rows].split(self.work.batch_size)])
 
-    def memory(self) -> list[float]:
-        """Peak in MiB, and what imports alone took."""
-        return [peak_memory(), self.after_imports]
+    def memory(self) -> dict[str, float]:
+        return {"peak memory": record.peak_memory(), "memory after imports": self.after_imports}
 
 
 def main() -> None:
-    library, folder = sys.argv[1], Path(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print
+    os.dup2(2, 1)  # libraries print
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    worker = Worker(library, folder)
-    with getattr(worker.models, "running", nullcontext)():
-        for line in sys.stdin:
-            request = json.loads(line)
-            try:
-                answer = {"is": getattr(worker, request.pop("do"))(**request)}
-            except Exception as error:
-                answer = {"error": f"{type(error).__name__}: {error}"}
-            print(json.dumps(answer), file=answers, flush=True)
+    worker = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            worker = worker or Worker(*sys.argv[1:])
+            answer = {"is": getattr(worker, request.pop("do"))(**request)}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

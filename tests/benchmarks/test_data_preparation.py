@@ -1,13 +1,14 @@
-"""The arithmetic of the benchmark of preparations, and its check."""
+"""The arithmetic of the benchmark of preparation, and its check."""
 
 import csv
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import data_preparation, record
-from benchmarks.data_preparation import check, rows_of
+from benchmarks.data_preparation import measure, rows_of
 
 FOUND = (1000, {"101": 5})
 BASE = [(FOUND, 10.0, 8.0, 50.0), (FOUND, 30.0, 9.0, 70.0), (FOUND, 20.0, 6.0, 60.0)]
@@ -23,22 +24,24 @@ def test_figures_by_hand() -> None:
 
 
 @pytest.mark.parametrize("other", [(999, {"101": 5}), (1000, {"101": 6}), (1000, {})])
-def test_programs_that_differ_are_not_timed(other: tuple) -> None:
-    check({"baseline": FOUND, "aitm": FOUND, "full": other})
+def test_programs_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: tuple) -> None:
+    finds = dict.fromkeys(data_preparation.PROGRAMS, FOUND) | {"full": other}
+    monkeypatch.setattr(data_preparation, "PROGRAMS", {name: name for name in finds})
+    monkeypatch.setattr(record, "in_own_process", lambda _, name, __: ((finds[name], 1.0, 2.0), 3.0))
+    assert measure(tmp_path, repeats=2)["aitm"] == [(FOUND, 1.0, 2.0, 3.0)] * 2
+    finds["aitm"] = other
     with pytest.raises(SystemExit, match="error: they differ"):
-        check({"baseline": FOUND, "aitm": other, "full": FOUND})
+        measure(tmp_path, repeats=2)
 
 
 def test_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def in_this_process(function, *arguments):
-        return function(*arguments), 1.0
-
-    monkeypatch.setattr(data_preparation.memory, "in_own_process", in_this_process)
-    monkeypatch.setattr(record, "begin", lambda threads: dict.fromkeys(record.CIRCUMSTANCES, "x"))
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    for name, value in record.worker_environment(1, processes=1).items():
+        monkeypatch.setenv(name, value)  # as it is when the program does not start over
+    monkeypatch.setattr(record, "in_own_process", lambda function, *arguments: (function(*arguments), 1.0))
     monkeypatch.setattr(sys, "argv", ["x", "--quick", "--results", str(tmp_path / "x.csv"), "--rows", "700", "900"])
     data_preparation.main()
     rows = list(csv.DictReader((tmp_path / "x.csv").open()))
     assert [row["program"] for row in rows[::3]] == ["baseline", "aitm", "full"] * 2
-    assert sorted(rows[0]) == sorted(
-        ["program", "rows", "rows_per_group", "raw_megabytes", "figure", "times_baseline", *record.COLUMNS]
-    )
+    with (record.RESULTS / "data_preparation.csv").open() as committed:
+        assert set(rows[0]) == {*next(csv.reader(committed)), "command"}

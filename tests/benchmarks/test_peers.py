@@ -1,9 +1,11 @@
-"""Other libraries beside ours: turns, failures, and what is said of the figures. Nothing is installed."""
+"""The same models in other libraries and in ours: failures, the check, and the arithmetic. Nothing is installed."""
 
 import csv
 import math
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,76 +13,84 @@ import torch
 
 from benchmarks import record
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import common, summary
-from benchmarks.peers.turns import Library
-from benchmarks.peers.work import OURS, QUICK
-
-FAKE = """
-import json, sys
-for line in sys.stdin:
-    request = json.loads(line)
-    if request["do"] == "die":
-        raise RuntimeError("killed")
-    failed = request["do"] == "fail"
-    print(json.dumps({"error": "ValueError: no"} if failed else {"is": request}), flush=True)
-"""
+from benchmarks.peers import common
+from benchmarks.peers.worker import Library
 
 
 @pytest.fixture
-def fake(tmp_path: Path):
-    worker = tmp_path / "fake.py"
-    worker.write_text(FAKE)
-    with Library("fake", sys.executable, tmp_path, worker=worker) as library:
-        yield library
+def rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return peers.save_rows(str(tmp_path), "quick")[1]
 
 
-def test_a_turn_is_a_question_and_its_answer(fake):
-    assert fake.ask("train", steps=3) == {"do": "train", "steps": 3}
-    assert not fake.failure
+def test_a_library_that_failed_is_asked_no_more_and_says_why(rows):
+    with Library(rows, "no_such", Path(sys.executable), common.ADAM, "mmoe") as library:
+        assert library.failure == "ModuleNotFoundError: No module named 'benchmarks.peers.no_such_models'"
+        assert library.row == {"library": "no_such", "setting": common.ADAM, "model": "mmoe", "versions": ""}
+        library.process.kill()
+        assert library.ask("build") is None
+        assert library.failure.startswith("ModuleNotFoundError")
 
 
-@pytest.mark.parametrize(("do", "failure"), [("fail", "ValueError: no"), ("die", "RuntimeError: killed")])
-def test_a_library_that_failed_is_asked_no_more_and_says_why(fake, do, failure):
-    assert fake.ask(do) is None
-    assert fake.ask("train", steps=3) is None
-    assert fake.failure == failure
+def test_a_process_that_was_killed_is_a_failure_too(rows):
+    with Library(rows, peers.OURS, Path(sys.executable), common.ADAM, "mmoe") as library:
+        assert library.ask("build") > 0
+        library.process.kill()
+        assert library.ask("train", steps=2) is None
+        assert library.failure == "its process ended with status -9"
 
 
-def test_a_library_that_is_not_there_has_a_row_with_its_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(peers, "python_with", lambda name: Path(sys.executable))
-    rows = []
-    assert peers.find(["no_such"], QUICK.save(str(tmp_path)), rows) == {}
-    assert rows == [{"library": "no_such", "error": "ModuleNotFoundError: No module named 'no_such_models'"}]
-
-
-def test_a_failed_installation_has_a_row_too(tmp_path, monkeypatch):
+def test_a_library_that_cannot_be_installed_has_a_row_that_says_why(monkeypatch):
     def refuse(name):
         raise OSError("no network")
 
     monkeypatch.setattr(peers, "python_with", refuse)
     rows = []
-    assert peers.find(["fuxictr"], tmp_path, rows) == {}
-    assert rows == [{"library": "fuxictr", "error": "not installed: no network"}]
+    assert peers.interpreters([peers.OURS, "fuxictr"], SimpleNamespace(add=rows.append)) == {
+        peers.OURS: Path(sys.executable)
+    }
+    assert rows == [{"library": "fuxictr", "versions": "", "error": "not installed: no network"}]
 
 
 class Answers:
-    """A library in this process, which predicts what it is told to."""
+    """A library in this process; what it does not answer is a failure."""
 
-    def __init__(self, name: str, probabilities: np.ndarray) -> None:
-        self.name, self.probabilities, self.failure = name, probabilities, ""
+    def __init__(self, library, **answers):
+        self.row, self.failure, self.answers = {"library": library, "model": "mmoe"}, "", answers
 
-    def ask(self, do: str, **arguments):
-        if do == "probabilities":
-            np.save(arguments["file"], self.probabilities)
+    def ask(self, do, **arguments):
+        self.failure = self.failure or ("" if do in self.answers else "ValueError: no")
+        return None if self.failure else self.answers[do]
 
 
-def test_no_figures_where_predictions_differ(tmp_path):
+def predicting(library, probabilities):
+    return Answers(library, build=1, train=1.0, probabilities=probabilities.tolist())
+
+
+def test_no_figures_where_predictions_differ():
     ours = np.random.default_rng(0).random((1000, 2))
-    peers.check_alike([Answers(OURS, ours), Answers("same", ours + 1e-5)], "mmoe", common.ADAM, tmp_path)
-    with pytest.raises(SystemExit, match=r"mmoe: other's probabilities are 1.0e-03 from ours"):
-        peers.check_alike([Answers(OURS, ours), Answers("other", ours + 1e-3)], "mmoe", common.ADAM, tmp_path)
+    first = predicting(peers.OURS, ours)
+    peers.check_alike([first, predicting("same", ours + 1e-5), Answers("failed")])
+    with pytest.raises(SystemExit, match=r"error: mmoe: other's probabilities are 1.0e-03 from ours"):
+        peers.check_alike([first, predicting("other", ours + 1e-3)])
     with pytest.raises(SystemExit, match="other's probabilities are nan"):
-        peers.check_alike([Answers(OURS, ours), Answers("other", ours * math.nan)], "mmoe", common.ADAM, tmp_path)
+        peers.check_alike([first, predicting("other", ours * math.nan)])
+    with pytest.raises(SystemExit, match="error: mmoe: ours failed: ValueError: no"):
+        peers.check_alike([Answers(peers.OURS), first])
+
+
+def test_speeds_are_by_cpu_time_and_beside_ours():
+    memory = {"peak memory": 100.4, "memory after imports": 90.0}
+    ours = Answers(peers.OURS, build=10, train=2.0, infer=1.0, memory=memory)
+    slow = Answers("slow", build=11, train=3.0, infer=4.0, memory=memory)
+    found = peers.measure_speed(common.WORKLOADS["speed"], [ours, slow, Answers("failed", build=12)], repeats=2)
+    *measured, failed = found
+    about = [(row["library"], row["parameters"], row["measure"]) for row in measured]
+    measures = ["training", "inference", *memory]
+    assert about == [(name, n, m) for name, n in ((peers.OURS, 10), ("slow", 11)) for m in measures]
+    assert [row["median"] for row in measured[:4]] == [2.048, 4.096, 100, 90]  # 4 steps of 1,024 rows
+    assert [row["ours_to_this"] for row in measured if "ours_to_this" in row] == [1, 1, 1.5, 4]
+    assert failed == {"library": "failed", "model": "mmoe", "parameters": 12, "error": "ValueError: no"}
 
 
 class Mixed(torch.nn.Module):
@@ -95,7 +105,7 @@ class Mixed(torch.nn.Module):
 
 def test_initial_values_are_drawn_alike_however_parameters_are_arranged():
     model = Mixed()
-    common.draw_alike(model)
+    common.initialize(model, fill=False)
     assert model.table.weight.std().item() == pytest.approx(common.TABLE_STD, rel=0.05)
     assert model.linear.weight.std().item() == pytest.approx((2 / 500) ** 0.5, rel=0.05)
     assert model.weights.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.05)
@@ -107,7 +117,7 @@ def test_initial_values_are_drawn_alike_however_parameters_are_arranged():
 def test_training_alike_is_on_the_sum_of_the_tasks_losses(setting):
     torch.manual_seed(0)
     ids, labels = torch.randint(9, (64, 1)), torch.randint(2, (64, 2)).float()
-    sizes = common.Sizes((9,), 2, 32, 2, 2, (2,), (2,))
+    work = common.Workload((0.5, 0.5), (9,), 64, 64, 32, 2, [2], [2])
     table = torch.nn.Embedding(9, 2)
     linear = torch.nn.Linear(2, 2)
     module = torch.nn.ModuleList([table, linear])
@@ -115,7 +125,7 @@ def test_training_alike_is_on_the_sum_of_the_tasks_losses(setting):
     def probabilities(ids):
         return linear(table(ids[:, 0])).sigmoid()
 
-    candidate = common.alike(module, probabilities, sizes, setting, common.draw_alike)
+    _, train, _ = common.alike(module, probabilities, work, setting, fill=False)
     own, weight, bias = (torch.nn.Parameter(p.detach().clone()) for p in module.parameters())
     optimizers = [
         torch.optim.Adam([weight, bias], lr=common.LEARNING_RATE),
@@ -123,7 +133,7 @@ def test_training_alike_is_on_the_sum_of_the_tasks_losses(setting):
         if setting == common.ADAM
         else torch.optim.Adagrad([own], lr=common.TABLE_LEARNING_RATE, eps=common.TABLE_EPS),
     ]
-    candidate.train(ids, labels)
+    train(ids, labels)
     for rows in (slice(32), slice(32, 64)):
         for p in (own, weight, bias):
             p.grad = None
@@ -136,36 +146,15 @@ def test_training_alike_is_on_the_sum_of_the_tasks_losses(setting):
     torch.testing.assert_close(linear.weight, weight)
 
 
-def rows_of(library: str, ours_to_this: float, aucs: tuple[float, float]) -> list[dict]:
-    about = {"library": library, "setting": "like for like", "model": "mmoe"}
-    speed = {"measure": "training", "ours_to_this": ours_to_this, "median": 1.0}
-    of_tasks = [
-        {"measure": "test AUC", "task": f"y{t}", "space": "impressions", "median": a} for t, a in enumerate(aucs)
-    ]
-    return [{**about, **row} for row in (speed, *of_tasks)]
-
-
-def test_goals_are_held_against_the_fastest_and_the_best_peer():
-    ours, slow = rows_of(OURS, 1.0, (0.700, 0.80)), rows_of("slow", 2.0, (0.702, 0.70))
-    speed, quality = summary.goals([*ours, *slow])
-    assert speed.endswith("2.00 times the fastest peer's training speed, goal 1.2: reached")
-    assert quality.endswith("AUC -0.0020 to the best peer's, goal -0.003: reached")
-    speed, quality = summary.goals([*ours, *slow, *rows_of("fast", 1.1, (0.6, 0.81))])
-    assert speed.endswith("1.10 times the fastest peer's training speed, goal 1.2: missed")
-    assert quality.endswith("AUC -0.0100 to the best peer's, goal -0.003: missed")
-    assert summary.goals(ours) == []
-
-
-def test_run_small_the_program_runs_ours_alone(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_quick_runs_ours_alone(tmp_path):
     file = tmp_path / "peers.csv"
-    monkeypatch.setattr(sys, "argv", ["peers", "--quick", "--results", str(file)])
-    monkeypatch.setattr(record, "begin", lambda: dict.fromkeys(record.CIRCUMSTANCES, "x"))
-    peers.main()
+    command = [sys.executable, "-m", "benchmarks.peers", "--quick", "--results", file]
+    subprocess.run(command, check=True, cwd=record.ROOT, capture_output=True)
     rows = list(csv.DictReader(file.open()))
-    assert {(row["library"], row["setting"]) for row in rows} == {(OURS, s) for s in common.SETTINGS}
+    assert {(row["library"], row["setting"]) for row in rows} == {(peers.OURS, s) for s in common.SETTINGS}
     measures = ["training", "inference", "peak memory", "memory after imports", *["test AUC"] * 3]
     assert [row["measure"] for row in rows] == measures[:4] * 3 + measures[4:] * 3
     assert all(float(row["median"]) > 0 and "torchrec==" in row["versions"] for row in rows)
-    told = capsys.readouterr().out
-    assert "left out: ['torch_rechub', 'deepctr_torch', 'fuxictr']" in told
-    assert "failed" not in told
+    with (record.RESULTS / "peers.csv").open() as committed:
+        assert set(rows[0]) == {*next(csv.reader(committed)), "note", "command"}

@@ -1,15 +1,15 @@
-"""DeepCTR-Torch's models, recorded: ``python deepctr_torch_reference.py FOLDER``.
+"""DeepCTR-Torch's models, recorded: ``python -m tests.peers.deepctr_torch_reference FOLDER``.
 
 Its last layer's bias is in `PredictionLayer`, of which ESMM has one for both tasks.
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from deepctr_torch.inputs import combined_dnn_input
-from deepctr_torch_models import MODELS, build
-from recording import SIZES, draw, ids, layers, matrices, record
+
+from benchmarks.peers.deepctr_torch_models import build
+from tests.peers.recording import SIZES, draw, ids, layers, matrices, record
 
 
 def shared_bottom(model):
@@ -55,8 +55,8 @@ def all_layers(modules):
 PARAMETERS = {"shared_bottom": shared_bottom, "mmoe": mmoe, "ple": ple, "esmm": esmm}
 
 if __name__ == "__main__":
-    for name in MODELS:
-        model = draw(build(name, replace(SIZES, num_tasks=2) if name == "esmm" else SIZES))
+    for name in PARAMETERS:
+        model = draw(build(name, SIZES.of(name)))
         embeddings, _ = model.input_from_feature_columns(ids(), model.dnn_feature_columns, model.embedding_dict)
         embeddings = combined_dnn_input(embeddings, [])
         record(Path(sys.argv[1]) / f"{name}.pt", PARAMETERS[name](model), embeddings, model(ids()))

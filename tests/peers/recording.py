@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.common import Sizes
+from benchmarks.peers.common import Workload
 
 NUM_IDS, NUM_ROWS = 9, 64
 # torch-rechub takes the root of a width in float32: the last, AITM's, has an exact one
-SIZES = Sizes(
+SIZES = Workload(
+    base_rates=(0.5,) * 3,
     field_sizes=(NUM_IDS,) * 5,
-    num_tasks=3,
+    num_train=NUM_ROWS,
+    num_test=NUM_ROWS,
     batch_size=NUM_ROWS,
     embedding_dim=4,
-    num_experts=4,
-    expert_sizes=(16, 9),
-    tower_sizes=(8, 9),
+    expert_sizes=[16, 9],
+    tower_sizes=[8, 9],
 )
 Layers = list[tuple[Tensor, Tensor]]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.peers import turns
+from benchmarks import record
 from tests.peers.environment import python_with
 from tests.peers.recording import SIZES, Layers
 from torchrec_mtl import TaskChain, TaskForest, models
@@ -53,13 +53,13 @@ def fill_experts(experts: Experts, of_peer: list[Layers]) -> None:
 
 def shared_bottom(in_features: int, peer: dict) -> nn.Module:
     sizes = {"bottom_layer_sizes": SIZES.expert_sizes, "tower_layer_sizes": SIZES.tower_sizes}
-    arch = models.SharedBottomArch(in_features, SIZES.num_tasks, **sizes).double()
+    arch = models.SharedBottomArch(in_features, len(SIZES.tasks), **sizes).double()
     fill(arch.bottom, peer["bottom"])
     return arch
 
 
 def mmoe(in_features: int, peer: dict) -> nn.Module:
-    arch = models.MMoEArch(in_features, SIZES.num_tasks, num_experts=SIZES.num_experts, **EXPERTS).double()
+    arch = models.MMoEArch(in_features, len(SIZES.tasks), num_experts=SIZES.num_experts, **EXPERTS).double()
     fill_experts(arch.mixture.experts, peer["experts"])
     arch.mixture.gate.linear.load_state_dict({"weight": torch.cat(peer["gates"])})
     return arch
@@ -67,7 +67,7 @@ def mmoe(in_features: int, peer: dict) -> nn.Module:
 
 def ple(in_features: int, peer: dict) -> nn.Module:
     numbers = dict.fromkeys(("num_task_experts", "num_shared_experts"), SIZES.num_experts // 2)
-    arch = models.PLEArch(in_features, SIZES.num_tasks, num_layers=2, **numbers, **EXPERTS).double()
+    arch = models.PLEArch(in_features, len(SIZES.tasks), num_layers=2, **numbers, **EXPERTS).double()
     for layer, of_peer in zip(arch.layers, peer["layers"], strict=True):
         fill_experts(layer.shared_experts, of_peer["shared_experts"])
         for experts, of_task in zip(layer.task_experts, of_peer["task_experts"], strict=True):
@@ -82,7 +82,7 @@ def esmm(in_features: int, peer: dict) -> nn.Module:
 
 
 def aitm(in_features: int, peer: dict) -> nn.Module:
-    tasks = chain(SIZES.num_tasks)
+    tasks = chain(len(SIZES.tasks))
     arch = models.AITMArch(in_features, tasks, tower_layer_sizes=SIZES.whole_tower_sizes).double()
     fill_all(arch.representations, peer["representations"])
     fill_all(arch.information, peer["information"])
@@ -96,13 +96,11 @@ ARCHS = {"shared_bottom": shared_bottom, "mmoe": mmoe, "ple": ple, "esmm": esmm,
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder of recordings by peer."""
-    paths = [turns.HERE.parents[1], turns.HERE]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     folders = {}
     for peer in dict(CASES):
         folders[peer] = tmp_path_factory.mktemp(peer)
-        script = Path(__file__).with_name(f"{peer}_reference.py")
-        subprocess.run([python_with(peer), script, folders[peer]], check=True, env=environment)
+        command = [python_with(peer), "-m", f"tests.peers.{peer}_reference", folders[peer]]
+        subprocess.run(command, check=True, cwd=record.ROOT)
     return folders
 
 

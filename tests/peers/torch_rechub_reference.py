@@ -1,15 +1,14 @@
-"""torch-rechub's models, recorded: ``python torch_rechub_reference.py FOLDER``.
+"""torch-rechub's models, recorded: ``python -m tests.peers.torch_rechub_reference FOLDER``.
 
 Unlike the papers' and ours, its MLPs normalise every layer by its batch and its gates have biases, which is taken out
 here; each step of AITM has a transfer of its own, which here holds the first one's weights.
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from recording import SIZES, draw, ids, layers, matrices, record
-from torch_rechub_models import MODELS, as_in_the_papers, build
+from benchmarks.peers.torch_rechub_models import as_in_the_papers, build
+from tests.peers.recording import SIZES, draw, ids, layers, matrices, record
 
 
 def shared_bottom(model):
@@ -28,7 +27,7 @@ def ple(model):
         own = all_layers(cgc.experts_specific)
         extraction.append(
             {
-                "task_experts": [own[t * half : (t + 1) * half] for t in range(SIZES.num_tasks)],
+                "task_experts": [own[t * half : (t + 1) * half] for t in range(len(SIZES.tasks))],
                 "shared_experts": all_layers(cgc.experts_shared),
                 "gates": matrices([*cgc.gates_specific, *([cgc.gate_shared] if hasattr(cgc, "gate_shared") else [])]),
             }
@@ -56,8 +55,8 @@ PARAMETERS = {"shared_bottom": shared_bottom, "mmoe": mmoe, "ple": ple, "esmm": 
 
 if __name__ == "__main__":
     rows = dict(zip(SIZES.fields, ids().T, strict=True))
-    for name in MODELS:
-        model = draw(as_in_the_papers(build(name, replace(SIZES, num_tasks=2) if name == "esmm" else SIZES)))
+    for name in PARAMETERS:
+        model = draw(as_in_the_papers(build(name, SIZES.of(name))))
         parameters = PARAMETERS[name](model)
         probabilities = model(rows)
         if name == "esmm":  # it gives P(purchase | click) first
