@@ -1,5 +1,5 @@
-# `make train` and `make test` work in a fresh clone; everything they install goes into .venv.
-# Arguments are passed on: make train ARGS="--models tafe --sample 1.0", make test ARGS="tests/data -k schema".
+# `make train` and `make test` work in a fresh clone and install everything into .venv.
+# Pass arguments in ARGS: make train ARGS="--models tafe --sample 1.0", make test ARGS="tests/data -k schema".
 
 PYTHON ?= python3.11
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -12,15 +12,15 @@ INSTALLED := .venv/installed
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-env: $(INSTALLED) ## create .venv with everything pinned, once
+env: $(INSTALLED) ## create .venv with all packages pinned, once
 
-train: env ## train the papers' models on the Complete Journey funnel; results in runs/
+train: env ## train the papers' models on the Complete Journey funnel; results go to runs/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" torchx run -s local_cwd mtl.train $(ARGS)
 
-compare: env ## compare every model, ablations too: five seeds, one report; hours, and goes on where it was
+compare: env ## compare every model and ablation: five seeds, one report; takes hours, resumes where it stopped
 	@$(BIN)/torchrec-mtl compare $(ARGS)
 
-test: env ## run all tests, those in docstrings included, four at a time at most, a thread each
+test: env ## run all tests, including those in docstrings, in at most four processes of one thread
 	@OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: env ## check style, types and the direction of imports
@@ -29,23 +29,23 @@ lint: env ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-quick: env ## run every benchmark small, and hold what does not depend on the clock; three minutes
+bench-quick: env ## run every benchmark small, to see that it works; two minutes
 	@$(BIN)/python -m benchmarks.quick
 
-verify: lint bench-quick ## before a release: every test, other libraries' outputs and fifty kills among them; most of an hour
+verify: lint bench-quick ## before a release: every test, also against other libraries and with fifty kills; most of an hour
 	@TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 $(MAKE) test
 
-bench-report: env ## draw benchmarks/results/report.html from the results there
+bench-report: env ## draw benchmarks/results/report.html from the CSV files there
 	@$(BIN)/python -m benchmarks.report
 
 clean: ## remove .venv and the tools' caches; data and runs stay
 	rm -rf .venv build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
-# Written last, so an interrupted install has no stamp and starts again from an empty .venv.
-# torch comes first: only it and the installers are looked for on PyTorch's index, where the CPU build is.
+# Written last, so an interrupted installation starts again from an empty .venv.
+# torch comes first: only torch and the installers are searched for on PyTorch's index, which has the CPU build.
 $(INSTALLED): Makefile setup.py $(wildcard requirements/*.txt requirements/shim/*/setup.py)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo 'env: Python 3.11 is needed; if it is not `$(PYTHON)`, say: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+		{ echo 'env: Python 3.11 is needed; if it is not `$(PYTHON)`, run: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'env: creating .venv ($(PYTHON))'
 	@$(PYTHON) -m venv --clear .venv
 	@echo 'env: installing torch, CPU build (200 MB)'
