@@ -51,7 +51,7 @@ PRINTED += ("direction", "optimizer", "median", "unit", "percent_of_copy", "spee
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """With candidates or values of any axis, all combinations are measured, without memory and time of ours to DMP."""
+    """Given candidates or values of an axis, all combinations are measured, but neither memory nor ours to DMP."""
     for axis in fields(Workload):
         parser.add_argument(f"--{axis.name.replace('_', '-')}", type=axis.type, nargs="+", help=f"{axis.default}")
     parser.add_argument("--ranks", type=int, nargs="+", help="processes; 1 2 4, at most as many as there are GPUs")
@@ -154,7 +154,7 @@ def main() -> None:
         print(*PRINTED, sep=", ")
         for measured in rows(asked, arguments):
             results.add(measured)
-            print(*(measured[name] for name in PRINTED if measured.get(name) not in (None, "")), sep=", ", flush=True)
+            print(*(measured.get(name, "") for name in PRINTED), sep=", ", flush=True)
             if measured["unit"] == "ratio":
                 print(f"ours at most 2 % slower than DMP: {'reached' if measured['median'] <= 1.02 else 'missed'}")
 

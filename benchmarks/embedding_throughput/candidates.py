@@ -103,7 +103,7 @@ def runs(name: str, workload: Workload, ranks: int, device: str, optimizer: str)
     elsewhere = (name in ONE_PROCESS and ranks > 1) or ("UVM" in name and device != "cuda")
     if elsewhere or ("quantised" in name) != (precision == "int8"):
         return False
-    if optimizer == ADAGRAD and by_columns:  # a state per row of each column shard is another optimizer
+    if optimizer == ADAGRAD and by_columns:  # each column shard has its own state, which is another optimizer
         return False
-    in_fp32 = name not in ("nn.EmbeddingBag", "stacked by hand", "EBC") and REPLICATED not in name  # states of fp16
-    return not optimizer or precision == "fp32" or (precision == "fp16" and in_fp32)
+    by_fbgemm = name not in ("nn.EmbeddingBag", "stacked by hand", "EBC") and REPLICATED not in name
+    return not optimizer or precision == "fp32" or (precision == "fp16" and by_fbgemm)  # fbgemm has states in fp32

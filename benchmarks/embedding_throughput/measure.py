@@ -29,7 +29,7 @@ class Job:
     ranks: int = 1
     optimizer: str = ""  # empty for the forward pass alone
     repeats: int = 5
-    ids_a_turn: int = 2**19  # about how many are looked up in a turn, in whole batches
+    ids_a_turn: int = 2**19  # a turn has as many batches as have this many ids, or one
     device: str = "cpu"  # or "cuda", with a GPU per rank
     threads: int = 1  # of each rank
     copy_mib: int = 512  # size of the buffer that is copied, over all ranks
@@ -111,7 +111,7 @@ def throughput(job: Job, device: torch.device) -> tuple[float, dict[str, list[fl
 
     def turn(step: Callable[[Batch], Any]) -> float:
         def until_all_are_done() -> None:
-            for batch in batches:  # one's rows are not in the cache for the next
+            for batch in batches:
                 step(batch)
             dist.barrier()
 

@@ -23,10 +23,10 @@ class Candidate:
     """One way to look up and update tables."""
 
     forward: Callable[[Batch], Tensor]  # [B, F * D]
-    order: Any = slice(None)  # of the features in it
+    order: Any = slice(None)  # order of the features in it
     tables: Sequence[Tensor] = ()
     optimizer: Any = None  # updates the tables after the backward pass, unless that does
-    gradient: tuple[Tensor | None, Any] = (None, None)  # a batch's, and the same in the order of the features
+    gradient: tuple[Tensor | None, Any] = (None, None)  # a batch's, as given and in that order
 
     def train(self, batch: Batch) -> None:
         """Forward, backward with the batch's gradient, update."""
