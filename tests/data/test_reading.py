@@ -109,9 +109,8 @@ def test_a_resumed_loader_does_not_read_earlier_steps(monkeypatch: pytest.Monkey
 
 def test_a_position_needs_the_same_rows_order_steps_and_ids_on_any_number_of_ranks() -> None:
     state = BatchLoader(numbered(100), 4, shuffle=True, world_size=2, rank=1).state_dict()
-    BatchLoader(numbered(100), 8, shuffle=True, shuffle_window=1000).load_state_dict(
-        state
-    )  # the same number of rows per step
+    same_step_size = BatchLoader(numbered(100), 8, shuffle=True, shuffle_window=1000)
+    same_step_size.load_state_dict(state)
     coded = numbered(100)
     coded.schema = replace(coded.schema, vocabulary_digest="other")
     for other, sentence in [

@@ -20,7 +20,7 @@ class Lists:
     weights: Array | None = None
 
     def merge_repeats(self) -> tuple["Lists", Array]:
-        """Returns the lists without those equal to the list before, and the number of each row's list, int64 [N].
+        """Returns the lists that differ from the list before, and the number of each row's list, int64 [N].
 
         In many logs the rows of a user lie together, and repeat the user's history.
 

@@ -14,7 +14,7 @@ from torchrec_mtl.data.schema import SCHEMA_FILE, SPLITS, Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import build_folder
 
-LIST_ROW_GROUP = 8192  # rows, where each has lists of several hundred ids
+LIST_ROW_GROUP = 8192  # rows, if each has lists of several hundred ids
 
 
 def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:

@@ -12,7 +12,7 @@ from torchrec_mtl.data.lists import Array
 SUSPICIOUS_AUC = 0.9
 MIN_POSITIVES = 20  # with fewer, an AUC says nothing
 PRIOR_ROWS = 20.0  # rows at the mean rate that smooth the rate of an id
-NUM_PARTS = 16  # of the hashes; one part is in memory at a time
+NUM_PARTS = 16  # hashes are divided into parts, one of which is in memory at a time
 
 
 class Duplicates:

@@ -1,4 +1,4 @@
-"""Hashes of numbers, and random draws that a row's own numbers decide, whatever the order of reading."""
+"""Hashes of numbers, and random draws that depend on a row's numbers rather than on the order of reading."""
 
 import numpy as np
 

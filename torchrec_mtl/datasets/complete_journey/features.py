@@ -77,8 +77,7 @@ def catalogue(products: pl.DataFrame) -> pl.DataFrame:
 
 
 def purchase_log(transactions: pl.LazyFrame, products: pl.DataFrame) -> pl.DataFrame:
-    """Returns a row per item of a receipt: keys, units, cents paid, whether it was discounted, whether the brand is
-    private."""
+    """Returns a row per item of a receipt: keys, units, cents paid, and 0 or 1 for a discount and a private brand."""
     log = transactions.select(
         *(pl.col(f"{key}_id").cast(pl.Int32).alias(key) for key in ("household", "store", "product")),
         pl.col("week", "quantity").cast(pl.Int32),

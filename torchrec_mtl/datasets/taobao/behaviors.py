@@ -115,10 +115,10 @@ class BehaviorLog:
         return spans(starts, ends - starts), np.concatenate([[0], (ends - starts).cumsum()])
 
     def purchases(self, records: Array, impressions: pl.DataFrame) -> Array:
-        """Returns whether each click led to a purchase, uint8 [N]: 1 if the impression was clicked, and the user bought
-        something of the ad's category and brand in the window that starts then, both ends included.
+        """Returns the label ``purchase`` of N impressions, uint8 [N].
 
-        ``impressions`` must have the columns ``cate_id`` and ``brand``.
+        It is 1 if the impression was clicked, and the user bought something of the ad's category and brand in the
+        window that starts then, both ends included. ``impressions`` must have the columns ``cate_id`` and ``brand``.
         """
         key = ["user", "cate", "brand"]
         bought = records[records["buy"]]
