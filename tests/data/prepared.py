@@ -33,7 +33,7 @@ COLUMNS: dict[str, list[Any]] = {
 
 
 def write(directory: Path, split: str = "train", schema: Schema = SCHEMA, **changes: list[Any] | None) -> Path:
-    """``schema.json`` and a split, some of its columns changed, or left out if None; returns its file."""
+    """Writes ``schema.json`` and a split with some columns changed, or left out if None; returns the split's file."""
     columns = {name: values for name, values in {**COLUMNS, **changes}.items() if values is not None}
     frame = pl.DataFrame({name: pl.Series(name, values, strict=False) for name, values in columns.items()})
     if "tags" not in changes:

@@ -15,7 +15,7 @@ def test_to_moves_every_part(weighted: bool) -> None:
     assert batch.weights.is_meta if weighted else batch.weights is None
 
 
-def test_has_all_that_torchrecs_batch_has() -> None:
+def test_has_all_members_of_torchrecs_batch() -> None:
     public = [name for name in dir(Batch) if not name.startswith("_")]
     assert all(callable(getattr(MultiTaskBatch, name)) for name in public)
     assert list(Batch.__annotations__) == list(MultiTaskBatch.__annotations__)[:3]

@@ -38,22 +38,25 @@ def test_codes(known: set[int], sought: list[int]) -> None:
     vocabularies = Vocabularies({"101": np.array(sorted(known), np.int64)})
     codes = {number: code for code, number in enumerate(sorted(known), 1)}
     both = [*sought, *known]
-    assert vocabularies.encode("101", np.array(both, np.int64)).tolist() == [codes.get(of, 0) for of in both]
+    assert vocabularies.encode("101", np.array(both, np.int64)).tolist() == [codes.get(number, 0) for number in both]
 
 
 def test_another_vocabulary_has_another_digest() -> None:
-    of = [
+    vocabularies = [
         {"101": [1, 2], "121": [3]},
         {"101": [1, 2], "121": [4]},
         {"101": [1], "121": [2, 3]},
         {"101": [1, 2], "122": [3]},
     ]
-    digests = {Vocabularies({field: np.array(ids, np.int64) for field, ids in one.items()}).digest for one in of}
+    digests = {
+        Vocabularies({field: np.array(ids, np.int64) for field, ids in vocabulary.items()}).digest
+        for vocabulary in vocabularies
+    }
     assert len(digests) == 4
 
 
 @given(st.lists(st.floats(0, 1e300)), st.sampled_from([0.5, 1.0, 4.0, 10.0]))
-def test_is_the_rounded_logarithm(values: list[float], resolution: float) -> None:
+def test_log_round_rounds_the_logarithm(values: list[float], resolution: float) -> None:
     ids = log_round(values, resolution)
     assert ids.dtype == "int64"
     assert ids.min(initial=0) >= 0
@@ -61,7 +64,7 @@ def test_is_the_rounded_logarithm(values: list[float], resolution: float) -> Non
         assert abs(found - resolution * math.log2(1 + value)) <= 0.5 + 1e-9
 
 
-def test_keeps_order_and_shape() -> None:
+def test_log_round_keeps_order_and_shape() -> None:
     ids = log_round([[0, 1], [5, 1e6]])
     assert ids.shape == (2, 2)
     assert (ids.ravel()[1:] >= ids.ravel()[:-1]).all()

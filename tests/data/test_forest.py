@@ -1,4 +1,4 @@
-"""Labels of a tree of tasks, of which one has weights."""
+"""Labels of a tree of tasks, one of which has weights."""
 
 import polars as pl
 import pytest
@@ -22,7 +22,7 @@ LABELS = {
 }
 
 
-def written(tmp_path, **changes):
+def write_tree(tmp_path, **changes):
     rows = {"item": [0, 1, 2, 3], **LABELS, "known": [1.0, 2.0, 1.0, 0.0], **changes}
     for split in ("train", "valid", "test"):
         pl.DataFrame(rows).write_parquet(tmp_path / f"{split}.parquet")
@@ -31,7 +31,7 @@ def written(tmp_path, **changes):
 
 
 def test_tasks_without_weights_have_weight_1(tmp_path):
-    batch = read_split(written(tmp_path), "train").batch(torch.arange(4))
+    batch = read_split(write_tree(tmp_path), "train").batch(torch.arange(4))
     assert batch.labels.tolist() == [[1, 1, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
     assert batch.weights.tolist() == [[1, 1, 1, 1], [1, 1, 2, 1], [1, 1, 1, 1], [1, 1, 0, 1]]
 
@@ -44,7 +44,7 @@ def test_tasks_without_weights_have_weight_1(tmp_path):
         ({"click": [1, 1, 0, 0], "back": [0, 1, 0, 1]}, r"'back' \(=1\) must not happen without 'click' \(=0\)"),
     ],
 )
-def test_a_label_without_the_one_that_it_needs_is_told(tmp_path, changes, sentence):
-    """In the last case over a label in between that is not known."""
+def test_a_label_without_its_ancestor_is_refused(tmp_path, changes, sentence):
+    """In the last case, the label between the two is unknown."""
     with pytest.raises(InputError, match=sentence):
-        read_split(written(tmp_path, **changes), "train")
+        read_split(write_tree(tmp_path, **changes), "train")

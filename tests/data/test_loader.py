@@ -23,10 +23,10 @@ TASKS = TaskChain(["click", "buy"])
 
 @dataclass
 class Source:
-    """A split's rows as plain lists."""
+    """The rows of a split as plain lists."""
 
     fields: list[Field]
-    ids: list[list]  # field by field
+    ids: list[list]  # by field
     labels: list[tuple[int, int]]
 
     def write(self, directory: str) -> None:
@@ -58,7 +58,7 @@ def sources(draw: st.DrawFn) -> Source:
     return Source(fields, ids, labels)
 
 
-def assert_is_rows(batch: MultiTaskBatch, source: Source, rows: list[int]) -> None:
+def assert_has_rows(batch: MultiTaskBatch, source: Source, rows: list[int]) -> None:
     assert batch.dense_features.tolist() == [[row] for row in rows]
     assert batch.labels.tolist() == [list(source.labels[row]) for row in rows]
     sparse = batch.sparse_features
@@ -72,7 +72,7 @@ def assert_is_rows(batch: MultiTaskBatch, source: Source, rows: list[int]) -> No
 
 
 @given(sources(), st.integers(1, 12), st.integers(1, 4), st.booleans(), st.integers(0, 9))
-def test_ranks_share_out_every_row_once(
+def test_ranks_divide_the_rows_and_use_each_once(
     source: Source, batch_size: int, world_size: int, shuffle: bool, epoch: int
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -85,9 +85,9 @@ def test_ranks_share_out_every_row_once(
     for loader in loaders:
         loader.set_epoch(epoch)
         batches, rows = list(loader), [part.tolist() for part in loader.rows()]
-        for batch, part, of_first in zip(batches, rows, loaders[0].rows(), strict=True):
-            assert len(batch.labels) == len(of_first)  # the same on all ranks
-            assert_is_rows(batch, source, part + of_first[: batch.num_padded].tolist())
+        for batch, part, first_rank_rows in zip(batches, rows, loaders[0].rows(), strict=True):
+            assert len(batch.labels) == len(first_rank_rows)  # the same on all ranks
+            assert_has_rows(batch, source, part + first_rank_rows[: batch.num_padded].tolist())
             if batch.num_padded:
                 assert batch.weights.tolist() == [[1, 1]] * len(part) + [[0, 0]] * batch.num_padded
         assert len(loader) == len(batches)
@@ -99,21 +99,21 @@ def test_ranks_share_out_every_row_once(
     assert len(steps) == 1
 
 
-def split_of(num_rows: int) -> Split:
+def make_split(num_rows: int) -> Split:
     ids = {"f": torch.arange(num_rows) % 7}
     labels = torch.stack([torch.arange(num_rows) % 2] * 2, dim=1)
     return Split(Schema("any", [Field("f", 7)], TASKS), ids, labels)
 
 
-def order(loader: BatchLoader) -> list[int]:
+def row_order(loader: BatchLoader) -> list[int]:
     return torch.cat(list(loader.rows())).tolist()
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 4), st.booleans())
-def test_drop_last_leaves_out_the_uneven_step_only(
+def test_drop_last_leaves_out_only_the_incomplete_step(
     num_rows: int, batch_size: int, world_size: int, shuffle: bool
 ) -> None:
-    split, step_size = split_of(num_rows), batch_size * world_size
+    split, step_size = make_split(num_rows), batch_size * world_size
     if step_size > num_rows:
         with pytest.raises(InputError, match=r"must be at most the rows of the split \(\d+\) with `drop_last`"):
             BatchLoader(split, batch_size, world_size=world_size, drop_last=True)
@@ -129,26 +129,24 @@ def test_drop_last_leaves_out_the_uneven_step_only(
 
 
 def test_unshuffled_rows_keep_their_order() -> None:
-    assert order(BatchLoader(split_of(10), 4)) == list(range(10))
+    assert row_order(BatchLoader(make_split(10), 4)) == list(range(10))
 
 
-def test_the_order_is_the_seeds_and_the_epochs() -> None:
-    split = split_of(100)
+def test_seed_and_epoch_decide_the_order() -> None:
+    split = make_split(100)
     loader, same = BatchLoader(split, 8, shuffle=True, seed=3), BatchLoader(split, 8, shuffle=True, seed=3)
-    first = order(loader)
-    assert first == order(loader) == order(same)
+    first = row_order(loader)
+    assert first == row_order(loader) == row_order(same)
     assert first != list(range(100))
     loader.set_epoch(1)
-    second = order(loader)
+    second = row_order(loader)
     assert second != first
-    assert order(BatchLoader(split, 8, shuffle=True, seed=4)) not in (
-        first,
-        second,
-    )  # seed 4 is not epoch 1 of seed 3
+    other_seed = row_order(BatchLoader(split, 8, shuffle=True, seed=4))
+    assert other_seed not in (first, second)  # seed 4 is not epoch 1 of seed 3
 
 
 def test_the_order_of_a_step_does_not_depend_on_the_number_of_ranks() -> None:
-    split = split_of(50)
+    split = make_split(50)
     alone = [set(part.tolist()) for part in BatchLoader(split, 12, shuffle=True).rows()]
     ranks = [list(BatchLoader(split, 4, shuffle=True, rank=rank, world_size=3).rows()) for rank in range(3)]
     assert [set(torch.cat(parts).tolist()) for parts in zip(*ranks, strict=True)] == alone
@@ -170,11 +168,11 @@ def test_the_order_of_a_step_does_not_depend_on_the_number_of_ranks() -> None:
 )
 def test_wrong_arguments(arguments: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
-        BatchLoader(split_of(5), **{"batch_size": 1, **arguments})
+        BatchLoader(make_split(5), **{"batch_size": 1, **arguments})
 
 
 class Pooled(nn.Module):
-    """An EmbeddingBagCollection and a loss: the least that TorchRec's pipelines take."""
+    """An EmbeddingBagCollection with a loss, a minimal model for TorchRec's pipelines."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -190,19 +188,19 @@ class Pooled(nn.Module):
         return nn.functional.binary_cross_entropy_with_logits(logits, batch.labels), logits
 
 
-def test_torchrecs_train_pipeline_takes_the_batches() -> None:
+def test_torchrecs_train_pipeline_accepts_the_batches() -> None:
     model = Pooled("cpu")
     start = [parameter.clone() for parameter in model.parameters()]
     pipeline = TrainPipelineBase(model, torch.optim.SGD(model.parameters(), lr=0.1), torch.device("cpu"))
-    batches = iter(BatchLoader(split_of(10), 4, shuffle=True))
+    batches = iter(BatchLoader(make_split(10), 4, shuffle=True))
     assert [len(pipeline.progress(batches)) for _ in range(3)] == [4, 4, 2]
     with pytest.raises(StopIteration):
         pipeline.progress(batches)
     assert all((old != new).any() for old, new in zip(start, model.parameters(), strict=True))
 
 
-def every_row_once_through_a_sharded_collection(num_rows: int, batch_size: int) -> None:
-    split, rank, world_size = split_of(num_rows), dist.get_rank(), dist.get_world_size()
+def check_every_row_passes_a_sharded_collection_once(num_rows: int, batch_size: int) -> None:
+    split, rank, world_size = make_split(num_rows), dist.get_rank(), dist.get_world_size()
     model = DistributedModelParallel(Pooled("meta"), device=torch.device("cpu")).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     pipeline = EvalPipelineSparseDist(model, optimizer, torch.device("cpu"))
@@ -210,17 +208,17 @@ def every_row_once_through_a_sharded_collection(num_rows: int, batch_size: int) 
     batches = iter(loader)
     with torch.no_grad():
         logits = [pipeline.progress(batches) for _ in range(len(loader))]
-    assert [len(part) for part in logits] == [batch_size, 1]  # on rank 1 it is padding
+    assert [len(part) for part in logits] == [batch_size, 1]  # the last row of rank 1 is padding
     rows = torch.cat(list(loader.rows())).tolist()
-    own = dict(zip(rows, map(tuple, torch.cat(logits)[: len(rows)].tolist()), strict=True))
-    of_ranks: list = [None] * world_size
-    dist.all_gather_object(of_ranks, own)
-    by_row = {row: found for of_rank in of_ranks for row, found in of_rank.items()}
-    assert sum(map(len, of_ranks)) == len(by_row) == num_rows
-    for row, found in by_row.items():  # the id of a row is row % 7, and its logits follow from the id
-        assert found == pytest.approx(by_row[row % 7])
+    rank_logits = dict(zip(rows, map(tuple, torch.cat(logits)[: len(rows)].tolist()), strict=True))
+    gathered: list = [None] * world_size
+    dist.all_gather_object(gathered, rank_logits)
+    by_row = {row: row_logits for rank in gathered for row, row_logits in rank.items()}
+    assert sum(map(len, gathered)) == len(by_row) == num_rows
+    for row, row_logits in by_row.items():  # the id of a row is row % 7, and the id decides the logits
+        assert row_logits == pytest.approx(by_row[row % 7])
     assert len(set(by_row.values())) == 7
 
 
 def test_a_rank_without_rows_keeps_step_in_a_pipeline_of_two() -> None:
-    processes.run(every_row_once_through_a_sharded_collection, 2, 9, 4)
+    processes.run(check_every_row_passes_a_sharded_collection_once, 2, 9, 4)

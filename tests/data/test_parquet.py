@@ -40,7 +40,7 @@ def test_keys_are_the_fields_asked_for_in_that_order(tmp_path: Path) -> None:
     assert split.groups.tolist() == COLUMNS["user"]
 
 
-def test_a_schema_given_replaces_that_of_the_directory(tmp_path: Path) -> None:
+def test_a_given_schema_replaces_the_one_in_the_directory(tmp_path: Path) -> None:
     write(tmp_path)
     schema = replace(SCHEMA, fields=SCHEMA.fields[:1], dense=(), group=None)
     batch = read_split(tmp_path, "train", schema=schema).batch(ALL)
@@ -101,7 +101,7 @@ def test_wrong_value(tmp_path: Path, column: str, values: list[Any], row: int, r
         read_split(tmp_path, "train")
 
 
-def test_a_step_without_the_one_before_a_masked_one(tmp_path: Path) -> None:
+def test_a_purchase_without_a_click_and_with_a_masked_cart(tmp_path: Path) -> None:
     write(tmp_path, click=[1, 1, 0, 0])  # row 3 has a purchase and an unknown cart
     sentence = "column 'purchase', row 3 (counted from 0): 'purchase' (=1) must not happen without 'click' (=0)"
     with pytest.raises(InputError, match=re.escape(sentence)):

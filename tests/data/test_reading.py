@@ -1,4 +1,4 @@
-"""Reading a prepared data set: memory-mapped columns, the order of rows, positions, damage."""
+"""Reading a prepared data set: memory-mapped columns, the order of rows, saved positions, damage."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ def write_weighted(directory: Path, **changes: list) -> Path:
 
 
 def numbered(num_rows: int) -> Split:
-    """Each row's only id is its number."""
+    """Returns a split in which the only id of a row is its number."""
     schema = Schema("numbers", [Field("row", num_rows)], TASKS)
     return Split(schema, {"row": np.arange(num_rows)}, np.zeros((num_rows, 1)))
 
@@ -60,26 +60,26 @@ loaders = st.fixed_dictionaries(
 
 @settings(max_examples=60)
 @given(numbers, loaders, st.integers(1, 5), st.integers(0, 3))
-def test_every_row_once_an_epoch_and_the_same_global_batches_on_any_number_of_ranks(
+def test_an_epoch_has_every_row_once_in_the_same_global_batches_on_any_number_of_ranks(
     num_rows: int, options: dict, world_size: int, epoch: int
 ) -> None:
     split = numbered(num_rows)
-    of_rank = []
+    rank_batches = []
     for rank in range(world_size):
         loader = BatchLoader(split, **options, shuffle=True, rank=rank, world_size=world_size)
         loader.set_epoch(epoch)
-        of_rank.append([ids(batch) for batch in loader])
-    together = [list(itertools.chain(*parts)) for parts in zip(*of_rank, strict=True)]
-    assert sorted(itertools.chain(*together)) == list(range(num_rows))
+        rank_batches.append([ids(batch) for batch in loader])
+    global_batches = [list(itertools.chain(*parts)) for parts in zip(*rank_batches, strict=True)]
+    assert sorted(itertools.chain(*global_batches)) == list(range(num_rows))
 
     alone = BatchLoader(split, **{**options, "batch_size": options["batch_size"] * world_size}, shuffle=True)
     alone.set_epoch(epoch)
-    assert [ids(batch) for batch in alone] == together
+    assert [ids(batch) for batch in alone] == global_batches
 
 
 @settings(max_examples=60)
 @given(numbers, loaders, st.booleans(), st.integers(1, 3), st.data())
-def test_beginning_at_a_step_is_going_on_from_there(
+def test_a_loader_resumes_at_any_step(
     num_rows: int, options: dict, shuffle: bool, world_size: int, data: st.DataObject
 ) -> None:
     split, rank = numbered(num_rows), data.draw(st.integers(0, world_size - 1))
@@ -92,12 +92,12 @@ def test_beginning_at_a_step_is_going_on_from_there(
     whole = [ids(batch) for batch in loader]
     step = data.draw(st.integers(0, len(loader)))
     resumed.load_state_dict({**new_loader().state_dict(), "epoch": 2, "step": step})
-    resumed.set_epoch(2)  # as the training loop says it again
+    resumed.set_epoch(2)  # as the training loop does
     assert [ids(batch) for batch in resumed] == whole[step:]
-    assert [ids(batch) for batch in resumed] == whole  # later iterations are whole
+    assert [ids(batch) for batch in resumed] == whole  # later iterations start at the first batch
 
 
-def test_a_step_is_not_preceded_by_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_loader_does_not_read_earlier_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     split, read = numbered(100), []
     whole = split.batch
     monkeypatch.setattr(split, "batch", lambda rows: read.append(rows.tolist()) or whole(rows))
@@ -107,9 +107,10 @@ def test_a_step_is_not_preceded_by_reading(monkeypatch: pytest.MonkeyPatch) -> N
     assert read == [list(range(start, start + 10)) for start in (70, 80, 90)]
 
 
-def test_a_position_is_of_the_same_rows_order_steps_and_ids_on_any_number_of_ranks() -> None:
+def test_a_position_needs_the_same_rows_order_steps_and_ids_on_any_number_of_ranks() -> None:
     state = BatchLoader(numbered(100), 4, shuffle=True, world_size=2, rank=1).state_dict()
-    BatchLoader(numbered(100), 8, shuffle=True, shuffle_window=1000).load_state_dict(state)  # as many rows a step
+    same_step_size = BatchLoader(numbered(100), 8, shuffle=True, shuffle_window=1000)
+    same_step_size.load_state_dict(state)
     coded = numbered(100)
     coded.schema = replace(coded.schema, vocabulary_digest="other")
     for other, sentence in [
@@ -124,21 +125,21 @@ def test_a_position_is_of_the_same_rows_order_steps_and_ids_on_any_number_of_ran
             other.load_state_dict(state)
 
 
-def test_the_epoch_is_that_of_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_iteration_keeps_the_epoch_of_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = BatchLoader(numbered(100), 10, shuffle=True)
     first = [ids(batch) for batch in loader]
     batches = iter(loader)
-    loader.set_epoch(1)  # the thread has not begun yet
+    loader.set_epoch(1)  # before the thread has started
     assert [ids(batch) for batch in batches] == first
 
 
-def test_one_window_is_the_permutation_of_the_seed_and_the_epoch() -> None:
+def test_one_window_is_the_permutation_of_seed_and_epoch() -> None:
     loader = BatchLoader(numbered(1000), 1000, shuffle=True, seed=5)
     loader.set_epoch(2)
     assert ids(next(iter(loader))) == np.random.default_rng([5, 2]).permutation(1000).tolist()
 
 
-def test_a_window_reads_few_contiguous_places_from_all_over_the_split() -> None:
+def test_a_window_reads_few_contiguous_blocks_from_all_over_the_split() -> None:
     loader = BatchLoader(numbered(64_000), 6400, shuffle=True, shuffle_window=6400)
     windows = [sorted(ids(batch)) for batch in loader]
     for rows in windows:
@@ -159,7 +160,7 @@ def test_windows_and_epochs_differ() -> None:
     assert len(orders) == 12
 
 
-def test_weights_go_with_their_ids(tmp_path: Path) -> None:
+def test_weights_stay_with_their_ids(tmp_path: Path) -> None:
     write_weighted(tmp_path)
     split = read_split(tmp_path, "train")
     sparse = split.batch(torch.tensor([2, 0])).sparse_features
@@ -190,11 +191,11 @@ def test_wrong_weights(tmp_path: Path, changes: dict, sentence: str) -> None:
         read_split(tmp_path, "train")
 
 
-def test_slabs_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slabs_make_up_one_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path)
     whole = read_split(tmp_path, "train")
     everything = whole.batch(torch.arange(4))
-    monkeypatch.setattr(parquet, "SLAB", 3 * parquet.LISTS_PART)
+    monkeypatch.setattr(parquet, "LIST_SLAB_ROWS", 3)
     shutil.rmtree(tmp_path / ".columns")
     slabs = read_split(tmp_path, "train")
     assert slabs.arrays.keys() == whole.arrays.keys()
@@ -217,7 +218,7 @@ lists_of_weights = st.lists(st.lists(st.tuples(st.integers(0, 2), st.sampled_fro
 
 
 @given(lists_of_weights, st.data())
-def test_lists_that_come_again_are_kept_once_and_handed_out_each_time(
+def test_repeated_lists_are_stored_once_and_read_each_time(
     rows: list[list[tuple[int, float]]], data: st.DataObject
 ) -> None:
     schema = Schema("lists", [Field("tags", 3, multi_valued=True, weight_column="w")], TASKS)
@@ -233,21 +234,17 @@ def test_lists_that_come_again_are_kept_once_and_handed_out_each_time(
     assert len(split.arrays["list_0_values"]) == sum(map(len, runs))
 
 
-def test_a_replaced_file_is_laid_out_again(tmp_path: Path) -> None:
+def test_the_columns_of_a_replaced_file_are_written_again(tmp_path: Path) -> None:
     write(tmp_path)
     before = read_split(tmp_path, "train")
     write(tmp_path, store=[0, 1, 2, 3])
-    assert read_split(tmp_path, "train").batch(torch.arange(4)).sparse_features["store"].values().tolist() == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    after = read_split(tmp_path, "train")
+    assert after.batch(torch.arange(4)).sparse_features["store"].values().tolist() == [0, 1, 2, 3]
     assert before.batch(torch.arange(4)).sparse_features["store"].values().tolist() == [4, 0, 1, 1]  # still mapped
     assert len([folder for folder in (tmp_path / ".columns").iterdir() if folder.is_dir()]) == 1
 
 
-def test_a_failed_layout_leaves_no_columns(tmp_path: Path) -> None:
+def test_a_refused_file_leaves_no_columns(tmp_path: Path) -> None:
     write(tmp_path, store=[0, 0, 9, 0])
     for _ in range(2):
         with pytest.raises(InputError, match="column 'store', row 2"):
@@ -255,27 +252,27 @@ def test_a_failed_layout_leaves_no_columns(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / ".columns").iterdir() if path.is_dir()]
 
 
-def published(folder: Path) -> Schema:
+def build(folder: Path) -> Schema:
     for split in ("train", "valid", "test"):
         write(folder, split)
     return Schema(SCHEMA.name, SCHEMA.fields, SCHEMA.tasks, SCHEMA.dense, SCHEMA.group)
 
 
 def test_a_published_data_set_is_read_without_writing(tmp_path: Path) -> None:
-    directory = build_once(tmp_path / "shop", published)
+    directory = build_once(tmp_path / "shop", build)
     before = sorted((path, path.stat().st_mtime_ns) for path in directory.rglob("*"))
     assert len(read_split(directory, "valid")) == 4
     assert sorted((path, path.stat().st_mtime_ns) for path in directory.rglob("*")) == before
 
 
-def test_columns_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+def test_columns_that_cannot_be_written(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / ".columns").write_text("in the way")
-    with pytest.raises(InputError, match=r"\.columns: the columns of train\.parquet cannot be laid out there \("):
+    with pytest.raises(InputError, match=r"\.columns: the columns of train\.parquet cannot be written there \("):
         read_split(tmp_path, "train")
 
 
-def columns_folder(directory: Path) -> Path:
+def write_columns(directory: Path) -> Path:
     write(directory)
     read_split(directory, "train")
     return next(path for path in (directory / ".columns").iterdir() if path.is_dir())
@@ -285,8 +282,8 @@ def columns_folder(directory: Path) -> Path:
     "name", ["labels", "dense", "ids_uint8", "list_0_values", "list_starts", "list_lengths", "groups"]
 )
 @pytest.mark.parametrize("cut", ["missing", "empty", "short", "long", "garbage"])
-def test_a_file_of_columns_that_is_not_whole(tmp_path: Path, name: str, cut: str) -> None:
-    file = columns_folder(tmp_path) / f"{name}.npy"
+def test_an_incomplete_file_of_columns(tmp_path: Path, name: str, cut: str) -> None:
+    file = write_columns(tmp_path) / f"{name}.npy"
     content = file.read_bytes()
     file.unlink()
     changed = {"empty": b"", "short": content[:-1], "long": content + b"x", "garbage": b"x" * len(content)}
@@ -297,18 +294,20 @@ def test_a_file_of_columns_that_is_not_whole(tmp_path: Path, name: str, cut: str
 
 
 def test_a_flipped_bit_of_a_column_is_refused_before_any_batch(tmp_path: Path) -> None:
-    folder = columns_folder(tmp_path)
+    folder = write_columns(tmp_path)
     for file in folder.glob("*.npy"):
         content = file.read_bytes()
         changed = bytearray(content)
         changed[-1] ^= 1
         file.write_bytes(changed)
-        with pytest.raises(InputError, match="^" + re.escape(f"{file}: damaged: its values are not those that were")):
+        with pytest.raises(
+            InputError, match="^" + re.escape(f"{file}: damaged: its values are not the ones that were")
+        ):
             read_split(tmp_path, "train")
         file.write_bytes(content)
 
 
-def test_files_in_each_others_place_are_refused(tmp_path: Path) -> None:
+def test_swapped_files_are_refused(tmp_path: Path) -> None:
     pl.DataFrame({"a": [[0], [1]], "b": [[1], [0]], "click": [0, 1]}).write_parquet(tmp_path / "train.parquet")
     Schema("two", [Field(name, 2, multi_valued=True) for name in "ab"], TASKS).save(tmp_path)
     read_split(tmp_path, "train")
@@ -316,15 +315,15 @@ def test_files_in_each_others_place_are_refused(tmp_path: Path) -> None:
     first, second, aside = (folder / f"{name}.npy" for name in ("list_0_values", "list_1_values", "aside"))
     for source, target in ((first, aside), (second, first), (aside, second)):
         source.rename(target)
-    with pytest.raises(InputError, match="^" + re.escape(f"{first}: damaged: its values are not those")):
+    with pytest.raises(InputError, match="^" + re.escape(f"{first}: damaged: its values are not the ones")):
         read_split(tmp_path, "train")
 
 
 def test_a_copy_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, checked = columns_folder(tmp_path), []
+    folder, checked = write_columns(tmp_path), []
     times = {file: file.stat().st_mtime_ns for file in folder.glob("*.npy")}
-    check = mapped._check_bytes
-    monkeypatch.setattr(mapped, "_check_bytes", lambda file, *others: checked.append(file) or check(file, *others))
+    check = mapped._check_checksum
+    monkeypatch.setattr(mapped, "_check_checksum", lambda file, *others: checked.append(file) or check(file, *others))
     read_split(tmp_path, "train")
     assert checked == []
     assert len(set(times.values())) == len(times)
@@ -335,8 +334,8 @@ def test_a_copy_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sorted(checked) == sorted(times)
 
 
-def test_another_array_in_the_place_of_one(tmp_path: Path) -> None:
-    folder = columns_folder(tmp_path)
+def test_an_array_of_another_type(tmp_path: Path) -> None:
+    folder = write_columns(tmp_path)
     np.save(folder / "labels.npy", np.zeros((4, 3), np.int64))
     with pytest.raises(InputError, match=r"labels\.npy: damaged: has .*int64|labels\.npy: damaged: has .*<i8"):
         read_split(tmp_path, "train")
@@ -359,18 +358,18 @@ def test_another_array_in_the_place_of_one(tmp_path: Path) -> None:
     ],
 )
 def test_values_that_were_never_written(tmp_path: Path, name: str, value: float, sentence: str) -> None:
-    folder = columns_folder(tmp_path)
+    folder = write_columns(tmp_path)
     file = folder / f"{name}.npy"
     time = file.stat().st_mtime_ns
     array = np.load(file, mmap_mode="r+")
     array[0] = value
     array.flush()
-    os.utime(file, ns=(time, time))  # so that nothing is seen before it is read
+    os.utime(file, ns=(time, time))  # so that the damage shows only when the value is read
     with pytest.raises(InputError, match=re.escape(f"{folder}: {sentence}")):
         list(BatchLoader(read_split(tmp_path, "train"), 2))
 
 
-def test_a_damaged_batch_is_told_by_the_loader_after_those_before_it() -> None:
+def test_the_loader_raises_at_a_damaged_batch_and_not_before() -> None:
     split = numbered(10)
     split.arrays["ids_uint8"][7] = 77
     batches = iter(BatchLoader(split, 3))
@@ -394,12 +393,12 @@ def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("reader of")]
 
 
-def test_an_iteration_that_is_left_ends_its_thread() -> None:
-    made = []
+def test_an_abandoned_iteration_ends_its_thread() -> None:
+    computed = []
 
     def items():
         for item in range(100):
-            made.append(item)
+            computed.append(item)
             yield item
 
     batches = prefetched(items(), 2, "items")
@@ -408,11 +407,11 @@ def test_an_iteration_that_is_left_ends_its_thread() -> None:
     for thread in readers():
         thread.join(10)
     assert not readers()
-    assert len(made) <= 4
+    assert len(computed) <= 4
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
-def test_no_more_than_the_depth_is_made_ahead(depth: int) -> None:
+def test_no_more_items_than_the_depth_are_computed_ahead(depth: int) -> None:
     taken, waiting = [0], []
 
     def items():
@@ -426,7 +425,7 @@ def test_no_more_than_the_depth_is_made_ahead(depth: int) -> None:
 
 
 def test_processes_share_the_mapped_memory(tmp_path: Path) -> None:
-    split = read_split(columns_folder(tmp_path).parent.parent, "train")
+    split = read_split(write_columns(tmp_path).parent.parent, "train")
     assert not any(array.flags.writeable for array in split.arrays.values())
     maps = Path(f"/proc/{os.getpid()}/maps").read_text()
     assert f"{split.source}/labels.npy" in maps

@@ -29,7 +29,7 @@ def test_select_keeps_the_order_asked_for() -> None:
         SCHEMA.select(["store", "shop"])
 
 
-def test_tables_of_the_schema_fit_it() -> None:
+def test_the_tables_of_a_schema_fit_it() -> None:
     schema = Schema("s", [Field("a", 3), Field("b", 20)], TASKS)
     collection = EmbeddingBagCollection(tables=schema.embedding_configs(embedding_dim=4))
     schema.check_fits(collection, TaskChain(["click", "purchase"], label_columns=["y1", "y2"]))
@@ -39,7 +39,7 @@ def test_tables_of_the_schema_fit_it() -> None:
     }
 
 
-def collection_of(feature: str, num_embeddings: int) -> EmbeddingBagCollection:
+def make_collection(feature: str, num_embeddings: int) -> EmbeddingBagCollection:
     config = EmbeddingBagConfig(
         name="table", embedding_dim=4, num_embeddings=num_embeddings, feature_names=["a", feature]
     )
@@ -67,7 +67,7 @@ def collection_of(feature: str, num_embeddings: int) -> EmbeddingBagCollection:
 def test_a_model_that_does_not_fit(feature: str, num_embeddings: int, tasks: TaskChain, sentence: str) -> None:
     schema = Schema("s", [Field("a", 3), Field("b", 20)], TASKS)
     with pytest.raises(InputError, match=re.escape(sentence)):
-        schema.check_fits(collection_of(feature, num_embeddings), tasks)
+        schema.check_fits(make_collection(feature, num_embeddings), tasks)
 
 
 @pytest.mark.parametrize(

@@ -19,19 +19,19 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-def split(**changes: Any) -> Split:
+def make_split(**changes: Any) -> Split:
     return Split(SCHEMA, **{**ARGUMENTS, **changes})
 
 
-def ids(**changes: Any) -> dict[str, Any]:
+def with_ids(**changes: Any) -> dict[str, Any]:
     return {"ids": {**ARGUMENTS["ids"], **changes}}
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (ids(store=[8, 0]), "Split: column 'store' must have as many rows as the labels (3), not 2"),
-        (ids(tags=([4], [0, 1])), "Split: column 'tags' must have as many rows as the labels (3), not 1"),
+        (with_ids(store=[8, 0]), "Split: column 'store' must have as many rows as the labels (3), not 2"),
+        (with_ids(tags=([4], [0, 1])), "Split: column 'tags' must have as many rows as the labels (3), not 1"),
         ({"dense": [[1.0]]}, "Split: dense must be of shape [3, 1], not [1, 1]"),
         ({"dense": None}, "Split: dense must be of shape [3, 1], not [3, 0]"),
         ({"labels": [[1, 1], [0, 0]]}, "Split: dense must be of shape [2, 1], not [3, 1]"),
@@ -42,27 +42,27 @@ def ids(**changes: Any) -> dict[str, Any]:
         ({"groups": [1, 2]}, "Split: groups must have as many rows as the labels (3), not 2"),
         ({"groups": [0.5, 1, 2]}, "Split: column 'groups' must hold integers, not float64"),
         ({"ids": {"store": [8, 0, 3]}}, "Split: column 'tags' is missing"),
-        (ids(tags=[4, 4, 1]), "Split: column 'tags' must be a tuple of values and offsets"),
+        (with_ids(tags=[4, 4, 1]), "Split: column 'tags' must be a tuple of values and offsets"),
         (
-            ids(tags=([4, 4, 1], [0, 2, 1, 3])),
+            with_ids(tags=([4, 4, 1], [0, 2, 1, 3])),
             "Split: offsets of column 'tags' must rise from 0 to its number of",
         ),
         (
-            ids(tags=([4, 4, 1], [0, 2, 2, 2])),
+            with_ids(tags=([4, 4, 1], [0, 2, 2, 2])),
             "Split: offsets of column 'tags' must rise from 0 to its number of",
         ),
-        (ids(tags=([4, 4, 1], [1, 2, 2, 3])), "values (3)"),
-        (ids(store=[8, 9, 3]), "Split: column 'store', row 1 (counted"),
-        ({"source": "the log", **ids(store=[8, 9, 3])}, "the log: column 'store', row 1"),
+        (with_ids(tags=([4, 4, 1], [1, 2, 2, 3])), "values (3)"),
+        (with_ids(store=[8, 9, 3]), "Split: column 'store', row 1 (counted"),
+        ({"source": "the log", **with_ids(store=[8, 9, 3])}, "the log: column 'store', row 1"),
     ],
 )
 def test_wrong_arrays(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
-        split(**changes)
+        make_split(**changes)
 
 
 def test_a_batch_has_the_rows_in_the_order_asked_for() -> None:
-    batch = split().batch(torch.tensor([2, 0, 2]))
+    batch = make_split().batch(torch.tensor([2, 0, 2]))
     assert batch.sparse_features["store"].values().tolist() == [3, 8, 3]
     assert batch.sparse_features["tags"].values().tolist() == [1, 4, 4, 1]
     assert batch.sparse_features["tags"].lengths().tolist() == [1, 2, 1]
@@ -72,33 +72,33 @@ def test_a_batch_has_the_rows_in_the_order_asked_for() -> None:
 
 
 def test_an_empty_batch_has_every_key() -> None:
-    batch = split(weights=np.ones((3, 2))).batch(torch.tensor([], dtype=torch.int64))
+    batch = make_split(weights=np.ones((3, 2))).batch(torch.tensor([], dtype=torch.int64))
     assert batch.sparse_features.keys() == ["store", "tags"]
     assert batch.sparse_features.stride() == 0
     assert batch.sparse_features.values().numel() == 0
     assert (batch.labels.shape, batch.weights.shape, batch.dense_features.shape) == ((0, 2), (0, 2), (0, 1))
 
 
-def test_tensors_and_read_only_arrays_are_taken() -> None:
+def test_tensors_and_read_only_arrays_are_accepted() -> None:
     labels = np.array(ARGUMENTS["labels"], np.float32)
     labels.flags.writeable = False
-    batch = split(labels=labels, dense=torch.tensor([[0.5], [1.5], [2.5]])).batch(torch.arange(3))
+    batch = make_split(labels=labels, dense=torch.tensor([[0.5], [1.5], [2.5]])).batch(torch.arange(3))
     assert batch.labels.tolist() == ARGUMENTS["labels"]
 
 
-def test_batches_do_not_share_what_they_are_made_of() -> None:
-    of_all = split()
-    first = of_all.batch(torch.arange(3))
+def test_batches_do_not_share_memory() -> None:
+    split = make_split()
+    first = split.batch(torch.arange(3))
     first.sparse_features.values().zero_()
     first.labels.zero_()
     first.dense_features.zero_()
-    second = of_all.batch(torch.arange(3))
+    second = split.batch(torch.arange(3))
     assert second.sparse_features["store"].values().tolist() == [8, 0, 3]
     assert second.labels.tolist() == ARGUMENTS["labels"]
     assert second.dense_features.tolist() == ARGUMENTS["dense"]
 
 
-def test_base_rates_are_those_of_labelled_rows():
+def test_base_rates_count_labelled_rows():
     assert Split(SCHEMA, **ARGUMENTS).base_rates().tolist() == pytest.approx([2 / 3, 1 / 3])
     schema = Schema("shop", SCHEMA.fields, TaskChain(["click", "buy"], weight_columns=["w1", "w2"]), ["price"])
     weighted = Split(schema, **{**ARGUMENTS, "weights": [[1, 0], [2, 1], [1, 1]]})

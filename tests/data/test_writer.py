@@ -22,15 +22,15 @@ def build(folder: Path) -> Schema:
     return UNCOUNTED
 
 
-def never(folder: Path) -> Schema:
+def must_not_build(folder: Path) -> Schema:
     raise AssertionError("built twice")
 
 
-def visible(parent: Path) -> list[str]:
+def visible_names(parent: Path) -> list[str]:
     return sorted(path.name for path in parent.iterdir() if not path.name.startswith("."))
 
 
-def test_builds_counts_and_is_readable_as_any_directory_is(tmp_path: Path) -> None:
+def test_the_data_set_has_row_counts_and_the_usual_permissions(tmp_path: Path) -> None:
     directory = build_once(tmp_path / "new" / "shop", build)
     assert Schema.load(directory) == replace(SCHEMA, num_rows={"train": 4, "valid": 4, "test": 4})
     assert len(read_split(directory, "valid")) == 4
@@ -41,18 +41,18 @@ def test_builds_counts_and_is_readable_as_any_directory_is(tmp_path: Path) -> No
 
 def test_a_second_run_does_not_build(tmp_path: Path) -> None:
     directory = build_once(tmp_path / "shop", build)
-    assert build_once(directory, never) == directory
+    assert build_once(directory, must_not_build) == directory
 
 
 @pytest.mark.parametrize("error", [InputError("bad row"), KeyboardInterrupt()])
 def test_a_failed_build_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     def fail(folder: Path) -> Schema:
-        write(folder, "train")  # with a schema.json: even then it is not published
+        write(folder, "train")  # writes schema.json too: even then the folder is not published
         raise error
 
     with pytest.raises(type(error)):
         build_once(tmp_path / "shop", fail)
-    assert visible(tmp_path) == []
+    assert visible_names(tmp_path) == []
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".parquet"]
     build_once(tmp_path / "shop", build)
 
@@ -64,28 +64,28 @@ def test_a_build_without_a_split_is_not_published(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError, match=r"valid\.parquet"):
         build_once(tmp_path / "shop", incomplete)
-    assert visible(tmp_path) == []
+    assert visible_names(tmp_path) == []
 
 
-def kill_itself(folder: Path) -> Schema:
+def die_halfway(folder: Path) -> Schema:
     (folder / "train.parquet").write_bytes(b"half of it")
     os.kill(os.getpid(), signal.SIGKILL)
     return UNCOUNTED
 
 
-def test_what_a_killed_build_left_is_ignored_then_removed(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=build_once, args=(tmp_path / "shop", kill_itself))
+def test_leftovers_of_a_killed_build_are_ignored_then_removed(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=build_once, args=(tmp_path / "shop", die_halfway))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert len(list(tmp_path.rglob("train.parquet"))) == 1
-    assert visible(tmp_path) == []
+    assert visible_names(tmp_path) == []
     directory = build_once(tmp_path / "shop", build)
     assert list(tmp_path.rglob("train.parquet")) == [directory / "train.parquet"]
 
 
-def test_builders_of_one_directory_share_one_build(tmp_path: Path) -> None:
-    builds, together = [], threading.Barrier(4)
+def test_concurrent_builders_share_one_build(tmp_path: Path) -> None:
+    builds, barrier = [], threading.Barrier(4)
 
     def slow(folder: Path) -> Schema:
         builds.append(folder)
@@ -93,7 +93,7 @@ def test_builders_of_one_directory_share_one_build(tmp_path: Path) -> None:
         return build(folder)
 
     def prepare() -> None:
-        together.wait()
+        barrier.wait()
         lengths.append(len(read_split(build_once(tmp_path / "shop", slow), "test")))
 
     lengths: list[int] = []
@@ -106,19 +106,19 @@ def test_builders_of_one_directory_share_one_build(tmp_path: Path) -> None:
     assert lengths == [4, 4, 4, 4]
 
 
-def test_a_directory_of_other_things_is_refused_and_kept(tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
-    build_once(tmp_path / "shop", build)  # an empty one is taken
+    build_once(tmp_path / "shop", build)  # an empty directory is accepted
 
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match=r"home: is there but has no schema\.json"):
-        build_once(tmp_path / "home", never)
+    with pytest.raises(InputError, match=r"home: exists but has no schema\.json"):
+        build_once(tmp_path / "home", must_not_build)
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
 
 
 @pytest.mark.parametrize("long_lists", [False, True])
-def test_files_grow(tmp_path: Path, long_lists: bool) -> None:
+def test_split_files_grow(tmp_path: Path, long_lists: bool) -> None:
     parts = [
         pl.DataFrame({"ids": [[1, 2], [3]]}),
         pl.DataFrame({"ids": [[1, 2]]}),

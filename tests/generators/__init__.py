@@ -1,4 +1,4 @@
-"""What the generators of raw files share."""
+"""Generators of raw files, and what they share."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,11 +10,11 @@ from torchrec_mtl.data.lists import Array
 RAW_CSV: dict[str, Any] = {"include_header": False, "quote_style": "never"}
 
 
-def scaled(sizes: Iterable[int], share: float) -> list[int]:
-    """The numbers of a true file's ids for a file of a ``share`` of its rows; small ones stay."""
+def scale_sizes(sizes: Iterable[int], share: float) -> list[int]:
+    """Scales the numbers of ids of a published file to a file with a ``share`` of its rows; small numbers stay."""
     return [size if size < 100 else max(40, round(size * share)) for size in sizes]
 
 
-def drifted(probabilities: Array, drift: float, position: Array) -> Array:
-    """The logits fall by ``drift`` in all as ``position`` goes from 0 to 1, and are as they were in the middle."""
+def add_drift(probabilities: Array, drift: float, position: Array) -> Array:
+    """Lowers the logits by ``drift`` in total as ``position`` goes from 0 to 1, without a change in the middle."""
     return 1 / (1 + (1 - probabilities) / probabilities * np.exp(drift * (position - 0.5)))

@@ -1,8 +1,9 @@
-"""Raw files in the format of Ali-CCP, of any size, whose click and purchase probabilities are known.
+"""Generates raw files of any size in the format of Ali-CCP, with known click and purchase probabilities.
 
 Labels follow a `SyntheticFunnel` over 18 single-valued fields and the list 210; the four histories ``*_14`` and the
-values of features are noise. The field sizes are the true files', scaled by the number of rows; ids follow a power law.
-Rows come in groups with the same common features. The click rate drifts from train's first row to test's last.
+values of features are noise. Field sizes are the published ones, scaled to the number of rows; ids follow a power law.
+Rows come in groups with the same common features. The click rate drifts from the first row of train to the last of
+test.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import IO
 import numpy as np
 import polars as pl
 
-from tests.generators import RAW_CSV, drifted, scaled
+from tests.generators import RAW_CSV, add_drift, scale_sizes
 from tests.generators.ali_ccp_lines import HISTORIES, HISTORY_IDS, USER_FIELDS, RawLines
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.hashes import mix
@@ -24,8 +25,8 @@ from torchrec_mtl.datasets.synthetic.funnel import SyntheticFunnel
 from torchrec_mtl.datasets.synthetic.prepare import rank_auc
 from torchrec_mtl.errors import InputError, check_at_least, check_share
 
-TRUE_ROWS = published.NUM_ROWS["train"] + published.NUM_ROWS["valid"]
-# In this order a field of the user and one of the item interact, thrice; 101, which groups rows, is the last.
+PUBLISHED_ROWS = published.NUM_ROWS["train"] + published.NUM_ROWS["valid"]
+# The first six interact in pairs, a field of the user with one of the item. The last one, 101, groups rows.
 FIELDS = (
     *("121", "206", "124", "301", "125", "508"),
     *("122", "126", "127", "128", "129", "205", "207", "216", "509", "702", "853", "101"),
@@ -39,18 +40,18 @@ class AliCcpGenerator:
     """Writes the four raw files, and the rows' probabilities as ``truth_{train,test}.parquet``.
 
     Args:
-        num_rows: of "train" and "test".
-        base_rates: of clicks and purchases.
+        num_rows: number of rows of "train" and "test".
+        base_rates: shares of clicks and purchases among all rows.
         rows_per_group: mean number of rows with the same common features.
         history_length: mean number of ids in each of the four histories.
-        drift: by how much a click's logit falls from the first row to the last.
+        drift: amount by which the logit of a click falls from the first row to the last.
         broken_rate: share of rows with a purchase and no click.
-        repeat_rate: share of rows with the same features as the one before.
-        first_id: the smallest id.
-        seed: of everything.
+        repeat_rate: share of rows with the same features as the row before.
+        first_id: smallest id.
+        seed: seed of all random draws.
 
     Raises:
-        InputError: if a number is out of its range.
+        InputError: if a number is out of range.
 
     Example::
 
@@ -83,13 +84,14 @@ class AliCcpGenerator:
 
     @cached_property
     def funnel(self) -> SyntheticFunnel:
-        share = self.num_rows["train"] / TRUE_ROWS
-        sizes = scaled((published.NUM_EMBEDDINGS[field] - 1 for field in FIELDS), share)
+        """The funnel that labels follow."""
+        share = self.num_rows["train"] / PUBLISHED_ROWS
+        sizes = scale_sizes((published.NUM_EMBEDDINGS[field] - 1 for field in FIELDS), share)
         return SyntheticFunnel(self.base_rates, sizes, list_size=max(40, round(50_000 * share)), seed=self.seed)
 
     @cached_property
     def _lines(self) -> RawLines:
-        """Every field has ids of its own."""
+        """The writer of lines; no two fields share an id."""
         sizes = [field.num_embeddings for field in self.funnel.schema.fields]
         names = [*FIELDS, "210"]
         first_ids = {name: self.first_id + sum(sizes[:position]) for position, name in enumerate(names)}
@@ -99,7 +101,7 @@ class AliCcpGenerator:
         return RawLines(first_ids, self.history_length)
 
     def write(self, directory: str | Path) -> Path:
-        """The files, in ``directory``, which is made."""
+        """Writes the files into ``directory``, which is created, and returns it."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for split in RAW_SPLITS:
@@ -112,7 +114,7 @@ class AliCcpGenerator:
         return directory
 
     def _write_groups(self, split: str, common: IO[bytes], skeleton: IO[bytes]) -> Iterator[pl.DataFrame]:
-        """The rows' probabilities, some groups at a time."""
+        """Writes the rows, and yields their probabilities, some groups at a time."""
         done, piece = 0, 0
         while done < self.num_rows[split]:
             rng = np.random.default_rng([self.seed, RAW_SPLITS.index(split), piece])
@@ -122,7 +124,7 @@ class AliCcpGenerator:
             draws = [int(draw) for draw in rng.integers(2**31, size=2)]
             users = self.funnel.sample(num_groups, draws[0]).rename(self._names).select(USER_FIELDS)
             items = self.funnel.sample(len(groups), draws[1]).rename(self._names).select(*ITEM_FIELDS, "list")
-            items = items[self._repeated(rng, groups)]
+            items = items[self._repeat_rows(rng, groups)]
             keys = self._keys(split, piece, num_groups)
             position = (RAW_SPLITS.index(split) + (done + np.arange(len(groups))) / self.num_rows[split]) / 2
             truth = self._truth(rng, items.hstack(users[groups]), position, first_sample=done + 1)
@@ -136,22 +138,22 @@ class AliCcpGenerator:
     def _names(self) -> dict[str, str]:
         return {f"field_{position}": field for position, field in enumerate(FIELDS, 1)}
 
-    def _repeated(self, rng: np.random.Generator, groups: Array) -> Array:
-        """Which row's features each row has: mostly its own, else those of one before in its group."""
-        own = np.arange(len(groups))
-        again = (rng.random(len(groups)) < self.repeat_rate) & (np.diff(groups, prepend=-1) == 0)
-        return np.maximum.accumulate(np.where(again, 0, own))
+    def _repeat_rows(self, rng: np.random.Generator, groups: Array) -> Array:
+        """Returns which row each row takes its features from: mostly itself, or an earlier one of its group."""
+        rows = np.arange(len(groups))
+        repeats = (rng.random(len(groups)) < self.repeat_rate) & (np.diff(groups, prepend=-1) == 0)
+        return np.maximum.accumulate(np.where(repeats, 0, rows))
 
     def _keys(self, split: str, piece: int, num_groups: int) -> pl.Series:
-        """Distinct, for SplitMix64 is one to one."""
+        """Returns distinct keys of groups: SplitMix64 is one to one."""
         numbers = (RAW_SPLITS.index(split) << 40) + piece * GROUPS_AT_ONCE + np.arange(num_groups)
         return pl.Series([f"{key:016x}" for key in mix(numbers, self.seed).tolist()])
 
     def _truth(self, rng: np.random.Generator, rows: pl.DataFrame, position: Array, first_sample: int) -> pl.DataFrame:
-        """Labels, and the marginal probabilities that they were drawn with."""
+        """Draws the labels, and returns them with their marginal probabilities."""
         rows = rows.rename({field: name for name, field in self._names.items()})
         click, purchase = self.funnel.conditional_probabilities(rows).T
-        click = drifted(click, self.drift, position)
+        click = add_drift(click, self.drift, position)
         clicked = rng.random(len(click)) < click
         bought = clicked & (rng.random(len(click)) < purchase)
         broken = rng.random(len(click)) < self.broken_rate
@@ -167,6 +169,6 @@ class AliCcpGenerator:
 
 
 def oracle_auc(directory: str | Path) -> dict[str, float]:
-    """AUC of the true probabilities on the test rows, but for those with a purchase and no click."""
+    """Returns the AUC of the true probabilities on the test rows, without rows with a purchase and no click."""
     truth = pl.read_parquet(Path(directory) / "truth_test.parquet").filter(pl.col("purchase") <= pl.col("click"))
     return {task: rank_auc(truth[f"p_{task}"], truth[task]) for task in ("click", "purchase")}

@@ -1,8 +1,9 @@
-"""Raw files in the format of TaoBao's display ads, of any size, whose click and purchase probabilities are known.
+"""Generates raw files of any size in the format of TaoBao's display ads, with known click and purchase probabilities.
 
-Labels follow a `SyntheticFunnel` over the single-valued fields: a user has one profile, an ad one category, brand and
-so on, and users and ads follow a power law. The field sizes are the true files', scaled by the number of rows. A
-purchase is a row of the behaviour log within a day of its click; the other rows there are noise, and rarely match one.
+Labels follow a `SyntheticFunnel` over the single-valued fields: a user has one profile, an ad has one category, brand
+and so on, and users and ads follow a power law. Field sizes are the published ones, scaled to the number of rows. A
+purchase is a row of the behaviour log within a day after its click; other rows of the log are noise, and rarely match a
+click.
 """
 
 from collections.abc import Iterator
@@ -14,21 +15,21 @@ from typing import IO
 import numpy as np
 import polars as pl
 
-from tests.generators import RAW_CSV, drifted, scaled
+from tests.generators import RAW_CSV, add_drift, scale_sizes
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.datasets.synthetic.funnel import SyntheticFunnel
 from torchrec_mtl.datasets.synthetic.prepare import rank_auc
-from torchrec_mtl.datasets.taobao.findings import TRUE_ROWS
+from torchrec_mtl.datasets.taobao.findings import PUBLISHED_ROWS
 from torchrec_mtl.datasets.taobao.layout import AD, AD_FEATURE, BEHAVIOR_LOG, PROFILE, RAW_SAMPLE, TAGS, USER_PROFILE
 from torchrec_mtl.datasets.taobao.tables import DAY, NUM_DAYS, PRICE_RESOLUTION
 from torchrec_mtl.errors import check_at_least
 
 FIRST_SECOND = 1_494_000_000  # 2017-05-06, Beijing time
-BEHAVIOR_DAYS = 14  # before that
+BEHAVIOR_DAYS = 14  # before the first second
 TAG_RATES = (0.95, 0.03, 0.01, 0.01)
 WITHOUT_PROFILE = 0.07
 PIECE = 2**18
-# The first six interact in pairs, one of a user with one of an ad; the last groups rows.
+# The first six interact in pairs, a field of the user with one of the ad. The last one groups rows.
 SIZES = {
     "cms_segid": 97,
     "cate_id": 6_769,
@@ -47,7 +48,7 @@ SIZES = {
     "adgroup_id": 846_811,
     "user": 1_141_729,
 }
-MISSING_CODE = {"pvalue_level": 0, "new_user_class_level": 0, "brand": 2}  # to be missing is one of their values
+MISSING_CODE = {"pvalue_level": 0, "new_user_class_level": 0, "brand": 2}  # codes that stand for a missing value
 PIDS = pl.Series(["430548_1007", "430539_1007"])
 
 
@@ -56,15 +57,15 @@ class TaobaoGenerator:
     """Writes the four raw files, and the impressions' probabilities as ``truth.parquet``.
 
     Args:
-        num_rows: impressions.
-        base_rates: of clicks and purchases, about.
-        behaviors_per_row: of the log, on average.
-        drift: by how much a click's logit falls from the first second to the last.
-        first_id: the smallest id.
-        seed: of everything.
+        num_rows: number of impressions.
+        base_rates: approximate shares of clicks and purchases among all rows.
+        behaviors_per_row: number of noise rows in the behaviour log per impression.
+        drift: amount by which the logit of a click falls from the first second to the last.
+        first_id: smallest id.
+        seed: seed of all random draws.
 
     Raises:
-        InputError: if a number is out of its range.
+        InputError: if a number is out of range.
 
     Example::
 
@@ -89,11 +90,12 @@ class TaobaoGenerator:
 
     @cached_property
     def funnel(self) -> SyntheticFunnel:
-        share = self.num_rows / TRUE_ROWS["raw_sample"]
-        return SyntheticFunnel(self.base_rates, scaled(SIZES.values(), share), zipf_exponent=0.8, seed=self.seed)
+        """The funnel that labels follow."""
+        share = self.num_rows / PUBLISHED_ROWS["raw_sample"]
+        return SyntheticFunnel(self.base_rates, scale_sizes(SIZES.values(), share), zipf_exponent=0.8, seed=self.seed)
 
     def write(self, directory: str | Path) -> Path:
-        """The files, in ``directory``, which is made."""
+        """Writes the files into ``directory``, which is created, and returns it."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         sizes = {name: field.num_embeddings for name, field in zip(SIZES, self.funnel.schema.fields, strict=True)}
@@ -105,7 +107,7 @@ class TaobaoGenerator:
         ):
             samples.write(f"{RAW_SAMPLE.first_line}\n".encode())
             behaviors.write(f"{BEHAVIOR_LOG.first_line}\n".encode())
-            truth = pl.concat(list(self._pieces(users, ads, samples, behaviors)))
+            truth = pl.concat(list(self._write_impressions(users, ads, samples, behaviors)))
         truth.write_parquet(directory / "truth.parquet")
         return directory
 
@@ -125,17 +127,17 @@ class TaobaoGenerator:
             text = raw.write_csv(null_value=missing, **RAW_CSV)
             (directory / layout.name).write_text(f"{layout.first_line}\n{text}")
 
-    def _pieces(
+    def _write_impressions(
         self, users: pl.DataFrame, ads: pl.DataFrame, samples: IO[bytes], behaviors: IO[bytes]
     ) -> Iterator[pl.DataFrame]:
-        """The truth of some impressions at a time."""
+        """Writes the impressions and the log, and yields the truth of some impressions at a time."""
         for piece, first in enumerate(range(0, self.num_rows, PIECE)):
             rng = np.random.default_rng([self.seed, 2, piece])
             drawn = self._codes(min(PIECE, self.num_rows - first), 3 + piece)
             codes = drawn.select("user", "adgroup_id", "pid").hstack(users[drawn["user"]].select(PROFILE))
             codes = codes.hstack(ads[drawn["adgroup_id"]].select(AD[1:]))
             second = rng.integers(NUM_DAYS * DAY, size=codes.height)
-            # so that a file of any size spans the eight days
+            # a file of any size spans the eight days
             second[: NUM_DAYS * 2] = np.resize(np.arange(NUM_DAYS) * DAY, len(second[: NUM_DAYS * 2]))
             truth = self._truth(rng, codes, second)
             raw = truth.with_columns(nonclk=1 - pl.col("click"), clk="click")
@@ -144,10 +146,10 @@ class TaobaoGenerator:
             yield truth
 
     def _truth(self, rng: np.random.Generator, codes: pl.DataFrame, second: Array) -> pl.DataFrame:
-        """Raw ids, labels, and the marginal probabilities that they were drawn with."""
+        """Draws the labels, and returns raw ids, labels and the marginal probabilities of the labels."""
         rows = codes.rename({name: f"field_{position}" for position, name in enumerate(SIZES, 1)})
         click, purchase = self.funnel.conditional_probabilities(rows).T
-        click = drifted(click, self.drift, second / (NUM_DAYS * DAY))
+        click = add_drift(click, self.drift, second / (NUM_DAYS * DAY))
         has_brand = (codes["brand"] != MISSING_CODE["brand"]).to_numpy()
         purchase = purchase * has_brand
         clicked = rng.random(len(click)) < click
@@ -166,7 +168,7 @@ class TaobaoGenerator:
     def _behaviors(
         self, rng: np.random.Generator, codes: pl.DataFrame, truth: pl.DataFrame, ads: pl.DataFrame
     ) -> pl.DataFrame:
-        """The purchases, within a day of their click, among the noise."""
+        """Returns rows of the log: purchases within a day after their click, among noise."""
         num_noise = codes.height * self.behaviors_per_row
         products = ads[rng.integers(ads.height, size=num_noise)]
         noise = products.select("cate_id", "brand").with_columns(
@@ -181,11 +183,11 @@ class TaobaoGenerator:
             time_stamp=truth["time_stamp"].gather(bought) + pl.Series(delay), btag=pl.lit("buy")
         )
         rows = pl.concat([noise, purchases]).sample(fraction=1, shuffle=True, seed=int(rng.integers(2**31)))
-        brand = pl.col("brand").cast(pl.Int64) + self.first_id  # the log has brands alone
+        brand = pl.col("brand").cast(pl.Int64) + self.first_id  # the log has no missing brand
         return rows.select(self._raw("user"), "time_stamp", "btag", self._raw("cate_id"), brand)
 
     def _raw(self, name: str) -> pl.Expr:
-        """Codes as the raw files have them; null where missing."""
+        """Returns the values of the raw files for codes; null for a missing one."""
         code = pl.col(name).cast(pl.Int64)
         if name == "price":
             return (2 ** (code / PRICE_RESOLUTION) - 1).round(2).alias(name)
@@ -194,7 +196,7 @@ class TaobaoGenerator:
 
 
 def oracle_auc(directory: str | Path) -> dict[str, float]:
-    """AUC of the true probabilities on the impressions of the eighth day."""
+    """Returns the AUC of the true probabilities on the impressions of the eighth day."""
     truth = pl.read_parquet(Path(directory) / "truth.parquet")
     test = truth.filter(pl.col("time_stamp") >= FIRST_SECOND + (NUM_DAYS - 1) * DAY)
     return {task: rank_auc(test[f"p_{task}"], test[task]) for task in ("click", "purchase")}

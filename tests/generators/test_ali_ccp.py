@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return GENERATOR.write(tmp_path_factory.mktemp("generated"))
 
 
-def test_every_line_is_of_the_format(folder: Path) -> None:
+def test_every_line_has_the_format(folder: Path) -> None:
     for split in RAW_SPLITS:
         rows = reference.read(folder, split)
         assert len(rows) == NUM_ROWS[split]
@@ -37,7 +37,7 @@ def test_every_line_is_of_the_format(folder: Path) -> None:
         assert any(value != 1 for line, _ in rows for field, _, value in line.features if field == "508")
 
 
-def test_labels_are_those_of_the_truth(folder: Path) -> None:
+def test_files_have_the_labels_of_the_truth(folder: Path) -> None:
     for split in RAW_SPLITS:
         lines = [line for line, _ in reference.read(folder, split)]
         truth = pl.read_parquet(folder / f"truth_{split}.parquet")
@@ -51,7 +51,7 @@ def test_labels_are_those_of_the_truth(folder: Path) -> None:
             assert kept[task].mean() == pytest.approx(kept[f"p_{task}"].mean(), abs=0.02)
 
 
-def test_oracle_auc_is_that_of_scikit_learn(folder: Path) -> None:
+def test_oracle_auc_equals_scikit_learns(folder: Path) -> None:
     truth = pl.read_parquet(folder / "truth_test.parquet").filter(pl.col("purchase") <= pl.col("click"))
     for task, auc in oracle_auc(folder).items():
         assert auc == pytest.approx(roc_auc_score(truth[task], truth[f"p_{task}"]))
@@ -64,7 +64,7 @@ def test_the_click_rate_falls(tmp_path: Path) -> None:
     assert means[0] - means[1] > 0.1
 
 
-def test_signal_is_in_the_prepared_columns(folder: Path, tmp_path: Path) -> None:
+def test_the_prepared_columns_have_the_signal(folder: Path, tmp_path: Path) -> None:
     directory = prepare_ali_ccp(folder, tmp_path / "out", broken_funnel="keep")
     train, test = pl.read_parquet(directory / "train.parquet"), pl.read_parquet(directory / "test.parquet")
     rates = train.group_by("206").agg(rate=pl.col("click").mean())
@@ -72,20 +72,20 @@ def test_signal_is_in_the_prepared_columns(folder: Path, tmp_path: Path) -> None
     assert roc_auc_score(test["click"], scores) > 0.52
 
 
-def test_the_same_seed_is_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     again = GENERATOR.write(tmp_path)
     for file in folder.iterdir():
         assert (again / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"num_rows": {"train": 5}}, "`num_rows` (={'train': 5}) must give ['train', 'test'] at least 1 row each"),
         ({"rows_per_group": 0}, "`rows_per_group` (=0) must be at least 1"),
         ({"broken_rate": 1.5}, "`broken_rate` (=1.5) must be from 0 to 1"),
     ],
 )
-def test_wrong_arguments(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=re.escape(told)):
+def test_wrong_arguments(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
         AliCcpGenerator(**{"num_rows": NUM_ROWS, **changes})

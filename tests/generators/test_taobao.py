@@ -17,23 +17,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return GENERATOR.write(tmp_path_factory.mktemp("raw"))
 
 
-def test_the_headers_are_the_true_files(folder: Path) -> None:
+def test_the_headers_are_the_published_ones(folder: Path) -> None:
     for name, header in HEADERS.items():
         assert (folder / f"{name}.csv").read_text().partition("\n")[0] == header
 
 
-def test_the_same_seed_is_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     GENERATOR.write(tmp_path)
     for name in HEADERS:
         assert (tmp_path / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes()
 
 
-def test_the_truth_is_of_the_files(folder: Path) -> None:
+def test_files_have_the_labels_of_the_truth(folder: Path) -> None:
     truth, rows = pl.read_parquet(folder / "truth.parquet"), impressions(folder, 0, 1, 1)
     assert truth["click"].to_list() == [row["click"] for row in rows]
-    found = [row["purchase"] for row in rows]
-    assert all(matched >= planted for matched, planted in zip(found, truth["purchase"], strict=True))
-    assert truth["purchase"].sum() <= sum(found) < 1.3 * truth["purchase"].sum()  # noise rarely matches
+    matches = [row["purchase"] for row in rows]
+    assert all(matched >= planted for matched, planted in zip(matches, truth["purchase"], strict=True))
+    assert truth["purchase"].sum() <= sum(matches) < 1.3 * truth["purchase"].sum()  # noise rarely matches
 
 
 def test_labels_follow_their_probabilities(folder: Path) -> None:

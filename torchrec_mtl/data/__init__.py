@@ -1,4 +1,4 @@
-"""Prepared data sets: their schema, their reader, their batches, and encoders of raw columns."""
+"""Prepared data sets: schema, reader, writer and batches, and the encoders of raw columns."""
 
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.encoders import log_round

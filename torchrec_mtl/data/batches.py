@@ -1,4 +1,4 @@
-"""The batch that the library's models, losses and training take."""
+"""The batch type that models, losses and training take."""
 
 from dataclasses import dataclass, replace
 
@@ -10,17 +10,17 @@ from torchrec.streamable import Pipelineable
 
 @dataclass
 class MultiTaskBatch(Pipelineable):
-    """``torchrec.datasets.utils.Batch`` with a label, and perhaps a weight, for each of T tasks.
+    """``torchrec.datasets.utils.Batch`` with a label, and optionally a weight, for each of T tasks.
 
-    It goes through TorchRec's train pipelines as that one does.
+    TorchRec's train pipelines take it in place of ``Batch``.
 
     Args:
-        dense_features: float32 [B, num_dense]; ``num_dense`` may be 0.
-        sparse_features: one key a field.
-        labels: float32 [B, T], 0 or 1, tasks in funnel order.
-        weights: float32 [B, T]; 1 everywhere if None. A weight of 0 masks its label.
-        num_padded: how many rows at the end stand for none: they make the ranks' batches equal in size, and their
-            labels are masked.
+        dense_features: dense columns, float32 [B, num_dense]; ``num_dense`` may be 0.
+        sparse_features: ids, one key per field.
+        labels: labels, float32 [B, T], 0 or 1, tasks in funnel order.
+        weights: label weights, float32 [B, T]; None stands for 1 everywhere. A weight of 0 masks its label.
+        num_padded: number of rows at the end that are padding: they make the batches of all ranks equal in size, and
+            their labels are masked.
 
     Example::
 
@@ -38,13 +38,13 @@ class MultiTaskBatch(Pipelineable):
     num_padded: int = 0
 
     def padded(self, num_padded: int) -> "MultiTaskBatch":
-        """The batch with its last ``num_padded`` rows standing for none."""
+        """Returns the batch with its last ``num_padded`` rows marked as padding."""
         weights = torch.ones_like(self.labels) if self.weights is None else self.weights.clone()
         weights[len(weights) - num_padded :] = 0
         return replace(self, weights=weights, num_padded=num_padded)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MultiTaskBatch":
-        """The batch on ``device``."""
+        """Returns the batch on ``device``."""
         return MultiTaskBatch(
             dense_features=self.dense_features.to(device, non_blocking=non_blocking),
             sparse_features=self.sparse_features.to(device, non_blocking=non_blocking),
@@ -54,7 +54,7 @@ class MultiTaskBatch(Pipelineable):
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Tell the allocator that ``stream`` uses the batch's memory."""
+        """Marks the batch's memory as used by ``stream``, so that the allocator does not reuse it too early."""
         self.dense_features.record_stream(stream)
         self.sparse_features.record_stream(stream)  # type: ignore[arg-type]  # typed for CUDA only
         self.labels.record_stream(stream)
@@ -62,7 +62,7 @@ class MultiTaskBatch(Pipelineable):
             self.weights.record_stream(stream)
 
     def pin_memory(self) -> "MultiTaskBatch":
-        """The batch in page-locked host memory."""
+        """Returns the batch in page-locked host memory."""
         return MultiTaskBatch(
             dense_features=self.dense_features.pin_memory(),
             sparse_features=self.sparse_features.pin_memory(),

@@ -1,4 +1,4 @@
-"""From raw columns to ids of embedding tables: vocabularies of raw ids, and log-rounded numbers (TAFE eq. 13)."""
+"""Encodes raw columns as ids of embedding tables: vocabularies of raw ids, log-rounded numbers (TAFE eq. 13)."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from torchrec_mtl.data.id_columns import id_type
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError
 
-FILE_NAME = "vocabularies.parquet"
-NUM_PENDING = 2**18  # ids that wait to be counted
-NUM_COUNTED = 2**22  # counts that wait to be added up
+VOCABULARIES_FILE = "vocabularies.parquet"
+NUM_PENDING = 2**18  # ids collected before they are counted
+NUM_COUNTED = 2**22  # counts collected before they are added up
 
 
 def find(known: Array, ids: Array) -> Array:
-    """The places of ``ids`` in ``known``, which is sorted; -1 where they are not.
+    """Returns the positions of ``ids`` in the sorted array ``known``; -1 where an id is absent.
 
     Example::
 
@@ -27,52 +27,52 @@ def find(known: Array, ids: Array) -> Array:
     """
     if not len(known):
         return np.full(len(ids), -1)
-    places = np.minimum(known.searchsorted(ids), len(known) - 1)
-    return np.where(known[places] == ids, places, -1)
+    positions = np.minimum(known.searchsorted(ids), len(known) - 1)
+    return np.where(known[positions] == ids, positions, -1)
 
 
 class ValueCounts:
-    """How often each raw id of a field occurs, added up part by part."""
+    """Counts the raw ids of a field, part by part."""
 
     def __init__(self) -> None:
         self._pending: list[pl.DataFrame] = []
         self._counts: list[pl.DataFrame] = []
 
     def add(self, ids: Array, weights: Array | None = None) -> None:
-        """``ids``, int64; each occurs once, or as often as its weight says."""
+        """Adds ``ids`` (int64), each counted once, or ``weights`` times."""
         weights = np.ones(len(ids), np.int64) if weights is None else weights
         self._pending.append(pl.DataFrame({"id": ids, "weight": weights}))
-        if _height(self._pending) > NUM_PENDING:
-            self._count()
+        if _num_rows(self._pending) > NUM_PENDING:
+            self._count_pending()
 
     def at_least(self, min_count: int) -> Array:
-        """The ids that occur that often, sorted, int64."""
-        self._count()
-        counts = _added_up(self._counts)
+        """Returns the ids that occur ``min_count`` times or more, sorted, int64."""
+        self._count_pending()
+        counts = _sum_weights(self._counts)
         return counts.filter(pl.col("weight") >= min_count)["id"].sort().to_numpy()
 
-    def _count(self) -> None:
-        self._counts.append(_added_up(self._pending))
+    def _count_pending(self) -> None:
+        self._counts.append(_sum_weights(self._pending))
         self._pending = []
-        if _height(self._counts[1:]) > max(NUM_COUNTED, self._counts[0].height):
-            self._counts = [_added_up(self._counts)]
+        if _num_rows(self._counts[1:]) > max(NUM_COUNTED, self._counts[0].height):
+            self._counts = [_sum_weights(self._counts)]
 
 
-def _height(parts: list[pl.DataFrame]) -> int:
+def _num_rows(parts: list[pl.DataFrame]) -> int:
     return sum(part.height for part in parts)
 
 
-def _added_up(parts: list[pl.DataFrame]) -> pl.DataFrame:
-    """The distinct ``id`` of all parts and the sum of the ``weight`` of each."""
+def _sum_weights(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """Returns each distinct ``id`` of all parts with the sum of its ``weight``."""
     empty = pl.DataFrame(schema={"id": pl.Int64, "weight": pl.Int64})
     return pl.concat([empty, *parts]).group_by("id").agg(pl.col("weight").sum())
 
 
 class Vocabularies:
-    """The ids of every field, sorted: code 1 is the smallest; 0 stands for missing, rare and unseen ones.
+    """The raw ids of every field and their codes: 1 for the smallest id; 0 for missing, rare and unseen ids.
 
     Args:
-        ids: field -> its raw ids, sorted, int64.
+        ids: raw ids of each field, sorted, int64.
 
     Example::
 
@@ -87,33 +87,34 @@ class Vocabularies:
         self.ids = dict(ids)
 
     def encode(self, field: str, ids: Array) -> Array:
-        """Codes of raw ids, in the smallest type that holds the field's."""
+        """Returns the codes of raw ids, in the smallest integer type that holds the codes of the field."""
         return (find(self.ids[field], ids) + 1).astype(id_type(self.num_embeddings(field)))
 
     def num_embeddings(self, field: str) -> int:
+        """Returns the number of codes of a field."""
         return len(self.ids[field]) + 1
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all fields and ids: that of another preparation differs unless every code means the same."""
+        """SHA-256 of all fields and ids; equal for two preparations only if every code means the same in both."""
         digest = hashlib.sha256()
         for field, ids in self.ids.items():
             digest.update(f"{field}:{len(ids)}:".encode() + ids.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """One row an id: ``field``, ``id`` and ``code``."""
+        """Writes ``vocabularies.parquet``: one row per id, with its ``field``, ``id`` and ``code``."""
         columns = {
             "field": np.repeat(list(self.ids), [len(ids) for ids in self.ids.values()]),
             "id": np.concatenate(list(self.ids.values())),
             "code": np.concatenate([np.arange(1, len(ids) + 1) for ids in self.ids.values()]),
         }
-        pl.DataFrame(columns).write_parquet(folder / FILE_NAME)
+        pl.DataFrame(columns).write_parquet(folder / VOCABULARIES_FILE)
 
     @classmethod
     def load(cls, folder: str | Path, fields: tuple[str, ...]) -> "Vocabularies":
-        """What `save` wrote; InputError if there is no such file."""
-        file = Path(folder) / FILE_NAME
+        """Reads what `save` wrote. Raises `InputError` if the file does not exist."""
+        file = Path(folder) / VOCABULARIES_FILE
         if not file.is_file():
             raise InputError(f"{file}: no such file")
         table = pl.read_parquet(file)
@@ -121,20 +122,20 @@ class Vocabularies:
 
 
 def log_round(values: ArrayLike, resolution: float = 1.0) -> NDArray[np.int64]:
-    """Ids of a numeric field, ``round(resolution * log2(1 + x))``: fine near 0, coarse far from it.
+    """Returns ids of a numeric field, ``round(resolution * log2(1 + x))``: fine near 0, coarse for large values.
 
-    TAFE discretises numeric features (eq. 13) "through a Log-round operation" that it does not define; this
-    is our reading. The field's ``num_embeddings`` is the id of its largest value plus 1.
+    TAFE discretises numeric features (eq. 13) "through a Log-round operation" that it does not define; this is our
+    reading. The field's ``num_embeddings`` is the id of its largest value plus 1.
 
     Args:
-        values: x >= 0, finite; any shape.
-        resolution: ids a doubling of ``1 + x``.
+        values: numbers ``x >= 0``, finite, of any shape.
+        resolution: number of ids per doubling of ``1 + x``.
 
     Returns:
-        int64 ids of the same shape, from 0.
+        Ids from 0, int64, of the same shape.
 
     Raises:
-        InputError: on a negative, NaN or infinite value, or a ``resolution`` not above 0.
+        InputError: if a value is negative, NaN or infinite, or ``resolution`` is not above 0.
 
     Example::
 

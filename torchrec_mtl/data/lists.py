@@ -1,4 +1,4 @@
-"""Lists of ids, those of successive rows that are the same kept once."""
+"""Arrays, and lists of ids in arrays."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,41 +13,41 @@ Array: TypeAlias = NDArray[Any]
 
 @dataclass(frozen=True)
 class Lists:
-    """N lists of ids, one after the other: values [V], offsets [N + 1] and perhaps weights [V]."""
+    """N lists of ids, one after the other: values [V], offsets [N + 1] and optionally weights [V]."""
 
     values: Array
     offsets: Array
     weights: Array | None = None
 
-    def shared(self) -> tuple["Lists", Array]:
-        """The lists that differ from the one before, and which of them each row has, int64 [N].
+    def merge_repeats(self) -> tuple["Lists", Array]:
+        """Returns the lists that differ from the list before, and the number of each row's list, int64 [N].
 
-        Rows of one user lie together in many logs, and the user's histories with them.
+        In many logs the rows of a user lie together, and repeat the user's history.
 
         Example::
 
             >>> values, offsets = np.array([3, 4, 3, 4, 5]), np.array([0, 2, 4, 5])
-            >>> lists, which = Lists(values, offsets).shared()
-            >>> lists.values.tolist(), which.tolist()
+            >>> lists, numbers = Lists(values, offsets).merge_repeats()
+            >>> lists.values.tolist(), numbers.tolist()
             ([3, 4, 5], [0, 0, 1])
         """
         lengths = np.diff(self.offsets)
-        as_before = np.concatenate([[False], lengths[1:] == lengths[:-1]])
-        rows = np.flatnonzero(as_before)
-        places = spans(self.offsets[rows], lengths[rows])
-        before = places - np.repeat(lengths[rows], lengths[rows])
-        differ = self.values[places] != self.values[before]
+        repeats = np.concatenate([[False], lengths[1:] == lengths[:-1]])  # candidates: as long as the list before
+        rows = np.flatnonzero(repeats)
+        positions = spans(self.offsets[rows], lengths[rows])
+        before = positions - np.repeat(lengths[rows], lengths[rows])
+        differ = self.values[positions] != self.values[before]
         if self.weights is not None:
-            differ |= self.weights[places] != self.weights[before]
-        as_before[np.repeat(rows, lengths[rows])[differ]] = False
-        kept = np.repeat(~as_before, lengths)
-        offsets = np.concatenate([[0], lengths[~as_before].cumsum()])
+            differ |= self.weights[positions] != self.weights[before]
+        repeats[np.repeat(rows, lengths[rows])[differ]] = False
+        kept = np.repeat(~repeats, lengths)
+        offsets = np.concatenate([[0], lengths[~repeats].cumsum()])
         weights = None if self.weights is None else self.weights[kept]
-        return Lists(self.values[kept], offsets, weights), (~as_before).cumsum() - 1
+        return Lists(self.values[kept], offsets, weights), (~repeats).cumsum() - 1
 
 
 def spans(starts: Array, lengths: Array) -> Array:
-    """``starts[0] .. starts[0] + lengths[0] - 1``, then those of the next, int64.
+    """Concatenates the ranges ``start .. start + length - 1``, int64.
 
     Example::
 
@@ -59,12 +59,12 @@ def spans(starts: Array, lengths: Array) -> Array:
 
 
 def to_lists(values: Array, offsets: Array) -> pl.Series:
-    """Values [V] and offsets [N + 1] as N lists."""
+    """Returns a series of the N lists with values [V] and offsets [N + 1]."""
     return pl.Series(pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values)))
 
 
 def from_lists(lists: pl.Series) -> tuple[Array, Array]:
-    """Values and offsets.
+    """Returns the values [V] and offsets [N + 1] of a series of N lists.
 
     Example::
 

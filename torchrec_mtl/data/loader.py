@@ -43,7 +43,7 @@ class BatchLoader:
 
     Raises:
         InputError: if a number is out of range, or ``drop_last`` would leave no step.
-        TrainingError: while iterating, if a batch is not read within 10 minutes; names the split and the step.
+        TrainingError: while iterating, if a batch is not read within 10 minutes; it names the split and the step.
 
     Example::
 
@@ -96,7 +96,7 @@ class BatchLoader:
             self._epoch, self._step = epoch, 0
 
     def state_dict(self) -> dict[str, int | str | None]:
-        """The position, and everything the order depends on; the number of ranks is not part of it."""
+        """Returns the position, and everything that the order depends on; the number of ranks is not part of it."""
         return {"epoch": self._epoch, "step": self._step, **self._order()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -118,31 +118,31 @@ class BatchLoader:
         return {**rows, "rows_per_step": self._step_size, **order}
 
     def __len__(self) -> int:
-        """Number of steps in an epoch."""
+        """Returns the number of steps in an epoch."""
         full, left = divmod(len(self.split), self._step_size)
         return full if self._drop_last or not left else full + 1
 
     def __iter__(self) -> Iterator[MultiTaskBatch]:
         first, self._step = self._step, 0
-        batches = map(self._batch, self._steps(self._epoch, first))  # this epoch, though the thread starts later
+        batches = map(self._batch, self._steps(self._epoch, first))  # of this epoch, even if the thread starts later
         return prefetched(batches, PREFETCHED, self.split.source, first)
 
     def rows(self) -> Iterator[Tensor]:
-        """Positions in the split (int64 [B]) of the rows of each batch of this epoch, padding left out."""
-        return map(self._share, self._steps(self._epoch, 0))
+        """Yields the positions in the split (int64 [B]) of the rows of each batch of this epoch, without padding."""
+        return map(self._rank_rows, self._steps(self._epoch, 0))
 
-    def _share(self, of_step: Tensor) -> Tensor:
-        return of_step.tensor_split(self._world_size)[self._rank]
+    def _rank_rows(self, step_rows: Tensor) -> Tensor:
+        return step_rows.tensor_split(self._world_size)[self._rank]
 
-    def _batch(self, of_step: Tensor) -> MultiTaskBatch:
-        own = self._share(of_step)
-        num_padded = -(-len(of_step) // self._world_size) - len(own)
-        batch = self.split.batch(torch.cat([own, of_step[:num_padded]]))
+    def _batch(self, step_rows: Tensor) -> MultiTaskBatch:
+        rank_rows = self._rank_rows(step_rows)
+        num_padded = -(-len(step_rows) // self._world_size) - len(rank_rows)
+        batch = self.split.batch(torch.cat([rank_rows, step_rows[:num_padded]]))
         batch = batch.padded(num_padded) if num_padded else batch
         return batch.pin_memory() if self._pin_memory else batch
 
     def _steps(self, epoch: int, first: int) -> Iterator[Tensor]:
-        """Rows of all ranks together in each step."""
+        """Yields the rows of each step, all ranks together."""
         num_rows = len(self.split)
         order = RowOrder(num_rows, self._window, self._seed, epoch) if self._shuffle else None
         for step in range(first, len(self)):
@@ -151,7 +151,7 @@ class BatchLoader:
 
 
 class RowOrder:
-    """An order of rows shuffled within windows, any part of which can be computed without the parts before it.
+    """A shuffled order of rows; any part of it can be computed without the parts before.
 
     The split is cut into contiguous blocks of ``window / 64`` rows, the blocks are shuffled, and every 64 of them form
     a window whose rows are shuffled. So a window reads 64 contiguous pieces of a file and mixes rows from all over it.
@@ -175,7 +175,7 @@ class RowOrder:
         num_windows = -(-num_rows // window)
         num_blocks = min(num_windows * BLOCKS_PER_WINDOW, num_rows) if num_windows > 1 else 1
         self._edges = np.arange(num_blocks + 1) * num_rows // num_blocks
-        # NumPy seeds [a, b] and [a, b, 0] alike, so one window is the permutation of the seed and the epoch
+        # for NumPy the seeds [a, b] and [a, b, 0] are the same: one window is the permutation of seed and epoch
         self._stream = [seed, epoch]
         blocks = np.random.default_rng([*self._stream, num_windows]).permutation(num_blocks)
         self._blocks = np.array_split(blocks, num_windows)
@@ -185,7 +185,7 @@ class RowOrder:
         self._rows = np.empty(0, np.int64)
 
     def part(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Rows at the places ``start .. stop - 1`` of the order, int64."""
+        """Returns the rows at the positions ``start .. stop - 1`` of the order, int64."""
         first, last = np.searchsorted(self._starts, [start, stop - 1], side="right") - 1
         parts = []
         for window in range(first, last + 1):
@@ -204,15 +204,15 @@ class RowOrder:
 
 @dataclass(frozen=True)
 class _End:
-    """Marks the end of the items."""
+    """The end of the items, and the error that caused it, if any."""
 
     error: BaseException | None = None
 
 
 def prefetched(items: Iterator[T], depth: int, source: str, first_step: int = 0) -> Iterator[T]:
-    """Yields ``items``, computed by a thread that is up to ``depth`` items ahead.
+    """Yields ``items``, which a thread computes up to ``depth`` items ahead.
 
-    An error in the thread is raised where it would be raised without it.
+    An error of the thread is raised in place of the item that it was computing.
 
     Args:
         items: items to yield.
@@ -221,33 +221,33 @@ def prefetched(items: Iterator[T], depth: int, source: str, first_step: int = 0)
         first_step: number of the first item in error messages.
 
     Raises:
-        TrainingError: if an item is not ready within 10 minutes; names the source and the step.
+        TrainingError: if an item is not ready within 10 minutes; it names the source and the step.
 
     Example::
 
         >>> list(prefetched(iter(range(5)), depth=2, source="numbers"))
         [0, 1, 2, 3, 4]
     """
-    made: SimpleQueue[T | _End] = SimpleQueue()
-    free, over = threading.Semaphore(depth - 1), threading.Event()
+    queue: SimpleQueue[T | _End] = SimpleQueue()
+    free_slots, stopped = threading.Semaphore(depth - 1), threading.Event()
 
-    def make() -> None:
+    def compute_items() -> None:
         try:
             for item in items:
-                made.put(item)
-                free.acquire()
-                if over.is_set():
+                queue.put(item)
+                free_slots.acquire()
+                if stopped.is_set():
                     return
-            made.put(_End())
+            queue.put(_End())
         except BaseException as error:
-            made.put(_End(error))
+            queue.put(_End(error))
 
-    threading.Thread(target=make, name=f"reader of {source}", daemon=True).start()
+    threading.Thread(target=compute_items, name=f"reader of {source}", daemon=True).start()
     step = first_step
     try:
         while True:
             try:
-                item = made.get(timeout=TIMEOUT)
+                item = queue.get(timeout=TIMEOUT)
             except Empty:
                 message = f"{source}: step {step} (counted from 0) was not read within {TIMEOUT:g} s"
                 raise TrainingError(message) from None
@@ -255,9 +255,9 @@ def prefetched(items: Iterator[T], depth: int, source: str, first_step: int = 0)
                 if item.error is not None:
                     raise item.error
                 return
-            free.release()
+            free_slots.release()
             step += 1
             yield item
     finally:
-        over.set()
-        free.release()  # wakes a waiting thread, which then sees that it is over
+        stopped.set()
+        free_slots.release()  # wakes a waiting thread, which then stops

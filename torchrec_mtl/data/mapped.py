@@ -1,8 +1,8 @@
-"""Arrays in a folder of .npy files: appended to while they are written, memory-mapped when they are read.
+"""Arrays in a folder of .npy files, which grow while they are written and are memory-mapped when they are read.
 
-The index has a checksum and the time of each file. A file of another time was changed, copied or put in another's
-place: it is read through once, 0.3 s a GB beside the disk, and refused unless its checksum is right. One of the right
-time and size is taken as it is, so that opening costs nothing.
+An index has the checksum and the modification time of each file. A file with another time was changed, copied or
+swapped with another: it is read through once, which takes 0.3 s per GB beyond the disk's time, and refused if its
+checksum is wrong. A file with the right time and size is trusted, so that opening it costs nothing.
 """
 
 import json
@@ -21,15 +21,15 @@ from numpy.lib import format as npy
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError
 
-INDEX = "arrays.json"
-PIECE = 2**20  # values
+INDEX_FILE = "arrays.json"
+CHUNK = 2**20  # values
 
 
 class ArrayWriter:
     """Appends to named arrays along their first axis; the files are valid once it is closed.
 
     Args:
-        folder: an empty one.
+        folder: empty folder for the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,15 +37,17 @@ class ArrayWriter:
         self._files: dict[str, _GrowingFile] = {}
 
     def append(self, arrays: Mapping[str, Array]) -> None:
+        """Appends to each array by name; an unknown name starts a new array."""
         for name, array in arrays.items():
             if name not in self._files:
                 self._files[name] = _GrowingFile(self._folder / f"{name}.npy", array)
             self._files[name].append(array)
 
     def close(self) -> None:
+        """Completes the files and writes the index."""
         now = time.time_ns()
         index = {name: file.close(now + number) for number, (name, file) in enumerate(self._files.items())}
-        (self._folder / INDEX).write_text(json.dumps(index))
+        (self._folder / INDEX_FILE).write_text(json.dumps(index))
 
     def __enter__(self) -> "ArrayWriter":
         return self
@@ -57,7 +59,7 @@ class ArrayWriter:
 
 
 class _GrowingFile:
-    """A .npy file whose header is written again at the end: NumPy leaves room in it for the first axis to grow."""
+    """A .npy file whose header is rewritten at the end; NumPy leaves room in it for the first axis to grow."""
 
     def __init__(self, file: Path, like: Array) -> None:
         self._file, self._handle, self._checksum = file, file.open("wb"), 0
@@ -85,15 +87,15 @@ class _GrowingFile:
 
 
 def map_arrays(folder: Path) -> dict[str, Array]:
-    """The arrays of ``folder``, read-only and memory-mapped.
+    """Returns the arrays in ``folder``, read-only and memory-mapped.
 
     Raises:
-        InputError: if a file is missing, cut short, or not what the folder's index says; names the file.
+        InputError: if a file is missing, cut short, or not what the index says; it names the file.
     """
     try:
-        index = json.loads((folder / INDEX).read_text())
+        index = json.loads((folder / INDEX_FILE).read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / INDEX}: cannot be read ({error}); {_mend(folder)}") from error
+        raise InputError(f"{folder / INDEX_FILE}: cannot be read ({error}); {_remedy(folder)}") from error
     return {name: _map(folder / f"{name}.npy", expected) for name, expected in index.items()}
 
 
@@ -103,26 +105,26 @@ def _map(file: Path, expected: dict[str, Any]) -> Array:
         found = {"dtype": array.dtype.str, "shape": list(array.shape)}
         status = file.stat()
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: cut short or damaged ({error}); {_mend(file.parent)}") from error
-    wanted = {name: expected.get(name) for name in found}
+        raise InputError(f"{file}: cut short or damaged ({error}); {_remedy(file.parent)}") from error
+    indexed = {name: expected.get(name) for name in found}
     size = status.st_size - array.offset
-    if found != wanted or size != array.nbytes:
-        told = f"{file}: damaged: has {found} in {size} bytes, but its index says {wanted}"
-        raise InputError(f"{told}; {_mend(file.parent)}")
+    if found != indexed or size != array.nbytes:
+        message = f"{file}: damaged: has {found} in {size} bytes, but its index says {indexed}"
+        raise InputError(f"{message}; {_remedy(file.parent)}")
     if status.st_mtime_ns != expected.get("mtime_ns"):
-        _check_bytes(file, array, expected)
+        _check_checksum(file, array, expected)
     return np.asarray(array)
 
 
-def _check_bytes(file: Path, array: Array, expected: dict[str, Any]) -> None:
+def _check_checksum(file: Path, array: Array, expected: dict[str, Any]) -> None:
     checksum, flat = 0, array.reshape(-1)
-    for start in range(0, len(flat), PIECE):
-        checksum = zlib.crc32(flat[start : start + PIECE].data, checksum)
+    for start in range(0, len(flat), CHUNK):
+        checksum = zlib.crc32(flat[start : start + CHUNK].data, checksum)
     if checksum != expected.get("checksum"):
-        raise InputError(f"{file}: damaged: its values are not those that were laid out; {_mend(file.parent)}")
-    with suppress(OSError):  # on a disk that cannot be written it is checked each time
+        raise InputError(f"{file}: damaged: its values are not the ones that were written; {_remedy(file.parent)}")
+    with suppress(OSError):  # on a read-only disk, the file is checked each time
         os.utime(file, ns=(expected["mtime_ns"], expected["mtime_ns"]))
 
 
-def _mend(folder: Path) -> str:
-    return f"remove {folder} and it is made again"
+def _remedy(folder: Path) -> str:
+    return f"remove {folder}, and it is written again"

@@ -1,6 +1,7 @@
-"""Read a parquet file as checked slabs of rows."""
+"""Reads a parquet file as checked slabs of rows."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,15 @@ from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.errors import InputError
 
-SLAB = 2**16  # rows in memory at once, or a part of that where they have lists
-LISTS_PART = 8
+SLAB_ROWS = 2**16  # rows in memory at once
+LIST_SLAB_ROWS = 2**13  # the same for rows with lists
 
 
 def read_slabs(file: Path, schema: Schema, num_rows: int | None) -> Iterator[Split]:
-    """All rows in order, a slab at a time.
+    """Yields all rows in order, one slab at a time.
 
     Raises:
-        InputError: see `read_split`; and if there are not ``num_rows`` rows, where that is known, or none.
+        InputError: as `read_split` does; also if the file has no row, or not ``num_rows`` rows, unless that is None.
     """
     rows, total = _scan(file, schema.columns)
     if num_rows not in (None, total):
@@ -28,16 +29,17 @@ def read_slabs(file: Path, schema: Schema, num_rows: int | None) -> Iterator[Spl
     if not total:
         raise InputError(f"{file}: must have at least one row")
     first, has_lists = 0, any(field.multi_valued for field in schema.fields)
-    for table in _batches(file, rows, SLAB // LISTS_PART if has_lists else SLAB):
-        yield _slab(Source(str(file), first), table, schema)
+    for table in _read_batches(file, rows, LIST_SLAB_ROWS if has_lists else SLAB_ROWS):
+        yield _to_split(Source(str(file), first), table, schema)
         first += table.height
 
 
 def count_rows(file: Path) -> int:
+    """Returns the number of rows of a parquet file."""
     return pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
 
 
-def _slab(source: Source, table: pl.DataFrame, schema: Schema) -> Split:
+def _to_split(source: Source, table: pl.DataFrame, schema: Schema) -> Split:
     tasks = schema.tasks
     return Split(
         schema,
@@ -45,13 +47,13 @@ def _slab(source: Source, table: pl.DataFrame, schema: Schema) -> Split:
         labels=_floats(source, table, tasks.label_columns),
         dense=_floats(source, table, schema.dense),
         weights=_weights(source, table, tasks.weight_columns),
-        groups=None if schema.group is None else _present(source, table[schema.group]),
+        groups=None if schema.group is None else _values_without_null(source, table[schema.group]),
         source=source,
     )
 
 
 def _weights(source: Source, table: pl.DataFrame, columns: Sequence[str | None]) -> Array | None:
-    """A column a task, 1 for a task without one; None where no task has any."""
+    """Returns the weights [N, T], 1 for a task without a weight column; None if no task has one."""
     if not any(columns):
         return None
     ones = np.ones((len(table), 1), np.float32)
@@ -60,89 +62,84 @@ def _weights(source: Source, table: pl.DataFrame, columns: Sequence[str | None])
 
 def _scan(file: Path, columns: Sequence[str]) -> tuple[pl.LazyFrame, int]:
     rows = pl.scan_parquet(file, glob=False)
-    try:
-        present = rows.collect_schema()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise _unreadable(file, error) from error
+    with _reading(file):
+        file_columns = rows.collect_schema()
     for column in columns:
-        if column not in present:
+        if column not in file_columns:
             raise InputError(f"{file}: column {column!r} is missing")
-    return rows.select(columns), _collect(file, rows.select(pl.len())).item()
+    with _reading(file):
+        total = rows.select(pl.len()).collect().item()
+    return rows.select(columns), total
 
 
-def _batches(file: Path, rows: pl.LazyFrame, num_rows: int) -> Iterator[pl.DataFrame]:
-    """The rows in order, about ``num_rows`` at a time."""
+def _read_batches(file: Path, rows: pl.LazyFrame, num_rows: int) -> Iterator[pl.DataFrame]:
+    """Yields the rows in order, about ``num_rows`` at a time."""
     batches = rows.collect_batches(chunk_size=num_rows, maintain_order=True)
     while True:
-        try:
+        with _reading(file):
             batch = next(batches, None)
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            raise _unreadable(file, error) from error
         if batch is None:
             return
         if batch.height:
             yield batch
 
 
-def _collect(file: Path, rows: pl.LazyFrame) -> pl.DataFrame:
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turns the errors of a damaged file into `InputError`."""
     try:
-        return rows.collect()
+        yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: Path, error: BaseException) -> InputError:
-    reason = str(error).splitlines()[0]
-    return InputError(f"{file}: must be a whole parquet file, but cannot be read ({reason})")
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file}: must be a whole parquet file, but cannot be read ({reason})") from error
 
 
 def _ids(source: Source, field: Field, table: pl.DataFrame) -> Array | tuple[Array, ...]:
     column = table[field.name]
     _check_kind(source, column, field.multi_valued, "ids")
     if not field.multi_valued:
-        return _present(source, column)
+        return _values_without_null(source, column)
     offsets = _offsets(source, column)
-    ids = _present(source, _values(column), offsets)
+    ids = _values_without_null(source, _flatten(column), offsets)
     if field.weight_column is None:
         return ids, offsets
     weights = table[field.weight_column]
     _check_kind(source, weights, True, "weights")
-    other = np.diff(_offsets(source, weights)) != np.diff(offsets)
-    reject(source, weights.name, other, f"must have as many weights as {field.name!r} has ids", other)
-    values = _values(weights)
+    differ = np.diff(_offsets(source, weights)) != np.diff(offsets)
+    reject(source, weights.name, differ, f"must have as many weights as {field.name!r} has ids", differ)
+    values = _flatten(weights)
     if not values.dtype.is_numeric():
         raise InputError(f"{source}: column {weights.name!r} must hold numbers, not {values.dtype}")
-    return ids, offsets, _present(source, values, offsets)
+    return ids, offsets, _values_without_null(source, values, offsets)
 
 
-def _check_kind(source: Source, column: pl.Series, lists: bool, what: str) -> None:
+def _check_kind(source: Source, column: pl.Series, lists: bool, content: str) -> None:
     if isinstance(column.dtype, pl.List) != lists:
-        wanted = f"lists of {what}" if lists else "one id a row"
-        raise InputError(f"{source}: column {column.name!r} must hold {wanted}, not {column.dtype}")
+        rule = f"lists of {content}" if lists else "one id a row"
+        raise InputError(f"{source}: column {column.name!r} must hold {rule}, not {column.dtype}")
 
 
 def _offsets(source: Source, column: pl.Series) -> Array:
-    _check_present(source, column)
+    _check_no_null(source, column)
     return np.concatenate([[0], column.list.len().cast(pl.Int64).cum_sum().to_numpy()])
 
 
-def _values(lists: pl.Series) -> pl.Series:
+def _flatten(lists: pl.Series) -> pl.Series:
     return lists.filter(lists.list.len() > 0).explode()
 
 
-def _present(source: Source, column: pl.Series, offsets: Array | None = None) -> Array:
-    """The column's values, none of them null."""
-    _check_present(source, column, offsets)
+def _values_without_null(source: Source, column: pl.Series, offsets: Array | None = None) -> Array:
+    _check_no_null(source, column, offsets)
     return column.to_numpy()
 
 
-def _check_present(source: Source, column: pl.Series, offsets: Array | None = None) -> None:
+def _check_no_null(source: Source, column: pl.Series, offsets: Array | None = None) -> None:
     null = column.is_null().to_numpy()
     reject(source, column.name, null, "must not be null", null, offsets)
 
 
 def _floats(source: Source, table: pl.DataFrame, columns: Sequence[str]) -> Array:
-    """Columns as float32 [N, columns], null as NaN."""
+    """Returns columns as float32 [N, columns], with NaN for null."""
     for column in columns:
         if not (table[column].dtype.is_numeric() or table[column].dtype == pl.Boolean):
             raise InputError(f"{source}: column {column!r} must hold numbers, not {table[column].dtype}")

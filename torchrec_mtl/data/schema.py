@@ -1,6 +1,6 @@
-"""What a prepared data set holds: its fields, its tasks, its row counts.
+"""The schema of a prepared data set: its fields, its tasks, its row counts.
 
-A prepared data set is a directory of ``schema.json``, ``train.parquet``, ``valid.parquet``, ``test.parquet``.
+A prepared data set is a directory with ``schema.json``, ``train.parquet``, ``valid.parquet`` and ``test.parquet``.
 """
 
 import json
@@ -15,7 +15,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
-FILE_NAME = "schema.json"
+SCHEMA_FILE = "schema.json"
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
 
@@ -28,16 +28,16 @@ class HasEmbeddingBagConfigs(Protocol):
 
 @dataclass(frozen=True)
 class Field:
-    """A categorical field: its ids are ``0 .. num_embeddings - 1``.
+    """A categorical field, whose ids are ``0 .. num_embeddings - 1``.
 
     Args:
-        name: the column, and the feature's key in a KeyedJaggedTensor.
-        num_embeddings: the rows that its embedding table needs.
+        name: name of the column, and key of the feature in a KeyedJaggedTensor.
+        num_embeddings: number of rows that the embedding table needs.
         multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
-        weight_column: of a multi-valued field, the column of lists with a finite weight for each of its ids.
+        weight_column: name of a column with a list of finite weights, one for each id; only for a multi-valued field.
 
     Raises:
-        InputError: if a value is of the wrong kind.
+        InputError: if an argument is of the wrong kind.
 
     Example::
 
@@ -54,35 +54,35 @@ class Field:
         if not isinstance(self.name, str) or not self.name:
             raise InputError(f"`name` (={self.name!r}) of a field must be a non-empty string")
         if type(self.num_embeddings) is not int or self.num_embeddings < 1:
-            told = f"`num_embeddings` (={self.num_embeddings!r}) of field {self.name!r}"
-            raise InputError(f"{told} must be an integer of at least 1")
+            raise self._error("num_embeddings", "must be an integer of at least 1")
         if not isinstance(self.multi_valued, bool):
-            raise InputError(f"`multi_valued` (={self.multi_valued!r}) of field {self.name!r} must be a bool")
-        if self.weight_column is not None:
-            told = f"`weight_column` (={self.weight_column!r}) of field {self.name!r}"
-            if not isinstance(self.weight_column, str) or not self.weight_column:
-                raise InputError(f"{told} must be a non-empty string or None")
-            if not self.multi_valued:
-                raise InputError(f"{told} must be None: the field is not multi-valued")
+            raise self._error("multi_valued", "must be a bool")
+        if self.weight_column is not None and (not isinstance(self.weight_column, str) or not self.weight_column):
+            raise self._error("weight_column", "must be a non-empty string or None")
+        if self.weight_column is not None and not self.multi_valued:
+            raise self._error("weight_column", "must be None: the field is not multi-valued")
+
+    def _error(self, argument: str, rule: str) -> InputError:
+        return InputError(f"`{argument}` (={getattr(self, argument)!r}) of field {self.name!r} {rule}")
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a data set and what they mean.
+    """The columns of a data set and their meaning.
 
     Args:
-        name: the data set's name.
-        fields: its categorical fields.
+        name: name of the data set.
+        fields: categorical fields.
         tasks: the funnel, with its label and weight columns.
-        dense: its dense columns, of finite floats.
-        group: the integer column whose values group rows for GAUC (a user, a household); it may be a field.
-        num_rows: the rows of each split; empty until the data set is published.
-        notes: what a reader of its figures must know: what an exposure is, sources, licence.
-        vocabulary_digest: of what its ids stand for, so that a checkpoint is not fed other ids; None where that
-            is not kept.
+        dense: names of the dense columns, which hold finite floats.
+        group: name of the integer column whose values group rows for GAUC (a user, a household); it may be a field.
+        num_rows: number of rows in each split; empty until the data set is published.
+        notes: what a reader of results on this data must know: what an exposure is, sources, licence.
+        vocabulary_digest: digest of what the ids stand for, so that a checkpoint is not used with other ids; None if
+            the data set has no vocabularies.
 
     Raises:
-        InputError: if a column has two roles or a value is of the wrong kind.
+        InputError: if a column has two roles or an argument is of the wrong kind.
 
     Example::
 
@@ -109,16 +109,14 @@ class Schema:
         if not self.fields:
             raise InputError(f"`fields` of data set {self.name!r} must not be empty")
         weight_columns = {column for column in self.tasks.weight_columns if column}  # tasks may share one
-        roles = Counter(
-            [*self.field_names, *self.id_weight_columns, *self.dense, *self.tasks.label_columns, *weight_columns]
-        )
-        for column, count in roles.items():
+        columns = (*self.field_names, *self.id_weight_columns, *self.dense, *self.tasks.label_columns, *weight_columns)
+        for column, count in Counter(columns).items():
             if count > 1:
                 raise InputError(f"column {column!r} of data set {self.name!r} must have one role, not {count}")
         for split, rows in self.num_rows.items():
             if split not in SPLITS or type(rows) is not int or rows < 1:
-                counts = dict(self.num_rows)
-                raise InputError(f"`num_rows` (={counts}) must give {list(SPLITS)} integers of at least 1")
+                rule = f"must give {list(SPLITS)} integers of at least 1"
+                raise InputError(f"`num_rows` (={dict(self.num_rows)}) {rule}")
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -126,19 +124,19 @@ class Schema:
 
     @property
     def id_weight_columns(self) -> tuple[str, ...]:
-        """The columns with weights of ids. If there is one, every KeyedJaggedTensor has weights, 1 elsewhere, and
-        the EmbeddingBagCollection must be built with ``is_weighted=True`` to use them."""
+        """The columns with weights of ids. If there are any, every KeyedJaggedTensor has weights, 1 for other fields,
+        and the EmbeddingBagCollection must be built with ``is_weighted=True`` to use them."""
         return tuple(field.weight_column for field in self.fields if field.weight_column is not None)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that a split's file must have."""
+        """All columns that the file of a split must have."""
         targets = (*self.tasks.label_columns, *(column for column in self.tasks.weight_columns if column))
         group = () if self.group is None else (self.group,)
         return tuple(dict.fromkeys((*self.field_names, *self.id_weight_columns, *self.dense, *targets, *group)))
 
     def select(self, names: Sequence[str]) -> "Schema":
-        """The same schema with only the fields ``names``, in that order."""
+        """Returns the schema with only the fields ``names``, in that order."""
         by_name = {field.name: field for field in self.fields}
         for name in names:
             if name not in by_name:
@@ -146,7 +144,7 @@ class Schema:
         return replace(self, fields=[by_name[name] for name in names])
 
     def embedding_configs(self, embedding_dim: int) -> list[EmbeddingBagConfig]:
-        """One sum-pooled table ``t_<field>`` a field, for an EmbeddingBagCollection."""
+        """Returns one sum-pooled table ``t_<field>`` per field, for an EmbeddingBagCollection."""
         return [
             EmbeddingBagConfig(
                 name=f"t_{field.name}",
@@ -159,31 +157,31 @@ class Schema:
         ]
 
     def check_fits(self, embedding_bag_collection: HasEmbeddingBagConfigs, tasks: TaskForest) -> None:
-        """Raise InputError unless this data can feed a model of these tables and tasks."""
+        """Raises `InputError` unless a model with these tables and tasks can read this data."""
         num_ids = {field.name: field.num_embeddings for field in self.fields}
         for table in embedding_bag_collection.embedding_bag_configs():
             for feature in table.feature_names:
                 if feature not in num_ids:
-                    told = f"feature {feature!r} of table {table.name!r}"
-                    raise InputError(f"{told} must be a field of data set {self.name!r}: {list(num_ids)}")
+                    rule = f"must be a field of data set {self.name!r}: {list(num_ids)}"
+                    raise InputError(f"feature {feature!r} of table {table.name!r} {rule}")
                 if table.num_embeddings < num_ids[feature]:
-                    told = f"`num_embeddings` (={table.num_embeddings}) of table {table.name!r}"
                     rule = f"must be at least that of its field {feature!r} in data set {self.name!r}"
-                    raise InputError(f"{told} {rule} ({num_ids[feature]})")
+                    size = f"`num_embeddings` (={table.num_embeddings}) of table {table.name!r}"
+                    raise InputError(f"{size} {rule} ({num_ids[feature]})")
         if (tasks.names, tasks.parents) != (self.tasks.names, self.tasks.parents):
             rule = f"must be those of data set {self.name!r}, in the same order: {self.tasks}"
             raise InputError(f"`tasks` (={tasks}) {rule}")
 
     def save(self, directory: str | Path) -> None:
-        """Write ``schema.json`` into ``directory``."""
+        """Writes ``schema.json`` into ``directory``."""
         content = {"version": FORMAT_VERSION, **asdict(self), "tasks": asdict(self.tasks)["tasks"]}
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        (Path(directory) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        (Path(directory) / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Schema":
-        """Read ``schema.json`` from ``directory``; InputError names the file and what is wrong with it."""
-        file = Path(directory) / FILE_NAME
+        """Reads ``schema.json`` from ``directory``. Raises `InputError` if the file is missing or wrong."""
+        file = Path(directory) / SCHEMA_FILE
         if not file.is_file():
             raise InputError(f"{file}: no such file, so {str(directory)!r} is not a prepared data set")
         try:

@@ -1,4 +1,4 @@
-"""The rows of one split: checked once, handed out as batches."""
+"""The rows of one split: checked once, then read as batches."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,24 +19,24 @@ Column = ArrayLike | tuple[ArrayLike, ...]
 
 
 class Split:
-    """N rows in columns, in memory; `read_split` makes one whose columns are memory-mapped.
+    """N rows stored as columns in memory; `read_split` returns one with memory-mapped columns.
 
-    Ids are kept in the smallest integer type that holds their field's and handed out as int64. Float arrays
-    may be kept without a copy: do not change them afterwards.
+    Each field's ids are kept in the smallest integer type that holds them; batches have them as int64. Float arrays may
+    be kept without a copy: do not change them afterwards.
 
     Args:
-        schema: the fields, in the order that batches have them as keys; the dense columns and the tasks.
-        ids: field -> ids [N]; of a multi-valued field, its values [V], their offsets [N + 1] and, if it has a
-            weight column, their weights [V].
-        labels: [N, T], 0 or 1, tasks in order; NaN only where the weight is 0.
-        dense: [N, num_dense] in the order of ``schema.dense``; None where there is none.
-        weights: [N, T]; None means 1 everywhere.
-        groups: [N] integers, the rows' groups for GAUC; handed out as int64 in the attribute ``groups``.
-        source: what error messages call these rows; a reader gives the file.
+        schema: fields, in the order of the batches' keys; dense columns and tasks.
+        ids: ids [N] of each field; for a multi-valued field, a tuple of values [V], offsets [N + 1] and, if the field
+            has a weight column, weights [V].
+        labels: labels [N, T], 0 or 1, tasks in order; NaN only where the weight is 0.
+        dense: dense values [N, num_dense] in the order of ``schema.dense``; None if there are none.
+        weights: label weights [N, T]; None stands for 1 everywhere.
+        groups: groups of the rows for GAUC, integers [N]; the attribute ``groups`` has them as int64.
+        source: name of these rows in error messages; a reader gives the file.
 
     Raises:
-        InputError: on the first value that breaks a rule, naming the column, the row and the value; and where
-            columns differ in length.
+        InputError: on the first value that breaks a rule, naming the column, the row and the value; also if columns
+            differ in length.
 
     Example::
 
@@ -60,7 +60,7 @@ class Split:
         groups: ArrayLike | None = None,
         source: str | Source = "Split",
     ) -> None:
-        rows = _Checked(schema, len(np.asarray(labels)), source if isinstance(source, Source) else Source(source))
+        rows = _Checker(schema, len(np.asarray(labels)), source if isinstance(source, Source) else Source(source))
         known = None if weights is None else rows.weights(weights)
         arrays = {
             "labels": rows.labels(labels, known),
@@ -75,7 +75,7 @@ class Split:
 
     @classmethod
     def from_arrays(cls, schema: Schema, arrays: Mapping[str, Array], fields: Sequence[str], source: str) -> "Split":
-        """The split of another's ``arrays``, which are not checked again, with ``fields`` as keys of its batches."""
+        """Returns a split with the ``arrays`` of another, which are not checked again, and batches of ``fields``."""
         split = cls.__new__(cls)
         split._attach(schema, arrays, fields, source)
         return split
@@ -90,14 +90,14 @@ class Split:
 
     @property
     def groups(self) -> Tensor | None:
-        """int64 [N], or None."""
+        """Groups of the rows for GAUC, int64 [N], or None."""
         return torch.from_numpy(self.arrays["groups"].astype(np.int64)) if "groups" in self.arrays else None
 
     def batch(self, rows: Tensor) -> MultiTaskBatch:
-        """The rows ``rows`` (int64 [B], B may be 0), in that order.
+        """Returns the rows at the positions ``rows`` (int64 [B], B may be 0), in that order.
 
         Raises:
-            InputError: if a memory-mapped file holds values that it was not written with.
+            InputError: if a memory-mapped file holds values that were never written.
         """
         taken = {
             name: self.arrays[name].take(rows.numpy(), axis=0)
@@ -116,9 +116,9 @@ class Split:
         )
 
     def base_rates(self) -> Tensor:
-        """Each task's share of positives among its labelled rows, ``[T]``."""
+        """Returns the share of positives among the labelled rows of each task, [T]."""
         positives = known = np.zeros(len(self.schema.tasks))
-        for start in range(0, len(self), 2**20):  # slices, for columns larger than memory
+        for start in range(0, len(self), 2**20):  # in slices, since columns may be larger than memory
             labels = self.arrays["labels"][start : start + 2**20] == 1
             if "weights" in self.arrays:
                 weighted = self.arrays["weights"][start : start + 2**20] > 0
@@ -128,8 +128,8 @@ class Split:
         return (torch.as_tensor(positives) / torch.as_tensor(known)).float()
 
 
-class _Checked:
-    """Checks the arguments of `Split` and gives them the types that they are kept in."""
+class _Checker:
+    """Checks the arguments of `Split` and converts them to the types in which they are kept."""
 
     def __init__(self, schema: Schema, num_rows: int, source: Source) -> None:
         self.schema, self.num_rows, self.source = schema, num_rows, source
@@ -179,19 +179,19 @@ class _Checked:
             return Lists(values, offsets)
         weights = np.asarray(column[2], np.float32)
         if weights.shape != values.shape:
-            told = f"weights of column {field.name!r} must be as many as its values ({len(values)}), not"
-            raise InputError(f"{self.source}: {told} {len(weights)}")
+            rule = f"must be as many as its values ({len(values)}), not {len(weights)}"
+            raise InputError(f"{self.source}: weights of column {field.name!r} {rule}")
         checks.check_id_weights(self.source, field.weight_column, weights, offsets)
         return Lists(values, offsets, weights)
 
-    def _floats(self, what: str, values: ArrayLike, num_columns: int) -> Array:
+    def _floats(self, name: str, values: ArrayLike, num_columns: int) -> Array:
         array = np.require(values, np.float32, ["C"])
         if array.shape != (self.num_rows, num_columns):
             expected = [self.num_rows, num_columns]
-            raise InputError(f"{self.source}: {what} must be of shape {expected}, not {list(array.shape)}")
+            raise InputError(f"{self.source}: {name} must be of shape {expected}, not {list(array.shape)}")
         return array
 
-    def _check_length(self, what: str, num_rows: int) -> None:
+    def _check_length(self, name: str, num_rows: int) -> None:
         if num_rows != self.num_rows:
-            rows = f"as many rows as the labels ({self.num_rows})"
-            raise InputError(f"{self.source}: {what} must have {rows}, not {num_rows}")
+            rule = f"must have as many rows as the labels ({self.num_rows}), not {num_rows}"
+            raise InputError(f"{self.source}: {name} {rule}")

@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 
 from torchrec_mtl.data.parquet import count_rows
 from torchrec_mtl.data.reader import map_columns
-from torchrec_mtl.data.schema import FILE_NAME, SPLITS, Schema
+from torchrec_mtl.data.schema import SCHEMA_FILE, SPLITS, Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import build_folder
 
-LIST_ROW_GROUP = 8192  # rows, where each has lists of several hundred ids
+LIST_ROW_GROUP = 8192  # rows, if each has lists of several hundred ids
 
 
 def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
     """Builds the prepared data set ``directory`` unless it exists, and returns its path.
 
-    Row counts are added to the schema, every row is checked, and the columns that `read_split` maps are laid out. A
+    Row counts are added to the schema, every row is checked, and the columns that `read_split` maps are written. A
     reader finds the whole data set or nothing, and processes that build the same one wait for the first, see
     `torchrec_mtl.files.build_folder`.
 
@@ -50,14 +50,14 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
 
     def build_whole(folder: Path) -> None:
         if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-            raise InputError(f"{directory}: is there but has no {FILE_NAME}; remove it or name another directory")
+            raise InputError(f"{directory}: exists but has no {SCHEMA_FILE}; remove it or name another directory")
         schema = build(folder)
         schema = replace(schema, num_rows={split: count_rows(folder / f"{split}.parquet") for split in SPLITS})
         schema.save(folder)
         for split in SPLITS:
             map_columns(folder, split, schema)
 
-    build_folder(directory, (directory / FILE_NAME).is_file, build_whole)
+    build_folder(directory, (directory / SCHEMA_FILE).is_file, build_whole)
     return directory
 
 
@@ -66,7 +66,7 @@ class SplitFiles:
 
     Args:
         folder: folder of the files.
-        long_lists: whether rows have long lists of which neighbours share many, as a user's histories are.
+        long_lists: whether rows have long lists that share many ids with the row before, such as a user's history.
 
     Attributes:
         num_rows: number of rows written to each split so far.
@@ -78,9 +78,10 @@ class SplitFiles:
         self._writers: dict[str, pq.ParquetWriter] = {}
 
     def write(self, split: str, rows: pl.DataFrame) -> None:
+        """Appends ``rows`` to the file of ``split``, and creates the file first if need be."""
         table = rows.to_arrow()
         if split not in self._writers:
-            # zstd finds repeated lists only where no dictionary has packed their values into bits
+            # zstd finds repeated lists only if no dictionary has packed their values into bits
             self._writers[split] = pq.ParquetWriter(
                 self._folder / f"{split}.parquet",
                 table.schema,

@@ -1,4 +1,4 @@
-"""Data sets, one folder each: how to prepare it, and the sizes that were found on it."""
+"""Data sets, one folder each: its preparation, and the model settings found on it."""
 
 from torchrec_mtl.datasets.ali_ccp.prepare import prepare_ali_ccp
 from torchrec_mtl.datasets.complete_journey.prepare import prepare_complete_journey

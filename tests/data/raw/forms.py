@@ -1,4 +1,4 @@
-"""One content in every form that a download may have."""
+"""Writes files in every form that a download may have."""
 
 import gzip
 import io
@@ -31,12 +31,12 @@ def archive(contents: Mapping[str, bytes]) -> bytes:
 
 
 def write(folder: Path, contents: Mapping[str, bytes], form: str, archive_name: str = "download") -> list[Path]:
-    """The files written."""
+    """Writes ``contents``, by name, in one form, and returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     if form in ("plain", "gz", "zst"):
         files = {name if form == "plain" else f"{name}.{form}": content for name, content in contents.items()}
     else:
-        files = {f"{archive_name}.{form}": archive({f"inside/{name}": of for name, of in contents.items()})}
+        files = {f"{archive_name}.{form}": archive({f"inside/{name}": content for name, content in contents.items()})}
     for name, content in files.items():
         (folder / name).write_bytes(compress(content, name))
     return [folder / name for name in files]

@@ -16,7 +16,7 @@ def test_strict_raises_at_once_and_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_quarantine_keeps_rows_as_they_are(tmp_path: Path) -> None:
+def test_quarantine_keeps_rows_unchanged(tmp_path: Path) -> None:
     with BadRows("quarantine", 2, tmp_path) as rows:
         rows.add(FILE, 9, "1,\xe9\x00,\r", "label")
         rows.add(RawFile(Path("a.tar"), "in/log.csv"), 10, "", "empty")
@@ -35,7 +35,7 @@ def test_one_more_than_the_limit(tmp_path: Path) -> None:
             rows.add(FILE, 2, "row", "worse")
 
 
-@pytest.mark.parametrize(("policy", "limit", "told"), [("lax", 1, "`bad_rows` (='lax')"), ("strict", 0, "(=0)")])
-def test_wrong_arguments(tmp_path: Path, policy: str, limit: int, told: str) -> None:
-    with pytest.raises(InputError, match=re.escape(told)):
+@pytest.mark.parametrize(("policy", "limit", "message"), [("lax", 1, "`bad_rows` (='lax')"), ("strict", 0, "(=0)")])
+def test_wrong_arguments(tmp_path: Path, policy: str, limit: int, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
         BadRows(policy, limit, tmp_path)

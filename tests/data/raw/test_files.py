@@ -9,7 +9,7 @@ from tests.data.raw import forms
 from torchrec_mtl.data.raw.files import RawFile, find_raw_file
 from torchrec_mtl.errors import InputError
 
-CONTENT = os.urandom(300_000)  # not compressible, so that a cut is a cut in the content
+CONTENT = os.urandom(300_000)  # incompressible, so that a cut removes content
 FILES = {"other.csv": b"other\n" * 1000, "log.csv": CONTENT}
 
 
@@ -21,7 +21,7 @@ def read(file: RawFile, piece: int = 10_000) -> bytes:
 
 
 @pytest.mark.parametrize("form", forms.FORMS)
-def test_every_form_has_the_same_content(tmp_path: Path, form: str) -> None:
+def test_every_form_gives_the_same_content(tmp_path: Path, form: str) -> None:
     forms.write(tmp_path, FILES, form)
     file = find_raw_file(tmp_path, "log.csv")
     assert file.name == ("log.csv" if "tar" in form or form in ("plain", "tgz") else f"log.csv.{form}")
@@ -30,7 +30,7 @@ def test_every_form_has_the_same_content(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["gz", "zst"])
-def test_a_compressed_file_of_several_pieces(tmp_path: Path, form: str) -> None:
+def test_a_compressed_file_of_several_members(tmp_path: Path, form: str) -> None:
     file = tmp_path / f"log.csv.{form}"
     file.write_bytes(forms.compress(b"one\n", form) + forms.compress(b"two\n", form))
     assert read(find_raw_file(tmp_path, "log.csv")) == b"one\ntwo\n"
@@ -41,7 +41,7 @@ def test_a_compressed_file_of_several_pieces(tmp_path: Path, form: str) -> None:
 def test_cut_short(tmp_path: Path, form: str, kept: float) -> None:
     (file,) = forms.write(tmp_path, {"log.csv": CONTENT}, form)
     content = file.read_bytes()
-    end = len(CONTENT) if form == "tar" else len(content)  # a tar ends in padding that nobody needs
+    end = len(CONTENT) if form == "tar" else len(content)  # a tar ends in padding, which may be cut
     file.write_bytes(content[: int(kept * end)])
     with pytest.raises(InputError, match=re.escape(f"{file}") + ".*damaged or cut short"):
         read(find_raw_file(tmp_path, "log.csv"))
@@ -57,16 +57,16 @@ def test_damaged(tmp_path: Path, form: str) -> None:
         read(find_raw_file(tmp_path, "log.csv"))
 
 
-def test_not_what_its_name_says(tmp_path: Path) -> None:
+def test_content_that_contradicts_the_name(tmp_path: Path) -> None:
     for name in ("a.csv.gz", "b.csv.zst"):
         (tmp_path / name).write_bytes(b"plain text, longer than a header\n" * 10)
         with pytest.raises(InputError, match=f"{name}: cannot be read to its end"):
             read(find_raw_file(tmp_path, name[:5]))
 
 
-def test_archives_are_looked_into_by_hint_first(tmp_path: Path) -> None:
+def test_archives_with_the_hint_are_searched_first(tmp_path: Path) -> None:
     forms.write(tmp_path, {"log_test.csv": b"test\n"}, "tar.gz", "a_test")
-    (tmp_path / "b_train.tar.gz").write_bytes(gzip.compress(b"no archive, and never looked into"))
+    (tmp_path / "b_train.tar.gz").write_bytes(gzip.compress(b"no archive, and never opened"))
     assert read(find_raw_file(tmp_path, "log_test.csv", "test")) == b"test\n"
 
 
@@ -87,7 +87,7 @@ def test_two_forms_of_one_file(tmp_path: Path) -> None:
         find_raw_file(tmp_path, "log.csv")
 
 
-def test_a_member_that_has_gone(tmp_path: Path) -> None:
+def test_a_missing_member(tmp_path: Path) -> None:
     (file,) = forms.write(tmp_path, FILES, "tar")
     with pytest.raises(InputError, match="member 'none' is missing"), RawFile(file, "none").open():
         pass

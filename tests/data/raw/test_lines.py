@@ -1,4 +1,4 @@
-"""Which lines of a block are good, held to Python's regular expressions."""
+"""Good and bad lines of a block, compared with Python's regular expressions."""
 
 import io
 import re
@@ -28,7 +28,7 @@ from torchrec_mtl.errors import InputError
 
 
 class Stream:
-    """What `read_blocks` needs of a `RawStream`; it gives fewer bytes than asked for, as a decompressor does."""
+    """A stream for `read_blocks` that returns fewer bytes than requested, as a decompressor does."""
 
     file = RawFile(Path("log.csv"))
 
@@ -39,11 +39,11 @@ class Stream:
         return self.content.read(min(num_bytes, self.at_most))
 
 
-contents = st.binary(min_size=1, max_size=200).map(lambda of: of.replace(b"\xff", b"\n"))
+contents = st.binary(min_size=1, max_size=200).map(lambda content: content.replace(b"\xff", b"\n"))
 
 
 @given(contents, st.integers(1, 50), st.integers(1, 9))
-def test_lines_and_their_numbers_are_those_of_the_file(content: bytes, block_bytes: int, at_most: int) -> None:
+def test_blocks_keep_lines_and_their_numbers(content: bytes, block_bytes: int, at_most: int) -> None:
     stream: Any = Stream(content, at_most)
     found = list(read_blocks(stream, block_bytes))
     lines = [(block.first_line + i, line) for block in found for i, line in enumerate(block.text.split("\n"))]
@@ -59,14 +59,14 @@ def test_an_empty_file() -> None:
         list(read_blocks(stream))
 
 
-def test_a_line_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
     stream: Any = Stream(b"first\n" + b"x" * 5000, 100)
     with pytest.raises(InputError, match=r"^log\.csv, line 2: must be shorter than 1000 bytes$"):
         list(read_blocks(stream, 100))
 
 
-def test_results_come_in_order_and_few_items_wait() -> None:
+def test_results_are_in_order_and_few_items_wait() -> None:
     started, drawn = [], []
 
     def items() -> Any:
@@ -102,10 +102,11 @@ def test_an_error_stops_the_others() -> None:
 
 def test_progress_ends_with_all_lines(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(b"a\nb\nc\n")
-    told = []
-    results = read_lines(RawFile(tmp_path / "log.csv"), lambda block: block.text, "log", lambda *of: told.append(of), 2)
+    calls = []
+    file = RawFile(tmp_path / "log.csv")
+    results = read_lines(file, lambda block: block.text, "log", lambda *progress: calls.append(progress), 2)
     assert list(results) == ["a\nb\nc"]
-    assert told[-1] == ("log", 3, 1.0)
+    assert calls[-1] == ("log", 3, 1.0)
 
 
 PATTERN = "[0-9]+,(?:a|NULL|)"
@@ -114,7 +115,7 @@ some_lines = st.lists(st.sampled_from(["1,a", "27,", "3,NULL", "", "4,a\r", "x,a
 
 
 @given(some_lines, st.integers(1, 10**12), st.booleans())
-def test_every_line_is_good_or_told_of(texts: list[str], first_line: int, ended: bool) -> None:
+def test_every_line_is_good_or_explained(texts: list[str], first_line: int, ended: bool) -> None:
     block = Block(first_line, "\n".join(texts).encode("latin-1"), ended)
     data, numbers = good_lines(block, PATTERN)
     matching = [bool(re.fullmatch(PATTERN, text)) for text in texts]
@@ -129,7 +130,7 @@ def test_every_line_is_good_or_told_of(texts: list[str], first_line: int, ended:
     assert [line.reason for line in bad] == [NOT_ENDED if line.number == last else f"why {line.text}" for line in bad]
 
 
-def test_lines_that_are_told_of() -> None:
+def test_explained_lines_keep_the_order_of_their_numbers() -> None:
     block = Block(7, b"a\nb\nc")
     assert explain_lines(block, [9, 7], str.upper) == [BadLine(9, "c", "C"), BadLine(7, "a", "A")]
 

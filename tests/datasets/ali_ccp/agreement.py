@@ -1,4 +1,4 @@
-"""What Polars makes of lines, against the plain parser; for tests and the fuzzer."""
+"""Compares Polars's parsing of lines with the plain parser, for tests and the fuzzer."""
 
 from tests.datasets.ali_ccp.reference import parse, same
 from torchrec_mtl.data.raw.lines import Block
@@ -7,7 +7,7 @@ from torchrec_mtl.datasets.ali_ccp.lines import parse_lines, split_features
 
 
 def agree(lines: list[str], skeleton: bool, ended: bool = True) -> None:
-    """``parse_lines`` and ``split_features`` find in ``lines`` what the plain parser does."""
+    """Checks that ``parse_lines`` and ``split_features`` find in ``lines`` what the plain parser finds."""
     columns = SKELETON if skeleton else COMMON
     found = parse_lines(Block(7, "\n".join(lines).encode("latin-1"), ended), columns)
     expected = {number: parse(line, skeleton) for number, line in enumerate(lines, 7)}
@@ -23,9 +23,11 @@ def agree(lines: list[str], skeleton: bool, ended: bool = True) -> None:
     if skeleton:
         assert found.table["click"].to_list() == [line.click for line in good.values()]
         assert found.table["purchase"].to_list() == [line.purchase for line in good.values()]
-    told = split_features(found.table, FIELDS, with_values=True)
-    wanted = [(row, *feature) for row, line in enumerate(good.values()) for feature in line.features]
-    assert told.rows.tolist() == [row for row, *_ in wanted]
-    assert [FIELDS[code] for code in told.fields] == [field for _, field, *_ in wanted]
-    assert told.ids.tolist() == [number for _, _, number, _ in wanted]
-    assert all(same(a, b) for a, b in zip(told.values.tolist(), [value for *_, value in wanted], strict=True))
+    triples = split_features(found.table, FIELDS, with_values=True)
+    expected_features = [(row, *feature) for row, line in enumerate(good.values()) for feature in line.features]
+    assert triples.rows.tolist() == [row for row, *_ in expected_features]
+    assert [FIELDS[code] for code in triples.fields] == [field for _, field, *_ in expected_features]
+    assert triples.ids.tolist() == [number for _, _, number, _ in expected_features]
+    assert all(
+        same(a, b) for a, b in zip(triples.values.tolist(), [value for *_, value in expected_features], strict=True)
+    )

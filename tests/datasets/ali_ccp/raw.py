@@ -1,4 +1,4 @@
-"""Small raw files, by hand."""
+"""Small raw files, written by hand."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ GOOD_SKELETON = skeleton(("205", 4945663, "1.0"), ("210", 9052218, "1.0"), ("508
 
 
 def write(folder: Path, **contents: list[str] | bytes) -> Path:
-    """The four files; 40 good rows each unless lines or bytes are given, by the files' names."""
+    """Writes the four files: ``contents`` by the name of the file, or good lines; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
         rows = [GOOD_SKELETON.replace("1,", f"{i},", 1) for i in range(1, 41)]

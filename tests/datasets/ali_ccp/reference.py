@@ -1,4 +1,4 @@
-"""The format and both protocols once more, one line at a time in plain Python, from their description alone."""
+"""The format and both protocols in plain Python, one line at a time, written only from their description."""
 
 import math
 from collections import Counter
@@ -23,7 +23,7 @@ class Line:
 
 
 def integer(text: str, most_digits: int = 18) -> int:
-    """A positive integer without a leading zero."""
+    """Reads a positive integer without a leading zero."""
     if not text or len(text) > most_digits or not set(text) <= DIGITS or text[0] == "0":
         raise ValueError(text)
     return int(text)
@@ -39,7 +39,7 @@ def decimal(text: str) -> float:
 
 
 def parse(line: str, skeleton: bool) -> Line | None:
-    """None if the line is bad."""
+    """Parses a line; None if it is bad."""
     try:
         values = line.split(",")
         if len(values) != (6 if skeleton else 3):
@@ -70,14 +70,14 @@ def feature(text: str) -> Feature:
 
 
 def read(raw: Path, split: str) -> list[tuple[Line, Line]]:
-    """Impressions, each with its common features; every line is good."""
+    """Reads impressions, each with its common features; every line must be good."""
     files = [(raw / f"{kind}_{split}.csv").read_text("latin-1") for kind in ("common_features", "sample_skeleton")]
     common = {line.key: line for line in (parse(text, False) for text in files[0].splitlines())}
     return [(line, common[line.key]) for line in (parse(text, True) for text in files[1].splitlines())]
 
 
 def aitm(raw: Path) -> tuple[dict[str, list[tuple]], dict[str, dict[int, int]]]:
-    """split -> rows of click, purchase and 18 codes; field -> raw id -> code."""
+    """Returns rows of click, purchase and 18 codes by split, and the code of each raw id by field."""
     rows = {}
     for split in ("train", "test"):
         rows[split] = []
@@ -93,11 +93,15 @@ def aitm(raw: Path) -> tuple[dict[str, list[tuple]], dict[str, dict[int, int]]]:
         kept = sorted(number for number, count in counts.items() if count >= 12)
         codes[field] = {number: code for code, number in enumerate(kept, 1)}
     coded = {
-        split: [(click, purchase, *(codes[f].get(ids.get(f), 0) for f in AITM_FIELDS)) for click, purchase, ids in of]
-        for split, of in rows.items()
+        split: [
+            (click, purchase, *(codes[field].get(ids.get(field), 0) for field in AITM_FIELDS))
+            for click, purchase, ids in split_rows
+        ]
+        for split, split_rows in rows.items()
     }
     return coded, codes
 
 
 def same(left: float, right: float) -> bool:
+    """Whether two numbers are equal up to float32."""
     return math.isclose(left, right, rel_tol=1e-6)

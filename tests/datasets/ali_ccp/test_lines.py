@@ -1,4 +1,4 @@
-"""What Polars makes of lines, held to a parser of a few lines of plain Python."""
+"""Polars's parsing of lines, compared with a short parser in plain Python."""
 
 import re
 
@@ -18,19 +18,19 @@ values = st.one_of(st.just("1.0"), st.decimals(0, 100, places=5).map(str), st.in
 triples = st.lists(st.tuples(st.sampled_from(FIELDS), numbers, values), min_size=1, max_size=12)
 keys = st.integers(0, 2**64 - 1).map(lambda key: f"{key:016x}")
 good_skeleton = st.builds(
-    lambda of, **others: raw.skeleton(*of, **others),
+    lambda features, **others: raw.skeleton(*features, **others),
     triples,
     sample=numbers,
     labels=st.sampled_from(["0,0", "1,0", "1,1", "0,1"]),
     key=keys,
 )
-good_common = st.builds(lambda of, key: raw.common(*of, key=key), triples, key=keys)
+good_common = st.builds(lambda features, key: raw.common(*features, key=key), triples, key=keys)
 PIECES = ["\x01", "\x02", "\x03", ",", "\r", "0", "-", ".", "1e5", " ", "+1", "\xe9", "\x00", '"', "_", "205", ""]
 
 
 @st.composite
-def damaged(draw: st.DrawFn, lines: st.SearchStrategy[str]) -> str:
-    """A good line, some of whose stretches are replaced."""
+def damage(draw: st.DrawFn, lines: st.SearchStrategy[str]) -> str:
+    """Draws a good line with up to two stretches replaced."""
     line = draw(lines)
     for _ in range(draw(st.integers(0, 2))):
         start = draw(st.integers(0, len(line)))
@@ -40,41 +40,41 @@ def damaged(draw: st.DrawFn, lines: st.SearchStrategy[str]) -> str:
 
 
 @settings(max_examples=80)
-@given(st.lists(damaged(good_skeleton), min_size=1, max_size=6), st.booleans())
-def test_skeleton_lines_as_the_plain_parser_reads_them(lines: list[str], ended: bool) -> None:
+@given(st.lists(damage(good_skeleton), min_size=1, max_size=6), st.booleans())
+def test_skeleton_lines_agree_with_the_plain_parser(lines: list[str], ended: bool) -> None:
     agree(lines, skeleton=True, ended=ended)
 
 
 @settings(max_examples=80)
-@given(st.lists(damaged(good_common), min_size=1, max_size=6), st.booleans())
-def test_common_lines_as_the_plain_parser_reads_them(lines: list[str], ended: bool) -> None:
+@given(st.lists(damage(good_common), min_size=1, max_size=6), st.booleans())
+def test_common_lines_agree_with_the_plain_parser(lines: list[str], ended: bool) -> None:
     agree(lines, skeleton=False, ended=ended)
 
 
 @given(st.lists(st.text(st.characters(max_codepoint=255, exclude_characters="\n"), max_size=40), min_size=1))
-def test_any_bytes(lines: list[str]) -> None:
+def test_lines_of_any_bytes(lines: list[str]) -> None:
     agree(lines, skeleton=True)
     agree(lines, skeleton=False)
 
 
 @given(st.lists(good_common, min_size=1, max_size=6), st.sets(st.sampled_from(FIELDS), min_size=1))
-def test_picked_features_are_those_of_the_fields(lines: list[str], fields: set[str]) -> None:
+def test_picking_keeps_the_features_of_the_fields(lines: list[str], fields: set[str]) -> None:
     table = parse_lines(Block(1, "\n".join(lines).encode()), COMMON).table
     ordered = sorted(fields)
     found = split_features(table, ordered), split_features(pick_features(table, ordered), ordered)
-    wanted = [
+    expected = [
         (row, ordered.index(field), number)
         for row, line in enumerate(lines)
         for field, number, _ in parse(line, False).features
         if field in fields
     ]
     for triples in found:
-        of_all = zip(triples.rows.tolist(), triples.fields.tolist(), triples.ids.tolist(), strict=True)
-        assert list(of_all) == wanted
+        columns = (triples.rows.tolist(), triples.fields.tolist(), triples.ids.tolist())
+        assert list(zip(*columns, strict=True)) == expected
 
 
 @pytest.mark.parametrize(
-    ("line", "why"),
+    ("line", "message"),
     [
         ("", "must have 6 columns, not 1"),
         (raw.GOOD_SKELETON + "\r", "must end in a line feed alone, not in a carriage return too"),
@@ -93,18 +93,18 @@ def test_picked_features_are_those_of_the_fields(lines: list[str], fields: set[s
         (raw.GOOD_SKELETON.replace("2.63906", "nan"), "value 'nan' of field '508' must be a decimal number"),
     ],
 )
-def test_reason(line: str, why: str) -> None:
+def test_reason(line: str, message: str) -> None:
     (bad,) = parse_lines(Block(3, line.encode()), SKELETON).bad
     assert (bad.number, bad.text) == (3, line)
-    assert why in bad.reason
+    assert message in bad.reason
 
 
-def test_a_line_that_is_not_ended() -> None:
+def test_a_line_without_its_end() -> None:
     lines = parse_lines(Block(1, f"{raw.GOOD_COMMON}\n{raw.GOOD_COMMON}".encode(), ended=False), COMMON)
     assert lines.table["line"].to_list() == [1]
     assert [(bad.number, bad.reason) for bad in lines.bad] == [(2, NOT_ENDED)]
 
 
 def test_a_long_value_is_shortened_in_the_reason() -> None:
-    told = reason(COMMON, raw.GOOD_COMMON.replace("31319", "9" * 500))
-    assert re.fullmatch(r"id '9{60}\.\.\.' of field '101' must be an integer of at least 1 and below 10\^18", told)
+    message = reason(COMMON, raw.GOOD_COMMON.replace("31319", "9" * 500))
+    assert re.fullmatch(r"id '9{60}\.\.\.' of field '101' must be an integer of at least 1 and below 10\^18", message)

@@ -22,11 +22,11 @@ from torchrec_mtl.datasets.ali_ccp.layout import FIELDS, RAW_SPLITS
 from torchrec_mtl.errors import InputError
 
 SPLIT_FILES = {"train": ("train", "valid"), "test": ("test",)}
-FIRST_ID = 2**31 - 3  # ids on both sides of what int32 holds
+FIRST_ID = 2**31 - 3  # so that some ids fit int32 and some do not
 
 
 def random_raw(folder: Path, seed: int, num_rows: int = 900) -> Path:
-    """Few ids, fields that occur twice in a line and in both files, broken rows."""
+    """Writes random files: few ids, fields that occur twice in a line and in both files, broken rows."""
     rng = random.Random(seed)
 
     def triples(most: int) -> list[tuple[str, int, str]]:
@@ -57,21 +57,19 @@ def random_files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return random_raw(tmp_path_factory.mktemp("raw"), request.param)
 
 
-def rows_of(directory: Path, split: str) -> pl.DataFrame:
+def read_rows(directory: Path, split: str) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(directory / f"{name}.parquet") for name in SPLIT_FILES[split]])
 
 
-def report(directory: Path) -> dict[str, Any]:
+def read_report(directory: Path) -> dict[str, Any]:
     return json.loads((directory / "report.json").read_text())
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, num_bytes: int = 20_000) -> None:
-    monkeypatch.setattr(lines, "read_blocks", lambda stream, of=lines.read_blocks: of(stream, num_bytes))
+    monkeypatch.setattr(lines, "read_blocks", lambda stream, read=lines.read_blocks: read(stream, num_bytes))
 
 
-def test_aitm_as_the_published_steps_have_it(
-    random_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aitm_agrees_with_the_reference(random_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
     directory = prepare_ali_ccp(random_files, tmp_path / "aitm")
     rows, codes = reference.aitm(random_files)
@@ -81,10 +79,10 @@ def test_aitm_as_the_published_steps_have_it(
     for field in schema.fields:
         assert vocabularies.ids[field.name].tolist() == list(codes[field.name])
         assert field.num_embeddings == len(codes[field.name]) + 1
-    assert sum(len(of) for of in codes.values()) > 40
+    assert sum(map(len, codes.values())) > 40
     names = ["click", "purchase", *reference.AITM_FIELDS]
-    assert rows_of(directory, "test").select(names).rows() == rows["test"]
-    assert Counter(rows_of(directory, "train").select(names).rows()) == Counter(rows["train"])
+    assert read_rows(directory, "test").select(names).rows() == rows["test"]
+    assert Counter(read_rows(directory, "train").select(names).rows()) == Counter(rows["train"])
 
 
 def test_full_has_every_feature_and_weight(random_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,24 +98,24 @@ def test_full_has_every_feature_and_weight(random_files: Path, tmp_path: Path, m
     for line, common in impressions["test"]:
         row = [line.click, line.purchase, int(line.click >= line.purchase)]
         for field in FIELDS:
-            own = [(number, value) for name, number, value in common.features + line.features if name == field]
+            features = [(number, value) for name, number, value in common.features + line.features if name == field]
             codes = {number: code for code, number in enumerate(vocabularies.ids[field].tolist(), 1)}
-            row += [[codes.get(number, 0) for number, _ in own], [value for _, value in own]]
+            row += [[codes.get(number, 0) for number, _ in features], [value for _, value in features]]
         expected.append(row)
     columns = [column for field in FIELDS for column in (field, f"{field}_weights")]
     for found, wanted in zip(
-        rows_of(directory, "test").select("click", "purchase", "known", *columns).rows(), expected, strict=True
+        read_rows(directory, "test").select("click", "purchase", "known", *columns).rows(), expected, strict=True
     ):
         assert list(found[:3]) == wanted[:3]
         assert list(found[3::2]) == wanted[3::2]
-        for weights, of_row in zip(found[4::2], wanted[4::2], strict=True):
-            assert weights == pytest.approx(of_row, rel=1e-6)
-    assert rows_of(directory, "train").height == len(impressions["train"])
+        for weights, wanted_weights in zip(found[4::2], wanted[4::2], strict=True):
+            assert weights == pytest.approx(wanted_weights, rel=1e-6)
+    assert read_rows(directory, "train").height == len(impressions["train"])
 
 
-def test_full_is_read_with_weights(random_files: Path, tmp_path: Path) -> None:
+def test_full_reads_with_weights(random_files: Path, tmp_path: Path) -> None:
     directory = prepare_ali_ccp(random_files, tmp_path / "full", "full")
-    rows, read = rows_of(directory, "test"), read_split(directory, "test")
+    rows, read = read_rows(directory, "test"), read_split(directory, "test")
     batch = read.batch(torch.arange(len(read)))
     for field in FIELDS:
         found = batch.sparse_features[field]
@@ -127,18 +125,18 @@ def test_full_is_read_with_weights(random_files: Path, tmp_path: Path) -> None:
     assert batch.weights.T.tolist() == [rows["known"].to_list()] * 2
 
 
-def test_users_are_raw_ids_of_either_file(random_files: Path, tmp_path: Path) -> None:
+def test_users_are_raw_ids_from_either_file(random_files: Path, tmp_path: Path) -> None:
     for protocol in ("aitm", "full"):
         directory = prepare_ali_ccp(random_files, tmp_path / protocol, protocol, broken_funnel="keep")
         expected = [
             next((number for name, number, _ in common.features + line.features if name == "101"), 0)
             for line, common in reference.read(random_files, "test")
         ]
-        assert rows_of(directory, "test")["user"].to_list() == expected
+        assert read_rows(directory, "test")["user"].to_list() == expected
         assert max(expected) > 2**31
 
 
-def test_is_read_as_any_prepared_data_set(random_files: Path, tmp_path: Path) -> None:
+def test_it_reads_like_any_prepared_data_set(random_files: Path, tmp_path: Path) -> None:
     directory = prepare_ali_ccp(random_files, tmp_path / "aitm")
     schema = Schema.load(directory)
     for split in ("train", "valid", "test"):
@@ -148,35 +146,35 @@ def test_is_read_as_any_prepared_data_set(random_files: Path, tmp_path: Path) ->
     assert schema.vocabulary_digest == Vocabularies.load(directory, schema.field_names).digest
 
 
-def test_the_same_bytes_from_every_form_of_the_files(tmp_path: Path) -> None:
+def test_every_form_of_the_files_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = random_raw(tmp_path / "plain", 3)
     contents = {file.name: file.read_bytes() for file in folder.iterdir()}
-    expected = prepare_ali_ccp(folder, tmp_path / "of plain")
+    expected = prepare_ali_ccp(folder, tmp_path / "from plain")
     for form in ("gz", "zst", "tar.gz"):
         for split in RAW_SPLITS:
-            of_split = {name: content for name, content in contents.items() if split in name}
-            forms.write(tmp_path / form, of_split, form, f"sample_{split}")
-        found = prepare_ali_ccp(tmp_path / form, tmp_path / f"of {form}")
+            split_contents = {name: content for name, content in contents.items() if split in name}
+            forms.write(tmp_path / form, split_contents, form, f"sample_{split}")
+        found = prepare_ali_ccp(tmp_path / form, tmp_path / f"from {form}")
         for name in ("train.parquet", "valid.parquet", "test.parquet", "vocabularies.parquet"):
             assert (found / name).read_bytes() == (expected / name).read_bytes()
         assert Schema.load(found).vocabulary_digest == Schema.load(expected).vocabulary_digest
 
 
-def test_valid_is_a_tenth_by_seed(random_files: Path, tmp_path: Path) -> None:
+def test_valid_is_a_tenth_that_the_seed_draws(random_files: Path, tmp_path: Path) -> None:
     sizes = []
     for seed in (0, 1):
         directory = prepare_ali_ccp(random_files, tmp_path / str(seed), seed=seed)
-        sizes.append(rows_of(directory, "train").height)
+        sizes.append(read_rows(directory, "train").height)
         assert 50 < Schema.load(directory).num_rows["valid"] < 140
     valid = [pl.read_parquet(tmp_path / seed / "valid.parquet") for seed in ("0", "1")]
     assert sizes[0] == sizes[1]
     assert not valid[0].equals(valid[1])
 
 
-def test_a_sample_is_a_part_of_the_whole(random_files: Path, tmp_path: Path) -> None:
+def test_a_sample_is_part_of_the_whole(random_files: Path, tmp_path: Path) -> None:
     whole = prepare_ali_ccp(random_files, tmp_path / "whole", broken_funnel="keep")
     sample = prepare_ali_ccp(random_files, tmp_path / "sample", broken_funnel="keep", sample=0.3)
-    users = [rows_of(directory, "test")["user"].to_list() for directory in (whole, sample)]
+    users = [read_rows(directory, "test")["user"].to_list() for directory in (whole, sample)]
     assert 200 < len(users[1]) < 340
     remaining = iter(users[0])
     assert all(user in remaining for user in users[1])  # in the same order
@@ -187,12 +185,12 @@ def test_broken_rows(random_files: Path, tmp_path: Path, protocol: str) -> None:
     lines = [line for line, _ in reference.read(random_files, "test")]
     broken = [i for i, line in enumerate(lines, 1) if line.purchase > line.click]
     dropped = prepare_ali_ccp(random_files, tmp_path / "drop", protocol, broken_funnel="drop")
-    assert rows_of(dropped, "test").height == len(lines) - len(broken)
-    assert report(dropped)["read"]["test"]["broken"] == len(broken)
+    assert read_rows(dropped, "test").height == len(lines) - len(broken)
+    assert read_report(dropped)["read"]["test"]["broken"] == len(broken)
     assert Schema.load(dropped).tasks.weight_columns == (None, None)
     kept = prepare_ali_ccp(random_files, tmp_path / "keep", protocol, broken_funnel="keep")
-    assert rows_of(kept, "test")["known"].to_list() == [line.purchase <= line.click for line in lines]
-    assert any("kept with weight 0" in told for told in report(kept)["findings"])
+    assert read_rows(kept, "test")["known"].to_list() == [line.purchase <= line.click for line in lines]
+    assert any("kept with weight 0" in finding for finding in read_report(kept)["findings"])
     if protocol == "aitm":
         assert read_split(kept, "test").base_rates()[1] < sum(line.purchase for line in lines) / len(lines)
     first = next(
@@ -215,7 +213,7 @@ BAD_FILES: list[tuple[str, list[str] | bytes, int, str]] = [
         1,
         "`feature_num` (=9) must be the number of features (3)",
     ),
-    ("sample_skeleton_test", [GOOD, raw.skeleton(("205", 1, "1.0"), key="0" * 16)], 2, "must be that of a row of"),
+    ("sample_skeleton_test", [GOOD, raw.skeleton(("205", 1, "1.0"), key="0" * 16)], 2, "must occur in"),
     (
         "sample_skeleton_train",
         ["sample_id,click,purchase,common_feature_index,feature_num,feature_list"],
@@ -229,15 +227,16 @@ BAD_FILES: list[tuple[str, list[str] | bytes, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "line", "why"), BAD_FILES)
-def test_a_bad_row_is_refused(tmp_path: Path, name: str, content: list[str] | bytes, line: int, why: str) -> None:
+@pytest.mark.parametrize(("name", "content", "line", "message"), BAD_FILES)
+def test_a_bad_row_is_refused(tmp_path: Path, name: str, content: list[str] | bytes, line: int, message: str) -> None:
     files = raw.write(tmp_path / "raw", **{name: content})
-    with pytest.raises(InputError, match="^" + re.escape(f"{files / name}.csv, line {line}: ") + ".*" + re.escape(why)):
+    start = re.escape(f"{files / name}.csv, line {line}: ")
+    with pytest.raises(InputError, match=f"^{start}.*{re.escape(message)}"):
         prepare_ali_ccp(files, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["raw"]
 
 
-def test_bad_rows_are_put_aside_and_the_rest_is_as_without_them(tmp_path: Path) -> None:
+def test_bad_rows_are_put_aside_and_change_nothing_else(tmp_path: Path) -> None:
     rows = raw.write(tmp_path / "good")
     good = (rows / "sample_skeleton_train.csv").read_text("latin-1").splitlines()
     bad = [GOOD.replace(",0,", ",x,", 1), "", "\xe9\x00\xff", raw.skeleton(("205", 1, "1.0"), key="0" * 16)]
@@ -249,13 +248,13 @@ def test_bad_rows_are_put_aside_and_the_rest_is_as_without_them(tmp_path: Path) 
     aside = [line.split(b"\t") for line in (found / "bad_rows.tsv").read_bytes().split(b"\n")[:-1]]
     assert [int(number) for _, number, _, _ in aside] == [11, 22, 23, 24]
     assert [text.decode("latin-1") for *_, text in aside] == bad
-    assert report(found)["bad_rows"] == {"sample_skeleton_train.csv": 4}
-    assert "sample_skeleton_train.csv: 4 bad rows were put aside" in report(found)["findings"]
-    expected = rows_of(prepare_ali_ccp(rows, tmp_path / "expected"), "train")
-    assert rows_of(found, "train").sort(pl.all()).equals(expected.sort(pl.all()))
+    assert read_report(found)["bad_rows"] == {"sample_skeleton_train.csv": 4}
+    assert "sample_skeleton_train.csv: 4 bad rows were put aside" in read_report(found)["findings"]
+    expected = read_rows(prepare_ali_ccp(rows, tmp_path / "expected"), "train")
+    assert read_rows(found, "train").sort(pl.all()).equals(expected.sort(pl.all()))
 
 
-def test_nothing_is_left(tmp_path: Path) -> None:
+def test_a_split_without_rows(tmp_path: Path) -> None:
     files = raw.write(tmp_path / "raw", sample_skeleton_test=["bad"])
     with pytest.raises(InputError, match=r"sample_skeleton_test\.csv: must have a good row to keep; 0 are good"):
         prepare_ali_ccp(files, tmp_path / "out", bad_rows="quarantine")
@@ -274,7 +273,7 @@ def test_labels_in_another_order(tmp_path: Path) -> None:
         prepare_ali_ccp(files, tmp_path / "out")
 
 
-def test_what_the_guards_tell(tmp_path: Path) -> None:
+def test_the_report_shows_leaks_and_duplicates(tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = []
     for i in range(1, 2001):
@@ -283,18 +282,18 @@ def test_what_the_guards_tell(tmp_path: Path) -> None:
         rows.append(raw.skeleton(item, ("301", 7 + click, "1.0"), sample=i, labels=f"{click},0"))
     files = raw.write(tmp_path / "raw", sample_skeleton_train=[*rows, rows[5]], sample_skeleton_test=rows[:30])
     directory = prepare_ali_ccp(files, tmp_path / "out")
-    told = report(directory)
-    assert told["leak_auc"]["301 click"] == 1
-    assert told["leak_auc"]["301 purchase"] is None
-    assert told["leak_auc"]["101 click"] == 0.5
-    assert "field 301 alone predicts click with AUC 1.000: does it leak the label?" in told["findings"]
+    report = read_report(directory)
+    assert report["leak_auc"]["301 click"] == 1
+    assert report["leak_auc"]["301 purchase"] is None
+    assert report["leak_auc"]["101 click"] == 0.5
+    assert "field 301 alone predicts click with AUC 1.000: does it leak the label?" in report["findings"]
     distinct = len({row.split(",", 5)[5] for row in rows})
-    assert told["duplicates"] == {"within train": len(rows) + 1 - distinct, "test rows in train": 30}
-    assert told["grouped"] == {"train": True, "test": True}
-    assert told["read"]["train"]["rows"] == 2001
+    assert report["duplicates"] == {"within train": len(rows) + 1 - distinct, "test rows in train": 30}
+    assert report["grouped"] == {"train": True, "test": True}
+    assert report["read"]["train"]["rows"] == 2001
 
 
-def kill_itself(files: Path, output: Path) -> None:
+def die_in_the_second_pass(files: Path, output: Path) -> None:
     def progress(stage: str, rows: int, share: float) -> None:
         if stage == "train rows":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -302,16 +301,18 @@ def kill_itself(files: Path, output: Path) -> None:
     prepare_ali_ccp(files, output, progress=progress)
 
 
-def test_a_killed_preparation_starts_anew(tmp_path: Path) -> None:
-    random_files = raw.write(tmp_path / "raw")
-    process = multiprocessing.get_context("spawn").Process(target=kill_itself, args=(random_files, tmp_path / "out"))
+def test_a_killed_preparation_starts_over(tmp_path: Path) -> None:
+    files = raw.write(tmp_path / "raw")
+    process = multiprocessing.get_context("spawn").Process(
+        target=die_in_the_second_pass, args=(files, tmp_path / "out")
+    )
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
-    found = prepare_ali_ccp(random_files, tmp_path / "out")
-    expected = prepare_ali_ccp(random_files, tmp_path / "expected")
-    assert rows_of(found, "train").equals(rows_of(expected, "train"))
+    found = prepare_ali_ccp(files, tmp_path / "out")
+    expected = prepare_ali_ccp(files, tmp_path / "expected")
+    assert read_rows(found, "train").equals(read_rows(expected, "train"))
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
     assert not (found / "parts").exists()
 
@@ -324,7 +325,7 @@ def test_a_folder_prepared_with_other_arguments_is_refused(random_files: Path, t
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"protocol": "all"}, "`protocol` (='all') must be one of ['aitm', 'full']"),
         ({"bad_rows": "lax"}, "`bad_rows` (='lax') must be one of ['strict', 'quarantine']"),
@@ -335,6 +336,6 @@ def test_a_folder_prepared_with_other_arguments_is_refused(random_files: Path, t
         ({}, "must be a folder"),
     ],
 )
-def test_wrong_arguments(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=re.escape(told)):
+def test_wrong_arguments(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
         prepare_ali_ccp(tmp_path / "none", tmp_path / "out", **changes)

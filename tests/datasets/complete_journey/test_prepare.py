@@ -1,4 +1,4 @@
-"""The real data, once whole and once the sample; and some of its rows worked out again from the raw files."""
+"""The real data, whole and sampled, and some rows computed again from the raw files."""
 
 import importlib.util
 import json
@@ -50,7 +50,7 @@ def test_golden_figures(prepared: dict[float, Path]) -> None:
     for before, after in pairwise(TASKS):
         assert rows.filter(pl.col(after) > pl.col(before)).height == 0
     weeks = {split: rows.filter(split=split)["week"] for split in SPLITS}
-    assert {split: (of.min(), of.max()) for split, of in weeks.items()} == {
+    assert {split: (column.min(), column.max()) for split, column in weeks.items()} == {
         "train": (9, 40),
         "valid": (41, 44),
         "test": (45, 52),
@@ -66,18 +66,18 @@ def test_golden_figures(prepared: dict[float, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_the_sample_is_a_part_of_the_whole_in_the_same_ids(prepared: dict[float, Path]) -> None:
+def test_a_sample_is_part_of_the_whole_with_the_same_ids(prepared: dict[float, Path]) -> None:
     whole, sample = table(prepared[1.0]), table(prepared[0.2])
     assert sample.height == 1_192_538
     assert sample.join(whole, on=whole.columns, how="semi").height == sample.height
-    of_whole, of_sample = (Schema.load(prepared[share]) for share in (1.0, 0.2))
-    assert of_whole.fields == of_sample.fields
+    whole_schema, sample_schema = (Schema.load(prepared[share]) for share in (1.0, 0.2))
+    assert whole_schema.fields == sample_schema.fields
     vocabularies = [(prepared[share] / "vocabularies.json").read_text() for share in (1.0, 0.2)]
     assert vocabularies[0] == vocabularies[1]
 
 
 @pytest.mark.slow
-def test_is_read_as_any_prepared_data_set(prepared: dict[float, Path]) -> None:
+def test_it_reads_like_any_prepared_data_set(prepared: dict[float, Path]) -> None:
     split = read_split(prepared[0.2], "valid", fields=["line_id", "household_id"])
     rows = pl.read_parquet(prepared[0.2] / "valid.parquet")
     assert split.groups.tolist() == rows["household_id"].to_list()
@@ -85,7 +85,7 @@ def test_is_read_as_any_prepared_data_set(prepared: dict[float, Path]) -> None:
 
 
 class Raw:
-    """The raw files, and a row's columns from their definitions, one filter each."""
+    """The raw files, from which the columns of a row follow by their definitions, with a filter each."""
 
     def __init__(self) -> None:
         folder = Path(PACKAGE.origin).parent / "data"
@@ -104,14 +104,14 @@ class Raw:
         in_line = in_type & by_manufacturer
         products = self.products.filter(in_line)
 
-        own = self.log.filter(household_id=household)
-        visit = own.filter(store_id=store, week=week)
-        before = own.filter(pl.col("week") < week)
+        household_log = self.log.filter(household_id=household)
+        visit = household_log.filter(store_id=store, week=week)
+        before = household_log.filter(pl.col("week") < week)
         sold = self.log.filter(in_line & (pl.col("week") < week))
         in_flyer = self.flyers.filter(store_id=store, week=week)
         flyer = in_flyer.filter(pl.col("product_id").is_in(products["product_id"].to_list()))
         spent = before["sales_value"].sum() / (week - 1)
-        found = {
+        columns = {
             "buy_category": int(visit.filter(in_category).height > 0),
             "buy_type": int(visit.filter(in_type).height > 0),
             "buy_line": int(visit.filter(in_line).height > 0),
@@ -119,15 +119,15 @@ class Raw:
             "type_id": f"{category} / {product_type}",
             "cat_id": category,
             "manufacturer_id": int(manufacturer),
-            "department": commonest(products["department"]),
-            "brand": commonest(products["brand"]),
+            "department": most_common(products["department"]),
+            "brand": most_common(products["brand"]),
             "line_skus": bisect_right([2, 3, 5, 9, 17, 33, 65, 129], products.height),
             "flyer_skus": bisect_right([2, 3, 5, 9, 17, 33], flyer["product_id"].n_unique()),
             "mailer_location": min(flyer["mailer_location"]),
             "display_location": min(flyer["display_location"], key="13245679A0".index),
             "hh_spend": bisect_right([5, 10, 20, 30, 45, 60, 80, 110, 150], round(spent, 9)),
-            "hh_deal_share": share(before["retail_disc"] > 0, [0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7]),
-            "hh_private_share": share(before["brand"] == "Private", [0.1, 0.15, 0.2, 0.25, 0.3, 0.4]),
+            "hh_deal_share": share_bucket(before["retail_disc"] > 0, [0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7]),
+            "hh_private_share": share_bucket(before["brand"] == "Private", [0.1, 0.15, 0.2, 0.25, 0.3, 0.4]),
             "line_pop4": bisect_right(
                 [1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
                 sold.filter(pl.col("week") >= week - 4).select("household_id", "week").n_unique(),
@@ -140,35 +140,36 @@ class Raw:
                 round(sold["sales_value"].sum() / sold["quantity"].sum(), 9),
             ),
         }
-        of = {
+        conditions = {
             "active": True,
             "store": pl.col("store_id") == store,
             "cat": in_category,
             "type": in_type,
             "line": in_line,
+            "manu": by_manufacturer,
         }
-        for name, condition in {**of, "manu": by_manufacturer}.items():
+        for name, condition in conditions.items():
             weeks = before.filter(condition)["week"].unique().to_list()
-            found[f"hh_{name}_weeks"] = bisect_right([1, 2, 3, 5, 9, 17, 33], len(weeks))
+            columns[f"hh_{name}_weeks"] = bisect_right([1, 2, 3, 5, 9, 17, 33], len(weeks))
             recency = week - max(weeks) if weeks else 0
-            found[f"hh_{name}_recency"] = bisect_right([1, 2, 3, 5, 9, 17], recency)
-        found["hh_recency"] = found.pop("hh_active_recency")
-        return found | self.profile(household)
+            columns[f"hh_{name}_recency"] = bisect_right([1, 2, 3, 5, 9, 17], recency)
+        columns["hh_recency"] = columns.pop("hh_active_recency")
+        return columns | self.profile(household)
 
     def profile(self, household: int) -> dict[str, str]:
         names = self.files.demographics.columns[1:]
-        known = self.files.demographics.filter(household_id=household)
-        if known.height == 0:
+        answers = self.files.demographics.filter(household_id=household)
+        if answers.height == 0:
             return dict.fromkeys(names, "NoProfile")
-        return {name: value or "Unknown" for name, value in known.row(0, named=True).items() if name in names}
+        return {name: value or "Unknown" for name, value in answers.row(0, named=True).items() if name in names}
 
 
-def commonest(values: pl.Series) -> str:
+def most_common(values: pl.Series) -> str:
     counts = values.value_counts().rows()
     return min(counts, key=lambda pair: (-pair[1], pair[0]))[0]
 
 
-def share(happened: pl.Series, edges: list[float]) -> int:
+def share_bucket(happened: pl.Series, edges: list[float]) -> int:
     return 1 + bisect_right(edges, happened.sum() / len(happened)) if len(happened) else 0
 
 
@@ -177,13 +178,13 @@ def test_rows_follow_from_the_raw_files(prepared: dict[float, Path]) -> None:
     raw = Raw()
     vocabularies = json.loads((prepared[0.2] / "vocabularies.json").read_text())
     rows = table(prepared[0.2])
-    lucky = rows.filter(buy_multi=1)
+    positives = rows.filter(buy_multi=1)
     fields = set(rows.columns) - {*KEYS, "split"}
-    for sample in (rows.sample(20, seed=0), lucky.sample(10, seed=0)):
+    for sample in (rows.sample(20, seed=0), positives.sample(10, seed=0)):
         for row in sample.iter_rows(named=True):
-            told = {name: vocabularies[name][row[name]] if name in vocabularies else row[name] for name in row}
-            expected = raw.row(told["household_id"], told["store_id"], told["week"], told["line_id"])
-            assert {name: told[name] for name in fields} == {name: expected[name] for name in fields}
+            decoded = {name: vocabularies[name][row[name]] if name in vocabularies else row[name] for name in row}
+            expected = raw.row(decoded["household_id"], decoded["store_id"], decoded["week"], decoded["line_id"])
+            assert {name: decoded[name] for name in fields} == {name: expected[name] for name in fields}
 
 
 @pytest.mark.parametrize("sample", [0, -0.1, 1.01, math.nan])

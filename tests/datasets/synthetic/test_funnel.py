@@ -25,7 +25,7 @@ def frequencies(size: int, exponent: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("base_rates", [(0.3,), (0.3, 0.1), (0.5, 0.3, 0.2, 0.1, 0.02)])
-def test_labels_are_a_funnel_of_the_rates_asked_for(base_rates: tuple[float, ...]) -> None:
+def test_labels_form_a_funnel_with_the_base_rates(base_rates: tuple[float, ...]) -> None:
     num_rows = 100_000
     funnel = SyntheticFunnel(base_rates)
     rows, tasks = funnel.sample(num_rows), list(funnel.schema.tasks)
@@ -68,14 +68,14 @@ def test_ids_follow_the_power_law(exponent: float) -> None:
 
 @pytest.mark.parametrize("interaction", [0.0, 1.0])
 def test_interactions_are_pure(interaction: float) -> None:
-    """All rows there are, weighted by their probability: no id alone moves the mean of an interaction."""
+    """Over all possible rows, weighted by probability, no single id changes the mean of an interaction."""
     sizes = (6, 4, 5)
     funnel = SyntheticFunnel(
         (0.4, 0.15), sizes, num_pairs=1, interaction=interaction, correlation=0.0, signal=2.0, zipf_exponent=1.1
     )
     rows = pl.DataFrame(list(product(*map(range, sizes))), schema=list(funnel.schema.field_names), orient="row")
-    of_ids = [frequencies(size, 1.1)[rows[name]] for name, size in zip(rows.columns, sizes, strict=True)]
-    weights, values = np.prod(of_ids, axis=0), logits(funnel, rows)
+    id_weights = [frequencies(size, 1.1)[rows[name]] for name, size in zip(rows.columns, sizes, strict=True)]
+    weights, values = np.prod(id_weights, axis=0), logits(funnel, rows)
     mean = np.average(values, 0, weights)
     np.testing.assert_allclose(np.average((values - mean) ** 2, 0, weights), 2.0**2, rtol=1e-6)
     for name in rows.columns:
@@ -92,7 +92,7 @@ def test_steps_correlate(correlation: float) -> None:
 
 
 def linear_model_auc(funnel: SyntheticFunnel) -> tuple[float, float]:
-    """Test AUC of logistic regression on one-hot ids for the first task, and of the true probabilities."""
+    """Returns the test AUC on the first task of logistic regression on one-hot ids, and of the true probabilities."""
     train, test = funnel.sample(60_000, seed=0), funnel.sample(100_000, seed=1)
     encoder = OneHotEncoder(handle_unknown="ignore")
     features = encoder.fit_transform(train.select(funnel.schema.field_names).to_numpy())
@@ -112,7 +112,7 @@ def test_a_linear_model_reaches_the_oracle_only_without_interactions() -> None:
     assert 0.7 < oracle < 0.85
 
 
-def test_a_seed_decides() -> None:
+def test_seeds_decide_the_rows() -> None:
     assert SMALL.sample(50, seed=3).equals(SMALL.sample(50, seed=3))
     assert SyntheticFunnel([0.4, 0.15], [6, 4, 5], num_pairs=1).sample(50).equals(SMALL.sample(50))
     assert not SMALL.sample(50, seed=3).equals(SMALL.sample(50, seed=4))
@@ -140,11 +140,11 @@ def test_a_seed_decides() -> None:
         ({"seed": -1}, r"`seed` \(=-1\) must be at least 0"),
     ],
 )
-def test_a_wrong_argument_is_told(arguments: dict, sentence: str) -> None:
+def test_wrong_arguments(arguments: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         SyntheticFunnel(**arguments)
 
 
-def test_no_rows_are_no_sample() -> None:
+def test_a_sample_needs_a_row() -> None:
     with pytest.raises(InputError, match=r"`num_rows` \(=0\) must be at least 1"):
         SMALL.sample(0)

@@ -22,7 +22,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_synthetic(tmp_path_factory.mktemp("data"), FUNNEL, NUM_ROWS)
 
 
-def test_it_reads_as_any_prepared_data_set(directory: Path) -> None:
+def test_it_reads_like_any_prepared_data_set(directory: Path) -> None:
     schema = Schema.load(directory)
     assert schema.num_rows == NUM_ROWS
     assert [field.num_embeddings for field in schema.fields] == [60, 10, 20, 8]
@@ -31,13 +31,13 @@ def test_it_reads_as_any_prepared_data_set(directory: Path) -> None:
     assert batch.labels.mean(0).tolist() == pytest.approx([0.4, 0.2, 0.1], abs=0.04)
 
 
-def test_splits_have_no_rows_in_common_but_by_chance(directory: Path) -> None:
+def test_splits_are_drawn_independently(directory: Path) -> None:
     splits = [pl.read_parquet(directory / f"{split}.parquet") for split in SPLITS]
     assert not splits[0].head(200).equals(splits[1])
     assert not splits[2].head(200).equals(splits[1])
 
 
-def test_the_same_arguments_are_the_same_bytes(directory: Path, tmp_path: Path) -> None:
+def test_the_same_arguments_write_the_same_bytes(directory: Path, tmp_path: Path) -> None:
     again = prepare_synthetic(tmp_path, FUNNEL, dict(reversed(NUM_ROWS.items())))
     assert again.name == directory.name
     for file in filter(Path.is_file, directory.iterdir()):
@@ -49,14 +49,14 @@ def test_the_same_arguments_are_the_same_bytes(directory: Path, tmp_path: Path) 
     assert len({again, *others}) == 3
 
 
-def test_the_oracle_is_what_metrics_say_of_the_true_probabilities(directory: Path) -> None:
+def test_oracle_auc_agrees_with_the_metrics(directory: Path) -> None:
     rows = pl.read_parquet(directory / "test.parquet")
     tasks = FUNNEL.schema.tasks
     metrics = MultiTaskMetrics(tasks)
     probabilities = rows.select(f"p_{task}" for task in tasks).to_torch(dtype=pl.Float64)
     metrics.update(probabilities.logit(), rows.select(tasks.names).to_torch(dtype=pl.Float32))
-    told = {(row["task"], row["space"]): row["value"] for row in metrics.compute() if row["metric"] == "auc"}
-    assert oracle_auc(directory) == pytest.approx(told, abs=1e-5)  # its logits are float32
+    measured = {(row["task"], row["space"]): row["value"] for row in metrics.compute() if row["metric"] == "auc"}
+    assert oracle_auc(directory) == pytest.approx(measured, abs=1e-5)  # the metrics' logits are float32
     clicked = rows.filter(pl.col("step_1") == 1)
     exact = {
         ("step_1", "impressions"): roc_auc_score(rows["step_1"], rows["p_step_1"]),
@@ -66,14 +66,14 @@ def test_the_oracle_is_what_metrics_say_of_the_true_probabilities(directory: Pat
     assert {key: oracle_auc(directory)[key] for key in exact} == pytest.approx(exact, abs=1e-12)
 
 
-def test_the_oracle_without_both_classes_is_undefined(tmp_path: Path) -> None:
+def test_oracle_auc_of_a_single_class_is_nan(tmp_path: Path) -> None:
     directory = prepare_synthetic(
         tmp_path, SyntheticFunnel((1e-9,), (5, 5), num_pairs=1), {"train": 9, "valid": 9, "test": 9}
     )
     assert math.isnan(oracle_auc(directory, "valid")["step_1", "impressions"])
 
 
-def test_a_wrong_argument_is_told(tmp_path: Path) -> None:
+def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`num_rows` \(=\{'train': 5\}\) must give the rows of"):
         prepare_synthetic(tmp_path, FUNNEL, {"train": 5})
     with pytest.raises(InputError, match=r"`num_rows` \(=0\) must be at least 1"):

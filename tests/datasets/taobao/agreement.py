@@ -1,4 +1,4 @@
-"""What Polars makes of lines, against a plain parser; for tests and the fuzzer."""
+"""Compares Polars's parsing of lines with a plain parser, for tests and the fuzzer."""
 
 import re
 
@@ -12,7 +12,7 @@ LAYOUTS = {layout.name.removesuffix(".csv"): layout for layout in (RAW_SAMPLE, A
 
 
 def values(line: str, layout: Format) -> tuple | None:
-    """What the line says, read by hand; None if it is bad."""
+    """Returns the values of a line, read without Polars; None if the line is bad."""
     parts = line.split(",")
     if len(parts) != len(layout.columns):
         return None
@@ -38,7 +38,7 @@ def values(line: str, layout: Format) -> tuple | None:
 
 
 def agree(lines: list[str], layout: Format, first_line: int = 2, ended: bool = True) -> None:
-    """``parse_block`` finds in ``lines`` what is read by hand: a line is a row or is told of, with a reason."""
+    """Checks that ``parse_block`` reads ``lines`` as `values` does: each is a row, or a bad line with a reason."""
     rows, bad = parse_block(Block(first_line, "\n".join(lines).encode("latin-1"), ended), layout)
     read = [values(line, layout) for line in lines]
     if not ended:

@@ -26,7 +26,7 @@ LINES: dict[str, list[str]] = {
 
 
 def write(folder: Path, **changes: Sequence[str]) -> Path:
-    """The four files, with the lines of some replaced; returns the folder."""
+    """Writes the four files, with the lines of some replaced; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, header in HEADERS.items():
         lines = [header, *changes.get(name, LINES[name])]

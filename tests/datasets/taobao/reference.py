@@ -1,4 +1,4 @@
-"""The preparation in plain Python, row by row, from its description."""
+"""The preparation in plain Python, row by row, written from its description."""
 
 import csv
 import math
@@ -31,13 +31,13 @@ def number(text: str | None) -> int | None:
 
 
 def impressions(folder: Path, history_length: int, history_days: int, purchase_days: int) -> list[Row]:
-    """Each impression with raw values, None where missing; ``day`` from 0."""
+    """Reads impressions with all raw values, None where missing; ``day`` counts from 0."""
     ads = {row["adgroup_id"]: row for row in read(folder / "ad_feature.csv")}
     profiles = {row["userid"]: row for row in read(folder / "user_profile.csv")}
     behaviors = read(folder / "behavior_log.csv")
-    of_user: dict[str, list[dict[str, str]]] = {}
+    logs: dict[str, list[dict[str, str]]] = {}  # by user
     for behavior in sorted(behaviors, key=lambda row: int(row["time_stamp"])):  # stable
-        of_user.setdefault(behavior["user"], []).append(behavior)
+        logs.setdefault(behavior["user"], []).append(behavior)
     rows = []
     samples = read(folder / "raw_sample.csv")
     day_1 = min((int(sample["time_stamp"]) + 8 * 3600) // DAY for sample in samples)
@@ -49,7 +49,7 @@ def impressions(folder: Path, history_length: int, history_days: int, purchase_d
         row["price"] = round(4 * math.log2(1 + float(ad["price"])))
         row["pid"] = sample["pid"]
         row["day"] = (time + 8 * 3600) // DAY - day_1
-        log = of_user.get(sample["user"], [])
+        log = logs.get(sample["user"], [])
         before = [b for b in log if time - history_days * DAY <= int(b["time_stamp"]) < time]
         for name, column in (("history_cate", "cate"), ("history_brand", "brand")):
             row[name] = [int(b[column]) for b in before][-history_length:] if history_length else []
@@ -67,15 +67,15 @@ def impressions(folder: Path, history_length: int, history_days: int, purchase_d
 
 
 def known(rows: list[Row], field: str, min_count: int) -> set[Any]:
-    """The values of the first seven days that occur often enough."""
+    """Returns the values that occur at least ``min_count`` times in the first seven days."""
     values = [row[field] for row in rows if row["day"] < 7]
     if field.startswith("history"):
-        values = [value for of_row in values for value in of_row]
+        values = [value for history in values for value in history]
     return {value for value, count in Counter(values).items() if count >= min_count and value is not None}
 
 
-def kept(rows: list[Row], fields: tuple[str, ...], min_count: int) -> list[Row]:
-    """``rows`` with None in the place of values that are rare or unseen."""
+def drop_rare(rows: list[Row], fields: tuple[str, ...], min_count: int) -> list[Row]:
+    """Replaces rare and unseen values in ``rows`` by None."""
     vocabularies = {field: known(rows, field, min_count) for field in fields}
     for row in rows:
         for field, values in vocabularies.items():

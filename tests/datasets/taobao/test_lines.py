@@ -1,4 +1,4 @@
-"""Any bytes: every line is a row or is told of, and a row is what the line says."""
+"""Lines of any bytes: each is a row with the values of the line, or a bad line."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,7 +14,7 @@ ALPHABET = "0123456789,._-+ \r\t\"'eENULnanpvbuycartfav\x00\xff"
 
 @st.composite
 def blocks(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """Lines of a file, some of them changed in one or two places, or anything at all."""
+    """Draws lines of a file, some of them changed in one or two positions, or any text."""
     name = draw(st.sampled_from(sorted(LAYOUTS)))
     lines = []
     for _ in range(draw(st.integers(1, 5))):
@@ -31,12 +31,12 @@ def blocks(draw: st.DrawFn) -> tuple[str, list[str]]:
 @example(("ad_feature", ["1,2,3,4,,1.0", "1,2,3,4,NULL,1E5", "999999999999999999,2,3,4,5,999999999999999.5"]), 2, True)
 @example(("raw_sample", [""]), 2, True)
 @example(("raw_sample", [""]), 2, False)
-def test_a_line_is_a_row_or_is_told_of(block: tuple[str, list[str]], first_line: int, ended: bool) -> None:
+def test_a_line_is_a_row_or_a_bad_line(block: tuple[str, list[str]], first_line: int, ended: bool) -> None:
     name, lines = block
     agree(lines, LAYOUTS[name], first_line, ended)
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
-def test_good_lines_are_all_read(name: str) -> None:
+def test_all_good_lines_are_read(name: str) -> None:
     rows, bad = parse_block(Block(2, "\n".join(LINES[name]).encode(), True), LAYOUTS[name])
     assert (rows.height, bad) == (len(LINES[name]), [])

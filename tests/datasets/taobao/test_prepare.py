@@ -21,8 +21,8 @@ from torchrec_mtl.errors import InputError
 HISTORIES = ("history_cate", "history_brand")
 
 
-def decoded(directory: Path) -> dict[str, list[dict[str, Any]]]:
-    """The splits' rows with raw values in the place of codes, None for code 0."""
+def read_decoded(directory: Path) -> dict[str, list[dict[str, Any]]]:
+    """Reads the rows of the splits, with raw values in place of codes, None for code 0."""
     table = pl.read_parquet(directory / "vocabularies.parquet")
     values = {(row["field"], row["code"]): row["id"] for row in table.iter_rows(named=True)}
     fields = Schema.load(directory).field_names
@@ -44,19 +44,19 @@ def decoded(directory: Path) -> dict[str, list[dict[str, Any]]]:
 def compare(
     folder: Path, directory: Path, min_count: int = 1, history_length: int = 0, history_days: int = 7, days: int = 0
 ) -> dict[str, list[dict[str, Any]]]:
-    """Prepares and holds every row to the reference; returns the splits."""
+    """Prepares the files, compares every row with the reference, and returns the splits."""
     options = {"history_length": history_length, "history_days": history_days, "purchase_days": days}
     prepare_taobao(folder, directory, min_count=min_count, **options)
     fields = (*reference.SINGLE, *(HISTORIES if history_length else ()))
-    wanted = reference.kept(reference.impressions(folder, *options.values()), fields, min_count)
+    expected = reference.drop_rare(reference.impressions(folder, *options.values()), fields, min_count)
     columns = ("time_stamp", "click", *(["purchase"] if days else []), *fields)
-    splits = decoded(directory)
+    splits = read_decoded(directory)
 
-    def rows(of: list[dict[str, Any]]) -> list[str]:
-        return sorted(json.dumps([row[column] for column in columns]) for row in of)
+    def as_text(rows: list[dict[str, Any]]) -> list[str]:
+        return sorted(json.dumps([row[column] for column in columns]) for row in rows)
 
-    assert rows(splits["train"] + splits["valid"]) == rows([row for row in wanted if row["day"] < 7])
-    assert rows(splits["test"]) == rows([row for row in wanted if row["day"] == 7])
+    assert as_text(splits["train"] + splits["valid"]) == as_text([row for row in expected if row["day"] < 7])
+    assert as_text(splits["test"]) == as_text([row for row in expected if row["day"] == 7])
     assert set(Schema.load(directory).field_names) == set(fields)
     return splits
 
@@ -71,7 +71,7 @@ def compare(
         {"days": 3},
     ],
 )
-def test_generated_files_are_prepared_as_the_reference_does(tmp_path: Path, options: dict[str, int]) -> None:
+def test_preparing_generated_files_agrees_with_the_reference(tmp_path: Path, options: dict[str, int]) -> None:
     generator = TaobaoGenerator(1500, (0.3, 0.1), behaviors_per_row=6, first_id=2**31 - 20)
     splits = compare(generator.write(tmp_path / "raw"), tmp_path / "prepared", **options)
     assert 50 < len(splits["valid"]) < 200
@@ -94,7 +94,7 @@ clicks = st.tuples(small, seconds, small, st.integers(0, 1))
 )
 def test_windows_and_ties(rows: list, log: list, history_length: int, days: int) -> None:
     lines = {
-        "raw_sample": raw.LINES["raw_sample"]  # these clicks stay in the minority
+        "raw_sample": raw.LINES["raw_sample"]  # clicks stay in the minority
         + [f"9,{raw.DAY_1},1,{raw.PID},1,0"] * 20
         + [f"{user},{raw.DAY_1 + s},{ad},{raw.PID},{1 - click},{click}" for user, s, ad, click in rows],
         "ad_feature": ["1,1,1,1,1,1.0", "2,2,2,2,2,2.0", *raw.LINES["ad_feature"]],
@@ -104,7 +104,7 @@ def test_windows_and_ties(rows: list, log: list, history_length: int, days: int)
         compare(raw.write(Path(folder) / "raw", **lines), Path(folder) / "out", 1, history_length, 1, days)
 
 
-def test_what_is_written_is_read_as_batches(tmp_path: Path) -> None:
+def test_prepared_files_are_read_as_batches(tmp_path: Path) -> None:
     directory = prepare_taobao(raw.write(tmp_path / "raw"), tmp_path / "out", history_length=2, history_days=8)
     split = read_split(directory, "test")
     batch = next(iter(BatchLoader(split, 100)))
@@ -114,7 +114,7 @@ def test_what_is_written_is_read_as_batches(tmp_path: Path) -> None:
     assert sorted(split.groups.tolist()) == [1, 3, 3, 3]  # user 3 is not in train
 
 
-def test_seven_days_of_train_and_the_eighth_of_test_in_beijing(tmp_path: Path) -> None:
+def test_seven_days_of_train_and_the_eighth_of_test_in_beijing_time(tmp_path: Path) -> None:
     lines = [f"1,{raw.DAY_1 - 1 + day * raw.DAY},10,{raw.PID},1,0" for day in (1, 7, 8)]
     folder = raw.write(tmp_path / "raw", raw_sample=[f"1,{raw.DAY_1},10,{raw.PID},1,0"] * 40 + lines)
     prepare_taobao(folder, tmp_path / "out")
@@ -132,7 +132,7 @@ def test_seven_days_of_train_and_the_eighth_of_test_in_beijing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("ending", "compress"), [(".gz", gzip.compress), (".zst", None)])
-def test_compressed_files_are_the_same(tmp_path: Path, ending: str, compress: Any) -> None:
+def test_compressed_files_give_the_same_bytes(tmp_path: Path, ending: str, compress: Any) -> None:
     plain = raw.write(tmp_path / "plain")
     packed = tmp_path / "packed"
     packed.mkdir()
@@ -169,7 +169,7 @@ def test_compressed_files_are_the_same(tmp_path: Path, ending: str, compress: An
         ("raw_sample", f"1,{raw.DAY_1},10,4305481007,1,0", "`pid` (='4305481007') must be two integers"),
         ("raw_sample", f"1,{raw.DAY_1},10,{raw.PID},2,0", "`nonclk` (='2') must be 0 or 1"),
         ("raw_sample", f"1,{raw.DAY_1},10,{raw.PID},1,1", "`nonclk` (=1) must be 1 - `clk`"),
-        ("raw_sample", f"1,{raw.DAY_1},13,{raw.PID},1,0", "`adgroup_id` (=13) must be that of a row of ad_feature.csv"),
+        ("raw_sample", f"1,{raw.DAY_1},13,{raw.PID},1,0", "`adgroup_id` (=13) must occur in ad_feature.csv"),
         ("ad_feature", "13,5,6,7,8,cheap", "`price` (='cheap') must be a number of at least 0"),
         ("ad_feature", "13,5,6,7,8,-1.0", "`price` (='-1.0') must be a number of at least 0"),
         ("ad_feature", "13,5,6,7,8,nan", "`price` (='nan') must be a number of at least 0"),
@@ -203,8 +203,8 @@ def test_a_bad_row_is_refused_or_put_aside(tmp_path: Path, name: str, line: str,
     clean = prepare_taobao(raw.write(folder), tmp_path / "clean", history_length=1)
     one, other = (  # valid is drawn by line number, which the bad line moves
         [
-            pl.concat([pl.read_parquet(of / f"{name}.parquet") for name in ("train", "valid")])
-            for of in (directory, clean)
+            pl.concat([pl.read_parquet(folder / f"{name}.parquet") for name in ("train", "valid")])
+            for folder in (directory, clean)
         ]
     )
     assert one.sort(one.columns).equals(other.sort(one.columns))
@@ -218,7 +218,7 @@ def test_too_many_bad_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(raw.HEADERS))
-def test_files_that_are_not_what_they_should_be(tmp_path: Path, name: str) -> None:
+def test_wrong_files(tmp_path: Path, name: str) -> None:
     folder = raw.write(tmp_path / "raw")
     file = folder / f"{name}.csv"
     content = file.read_bytes()
@@ -245,7 +245,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path, name: str) -> No
         prepare_taobao(folder, tmp_path / "out", purchase_days=1)
 
 
-def test_a_header_without_its_trailing_space_is_another(tmp_path: Path) -> None:
+def test_a_header_without_its_trailing_space_is_wrong(tmp_path: Path) -> None:
     folder = raw.write(tmp_path / "raw")
     file = folder / "user_profile.csv"
     file.write_text(file.read_text().replace("level \n", "level\n"))
@@ -253,7 +253,7 @@ def test_a_header_without_its_trailing_space_is_another(tmp_path: Path) -> None:
         prepare_taobao(folder, tmp_path / "out")
 
 
-def test_clicks_alone_need_no_log(tmp_path: Path) -> None:
+def test_clicks_without_options_need_no_log(tmp_path: Path) -> None:
     folder = raw.write(tmp_path / "raw")
     (folder / "behavior_log.csv").unlink()
     assert len(read_split(prepare_taobao(folder, tmp_path / "out"), "test")) == 4
@@ -266,7 +266,7 @@ def test_swapped_labels_are_refused(tmp_path: Path) -> None:
         prepare_taobao(folder, tmp_path / "out")
 
 
-def test_the_report_tells_of_leaks_duplicates_and_profiles(tmp_path: Path) -> None:
+def test_the_report_shows_leaks_duplicates_and_profiles(tmp_path: Path) -> None:
     lines = [
         f"{user},{raw.DAY_1 + day * raw.DAY + user},{10 + (user % 5 < 2)},{raw.PID},"
         f"{int(user % 5 > 1)},{int(user % 5 < 2)}"
@@ -285,8 +285,8 @@ def test_the_report_tells_of_leaks_duplicates_and_profiles(tmp_path: Path) -> No
 
 def test_a_sample_keeps_users_whole(tmp_path: Path) -> None:
     folder = TaobaoGenerator(3000, behaviors_per_row=3).write(tmp_path / "raw")
-    whole = decoded(prepare_taobao(folder, tmp_path / "whole", history_length=3))
-    part = decoded(prepare_taobao(folder, tmp_path / "part", history_length=3, sample=0.4))
+    whole = read_decoded(prepare_taobao(folder, tmp_path / "whole", history_length=3))
+    part = read_decoded(prepare_taobao(folder, tmp_path / "part", history_length=3, sample=0.4))
     users = {row["user"] for row in part["train"] + part["valid"]}
     assert 0.2 < len(users) / len({row["user"] for row in whole["train"] + whole["valid"]}) < 0.6
     for split in ("train", "valid"):

@@ -1,1 +1,1 @@
-"""What the readers of raw logs share: opening files, cutting them into blocks of lines, dealing with bad rows."""
+"""What the preparations of raw logs share: reading files in blocks of lines, bad rows, warnings, the report."""

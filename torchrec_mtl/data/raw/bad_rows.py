@@ -1,4 +1,4 @@
-"""What to do with a row that breaks the format: refuse the file, or put the row aside and count it."""
+"""Handles rows that break the format: refuses the file, or puts the row aside and counts it."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,28 +8,30 @@ from typing import IO
 
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.lines import BadLine
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_choice
 
 POLICIES = ("strict", "quarantine")
-FILE_NAME = "bad_rows.tsv"
+BAD_ROWS_FILE = "bad_rows.tsv"
 
 
 def check_policy(policy: str, limit: int) -> None:
-    """InputError if ``policy`` is unknown or ``limit`` below 1."""
-    if policy not in POLICIES:
-        raise InputError(f"`bad_rows` (={policy!r}) must be one of {list(POLICIES)}")
+    """Raises `InputError` if ``policy`` is unknown or ``limit`` below 1."""
+    check_choice("bad_rows", policy, POLICIES)
     if limit < 1:
         raise InputError(f"`bad_rows_limit` (={limit}) must be at least 1")
 
 
 class BadRows:
-    """The policy, and what came of it.
+    """Applies a policy to bad rows, and counts them.
 
     Args:
-        policy: "strict" raises at the first bad row; "quarantine" writes it to ``bad_rows.tsv``: file, line,
-            reason and the row as it was, a tab between them.
-        limit: of bad rows in all files together; one more is an error.
-        folder: where ``bad_rows.tsv`` goes; it is made with the first bad row.
+        policy: what happens to a bad row: "strict" raises at the first one, "quarantine" writes each to
+            ``bad_rows.tsv`` as file, line, reason and unchanged row, separated by tabs.
+        limit: largest number of bad rows in all files together; one more is an error.
+        folder: folder of ``bad_rows.tsv``, which is created at the first bad row.
+
+    Attributes:
+        counts: number of bad rows of each file, by its name.
 
     Raises:
         InputError: if ``policy`` is unknown or ``limit`` below 1.
@@ -45,32 +47,33 @@ class BadRows:
     def __init__(self, policy: str, limit: int, folder: Path) -> None:
         check_policy(policy, limit)
         self.policy, self.limit, self.counts = policy, limit, Counter[str]()
-        self._path = folder / FILE_NAME
+        self._path = folder / BAD_ROWS_FILE
         self._file: IO[bytes] | None = None
 
     def add(self, file: RawFile, line: int, row: str, reason: str) -> None:
-        """A bad row; ``row`` is latin-1, one character a byte.
+        """Handles a bad row, given as latin-1 text: one character per byte.
 
         Raises:
-            InputError: under "strict", or if there are more than ``limit``.
+            InputError: under "strict", or if there are more than ``limit`` bad rows.
         """
-        told = f"{file}, line {line}: {reason}"
+        message = f"{file}, line {line}: {reason}"
         if self.policy == "strict":
-            raise InputError(told)
+            raise InputError(message)
         if self.total == self.limit:
-            raise InputError(f"{told}; that is more bad rows than `bad_rows_limit` (={self.limit})")
+            raise InputError(f"{message}; that is more bad rows than `bad_rows_limit` (={self.limit})")
         self.counts[file.name] += 1
         if self._file is None:
             self._file = self._path.open("wb")
         self._file.write(f"{file}\t{line}\t{reason}\t".encode() + row.encode("latin-1") + b"\n")
 
     def add_lines(self, file: RawFile, lines: Iterable[BadLine]) -> None:
-        """Bad lines of ``file``; raises as `add` does."""
+        """Handles bad lines of ``file``; raises as `add` does."""
         for line in lines:
             self.add(file, line.number, line.text, line.reason)
 
     @property
     def total(self) -> int:
+        """Number of bad rows in all files."""
         return self.counts.total()
 
     def __enter__(self) -> "BadRows":

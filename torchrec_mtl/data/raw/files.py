@@ -1,4 +1,4 @@
-"""Raw files as they were downloaded: plain, compressed with gzip or zstd, or members of tar archives."""
+"""Reads raw files as they were downloaded: plain, compressed with gzip or zstd, or as members of tar archives."""
 
 import gzip
 import tarfile
@@ -18,11 +18,11 @@ DAMAGE = (EOFError, OSError, zlib.error, tarfile.TarError)
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file, or the member of an archive.
+    """A file, or a member of a tar archive.
 
     Args:
-        path: the file on disk.
-        member: its name within ``path``, if that is a tar archive.
+        path: path of the file on disk.
+        member: name of the member if ``path`` is a tar archive.
 
     Example::
 
@@ -38,20 +38,20 @@ class RawFile:
 
     @property
     def name(self) -> str:
-        """Its own name, without folders."""
+        """Name of the file or member, without folders."""
         return self.path.name if self.member is None else Path(self.member).name
 
     @contextmanager
     def open(self) -> Iterator["RawStream"]:
-        """The content, uncompressed, from its first byte on."""
+        """Opens the uncompressed content at its first byte."""
         with self.path.open("rb") as handle:
             whole = self._uncompressed(handle)
             content = whole if self.member is None else self._find_member(whole)
             yield RawStream(self, handle, content, whole)
 
     def members(self) -> Iterator[str]:
-        """The names of an archive's files, in order, each as soon as it is reached."""
-        with self.path.open("rb") as handle, self._damage_told():
+        """Yields the names of the files in the archive, in order, as they are reached."""
+        with self.path.open("rb") as handle, self._reading():
             for entry in self._archive(self._uncompressed(handle)):
                 if entry.isfile():
                     yield entry.name
@@ -66,7 +66,7 @@ class RawFile:
         return handle
 
     def _find_member(self, whole: Any) -> Any:
-        with self._damage_told():
+        with self._reading():
             archive = self._archive(whole)
             for entry in archive:
                 if entry.name == self.member:
@@ -77,7 +77,8 @@ class RawFile:
         return tarfile.open(fileobj=content, mode="r|")
 
     @contextmanager
-    def _damage_told(self) -> Iterator[None]:
+    def _reading(self) -> Iterator[None]:
+        """Turns the errors of a damaged file into `InputError`."""
         try:
             yield
         except DAMAGE as error:
@@ -87,7 +88,7 @@ class RawFile:
 class RawStream:
     """The uncompressed content of a `RawFile`, and how much of the file on disk has been read.
 
-    At the end of a member the rest of its archive is read too: only there is the checksum of a compressed one.
+    At the end of a member, the rest of its archive is read too: the checksum of a compressed archive is at its end.
     """
 
     def __init__(self, file: RawFile, handle: IO[bytes], content: Any, whole: Any) -> None:
@@ -95,8 +96,8 @@ class RawStream:
         self._size = max(1, file.path.stat().st_size)
 
     def read(self, num_bytes: int) -> bytes:
-        """At most ``num_bytes``, none at the end; InputError if the file is damaged or cut short."""
-        with self.file._damage_told():
+        """Returns at most ``num_bytes``, none at the end. Raises `InputError` if the file is damaged or cut short."""
+        with self.file._reading():
             piece = bytes(self._content.read(num_bytes))
             while not piece and self._whole.read(num_bytes):
                 pass
@@ -104,20 +105,21 @@ class RawStream:
 
     @property
     def share_read(self) -> float:
+        """Share of the file on disk that has been read."""
         return self._handle.tell() / self._size
 
 
 def find_raw_file(folder: str | Path, name: str, archive_hint: str = "") -> RawFile:
-    """The file ``name`` in ``folder``: plain, as ``name.gz`` or ``name.zst``, or inside one of its tar archives.
+    """Finds the file ``name`` in ``folder``: plain, as ``name.gz`` or ``name.zst``, or inside a tar archive there.
 
     Args:
-        folder: where the download lies.
-        name: the plain file's name.
-        archive_hint: archives with this in their names are looked into first; an archive is read until the
-            member is found, which takes minutes for a large one that does not have it.
+        folder: folder of the download.
+        name: name of the plain file.
+        archive_hint: part of the name of the archives to search first. An archive is read until the member is found,
+            which takes minutes for a large one without it.
 
     Raises:
-        InputError: if there is no such file, or more than one form of it.
+        InputError: if the file does not exist, or exists in more than one form.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -132,5 +134,5 @@ def find_raw_file(folder: str | Path, name: str, archive_hint: str = "") -> RawF
         for member in RawFile(path).members():
             if Path(member).name == name:
                 return RawFile(path, member)
-    looked = f", nor is it in {[path.name for path in archives]}" if archives else ""
-    raise InputError(f"{folder / name}: no such file, plain, .gz or .zst{looked}")
+    searched = f", nor is it in {[path.name for path in archives]}" if archives else ""
+    raise InputError(f"{folder / name}: no such file, plain, .gz or .zst{searched}")

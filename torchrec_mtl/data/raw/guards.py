@@ -1,4 +1,4 @@
-"""What tells that a data set is not what it seems to be."""
+"""Checks for faults of a data set: duplicate rows, and fields that leak a label."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,16 +10,16 @@ from torchrec_mtl.data.encoders import find
 from torchrec_mtl.data.lists import Array
 
 SUSPICIOUS_AUC = 0.9
-MIN_POSITIVES = 20  # below that an AUC says nothing
-PRIOR_ROWS = 20.0  # what an id's rate is smoothed with
-HASH_RANGES = 16  # of hashes, in memory one after the other
+MIN_POSITIVES = 20  # with fewer, an AUC says nothing
+PRIOR_ROWS = 20.0  # rows at the mean rate that smooth the rate of an id
+NUM_PARTS = 16  # hashes are divided into parts, one of which is in memory at a time
 
 
 class Duplicates:
-    """Counts rows that are the same by the hashes of what makes them so, kept in files of 8 bytes a row.
+    """Counts duplicate rows by their hashes, which are kept in files of 8 bytes per row.
 
     Args:
-        folder: where the files go; it is made.
+        folder: folder for the files, which is created.
 
     Example::
 
@@ -36,29 +36,30 @@ class Duplicates:
         self._files = {split: folder / split for split in ("train", "test")}
 
     def add(self, split: str, hashes: Array) -> None:
-        """Some rows, uint64, of "train" or "test"."""
+        """Adds the hashes (uint64) of rows of "train" or "test"."""
         with self._files[split].open("ab") as file:
             hashes.tofile(file)
 
     def count(self) -> tuple[int, int]:
-        """Rows of train that repeat an earlier one, and rows of test that are in train."""
+        """Returns the number of rows of train that repeat an earlier one, and of rows of test that occur in train."""
         train, test = (np.memmap(file, np.uint64, "r") for file in self._files.values())
         repeated = common = 0
-        for part in range(HASH_RANGES):
-            ordered, sought = (np.sort(hashes[hashes % HASH_RANGES == part]) for hashes in (train, test))
-            repeated += int((ordered[1:] == ordered[:-1]).sum())
-            common += int((find(ordered, sought) >= 0).sum())
+        for part in range(NUM_PARTS):
+            train_part, test_part = (np.sort(hashes[hashes % NUM_PARTS == part]) for hashes in (train, test))
+            repeated += int((train_part[1:] == train_part[:-1]).sum())
+            common += int((find(train_part, test_part) >= 0).sum())
         return repeated, common
 
 
 class LeakCheck:
-    """Does a field alone predict a label too well? Its ids' rates in train, as a score of the rows of valid.
+    """Measures how well each field alone predicts each label.
 
-    Of a multi-valued field the first id of a row is looked at.
+    The rate of an id in train is the score of its rows in valid. Of a multi-valued field, only the first id of a row
+    counts.
 
     Args:
-        num_embeddings: field -> number of its codes.
-        labels: the columns of the labels.
+        num_embeddings: number of codes of each field.
+        labels: label columns.
     """
 
     def __init__(self, num_embeddings: Mapping[str, int], labels: Sequence[str]) -> None:
@@ -70,18 +71,18 @@ class LeakCheck:
         }
 
     def add(self, split: str, rows: pl.DataFrame) -> None:
-        """Encoded rows; those of other splits than train and valid are left out."""
+        """Adds encoded rows; only "train" and "valid" count."""
         if split not in ("train", "valid"):
             return
-        happened = [rows[label].to_numpy() == 1 for label in self._labels]
+        positives = [rows[label].to_numpy() == 1 for label in self._labels]
         for field in self._fields:
             codes, counts = _first_codes(rows[field]), self._counts[split, field]
             np.add.at(counts[0], codes, 1)
-            for of_label, positive in zip(counts[1:], happened, strict=True):
-                np.add.at(of_label, codes[positive], 1)
+            for label_counts, positive in zip(counts[1:], positives, strict=True):
+                np.add.at(label_counts, codes[positive], 1)
 
     def aucs(self) -> dict[tuple[str, str], float]:
-        """(field, label) -> AUC on valid; NaN where there are too few positives or no negatives."""
+        """Returns the AUC on valid by field and label; NaN where there are too few positives or no negatives."""
         return {
             (field, label): _grouped_auc(self._counts["train", field], self._counts["valid", field], 1 + position)
             for field in self._fields
@@ -96,7 +97,7 @@ def _first_codes(codes: pl.Series) -> Array:
 
 
 def _grouped_auc(train: Array, valid: Array, label: int) -> float:
-    """AUC of rates in ``train`` as scores in ``valid``, rows of one code being ties."""
+    """Returns the AUC in ``valid`` of rates in ``train`` as scores; rows with the same code are ties."""
     rate = train[label].sum() / max(1, train[0].sum())
     scores = (train[label] + PRIOR_ROWS * rate) / (train[0] + PRIOR_ROWS)
     distinct, groups = np.unique(scores, return_inverse=True)

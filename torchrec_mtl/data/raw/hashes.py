@@ -1,4 +1,4 @@
-"""Numbers that a row's own numbers decide: hashes, and draws that do not depend on the order of reading."""
+"""Hashes of numbers, and random draws that depend on a row's numbers rather than on the order of reading."""
 
 import numpy as np
 
@@ -9,19 +9,28 @@ VALID_SHARE = 0.1
 
 
 def mix(values: Array, salt: int) -> Array:
-    """Integers scattered over uint64, as SplitMix64 does it; another ``salt`` scatters them otherwise."""
+    """Returns SplitMix64's hashes (uint64) of integers; another ``salt`` gives other hashes."""
     with np.errstate(over="ignore"):
-        hashed = values.astype(np.uint64) + np.uint64(salt + 1) * np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-            hashed = (hashed ^ (hashed >> np.uint64(shift))) * np.uint64(factor)
-    return hashed
+        return finalise(values.astype(np.uint64) + np.uint64(salt + 1) * np.uint64(0x9E3779B97F4A7C15))
+
+
+def finalise(numbers: Array) -> Array:
+    """Applies the last steps of SplitMix64, which scatter numbers (uint64) one to one over uint64."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
+    return numbers
+
+
+def to_unit_interval(hashes: Array) -> Array:
+    """Returns hashes (uint64) as numbers in [0, 1)."""
+    return (hashes >> np.uint64(11)) / 2.0**53
 
 
 def uniform(numbers: Array, seed: int, stream: int) -> Array:
-    """A number in [0, 1) for each of ``numbers``; another seed or stream draws others."""
-    return (mix(numbers, 2 * seed + stream) >> np.uint64(11)) / 2.0**53
+    """Draws a number in [0, 1) for each of ``numbers``; another seed or stream draws other numbers."""
+    return to_unit_interval(mix(numbers, 2 * seed + stream))
 
 
 def is_valid(lines: Array, seed: int) -> Array:
-    """Whether the row of each line is for valid rather than train, bool."""
+    """Whether the row of each line belongs to valid rather than train, bool."""
     return uniform(lines, seed, VALID) < VALID_SHARE

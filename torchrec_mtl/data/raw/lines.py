@@ -1,7 +1,7 @@
-"""Lines of large text files: read in blocks by several threads, matched, and explained where they are bad.
+"""Reads the lines of large text files in blocks, on several threads, and tells good lines from bad ones.
 
-One regular expression decides whether a whole line is good. So whatever reads the good lines never meets a value that
-it might read differently from what was meant.
+One regular expression decides whether a whole line is good. So the parser of good lines never meets a value that it
+could misread.
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ CARRIAGE_RETURN = "must end in a line feed alone, not in a carriage return too"
 LINE_FEED = 10
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[str, int, float], None]  # stage, rows read so far, share of the file read
+Progress = Callable[[str, int, float], None]  # stage, number of rows so far, share of the stage that is done
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Block:
     """Whole lines of a file.
 
     Args:
-        first_line: the number of the first one, counted from 1.
-        data: the lines, "\\n" between them and none at the end.
-        ended: whether the last line had its "\\n".
+        first_line: number of the first line, counted from 1.
+        data: content of the lines, separated by "\\n", with none at the end.
+        ended: whether the last line ended in "\\n".
     """
 
     first_line: int
@@ -45,16 +45,17 @@ class Block:
 
     @cached_property
     def last_line(self) -> int:
+        """Number of the last line."""
         return self.first_line + self.data.count(b"\n")
 
     @property
     def text(self) -> str:
-        """In latin-1: every byte is one character, whatever it is."""
+        """The lines decoded as latin-1, in which every byte is a character."""
         return self.data.decode("latin-1")
 
 
 def read_blocks(stream: RawStream, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """The file in blocks of about ``block_bytes``.
+    """Yields the file in blocks of about ``block_bytes``.
 
     Raises:
         InputError: if the file is empty, damaged, or has a line longer than 16 MiB.
@@ -77,7 +78,7 @@ def read_blocks(stream: RawStream, block_bytes: int = BLOCK_BYTES) -> Iterator[B
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """``map`` on threads, with at most one item waiting besides those that are worked on.
+    """Maps items on threads and yields the results in order, with at most one item waiting for a thread.
 
     Example::
 
@@ -101,26 +102,28 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_
 def read_lines(
     file: RawFile, parse: Callable[[Block], Result], stage: str, progress: Progress, num_threads: int
 ) -> Iterator[Result]:
-    """What ``parse`` makes of the file's blocks, in order; tells ``progress`` how far it is."""
+    """Yields the results of ``parse`` for the blocks of the file, in order, and reports the progress."""
 
-    def parse_and_tell(block: Block) -> tuple[Block, Result]:
+    def parse_block(block: Block) -> tuple[Block, Result]:
         return block, parse(block)
 
     with file.open() as stream:
-        for block, result in map_in_order(parse_and_tell, read_blocks(stream), num_threads):
+        for block, result in map_in_order(parse_block, read_blocks(stream), num_threads):
             progress(stage, block.last_line, stream.share_read)
             yield result
 
 
 @dataclass(frozen=True)
 class BadLine:
+    """A line that breaks the format, its number counted from 1, and the reason."""
+
     number: int
     text: str
     reason: str
 
 
 def good_lines(block: Block, pattern: str) -> tuple[bytes, Array]:
-    """The block's lines that match a pattern of ASCII characters, and their numbers; one not ended is none of them."""
+    """Returns the lines that match ``pattern``, which is ASCII, and their numbers. A line without its end is bad."""
     data = (block.data if block.data.isascii() else block.text.encode()) + b"\n"  # Polars reads UTF-8
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == LINE_FEED) + 1
     offsets = np.concatenate([[0], ends])
@@ -135,7 +138,7 @@ def good_lines(block: Block, pattern: str) -> tuple[bytes, Array]:
 
 
 def bad_lines(block: Block, good: Array, reason: Callable[[str], str]) -> list[BadLine]:
-    """All lines of a block but those with the numbers ``good``."""
+    """Returns all lines of a block whose numbers are not in ``good``, with the reasons why they are bad."""
     numbers = np.arange(block.first_line, block.last_line + 1)
     if len(good) == len(numbers):
         return []
@@ -143,10 +146,10 @@ def bad_lines(block: Block, good: Array, reason: Callable[[str], str]) -> list[B
 
 
 def explain_lines(block: Block, numbers: Iterable[int], reason: Callable[[str], str]) -> list[BadLine]:
-    """Lines with these numbers, and why each is bad."""
+    """Returns the lines with these numbers, with the reasons why they are bad."""
     texts = block.text.split("\n")
-    not_ended = None if block.ended else block.last_line
+    without_end = None if block.ended else block.last_line
     return [
-        BadLine(number, text, NOT_ENDED if number == not_ended else reason(text))
+        BadLine(number, text, NOT_ENDED if number == without_end else reason(text))
         for number, text in ((number, texts[number - block.first_line]) for number in numbers)
     ]

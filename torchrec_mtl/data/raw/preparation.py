@@ -1,4 +1,4 @@
-"""The first and last steps of every preparation of raw files: arguments, building the data set once, the report."""
+"""The steps that all preparations of raw files share: arguments, building the data set once, the report."""
 
 import json
 import math
@@ -14,8 +14,8 @@ from torchrec_mtl.data.schema import Schema
 from torchrec_mtl.data.writer import build_once
 from torchrec_mtl.errors import InputError, check_at_least
 
-FILE_NAME = "report.json"
-Found = dict[str, Any]
+REPORT_FILE = "report.json"
+Report = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class RawArguments:
     Args:
         raw: folder of the raw files.
         bad_rows: policy for rows that break the format, see `BadRows`.
-        bad_rows_limit: largest number of rows to set aside.
+        bad_rows_limit: largest number of rows to put aside.
         sample: share of the rows or users to keep, above 0 and at most 1.
         seed: seed of everything that is drawn.
 
@@ -50,7 +50,7 @@ class RawArguments:
 
 
 def without_progress(stage: str, rows: int, share: float) -> None:
-    """Shows no progress."""
+    """Reports no progress."""
 
 
 def prepare_from_raw(
@@ -65,7 +65,7 @@ def prepare_from_raw(
         notes: notes for the schema: what a reader of the data must know.
 
     Raises:
-        InputError: if ``output`` was prepared with other arguments.
+        InputError: if ``output`` was prepared with other arguments, or as `build_once` raises it.
     """
 
     def build(folder: Path) -> Schema:
@@ -82,24 +82,24 @@ def prepare_from_raw(
 
 def write_report(
     folder: Path,
-    found: Mapping[str, Any],
+    figures: Mapping[str, Any],
     bad_rows: BadRows,
     vocabularies: Vocabularies,
     leaks: LeakCheck,
-    describe: Callable[[Found], list[str]],
+    describe: Callable[[Report], list[str]],
 ) -> None:
-    """Writes ``report.json``: what was read and found, and the same in sentences.
+    """Writes ``report.json``: figures of what was read and found, and the same in sentences.
 
     Args:
         folder: folder of the data set.
-        found: figures that only this kind of data set has.
-        bad_rows: rows that were set aside.
+        figures: figures that only this data set has.
+        bad_rows: rows that were put aside.
         vocabularies: vocabularies of all fields.
-        leaks: how well each field alone predicts each label.
-        describe: function that turns the report's content into sentences.
+        leaks: measure of how well each field alone predicts each label.
+        describe: function that turns the report into sentences.
     """
-    content = {
-        **found,
+    report = {
+        **figures,
         "bad_rows": dict(bad_rows.counts),
         "num_embeddings": {field: vocabularies.num_embeddings(field) for field in vocabularies.ids},
         "vocabulary_digest": vocabularies.digest,
@@ -108,15 +108,15 @@ def write_report(
             for (field, label), auc in leaks.aucs().items()
         },
     }
-    warnings = [f"{file}: {count:,} bad rows were put aside" for file, count in content["bad_rows"].items()]
-    for name, auc in content["leak_auc"].items():
+    warnings = [f"{file}: {count:,} bad rows were put aside" for file, count in report["bad_rows"].items()]
+    for name, auc in report["leak_auc"].items():
         if auc is not None and auc > SUSPICIOUS_AUC:
             field, label = name.split()
             warnings.append(f"field {field} alone predicts {label} with AUC {auc:.3f}: does it leak the label?")
-    content["findings"] = [*describe(content), *warnings]
-    (folder / FILE_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    report["findings"] = [*describe(report), *warnings]
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def read_findings(folder: str | Path) -> list[str]:
-    """The sentences in the report of a prepared data set."""
-    return list(json.loads((Path(folder) / FILE_NAME).read_text(encoding="utf-8"))["findings"])
+    """Returns the sentences in the report of a prepared data set."""
+    return list(json.loads((Path(folder) / REPORT_FILE).read_text(encoding="utf-8"))["findings"])

@@ -1,8 +1,8 @@
-"""The two forms that features take in columns: one id a field and row, or lists of ids with weights.
+"""The two forms of features in columns: one id per field and row, or lists of ids with weights.
 
-A *table* has a column for each field, named as the field is. Before encoding ids are raw (int64), afterwards they
-are codes of a vocabulary. `SingleColumns` has 0 for a missing feature, before and after. `ListColumns` has an empty
-list, and another column with the weights.
+A *table* has a column for each field, under its name. Ids are raw (int64) before encoding, and codes of a vocabulary
+afterwards. For a missing feature, `SingleColumns` has 0, before and after, and `ListColumns` an empty list.
+`ListColumns` has a second column per field, with the weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Encode = Callable[[str, Array], Array]  # field, raw ids -> codes, from 0
 
 
 class SingleColumns:
-    """One id a field: of several the last, and of those the common features' one, as a dict updated by them has it."""
+    """One id per field: the last of several. The common features win, as in a dict that is updated with them."""
 
     multi_valued = False
 
@@ -26,28 +26,28 @@ class SingleColumns:
         self.fields = tuple(fields)
 
     def table(self, triples: Triples, num_rows: int) -> pl.DataFrame:
-        """Raw ids of ``num_rows`` lines."""
+        """Returns the raw ids of ``num_rows`` lines."""
         ids = np.zeros((len(self.fields), num_rows), np.int64)
         ids[triples.fields, triples.rows] = triples.ids
-        if not np.array_equal(ids[triples.fields, triples.rows], triples.ids):  # a field occurs twice in a line
+        if not np.array_equal(ids[triples.fields, triples.rows], triples.ids):  # a line has a field twice
             cells = pl.DataFrame({"field": triples.fields, "row": triples.rows, "id": triples.ids})
             last = cells.unique(["field", "row"], keep="last", maintain_order=True)
             ids[last["field"].to_numpy(), last["row"].to_numpy()] = last["id"].to_numpy()
         return pl.DataFrame(dict(zip(self.fields, ids, strict=True)))
 
-    def without(self, table: pl.DataFrame, common: pl.DataFrame) -> pl.DataFrame:
-        """``table`` without the features that its rows' ``common`` features have too."""
-        own = {field: np.where(common[field].to_numpy() == 0, table[field].to_numpy(), 0) for field in self.fields}
-        return pl.DataFrame(own)
+    def drop_overridden(self, table: pl.DataFrame, common: pl.DataFrame) -> pl.DataFrame:
+        """Returns ``table`` without the features that the ``common`` features of its rows override."""
+        kept = {field: np.where(common[field].to_numpy() == 0, table[field].to_numpy(), 0) for field in self.fields}
+        return pl.DataFrame(kept)
 
     def raw_ids(self, table: pl.DataFrame, field: str) -> tuple[Array, Array]:
-        """The ids of all features there are of a field, and their rows."""
+        """Returns the ids of a field in ``table``, and the row of each."""
         ids = table[field].to_numpy()
         rows = np.flatnonzero(ids)
         return ids[rows], rows
 
     def hashes(self, table: pl.DataFrame) -> Array:
-        """A uint64 a row that, added to that of its common features, stands for all its features."""
+        """Returns a uint64 per row; its sum with the hash of the common features stands for all features of the row."""
         hashed = np.zeros(table.height, np.uint64)
         for position, field in enumerate(self.fields):
             ids = table[field].to_numpy()
@@ -55,15 +55,16 @@ class SingleColumns:
         return hashed
 
     def encode(self, table: pl.DataFrame, encode: Encode) -> pl.DataFrame:
+        """Returns ``table`` with codes in place of raw ids."""
         return pl.DataFrame({field: encode(field, table[field].to_numpy()) for field in self.fields})
 
     def join(self, common: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-        """Encoded features of rows, common ones included; at most one of the two is not 0."""
+        """Returns all encoded features of rows; at most one of ``common`` and ``table`` is not 0."""
         return pl.DataFrame({field: table[field].to_numpy() + common[field].to_numpy() for field in self.fields})
 
 
 class ListColumns:
-    """All ids of a field with their values as weights; common features first, then those of the row itself."""
+    """All ids of a field, with the values as weights; common features first, then the features of the row itself."""
 
     multi_valued = True
 
@@ -71,40 +72,41 @@ class ListColumns:
         self.fields = tuple(fields)
 
     def table(self, triples: Triples, num_rows: int) -> pl.DataFrame:
-        """Raw ids and weights of ``num_rows`` lines."""
+        """Returns the raw ids and the weights of ``num_rows`` lines."""
         assert triples.values is not None
         order = np.argsort(triples.fields, kind="stable")
         bounds = np.searchsorted(triples.fields[order], np.arange(len(self.fields) + 1))
         columns = {}
         for field, start, end in zip(self.fields, bounds, bounds[1:], strict=False):
-            own = order[start:end]
-            lengths = np.bincount(triples.rows[own], minlength=num_rows)
+            positions = order[start:end]
+            lengths = np.bincount(triples.rows[positions], minlength=num_rows)
             offsets = np.concatenate([[0], lengths.cumsum()])
-            columns[field] = to_lists(triples.ids[own], offsets)
-            columns[weight_column(field)] = to_lists(triples.values[own], offsets)
+            columns[field] = to_lists(triples.ids[positions], offsets)
+            columns[weight_column(field)] = to_lists(triples.values[positions], offsets)
         return pl.DataFrame(columns)
 
-    def without(self, table: pl.DataFrame, common: pl.DataFrame) -> pl.DataFrame:
-        """``table``: nothing is dropped."""
+    def drop_overridden(self, table: pl.DataFrame, common: pl.DataFrame) -> pl.DataFrame:
+        """Returns ``table``: common features override nothing."""
         return table
 
     def raw_ids(self, table: pl.DataFrame, field: str) -> tuple[Array, Array]:
-        """The ids of all features there are of a field, and their rows."""
+        """Returns the ids of a field in ``table``, and the row of each."""
         ids, offsets = from_lists(table[field])
         return ids, np.repeat(np.arange(table.height), np.diff(offsets))
 
     def hashes(self, table: pl.DataFrame) -> Array:
-        """A uint64 a row that, added to that of its common features, stands for all its features."""
+        """Returns a uint64 per row; its sum with the hash of the common features stands for all features of the row."""
         hashed = np.zeros(table.height, np.uint64)
         for position, field in enumerate(self.fields):
             ids, offsets = from_lists(table[field])
             weights, _ = from_lists(table[weight_column(field)])
             each = mix(ids ^ (weights.view(np.int32).astype(np.int64) << 31), position)
-            summed = np.concatenate([np.zeros(1, np.uint64), each.cumsum(dtype=np.uint64)])
-            hashed += summed[offsets[1:]] - summed[offsets[:-1]]
+            sums = np.concatenate([np.zeros(1, np.uint64), each.cumsum(dtype=np.uint64)])
+            hashed += sums[offsets[1:]] - sums[offsets[:-1]]
         return hashed
 
     def encode(self, table: pl.DataFrame, encode: Encode) -> pl.DataFrame:
+        """Returns ``table`` with codes in place of raw ids."""
         columns = {}
         for field in self.fields:
             ids, offsets = from_lists(table[field])
@@ -113,9 +115,10 @@ class ListColumns:
         return pl.DataFrame(columns)
 
     def join(self, common: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-        """Encoded features of rows, common ones included."""
+        """Returns all encoded features of rows."""
         return table.select(pl.concat_list(common[name], pl.col(name)).alias(name) for name in table.columns)
 
 
 def weight_column(field: str) -> str:
+    """Returns the name of the column with the weights of a field."""
     return f"{field}_weights"

@@ -1,4 +1,4 @@
-"""The common features: a user's, shared by all impressions with the same ``common_feature_index``."""
+"""The common features: features of a user that all impressions with the same ``common_feature_index`` share."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,14 +21,15 @@ Columns = SingleColumns | ListColumns
 
 @dataclass(frozen=True)
 class CommonFeatures:
-    """C sets of common features; those of the last two arguments are in the files' order.
+    """C sets of common features.
 
     Args:
-        file: where they are from.
-        keys: sorted, uint64 ``[C]``.
-        places: where the set of each key is among all, int64 ``[C]``.
-        index: ``user`` (raw id, 0 if there is none), ``hash`` (of all its features) and ``line``.
-        parts: files with their tables.
+        file: raw file of the sets.
+        keys: keys of the sets, sorted, uint64 ``[C]``.
+        places: position of the set of each key in the raw file, int64 ``[C]``.
+        index: ``user`` (raw id, 0 if missing), ``hash`` (of all features) and ``line`` of each set, in the order of the
+            raw file.
+        parts: files with the tables of the sets, in the same order.
     """
 
     file: RawFile
@@ -38,29 +39,30 @@ class CommonFeatures:
     parts: list[Path]
 
     def find(self, keys: Array) -> Array:
-        """The places of the sets with these keys; -1 where there is none."""
-        found = find(self.keys, keys)
-        return np.where(found < 0, -1, self.places[found])
+        """Returns the places of the sets with these keys; -1 where a key is unknown."""
+        positions = find(self.keys, keys)
+        return np.where(positions < 0, -1, self.places[positions])
 
     def tables(self) -> Iterator[pl.DataFrame]:
+        """Yields the tables of the sets, part by part."""
         return (pl.read_ipc(part) for part in self.parts)
 
 
-def users(ids: Array, rows: Array, num_rows: int) -> Array:
-    """The first id ``[num_rows]`` of each row that has one, else 0."""
+def first_ids(ids: Array, rows: Array, num_rows: int) -> Array:
+    """Returns the first of the ``ids`` of each row, ``[num_rows]``; 0 for a row without one."""
     found = np.zeros(num_rows, np.int64)
-    first, positions = np.unique(rows, return_index=True)
-    found[first] = ids[positions]
+    rows_with_ids, positions = np.unique(rows, return_index=True)
+    found[rows_with_ids] = ids[positions]
     return found
 
 
 def read_common(
     file: RawFile, columns: Columns, folder: Path, bad_rows: BadRows, progress: Progress, num_threads: int
 ) -> CommonFeatures:
-    """Reads a file of common features; their tables go to ``folder``.
+    """Reads a file of common features, and writes their tables to ``folder``.
 
     Raises:
-        InputError: on a bad row, as ``bad_rows`` has it; a key that occurs before is one.
+        InputError: on a bad row, as `BadRows.add` raises it; a row whose key has occurred before is bad.
     """
     user = columns.fields.index(USER_ID)
 
@@ -71,7 +73,7 @@ def read_common(
         table = columns.table(triples, features.height)
         is_user = triples.fields == user
         index = lines.table.select("key", "line").with_columns(
-            user=users(triples.ids[is_user], triples.rows[is_user], table.height), hash=columns.hashes(table)
+            user=first_ids(triples.ids[is_user], triples.rows[is_user], table.height), hash=columns.hashes(table)
         )
         part = folder / f"common-{block.first_line}.arrow"
         table.write_ipc(part, compression="lz4")

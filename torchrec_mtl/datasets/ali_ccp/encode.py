@@ -1,4 +1,4 @@
-"""The second pass: rows as ids of embedding tables, in the files of a prepared data set."""
+"""The second pass: encodes rows as ids of embedding tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from torchrec_mtl.datasets.ali_ccp.common import Columns, CommonFeatures
 from torchrec_mtl.datasets.ali_ccp.impressions import BROKEN, Impressions
 from torchrec_mtl.datasets.ali_ccp.layout import LABELS
 
-KNOWN = "known"  # the weight column: 0 where a row has a purchase and no click
+KNOWN = "known"  # the weight column: 0 for a row with a purchase and no click
 
 
 def count_ids(columns: Columns, common: CommonFeatures, impressions: Impressions, min_count: int) -> Vocabularies:
-    """The ids that occur ``min_count`` times or more in the rows, common features counted once a row."""
+    """Returns the ids that occur ``min_count`` times or more; common features count once for each of their rows."""
     start, counts = 0, impressions.counts
     for table in common.tables():
         references = impressions.references[start : start + table.height]
@@ -33,11 +33,11 @@ def count_ids(columns: Columns, common: CommonFeatures, impressions: Impressions
 
 
 class MappedRows:
-    """Rows of tables, one after the other, in memory-mapped files: what is not asked for need not be in memory.
+    """The rows of concatenated tables in memory-mapped files, so that only the rows in use need memory.
 
     Args:
-        folder: where the files go.
-        tables: at least one, of the same columns.
+        folder: folder for the files.
+        tables: tables with the same columns, at least one.
 
     Example::
 
@@ -57,12 +57,12 @@ class MappedRows:
         self._bounds = np.cumsum([0, *(part.height for part in self._parts)])
 
     def take(self, places: Array) -> pl.DataFrame:
-        """The rows at ``places``, in that order."""
+        """Returns the rows at ``places``, in that order."""
         order = np.argsort(places, kind="stable")
         ordered = places[order]
         cuts = np.searchsorted(ordered, self._bounds)
-        of_parts = zip(self._parts, self._bounds, cuts, cuts[1:], strict=False)
-        pieces = [part[ordered[first:last] - bound] for part, bound, first, last in of_parts if first < last]
+        parts = zip(self._parts, self._bounds, cuts, cuts[1:], strict=False)
+        pieces = [part[ordered[first:last] - bound] for part, bound, first, last in parts if first < last]
         taken = pl.concat(pieces) if pieces else self._parts[0].clear()
         return taken[np.argsort(order)]
 
@@ -72,10 +72,10 @@ class Encoder:
     """Encodes impressions.
 
     Args:
-        columns: the form of features.
-        vocabularies: of train.
-        keeps_broken: whether there may be rows with a purchase and no click, and a column to mask them.
-        seed: of the rows for valid.
+        columns: form of the features.
+        vocabularies: vocabularies of the raw train file.
+        keeps_broken: whether rows with a purchase and no click are kept, and a column masks them.
+        seed: seed that draws the rows of valid.
     """
 
     columns: Columns
@@ -86,11 +86,11 @@ class Encoder:
     def tables(
         self, common: CommonFeatures, impressions: Impressions, stage: str, progress: Progress, num_threads: int
     ) -> Iterator[tuple[pl.DataFrame, Array]]:
-        """The rows of each part with all columns of the data set, and which of them are for valid if it is train."""
-        of_common = MappedRows(common.parts[0].parent, (self._codes(table) for table in common.tables()))
+        """Yields the rows of each part, with all columns of the data set, and whether a train row is for valid."""
+        common_rows = MappedRows(common.parts[0].parent, (self._codes(table) for table in common.tables()))
 
         def encode(table: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
-            joined = self.columns.join(of_common.take(table["place"].to_numpy()), self._codes(table))
+            joined = self.columns.join(common_rows.take(table["place"].to_numpy()), self._codes(table))
             known = [(~BROKEN).cast(pl.UInt8).alias(KNOWN)] if self.keeps_broken else []
             rows = table.select(*LABELS, *known, "user").hstack(joined)
             return rows, is_valid(table["line"].to_numpy(), self.seed)

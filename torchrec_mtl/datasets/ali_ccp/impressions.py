@@ -1,4 +1,4 @@
-"""The impressions of a skeleton file, each with its own features and where its common ones are."""
+"""Reads the impressions of a skeleton file, each with its features and the place of its common features."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.guards import Duplicates
 from torchrec_mtl.data.raw.hashes import SAMPLE, uniform
 from torchrec_mtl.data.raw.lines import BadLine, Block, Progress, explain_lines, read_lines
-from torchrec_mtl.datasets.ali_ccp.common import Columns, CommonFeatures, users
+from torchrec_mtl.datasets.ali_ccp.common import Columns, CommonFeatures, first_ids
 from torchrec_mtl.datasets.ali_ccp.layout import SKELETON, USER_ID
 from torchrec_mtl.datasets.ali_ccp.lines import parse_lines, split_features
 from torchrec_mtl.errors import InputError
@@ -25,17 +25,18 @@ BROKEN = (pl.col("purchase") == 1) & (pl.col("click") == 0)
 
 @dataclass(frozen=True)
 class Part:
-    """What came of a block: N rows of it are left.
+    """The N rows that are kept of a block.
 
     Args:
-        file: N rows: labels, ``place`` of the common features, ``user``, ``line`` and the row's own features.
-        bad: its bad lines.
-        tally: ``rows`` that are good, ``broken`` ones among them (a purchase without a click), ``clicks`` and
-            ``purchases`` among them, ``kept`` rows (N).
-        first_broken: the line of the first of them, or None.
-        places: of the common features, ``[N]``.
-        hashes: of all features of a row, uint64 ``[N]``.
-        ids: field -> the ids of the rows' own features.
+        file: file of the rows: labels, ``place`` of the common features, ``user``, ``line`` and the features of the row
+            itself.
+        bad: bad lines of the block.
+        tally: numbers of good ``rows`` and, among these, of ``broken`` ones (a purchase without a click), ``clicks``,
+            ``purchases`` and ``kept`` rows (N).
+        first_broken: line of the first broken row, or None.
+        places: places of the common features, ``[N]``.
+        hashes: hashes of all features of a row, uint64 ``[N]``.
+        ids: ids of the rows' features by field, without the common features.
     """
 
     file: Path
@@ -48,19 +49,19 @@ class Part:
 
 
 class Impressions:
-    """All parts of a file together, without what there is of each row.
+    """Counts over all parts of a skeleton file, and the files of its rows.
 
     Args:
-        file: where they are from.
-        split: "train" or "test".
+        file: the skeleton file.
+        split: name of the raw split: "train" or "test".
         num_common: number C of sets of common features.
-        fields: of the features.
-        duplicates: where the rows' hashes go.
+        fields: fields of the features.
+        duplicates: counter that takes the rows' hashes.
 
     Attributes:
-        references: how many rows have each set of common features, ``[C]``.
-        counts: field -> how often each id occurs in the rows' own features.
-        tally: the sums of the parts'.
+        references: number of rows with each set of common features, ``[C]``.
+        counts: counts of the ids in each field, without the common features.
+        tally: sums of the parts' tallies.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class Impressions:
         self.counts = {name: ValueCounts() for name in fields}
         self.tally = Counter[str]()
         self._duplicates = duplicates
-        self._parts: list[tuple[Path, int, int]] = []  # with their good rows and clicks
-        self._num_runs, self._last_place = 0, -1  # of rows with the same common features, one after the other
+        self._parts: list[tuple[Path, int, int]] = []  # file, number of good rows, number of clicks
+        self._num_runs, self._last_place = 0, -1  # runs of successive rows with the same common features
 
     def add(self, part: Part) -> None:
+        """Adds the next part of the file."""
         for name, counts in self.counts.items():
             counts.add(part.ids[name])
         self._duplicates.add(self.split, part.hashes)
@@ -85,25 +87,26 @@ class Impressions:
         self._last_place = int(part.places[-1]) if len(part.places) else self._last_place
 
     def tables(self) -> Iterator[pl.DataFrame]:
+        """Yields the rows, part by part."""
         return (pl.read_ipc(file) for file, *_ in self._parts)
 
     def click_rates(self, num_pieces: int = 10) -> list[float]:
-        """Of good lines in successive pieces of the file, to the nearest part's end."""
+        """Returns the click rates of the good lines in successive pieces of the file, cut where a part ends."""
         rows, clicks = (np.cumsum(column) for column in list(zip(*self._parts, strict=True))[1:])
         ends = np.unique(rows.searchsorted(rows[-1] * np.arange(1, num_pieces + 1) / num_pieces))
         return (np.diff(clicks[ends], prepend=0) / np.maximum(1, np.diff(rows[ends], prepend=0))).tolist()
 
     @property
     def is_grouped(self) -> bool:
-        """Whether rows with the same common features lie together, so that a prefix of the file is no sample."""
+        """Whether rows with the same common features lie together, so that a prefix of the file is no random sample."""
         return self._num_runs == int((self.references > 0).sum()) < self.tally["kept"]
 
     def check_label_order(self) -> None:
-        """InputError if purchases are more frequent than clicks: somebody has changed the order of the columns."""
+        """Raises `InputError` if purchases are more frequent than clicks: then the columns are in another order."""
         clicks, purchases = self.tally["clicks"], self.tally["purchases"]
         if purchases > clicks:
-            told = f"purchases ({purchases}) must be rarer than clicks ({clicks})"
-            raise InputError(f"{self.file}: {told}; the columns must be sample_id, click, purchase, ...")
+            rule = f"purchases ({purchases}) must be rarer than clicks ({clicks})"
+            raise InputError(f"{self.file}: {rule}; the columns must be sample_id, click, purchase, ...")
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,12 @@ class SkeletonReader:
     """Reads a skeleton file.
 
     Args:
-        columns: the form of features.
-        common: the common features that its rows refer to.
-        folder: where parts go.
+        columns: form of the features.
+        common: common features that the rows refer to.
+        folder: folder for the parts.
         broken_funnel: whether to "drop" or "keep" a row with a purchase and no click, or to "refuse" the file.
         sample: share of the rows to keep.
-        seed: of the sample.
+        seed: seed that draws the sample.
     """
 
     columns: Columns
@@ -127,10 +130,10 @@ class SkeletonReader:
     seed: int
 
     def read(self, impressions: Impressions, bad_rows: BadRows, progress: Progress, num_threads: int) -> None:
-        """Fills ``impressions``.
+        """Adds all parts of the file to ``impressions``.
 
         Raises:
-            InputError: on a bad row, as ``bad_rows`` has it, or on a broken one if they are refused.
+            InputError: on a bad row, as `BadRows.add` raises it, or on a broken row if these are refused.
         """
         file = impressions.file
         overriding = None if self.columns.multi_valued else pl.concat(self.common.tables())
@@ -148,7 +151,7 @@ class SkeletonReader:
         lines = parse_lines(block, SKELETON)
         rows = lines.table.with_columns(place=self.common.find(lines.table["key"].to_numpy()))
         strays = (
-            explain_lines(block, rows.filter(pl.col("place") < 0)["line"], self._stray)
+            explain_lines(block, rows.filter(pl.col("place") < 0)["line"], self._explain_stray)
             if (rows["place"] < 0).any()
             else []
         )
@@ -162,33 +165,33 @@ class SkeletonReader:
         if self.sample < 1:
             rows = rows.filter(uniform(rows["line"].to_numpy(), self.seed, SAMPLE) < self.sample)
         tally["kept"] = rows.height
-        rows, own = self._features(rows, overriding)
+        rows, features = self._split_features(rows, overriding)
         places = rows["place"].to_numpy()
         part = self.folder / f"skeleton-{block.first_line}.arrow"
-        rows.hstack(own).write_ipc(part, compression="lz4")
+        rows.hstack(features).write_ipc(part, compression="lz4")
         return Part(
             file=part,
             bad=sorted([*lines.bad, *strays], key=lambda bad: bad.number),
             tally=tally,
             first_broken=None if broken.is_empty() else broken[0],
             places=places.astype(np.int32),
-            hashes=self.columns.hashes(own) + self.common.index["hash"].to_numpy()[places],
-            ids={field: self.columns.raw_ids(own, field)[0] for field in self.columns.fields},
+            hashes=self.columns.hashes(features) + self.common.index["hash"].to_numpy()[places],
+            ids={field: self.columns.raw_ids(features, field)[0] for field in self.columns.fields},
         )
 
-    def _features(self, rows: pl.DataFrame, overriding: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Labels, place, user and line; and the rows' own features, without those that the common ones replace."""
+    def _split_features(self, rows: pl.DataFrame, overriding: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Returns labels, place, user and line of the rows, and their features that no common feature overrides."""
         triples = split_features(rows, self.columns.fields, self.columns.multi_valued)
-        own = self.columns.table(triples, rows.height)
+        features = self.columns.table(triples, rows.height)
         places = rows["place"].to_numpy()
         if overriding is not None:
-            own = self.columns.without(own, overriding[places])
+            features = self.columns.drop_overridden(features, overriding[places])
         is_user = triples.fields == self.columns.fields.index(USER_ID)
-        of_rows = users(triples.ids[is_user], triples.rows[is_user], rows.height)
-        of_common = self.common.index["user"].to_numpy()[places]
-        user = pl.Series("user", np.where(of_common > 0, of_common, of_rows))
-        return rows.select("click", "purchase", "place", user, "line"), own
+        row_users = first_ids(triples.ids[is_user], triples.rows[is_user], rows.height)
+        common_users = self.common.index["user"].to_numpy()[places]
+        user = pl.Series("user", np.where(common_users > 0, common_users, row_users))
+        return rows.select("click", "purchase", "place", user, "line"), features
 
-    def _stray(self, line: str) -> str:
+    def _explain_stray(self, line: str) -> str:
         key = line.split(",")[3]
-        return f"`common_feature_index` (='{key}') must be that of a row of {self.common.file}"
+        return f"`common_feature_index` (='{key}') must occur in {self.common.file}"

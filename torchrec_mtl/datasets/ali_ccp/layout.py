@@ -1,12 +1,12 @@
-"""The format of the raw Ali-CCP files, as one regular expression a line, and why a line does not match it.
+"""The format of the raw Ali-CCP files: a regular expression for lines, and the reason why a line does not match.
 
-Neither file has a header. Lines end in "\\n"::
+The files have no header. Lines end in "\\n"::
 
     sample_skeleton_{train,test}.csv  sample_id,click,purchase,common_feature_index,feature_num,feature_list
     common_features_{train,test}.csv  common_feature_index,feature_num,feature_list
 
-A feature list is joined by ``\\x01``; a feature is ``FIELD \\x02 ID \\x03 VALUE``. Features come in no fixed
-order and a field may have several. A value is 1.0, or the logarithm of a count.
+A feature list is joined by ``\\x01``; a feature is ``FIELD \\x02 ID \\x03 VALUE``. Features come in any order, and a
+field may have several. A value is 1.0, or the logarithm of a count.
 """
 
 import re
@@ -39,12 +39,12 @@ COMMON = ("common_feature_index", "feature_num")
 
 
 def line_pattern(columns: tuple[str, ...]) -> str:
-    """What a whole line matches; that ``feature_num`` is the number of features is checked besides."""
+    """Returns the regular expression of a whole line; it does not check that ``feature_num`` fits the features."""
     return f"{','.join(COLUMNS[column][0] for column in columns)},{FEATURE}(?:\x01{FEATURE})*"
 
 
 def reason(columns: tuple[str, ...], line: str) -> str:
-    """Why ``line`` is bad: the first rule that it breaks.
+    """Returns why ``line`` is bad: the first rule that it breaks.
 
     Example::
 
@@ -57,33 +57,33 @@ def reason(columns: tuple[str, ...], line: str) -> str:
     if len(values) != len(columns) + 1:
         return f"must have {len(columns) + 1} columns, not {len(values)}"
     for column, value in zip(columns, values, strict=False):
-        pattern, told = COLUMNS[column]
+        pattern, rule = COLUMNS[column]
         if not re.fullmatch(pattern, value):
-            return f"`{column}` (={_shown(value)}) must be {told}{_header(columns, values)}"
+            return f"`{column}` (={_shorten(value)}) must be {rule}{_header_hint(columns, values)}"
     features = values[-1].split("\x01")
     for feature in features:
-        if why := _feature_reason(feature):
-            return why
+        if feature_reason := _feature_reason(feature):
+            return feature_reason
     return f"`feature_num` (={values[-2]}) must be the number of features ({len(features)})"
 
 
-def _header(columns: tuple[str, ...], values: list[str]) -> str:
+def _header_hint(columns: tuple[str, ...], values: list[str]) -> str:
     return "; the file must have no header" if values[: len(columns)] == list(columns) else ""
 
 
 def _feature_reason(feature: str) -> str | None:
     parts = re.split("[\x02\x03]", feature)
     if len(parts) != 3 or not re.fullmatch("[^\x02\x03]*\x02[^\x02\x03]*\x03[^\x02\x03]*", feature):
-        return f"feature {_shown(feature)} must be a field, \\x02, an id, \\x03 and a value"
+        return f"feature {_shorten(feature)} must be a field, \\x02, an id, \\x03 and a value"
     field, number, value = parts
     if field not in FIELDS:
-        return f"field {_shown(field)} of a feature must be one of {list(FIELDS)}"
+        return f"field {_shorten(field)} of a feature must be one of {list(FIELDS)}"
     if not re.fullmatch(NUMBER, number):
-        return f"id {_shown(number)} of field {field!r} must be an integer of at least 1 and below 10^18"
+        return f"id {_shorten(number)} of field {field!r} must be an integer of at least 1 and below 10^18"
     if not re.fullmatch(VALUE, value):
-        return f"value {_shown(value)} of field {field!r} must be a decimal number"
+        return f"value {_shorten(value)} of field {field!r} must be a decimal number"
     return None
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "...")

@@ -1,4 +1,4 @@
-"""Blocks of raw lines to columns; Polars does the work."""
+"""Parses blocks of raw lines into columns, with Polars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ FEATURES_TO_CSV = bytes.maketrans(b"\x01\x02\x03", b"\n,,")
 
 @dataclass(frozen=True)
 class Lines:
-    """N good lines of a block, and the bad ones.
+    """The good lines of a block, and the bad ones.
 
     Args:
-        table: ``click`` and ``purchase`` (uint8, skeleton alone), ``key`` (uint64), ``num_features``, ``features``
-            (text) and ``line``, its number counted from 1; one row a good line.
-        bad: the others.
+        table: a row per good line: ``click`` and ``purchase`` (uint8, only of a skeleton file), ``key`` (uint64),
+            ``num_features``, ``features`` (text) and ``line``, its number counted from 1.
+        bad: bad lines.
     """
 
     table: pl.DataFrame
@@ -39,10 +39,10 @@ class Triples:
     """The V features of N lines, in the order of the file.
 
     Args:
-        rows: the line that each is of, counted from 0, ``[V]``.
-        fields: positions in the fields asked for, ``[V]``.
-        ids: int64 ``[V]``.
-        values: float32 ``[V]``; None if not asked for.
+        rows: line of each feature, counted from 0, ``[V]``.
+        fields: field of each feature, as its position among the requested fields, ``[V]``.
+        ids: id of each feature, int64 ``[V]``.
+        values: value of each feature, float32 ``[V]``; None if not requested.
     """
 
     rows: Array
@@ -52,7 +52,7 @@ class Triples:
 
 
 def parse_lines(block: Block, columns: tuple[str, ...]) -> Lines:
-    """The lines of ``block``, whose columns before the features are ``columns``."""
+    """Parses the lines of ``block``, whose columns before the features are ``columns``."""
     data, numbers = good_lines(block, line_pattern(columns))
     table = _split_columns(data, columns).with_columns(line=numbers)
     table = table.filter(pl.col("feature_num") == pl.col("num_features")).drop("feature_num")
@@ -75,16 +75,16 @@ def _split_columns(data: bytes, columns: tuple[str, ...]) -> pl.DataFrame:
 
 
 def pick_features(table: pl.DataFrame, fields: Sequence[str]) -> pl.DataFrame:
-    """Good lines with the features of ``fields`` alone; before `split_features`, it saves time where those are few."""
-    wanted = f"(?:{'|'.join(fields)})\x02[^\x01]+"  # no field's name ends in another's
+    """Returns good lines with only the features of ``fields``; saves time in `split_features` if these are few."""
+    wanted = f"(?:{'|'.join(fields)})\x02[^\x01]+"  # no name of a field ends in the name of another
     picked = table["features"].str.extract_all(wanted)
     return table.with_columns(features=picked.list.join("\x01"), num_features=picked.list.len())
 
 
 def split_features(table: pl.DataFrame, fields: Sequence[str], with_values: bool = False) -> Triples:
-    """The features of ``fields`` among those of good lines.
+    """Returns the features of ``fields`` in good lines.
 
-    They are handed to Polars's CSV reader in one piece, one feature a line; it is faster than splitting strings.
+    Polars's CSV reader parses them as one text with a feature per line, which is faster than splitting strings.
     """
     positions = np.full(2 + max(_number(field) for field in FIELDS), -1)
     positions[[_number(field) for field in fields]] = range(len(fields))
@@ -104,5 +104,5 @@ def split_features(table: pl.DataFrame, fields: Sequence[str], with_values: bool
 
 
 def _number(field: str) -> int:
-    """Of the field's name without its underscore: 10914 for 109_14; they stay distinct."""
+    """Returns the name of a field without its underscore as a number: 10914 for 109_14. Numbers stay distinct."""
     return int(field.replace("_", ""))

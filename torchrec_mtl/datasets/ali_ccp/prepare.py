@@ -1,15 +1,7 @@
-"""Ali-CCP, from the raw files to a prepared data set, under one of two protocols.
+"""Prepares Ali-CCP from the raw files, under one of the two protocols that `protocols` describes.
 
-``aitm``: what published figures use, after the preparation of the AITM authors (Xi et al., KDD 2021). One id for each
-of 18 fields. Rows with a purchase and no click are dropped. Where a row and its common features both have a field, the
-common features win. An id is kept if it occurs in at least 12 rows of the raw train file; missing, rare and unseen ones
-share 0.
-
-``full``: all 23 fields with all their ids, the values as weights; an id is kept if it occurs at all in the raw train
-file. Rows with a purchase and no click are kept, with weight 0 in column ``known``.
-
-A tenth of the raw train file's rows, drawn by line number and seed, is valid. In both, ids are coded in their order and
-saved, and rows are in the order of the raw files. There is no time in these files.
+A tenth of the rows of the raw train file, drawn by line number and seed, is valid. Ids are coded in ascending order and
+the codes are saved. Rows keep the order of the raw files, which have no time.
 """
 
 import os
@@ -29,7 +21,7 @@ from torchrec_mtl.data.writer import SplitFiles
 from torchrec_mtl.datasets.ali_ccp.columns import weight_column
 from torchrec_mtl.datasets.ali_ccp.common import CommonFeatures, read_common
 from torchrec_mtl.datasets.ali_ccp.encode import KNOWN, Encoder, count_ids
-from torchrec_mtl.datasets.ali_ccp.findings import describe, found_in
+from torchrec_mtl.datasets.ali_ccp.findings import describe, summarise
 from torchrec_mtl.datasets.ali_ccp.impressions import Impressions, SkeletonReader
 from torchrec_mtl.datasets.ali_ccp.layout import LABELS, RAW_SPLITS
 from torchrec_mtl.datasets.ali_ccp.protocols import AliCcpArguments
@@ -38,7 +30,7 @@ from torchrec_mtl.tasks import TaskChain
 
 NOTES = {
     "source": "Ali-CCP: Alibaba Click and Conversion Prediction, tianchi.aliyun.com data set 408 (ESMM, SIGIR 2018)",
-    "order": "rows are in the raw files' order, those with the same common features together: a prefix is no sample",
+    "order": "rows are in the order of the raw files, grouped by common features: a prefix is no random sample",
 }
 
 
@@ -54,25 +46,28 @@ def prepare_ali_ccp(
     seed: int = 0,
     progress: Progress = without_progress,
 ) -> Path:
-    """The prepared data set ``output``, built first if it is not there yet.
+    """Prepares Ali-CCP in the folder ``output``, unless it is prepared already.
 
-    Beside what every data set has it holds ``vocabularies.parquet``, ``report.json`` (what was read, and what the
-    guards found) and, if rows were put aside, ``bad_rows.tsv``. An interrupted preparation leaves nothing.
+    Besides the files of every prepared data set, the folder has ``vocabularies.parquet``, ``report.json`` (what was
+    read, and signs of faulty data) and, if rows were put aside, ``bad_rows.tsv``. An interrupted preparation leaves
+    nothing.
 
     Args:
         raw: folder of the four raw files, plain, as .gz or .zst, or in tar archives.
-        output: the data set's own folder.
-        protocol: "aitm" or "full".
-        bad_rows: "strict" refuses a file with a bad row, "quarantine" puts such rows aside.
-        bad_rows_limit: how many may be put aside.
-        broken_funnel: whether to "drop" or "keep" rows with a purchase and no click, or to "refuse" a file with one;
-            as the protocol has it by default. Those kept have weight 0.
-        sample: share of the rows to keep, above 0 and at most 1; drawn by line number.
-        seed: of the rows in valid and in the sample.
-        progress: called with a stage, the rows read, and the share of the stage that is done.
+        output: folder of the prepared data set.
+        protocol: "aitm" for one id in each of 18 fields, as in published figures; "full" for all ids of all 23 fields.
+        bad_rows: what happens to a row that breaks the format: "strict" refuses the file, "quarantine" puts the row
+            aside in bad_rows.tsv.
+        bad_rows_limit: largest number of rows to put aside; one more is an error.
+        broken_funnel: what happens to a row with a purchase and no click: "drop" it, "keep" it with weight 0, or
+            "refuse" the file. By default, protocol "aitm" drops it and "full" keeps it.
+        sample: share of the rows to keep, drawn by line number; above 0 and at most 1.
+        seed: seed that draws the validation rows and the sample.
+        progress: function that is called with a stage, the number of rows so far, and the share of the stage that is
+            done.
 
     Returns:
-        ``output`` as a path.
+        The path of ``output``.
 
     Raises:
         InputError: if an argument is wrong, a raw file is missing, damaged or breaks the format, purchases are more
@@ -101,7 +96,7 @@ def prepare_ali_ccp(
 
 
 class _Preparation:
-    """One run. First pass: the raw files to parts in a working folder. Second pass: parts to rows."""
+    """One preparation: the first pass reads the raw files into parts in a working folder, the second encodes them."""
 
     def __init__(self, arguments: AliCcpArguments, folder: Path, bad_rows: BadRows, progress: Progress) -> None:
         self.arguments, self.folder, self.bad_rows, self.progress = arguments, folder, bad_rows, progress
@@ -116,33 +111,33 @@ class _Preparation:
         vocabularies.save(self.folder)
         leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in self.columns.fields}, LABELS)
         num_rows = self._write(read, vocabularies, leaks)
-        impressions = {split: of_split for split, (_, of_split) in read.items()}
-        found = {"arguments": asdict(self.arguments), **found_in(impressions, num_rows, duplicates)}
-        write_report(self.folder, found, self.bad_rows, vocabularies, leaks, describe)
+        impressions = {split: split_impressions for split, (_, split_impressions) in read.items()}
+        figures = {"arguments": asdict(self.arguments), **summarise(impressions, num_rows, duplicates)}
+        write_report(self.folder, figures, self.bad_rows, vocabularies, leaks, describe)
         shutil.rmtree(parts)
         return self._schema(vocabularies)
 
     def _read(self, split: str, parts: Path, duplicates: Duplicates) -> tuple[CommonFeatures, Impressions]:
-        """The first pass over one of the raw splits."""
+        """Runs the first pass over a raw split."""
         arguments = self.arguments
-        of_common, of_rows = (
+        common_file, skeleton_file = (
             find_raw_file(arguments.raw, f"{kind}_{split}.csv", split)
             for kind in ("common_features", "sample_skeleton")
         )
         parts.mkdir()
-        common = read_common(of_common, self.columns, parts, self.bad_rows, self.progress, self.num_threads)
-        impressions = Impressions(of_rows, split, common.index.height, self.columns.fields, duplicates)
+        common = read_common(common_file, self.columns, parts, self.bad_rows, self.progress, self.num_threads)
+        impressions = Impressions(skeleton_file, split, common.index.height, self.columns.fields, duplicates)
         reader = SkeletonReader(self.columns, common, parts, arguments.broken_funnel, arguments.sample, arguments.seed)
         reader.read(impressions, self.bad_rows, self.progress, self.num_threads)
         impressions.check_label_order()
         if not impressions.tally["kept"]:
-            raise InputError(f"{of_rows}: must have a good row to keep; {impressions.tally['rows']} are good")
+            raise InputError(f"{skeleton_file}: must have a good row to keep; {impressions.tally['rows']} are good")
         return common, impressions
 
     def _write(
         self, read: dict[str, tuple[CommonFeatures, Impressions]], vocabularies: Vocabularies, leaks: LeakCheck
     ) -> dict[str, int]:
-        """The second pass; the number of rows in each file."""
+        """Runs the second pass. Returns the number of rows in each file."""
         keeps_broken = self.arguments.broken_funnel == "keep"
         encoder = Encoder(self.columns, vocabularies, keeps_broken, self.arguments.seed)
         with SplitFiles(self.folder, long_lists=self.columns.multi_valued) as files:

@@ -1,4 +1,4 @@
-"""Figures of the true files under protocol "aitm", as the AITM authors' preparation gives them."""
+"""Row and id counts of the published files under protocol "aitm", from the preparation of the AITM authors."""
 
 from collections.abc import Mapping
 
@@ -23,32 +23,32 @@ NUM_EMBEDDINGS = {
     "853": 37_148,
     "301": 4,
 }
-VALID_MARGIN = 10_000  # five standard deviations of a tenth drawn by chance
+VALID_MARGIN = 10_000  # rows: five standard deviations of a random tenth
 
 
-def looks_true(num_rows: Mapping[str, int]) -> bool:
-    """Whether the files are as large as the true ones, give or take 2 %."""
-    wanted = NUM_ROWS["train"] + NUM_ROWS["valid"]
-    return abs(num_rows["train"] + num_rows["valid"] - wanted) < 0.02 * wanted
+def is_full_size(num_rows: Mapping[str, int]) -> bool:
+    """Whether train and valid together have as many rows as published, give or take 2 %."""
+    expected = NUM_ROWS["train"] + NUM_ROWS["valid"]
+    return abs(num_rows["train"] + num_rows["valid"] - expected) < 0.02 * expected
 
 
-def differences(num_rows: Mapping[str, int], num_embeddings: Mapping[str, int]) -> list[str]:
-    """One sentence for each figure that is not as it should be.
+def find_differences(num_rows: Mapping[str, int], num_embeddings: Mapping[str, int]) -> list[str]:
+    """Returns a phrase for each figure that differs from the published one.
 
-    Which rows are in valid is drawn by chance, so train and valid are held to their sum, and valid to a margin.
+    The rows of valid are a random draw, so the sum of train and valid must be exact, but valid alone has a margin.
 
     Example::
 
-        >>> differences(NUM_ROWS, {**NUM_EMBEDDINGS, "122": 15})
+        >>> find_differences(NUM_ROWS, {**NUM_EMBEDDINGS, "122": 15})
         ['field 122: 15 ids, not 14']
     """
-    told = []
+    differences = []
     for splits, margin in (("train", "valid"), 0), (("valid",), VALID_MARGIN), (("test",), 0):
-        found, wanted = (sum(rows[split] for split in splits) for rows in (num_rows, NUM_ROWS))
-        if abs(found - wanted) > margin:
-            told.append(f"{' and '.join(splits)}: {found:,} rows, not {wanted:,}")
-    return told + [
-        f"field {field}: {num_embeddings[field]:,} ids, not {wanted:,}"
-        for field, wanted in NUM_EMBEDDINGS.items()
-        if num_embeddings[field] != wanted
+        found, expected = (sum(rows[split] for split in splits) for rows in (num_rows, NUM_ROWS))
+        if abs(found - expected) > margin:
+            differences.append(f"{' and '.join(splits)}: {found:,} rows, not {expected:,}")
+    return differences + [
+        f"field {field}: {num_embeddings[field]:,} ids, not {expected:,}"
+        for field, expected in NUM_EMBEDDINGS.items()
+        if num_embeddings[field] != expected
     ]

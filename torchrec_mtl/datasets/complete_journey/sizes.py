@@ -1,8 +1,8 @@
-"""Settings found on The Complete Journey's validation split; one epoch for every model."""
+"""Settings found on the validation split of The Complete Journey, with one epoch for every model."""
 
 from typing import Any
 
-# what models share is else drawn to the first step, 30 times as frequent as the last
+# without these weights, the first step dominates shared layers: it is 30 times as frequent as the last
 _TASK_WEIGHTS = (1.0, 2.0, 4.0, 8.0)
 _EXPERTS = {"model_args.expert_layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()}
 _TOWERS = {"model_args.tower_layer_sizes": (64, 32), "model_args.dropout": 0.3}
@@ -29,18 +29,18 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "escm2_dr": _TOWERS,
     "aitm": {"model_args.tower_layer_sizes": (64, 32)},
     "bpcm": {
-        "table_init": 0.1,  # its attention is uniform while the fields are all near 0
-        # over the embedding axis, eq. (4)'s layers never see two fields together, and the AUC is lower by .005
+        "table_init": 0.1,  # attention is uniform while all embeddings are near 0
+        # over the embedding axis, the layers of eq. (4) never see two fields together, and the AUC is lower by .005
         "model_args.aggregation_over": "fields",
         "model_args.aggregation_size": 64,
         "model_args.tower_layer_sizes": (64,),
         "model_args.dropout": 0.1,
     },
     "tafe": {
-        "embedding_dim": 32,  # the width of all that its towers see
+        "embedding_dim": 32,  # the width of everything that the towers see
         "model_args.num_layers": 2,
         "model_args.num_inducing_points": 8,
         "model_args.tower_layer_sizes": (32,),
-        "model_args.schedule": (10.0, 1e-2, 1e-3),  # the paper's rate counts on a million steps, this run has 840
+        "model_args.schedule": (10.0, 1e-2, 1e-3),  # the paper's rate is for a million steps; this run has 840
     },
 }

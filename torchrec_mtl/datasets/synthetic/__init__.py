@@ -1,1 +1,1 @@
-"""Synthetic funnels, whose probabilities are known."""
+"""Synthetic funnels with known probabilities."""

@@ -1,48 +1,48 @@
-"""A synthetic funnel whose probabilities are known: what the best possible model would reach on it is too.
+"""A synthetic funnel with known probabilities, and so with a known limit for every model.
 
-Each field draws its ids by itself, from a power law: ``P(id = v) ~ (v + 1)^-zipf_exponent``. Step ``t`` happens,
-where the one before did, with probability ``sigmoid(intercept_t + signal * score_t)``. A score is a sum of one effect
-an id, and a sum over some pairs of fields of products of two effects. Effects are drawn once, then centred and scaled
-under the power law. So each sum has the variance that it shall have, and the products are pure interactions: given one
-of the two ids, their mean is 0, and a model that adds up effects cannot see them.
+Each field draws its ids independently from a power law: ``P(id = v) ~ (v + 1)^-zipf_exponent``. Given the step before,
+step ``t`` happens with probability ``sigmoid(intercept_t + signal * score_t)``. A score is a sum of one effect per id,
+plus a sum, over some pairs of fields, of products of two effects. Effects are drawn once, then centred and scaled under
+the power law. So each sum has the intended variance, and the products are pure interactions: given one of the two ids,
+their mean is 0, and a model that adds up effects cannot see them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 
-Array = NDArray[Any]
-MAX_LIST_LENGTH = 4  # of the multi-valued field; the least is 0
+MAX_LIST_LENGTH = 4  # of the multi-valued field; the smallest is 0
 EFFECTS, INTERCEPTS, ROWS = range(3)  # streams of random numbers under one seed
 NUM_ROWS_FOR_INTERCEPTS = 2**17
 
 
 @dataclass(frozen=True)
 class SyntheticFunnel:
-    """The funnel: tasks ``step_1``, ``step_2``, ... and fields ``field_1``, ``field_2``, ...; ids fall in frequency.
+    """A funnel with tasks ``step_1``, ``step_2``, ... and fields ``field_1``, ``field_2``, ...; low ids are frequent.
 
     Args:
-        base_rates: each task's share of positives among all rows, falling; one a task.
-        field_sizes: the fields' numbers of ids.
-        num_pairs: of fields that interact: ``field_1`` with ``field_2``, ``field_3`` with ``field_4``, ...
-        list_size: ids of one more field, ``list``, with 0 to 4 ids a row and no interactions; 0 for none.
-        signal: standard deviation of a step's logit, over rows and effects.
-        interaction: share of its variance that the pairs make up.
-        correlation: between the logits of any two steps, over rows and effects.
-        zipf_exponent: of the power law; 0 for uniform ids.
-        seed: what the effects are drawn from.
+        base_rates: share of positives among all rows for each task, in falling order.
+        field_sizes: number of ids of each field.
+        num_pairs: number of pairs of fields that interact: ``field_1`` with ``field_2``, ``field_3`` with ``field_4``,
+            and so on.
+        list_size: number of ids of an additional field ``list``, which has 0 to 4 ids per row and no interactions; 0
+            for no such field.
+        signal: standard deviation of the logit of a step, over rows and effects.
+        interaction: share of the logit's variance that comes from the pairs.
+        correlation: correlation between the logits of any two steps, over rows and effects.
+        zipf_exponent: exponent of the power law; 0 for uniform ids.
+        seed: seed of the effects.
 
     Raises:
-        InputError: if a number is out of its range.
+        InputError: if a number is out of range.
 
     Example::
 
@@ -85,7 +85,7 @@ class SyntheticFunnel:
 
     @cached_property
     def schema(self) -> Schema:
-        """Its fields and tasks; the last of ``field_sizes`` groups rows, as a user does."""
+        """Fields and tasks of the funnel; the last of ``field_sizes`` groups rows, as a user does."""
         fields = [Field(f"field_{i}", size) for i, size in enumerate(self.field_sizes, 1)]
         group = fields[-1].name
         if self.list_size:
@@ -94,7 +94,7 @@ class SyntheticFunnel:
         return Schema("synthetic", fields, tasks, group=group, notes={"source": repr(self)})
 
     def sample(self, num_rows: int, seed: int = 0) -> pl.DataFrame:
-        """``num_rows`` rows: ids, labels, and ``p_<task>``, the marginal probability of each label given the ids."""
+        """Draws rows of ids, labels, and ``p_<task>``, the marginal probability of each label given the ids."""
         if num_rows < 1:
             raise InputError(f"`num_rows` (={num_rows}) must be at least 1")
         rng = np.random.default_rng([self.seed, ROWS, seed])
@@ -102,17 +102,17 @@ class SyntheticFunnel:
         conditional = self.conditional_probabilities(rows)
         labels = (rng.random(conditional.shape) < conditional).astype(np.int8).cumprod(axis=1, dtype=np.int8)
         marginal = conditional.cumprod(axis=1)
-        of_labels = {task: labels[:, t] for t, task in enumerate(tasks)}
-        return rows.with_columns(**of_labels, **{f"p_{task}": marginal[:, t] for t, task in enumerate(tasks)})
+        label_columns = {task: labels[:, t] for t, task in enumerate(tasks)}
+        return rows.with_columns(**label_columns, **{f"p_{task}": marginal[:, t] for t, task in enumerate(tasks)})
 
     def conditional_probabilities(self, rows: pl.DataFrame) -> Array:
-        """``P(y_t = 1 | y_{t-1} = 1, ids)``, float64 ``[N, T]``, of rows with a column a field."""
+        """Returns ``P(y_t = 1 | y_{t-1} = 1, ids)``, float64 ``[N, T]``, for rows with a column per field."""
         return _sigmoid(self._logits(rows) + self._intercepts)
 
     def _draw_ids(self, rng: np.random.Generator, num_rows: int) -> pl.DataFrame:
         columns = {}
         for field in self.schema.fields:
-            cumulative = _zipf(field.num_embeddings, self.zipf_exponent).cumsum()[:-1]  # the last may fall short of 1
+            cumulative = _zipf(field.num_embeddings, self.zipf_exponent).cumsum()[:-1]  # the last sum may be below 1
             uniform = rng.random((num_rows, MAX_LIST_LENGTH if field.multi_valued else 1))
             ids = pl.DataFrame(cumulative.searchsorted(uniform, side="right").astype(np.int32))
             if field.multi_valued:
@@ -124,7 +124,7 @@ class SyntheticFunnel:
 
     @cached_property
     def _effects(self) -> dict[str, Array]:
-        """field -> ``[ids, 2, 1 + T]``: effect alone and in its pair, of each score."""
+        """Effects ``[ids, 2, 1 + T]`` of each field: alone and in the pair, for each score."""
         effects = {}
         for index, field in enumerate(self.schema.fields):
             rng = np.random.default_rng([self.seed, EFFECTS, index])
@@ -135,12 +135,12 @@ class SyntheticFunnel:
         return effects
 
     def _logits(self, rows: pl.DataFrame) -> Array:
-        """``signal * score``, ``[N, T]``: score ``t`` is a mixture of one that all steps share and one of its own."""
+        """Returns ``signal * score``, ``[N, T]``; a score mixes one that all steps share with one for its step."""
         alone = products = first = np.zeros((rows.height, 1))
         for index, field in enumerate(self.schema.fields):
             effects = self._effects[field.name]
             if field.multi_valued:
-                alone = alone + _sums(rows[field.name], effects[:, 0]) / np.sqrt(MAX_LIST_LENGTH / 2)
+                alone = alone + _sum_effects(rows[field.name], effects[:, 0]) / np.sqrt(MAX_LIST_LENGTH / 2)
                 continue
             effect = effects[rows[field.name].to_numpy()]
             alone = alone + effect[:, 0]
@@ -149,12 +149,12 @@ class SyntheticFunnel:
             first = effect[:, 1]
         scores = np.sqrt((1 - self.interaction) / len(self.schema.fields)) * alone
         scores += np.sqrt(self.interaction / self.num_pairs) * products
-        shared, own = scores[:, :1], scores[:, 1:]
-        return self.signal * (np.sqrt(self.correlation) * shared + np.sqrt(1 - self.correlation) * own)
+        shared, by_step = scores[:, :1], scores[:, 1:]
+        return self.signal * (np.sqrt(self.correlation) * shared + np.sqrt(1 - self.correlation) * by_step)
 
     @cached_property
     def _intercepts(self) -> Array:
-        """``[T]``, by bisection: on a sample of rows the mean marginal probabilities are the base rates."""
+        """Intercepts ``[T]``, by bisection: on a sample of rows, mean marginal probabilities equal the base rates."""
         logits = self._logits(self._draw_ids(np.random.default_rng([self.seed, INTERCEPTS]), NUM_ROWS_FOR_INTERCEPTS))
         reached, intercepts = np.ones(len(logits)), []
         for rate, logit in zip(self.base_rates, logits.T, strict=True):
@@ -177,8 +177,8 @@ def _zipf(size: int, exponent: float) -> Array:
     return weights / weights.sum()
 
 
-def _sums(lists: pl.Series, effects: Array) -> Array:
-    """``[N, 1 + T]``: the sums of the lists' ids' effects."""
+def _sum_effects(lists: pl.Series, effects: Array) -> Array:
+    """Returns the sum of the effects of the ids in each list, ``[N, 1 + T]``."""
     rows = np.repeat(np.arange(len(lists)), lists.list.len().to_numpy())
-    of_ids = effects[lists.explode().drop_nulls().to_numpy()]
-    return np.stack([np.bincount(rows, column, len(lists)) for column in of_ids.T], axis=1)
+    id_effects = effects[lists.explode().drop_nulls().to_numpy()]
+    return np.stack([np.bincount(rows, column, len(lists)) for column in id_effects.T], axis=1)

@@ -1,4 +1,4 @@
-"""A prepared data set of a synthetic funnel, and the AUC that its true probabilities reach."""
+"""Prepares a data set from a synthetic funnel, and computes the AUC of its true probabilities."""
 
 import hashlib
 import math
@@ -18,20 +18,20 @@ NUM_ROWS = {"train": 200_000, "valid": 50_000, "test": 100_000}
 def prepare_synthetic(
     directory: str | Path, funnel: SyntheticFunnel | None = None, num_rows: Mapping[str, int] = NUM_ROWS
 ) -> Path:
-    """The prepared data set ``<directory>/synthetic-<digest of the arguments>``, built first if it is not there yet.
+    """Prepares ``<directory>/synthetic-<digest of the arguments>``, unless it is prepared already.
 
-    Beside the columns of its schema, the files have those of `SyntheticFunnel.sample`: ``p_<task>``.
+    Besides the columns of the schema, the files have the columns ``p_<task>`` of `SyntheticFunnel.sample`.
 
     Args:
-        directory: where prepared data sets live.
-        funnel: the default one by default.
-        num_rows: of "train", "valid" and "test", each drawn from a seed of its own.
+        directory: parent folder of prepared data sets.
+        funnel: funnel to sample; ``SyntheticFunnel()`` by default.
+        num_rows: number of rows of "train", "valid" and "test", each drawn from another seed.
 
     Returns:
-        the data set's own directory.
+        The folder of the data set.
 
     Raises:
-        InputError: if ``num_rows`` are not of these three splits, or a number is below 1.
+        InputError: if ``num_rows`` does not name these three splits, or a number is below 1.
 
     Example::
 
@@ -57,14 +57,18 @@ def prepare_synthetic(
 
 
 def oracle_auc(directory: str | Path, split: str = "test") -> dict[tuple[str, str], float]:
-    """AUC of the true marginal probabilities on a split of `prepare_synthetic`, by task and sample space.
+    """Returns the AUC of the true marginal probabilities on a split of `prepare_synthetic`, by task and sample space.
 
-    It is what `MultiTaskMetrics` would say of a model without error. But for chance, which falls with the rows,
-    nothing beats it over all impressions; after a step, the marginal probability is not the best score there is.
-    NaN where one of the classes has no row.
+    It is the AUC that `MultiTaskMetrics` gives a model without error. Over all impressions no model beats it except by
+    chance, which matters less the more rows there are. After a step, the marginal probability is not the best score.
+    The AUC is NaN if one of the classes has no row.
+
+    Args:
+        directory: folder of the data set.
+        split: name of the split.
 
     Raises:
-        InputError: if ``directory`` is no prepared data set, or one without probabilities, or ``split`` is unknown.
+        InputError: if ``directory`` is not a prepared data set, or has no probabilities, or ``split`` is unknown.
     """
     if split not in SPLITS:
         raise InputError(f"`split` (={split!r}) must be one of {list(SPLITS)}")
@@ -84,7 +88,7 @@ def oracle_auc(directory: str | Path, split: str = "test") -> dict[tuple[str, st
 
 
 def rank_auc(scores: pl.Series, labels: pl.Series) -> float:
-    """By the rank sum of the positives, ties at their average rank."""
+    """Returns the AUC from the rank sum of the positives; ties have their average rank."""
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     if not (positives and negatives):
         return math.nan

@@ -1,6 +1,6 @@
-"""The behaviour log: put into partitions of users on disk, then looked up for the impressions of one partition.
+"""The behaviour log: partitioned by user on disk, then searched for the impressions of one partition at a time.
 
-A behaviour that is kept takes 25 bytes on disk; those of other users, and those that no window reaches, are not kept.
+A behaviour takes 25 bytes on disk. Behaviours of users without impressions, or outside all windows, are not kept.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ RECORD = np.dtype([("user", "<i4"), ("second", "<i4"), ("cate", "<i8"), ("brand"
 
 @dataclass(frozen=True)
 class Windows:
-    """What is looked up in the log.
+    """The stretches of the log that belong to an impression.
 
     Args:
-        history_length: behaviours of a history, at most; 0 for no histories.
-        history_days: how long before the impression they may be.
-        purchase_days: how long after a click a purchase may be; 0 for no purchases.
+        history_length: largest number of behaviours in a history; 0 for no histories.
+        history_days: number of days before the impression that a history covers.
+        purchase_days: number of days after a click in which a purchase counts; 0 for no purchases.
     """
 
     history_length: int = 0
@@ -37,16 +37,21 @@ class Windows:
 
     @property
     def needs_log(self) -> bool:
+        """Whether the log must be read at all."""
         return bool(self.history_length or self.purchase_days)
 
 
 class BehaviorLog:
-    """The log's partitions.
+    """The log in partitions of users.
 
     Args:
-        windows: what will be looked up.
-        impressions: of `read_impressions`.
-        folder: an empty one, for the partitions.
+        windows: windows that will be looked up.
+        impressions: impressions as `read_impressions` returns them.
+        folder: empty folder for the partitions.
+
+    Attributes:
+        num_rows: number of rows read.
+        num_kept: number of rows kept.
     """
 
     def __init__(self, windows: Windows, impressions: pl.DataFrame, folder: Path) -> None:
@@ -59,11 +64,11 @@ class BehaviorLog:
         self.num_rows = self.num_kept = 0
 
     def partition(self, file: RawFile, bad_rows: BadRows, progress: Progress, num_threads: int) -> None:
-        """Reads the log; InputError on a bad row, as ``bad_rows`` has it."""
+        """Reads the log and writes the partitions. Raises `InputError` on a bad row, as `BadRows.add` does."""
         files = [(self._folder / f"{number}.bin").open("wb") for number in range(PARTITIONS)]
         try:
             for rows in read_rows(file, BEHAVIOR_LOG, bad_rows, progress, num_threads):
-                records, partitions = self._kept(rows)
+                records, partitions = self._select(rows)
                 order = np.argsort(partitions, kind="stable")
                 bounds = np.searchsorted(partitions[order], np.arange(PARTITIONS + 1))
                 for handle, start, stop in zip(files, bounds, bounds[1:], strict=False):
@@ -74,31 +79,33 @@ class BehaviorLog:
             for handle in files:
                 handle.close()
 
-    def _kept(self, rows: pl.DataFrame) -> tuple[Array, Array]:
-        """Records of the rows that are needed, and their partitions."""
+    def _select(self, rows: pl.DataFrame) -> tuple[Array, Array]:
+        """Returns the records of the rows that are needed, and their partitions."""
         second = rows["time_stamp"].to_numpy() - self._origin
         buy = (rows["btag"] == "buy").to_numpy()
-        places = find(self._users, rows["user"].to_numpy())
-        wanted = np.zeros(rows.height, bool)
+        users = find(self._users, rows["user"].to_numpy())
+        kept = np.zeros(rows.height, bool)
         if self.windows.history_length:
-            wanted |= (second >= 0) & (second < self._impressions_end)
+            kept |= (second >= 0) & (second < self._impressions_end)
         if self.windows.purchase_days:
-            wanted |= buy & (second >= 0) & (second <= self._end)
-        wanted &= places >= 0
-        records = np.empty(int(wanted.sum()), RECORD)
-        records["user"], records["second"], records["buy"] = places[wanted], second[wanted], buy[wanted]
+            kept |= buy & (second >= 0) & (second <= self._end)
+        kept &= users >= 0
+        records = np.empty(int(kept.sum()), RECORD)
+        records["user"], records["second"], records["buy"] = users[kept], second[kept], buy[kept]
         for name in ("cate", "brand"):
-            records[name] = rows[name].to_numpy()[wanted]
-        return records, partition_of(rows["user"].to_numpy()[wanted])
+            records[name] = rows[name].to_numpy()[kept]
+        return records, partition_of(rows["user"].to_numpy()[kept])
 
     def load(self, partition: int) -> Array:
-        """The records of a partition, by user and time; those of one second in the log's order."""
+        """Returns the records of a partition by user and time, in the order of the log within a second."""
         records = np.fromfile(self._folder / f"{partition}.bin", RECORD)
         return records[np.argsort(self._keys(records["user"], records["second"]), kind="stable")]
 
     def histories(self, records: Array, impressions: pl.DataFrame) -> tuple[Array, Array]:
-        """The behaviours strictly before each of N impressions, the last ``history_length`` of the window, oldest
-        first: their places in ``records`` [V], and offsets [N + 1]."""
+        """Returns the histories of N impressions as positions in ``records`` [V] and offsets [N + 1].
+
+        A history is the last ``history_length`` behaviours of the window, strictly before the impression, oldest first.
+        """
         keys = self._keys(records["user"], records["second"])
         users = self._users.searchsorted(impressions["user"].to_numpy())
         seconds = impressions["time_stamp"].to_numpy() - self._origin
@@ -108,8 +115,11 @@ class BehaviorLog:
         return spans(starts, ends - starts), np.concatenate([[0], (ends - starts).cumsum()])
 
     def purchases(self, records: Array, impressions: pl.DataFrame) -> Array:
-        """Whether each impression was clicked and its user bought something of the ad's category and brand within
-        the window from then on, both ends included; uint8 [N]. ``impressions`` have ``cate_id`` and ``brand``."""
+        """Returns the label ``purchase`` of N impressions, uint8 [N].
+
+        It is 1 if the impression was clicked, and the user bought something of the ad's category and brand in the
+        window that starts then, both ends included. ``impressions`` must have the columns ``cate_id`` and ``brand``.
+        """
         key = ["user", "cate", "brand"]
         bought = records[records["buy"]]
         buys = pl.DataFrame({name: bought[name] for name in (*key, "second")}).cast(pl.Int64).sort("second")
@@ -134,5 +144,5 @@ class BehaviorLog:
         return purchases
 
     def _keys(self, users: Array, seconds: Array) -> Array:
-        """Ordered as user and time are."""
+        """Returns int64 keys that sort by user, then by time."""
         return (users.astype(np.int64) << 32) + seconds

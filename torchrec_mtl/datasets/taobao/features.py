@@ -1,4 +1,4 @@
-"""Impressions with everything that is known of them, as raw ids and then as codes of vocabularies."""
+"""Joins impressions with all their features, as raw ids and then as codes of vocabularies."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from torchrec_mtl.datasets.taobao.tables import MISSING
 
 SINGLE_FIELDS = ("user", *PROFILE, *AD, "pid")
 GROUP = "user_id"
-HISTORY_FIELDS = {"history_cate": "cate", "history_brand": "brand"}  # field -> column of the log
+HISTORY_FIELDS = {"history_cate": "cate", "history_brand": "brand"}  # field: column of the log
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Partition:
     """The N impressions of a partition of users, by user and time.
 
     Args:
-        rows: ``time_stamp``, ``user_id``, ``day``, ``line``, ``click`` and perhaps ``purchase``.
-        ids: field -> raw ids [N], `MISSING` where there is none; of a history, lists.
+        rows: ``time_stamp``, ``user_id``, ``day``, ``line``, ``click`` and optionally ``purchase``.
+        ids: raw ids [N] by field, `MISSING` for a missing value; `Lists` for a history.
     """
 
     rows: pl.DataFrame
@@ -32,11 +32,11 @@ class Partition:
 
 @dataclass(frozen=True)
 class Joiner:
-    """Joins what was read.
+    """Joins the raw tables, one partition of users at a time.
 
     Args:
-        ads, profiles, impressions: see `tables`.
-        log: the behaviours, if they are needed.
+        ads, profiles, impressions: tables as `read_ads`, `read_profiles` and `read_impressions` return them.
+        log: the behaviours, or None if they are not needed.
     """
 
     ads: pl.DataFrame
@@ -44,7 +44,8 @@ class Joiner:
     impressions: pl.DataFrame
     log: BehaviorLog | None
 
-    def partition(self, number: int) -> Partition:
+    def join_partition(self, number: int) -> Partition:
+        """Returns the impressions of the partition with this number."""
         first, last = self.impressions["partition"].to_numpy().searchsorted([number, number + 1])
         impressions = self.impressions[first:last]
         users, ads = impressions["user"].to_numpy(), self.ads[impressions["ad"].to_numpy()]
@@ -57,8 +58,8 @@ class Joiner:
         if self.log is not None:
             records = self.log.load(number)
             if self.log.windows.history_length:
-                places, offsets = self.log.histories(records, impressions)
-                ids |= {field: Lists(records[name][places], offsets) for field, name in HISTORY_FIELDS.items()}
+                positions, offsets = self.log.histories(records, impressions)
+                ids |= {field: Lists(records[name][positions], offsets) for field, name in HISTORY_FIELDS.items()}
             if self.log.windows.purchase_days:
                 bought = self.log.purchases(records, impressions.hstack(ads.select("cate_id", "brand")))
                 rows = rows.with_columns(purchase=pl.Series(bought))
@@ -66,17 +67,17 @@ class Joiner:
 
 
 def train_ids(partition: Partition, last_train_day: int) -> dict[str, Array]:
-    """The raw ids that occur in the days up to ``last_train_day``, as often as they do."""
+    """Returns all raw ids in the days up to ``last_train_day`` by field, repeated as they occur."""
     in_train = (partition.rows["day"] <= last_train_day).to_numpy()
-    found = {}
+    present = {}
     for field, ids in partition.ids.items():
         values = ids.values[np.repeat(in_train, np.diff(ids.offsets))] if isinstance(ids, Lists) else ids[in_train]
-        found[field] = values[values != MISSING]
-    return found
+        present[field] = values[values != MISSING]
+    return present
 
 
 def encode(partition: Partition, vocabularies: Vocabularies) -> pl.DataFrame:
-    """The partition's rows with a column of codes for each field."""
+    """Returns the rows of a partition, with a column of codes for each field."""
     columns = {}
     for field, ids in partition.ids.items():
         codes = vocabularies.encode(field, ids.values if isinstance(ids, Lists) else ids)
@@ -85,7 +86,7 @@ def encode(partition: Partition, vocabularies: Vocabularies) -> pl.DataFrame:
 
 
 def hashes(partition: Partition) -> Array:
-    """A uint64 a row, of its user, ad and place."""
+    """Returns a uint64 hash of the user, ad and place of each row."""
     hashed = np.zeros(partition.rows.height, np.uint64)
     for salt, field in enumerate(("user", "adgroup_id", "pid")):
         hashed += mix(np.asarray(partition.ids[field]), salt)

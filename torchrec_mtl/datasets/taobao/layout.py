@@ -1,4 +1,4 @@
-"""The four raw files: their headers, and what each column may hold."""
+"""The formats of the four raw files: headers, and the values that each column may have."""
 
 import re
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Column:
     """A column of a raw file.
 
     Args:
-        name: without the trailing space that the file has in one.
-        pattern: of a value.
-        rule: the same in words.
-        dtype: what Polars reads it as.
-        optional: whether it may be missing, which is an empty value or ``NULL``.
+        name: name of the column, without the trailing space that the file has in one of them.
+        pattern: regular expression of a value.
+        rule: the pattern in words.
+        dtype: type that Polars reads the column as.
+        optional: whether the value may be missing, which is written as nothing or as ``NULL``.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Format:
-    """A raw file.
+    """The format of a raw file.
 
     Args:
-        name: the file's.
-        columns: in order.
-        header: the first line, where it is not the columns' names.
+        name: name of the file.
+        columns: columns in order.
+        header: first line of the file, if it differs from the names of the columns.
     """
 
     name: str
@@ -45,20 +45,22 @@ class Format:
 
     @property
     def first_line(self) -> str:
+        """The header of the file."""
         return self.header or ",".join(column.name for column in self.columns)
 
     @property
     def pattern(self) -> str:
-        """Of a whole line."""
+        """Regular expression of a whole line."""
         parts = [f"(?:{column.pattern}{'|NULL|' if column.optional else ''})" for column in self.columns]
         return ",".join(parts)
 
     @property
     def schema(self) -> pl.Schema:
+        """Types that Polars reads the columns as."""
         return pl.Schema({column.name: column.dtype for column in self.columns})
 
     def reason(self, line: str) -> str:
-        """Why ``line`` does not match."""
+        """Returns why ``line`` does not match."""
         if line.endswith("\r"):
             return CARRIAGE_RETURN
         values = line.split(",")

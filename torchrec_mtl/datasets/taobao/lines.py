@@ -1,4 +1,4 @@
-"""Blocks of raw lines to columns."""
+"""Parses blocks of raw lines into columns."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ from torchrec_mtl.errors import InputError
 def read_rows(
     file: RawFile, layout: Format, bad_rows: BadRows, progress: Progress, num_threads: int
 ) -> Iterator[pl.DataFrame]:
-    """The good rows of a file, block by block: its columns, null where missing, and ``line``, counted from 1.
+    """Yields the good rows of a file, block by block: its columns, null where missing, and ``line``, counted from 1.
 
     Raises:
-        InputError: if the header is another, there is no row, or a row is bad, as ``bad_rows`` has it.
+        InputError: if the header is wrong, there is no good row, or on a bad row, as `BadRows.add` raises it.
     """
 
     def parse(block: Block) -> tuple[pl.DataFrame, list[BadLine]]:
@@ -25,8 +25,8 @@ def read_rows(
             return parse_block(block, layout)
         header, line_feed, rest = block.data.partition(b"\n")
         if header.decode("latin-1") != layout.first_line:
-            told = f"must be {layout.first_line!r}, not {header.decode('latin-1')[:200]!r}"
-            raise InputError(f"{file}, line 1: the header {told}")
+            rule = f"must be {layout.first_line!r}, not {header.decode('latin-1')[:200]!r}"
+            raise InputError(f"{file}, line 1: the header {rule}")
         return (
             parse_block(Block(2, rest, block.ended), layout) if line_feed else (pl.DataFrame(schema=layout.schema), [])
         )
@@ -42,7 +42,7 @@ def read_rows(
 
 
 def parse_block(block: Block, layout: Format) -> tuple[pl.DataFrame, list[BadLine]]:
-    """The good rows of a block, and its bad lines."""
+    """Returns the good rows of a block, and its bad lines."""
     data, numbers = good_lines(block, layout.pattern)
     schema, missing = layout.schema, ["", "NULL"]
     if data:

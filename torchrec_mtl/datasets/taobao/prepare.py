@@ -1,16 +1,16 @@
-"""TaoBao display ads, from the four raw files to a prepared data set.
+"""Prepares TaoBao's display ads from the four raw files.
 
 A row is an impression of ``raw_sample.csv`` with the fields of its ad and of its user, whose profile may be missing.
-Prices are bucketed by `log_round`. The first seven of the log's eight days, Beijing time, are train, and a tenth of
-their rows, drawn by line number and seed, is valid; the eighth day is test. An id is kept if it occurs in
-at least ``min_count`` rows of the seven days; missing, rarer and unseen ones share 0. ``user_id`` is the raw id, which
-groups rows for GAUC. Rows lie by user, and users in the order of a hash: a prefix is a sample of users.
+Prices are bucketed by `log_round`. The first seven of the eight days, in Beijing time, are train, and a tenth of their
+rows, drawn by line number and seed, is valid; the eighth day is test. An id is kept if it occurs at least
+``min_count`` times in the seven days; missing, rarer and unseen ids share code 0. ``user_id`` is the raw id and groups
+rows for GAUC. Rows are sorted by user, and users by a hash: a prefix is a sample of users.
 
-Options take columns from ``behavior_log.csv``. ``history_cate`` and ``history_brand`` are the categories and brands of
-the user's last behaviours strictly before the impression, whatever their kind, oldest first. ``purchase`` is 1 if the
-impression was clicked and the user bought something of the ad's category and brand within some days of it. The log
-does not say which ad, if any, a purchase came of: one purchase may be counted for several clicks, one may be of
-another product, an ad without a brand has none, and the window of late impressions reaches beyond the log's end.
+Options add columns from ``behavior_log.csv``. ``history_cate`` and ``history_brand`` are the categories and brands of
+the user's last behaviours of any kind strictly before the impression, oldest first. ``purchase`` is 1 if the impression
+was clicked and the user bought something of the ad's category and brand within some days. The log does not say which
+ad, if any, led to a purchase: a purchase may count for several clicks or be of another product, an ad without a brand
+has no purchases, and the windows of late impressions reach beyond the end of the log.
 """
 
 import os
@@ -27,7 +27,7 @@ from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.guards import Duplicates, LeakCheck
 from torchrec_mtl.data.raw.hashes import is_valid
 from torchrec_mtl.data.raw.lines import Progress, map_in_order
-from torchrec_mtl.data.raw.preparation import Found, prepare_from_raw, without_progress, write_report
+from torchrec_mtl.data.raw.preparation import Report, prepare_from_raw, without_progress, write_report
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.writer import SplitFiles
 from torchrec_mtl.datasets.taobao import features
@@ -40,8 +40,8 @@ from torchrec_mtl.tasks import TaskChain
 TEST_DAY = NUM_DAYS - 1
 NOTES = {
     "source": "Ad Display/Click Data on Taobao.com, tianchi.aliyun.com data set 56",
-    "order": "rows lie by user and time, users in the order of a hash: a prefix is a sample of users",
-    "purchase": "matched by user, category, brand and time; the log does not say which ad a purchase came of",
+    "order": "rows are sorted by user and time, users by a hash: a prefix is a sample of users",
+    "purchase": "matched by user, category, brand and time; the log does not say which ad led to a purchase",
 }
 
 
@@ -59,29 +59,32 @@ def prepare_taobao(
     seed: int = 0,
     progress: Progress = without_progress,
 ) -> Path:
-    """The prepared data set ``output``, built first if it is not there yet.
+    """Prepares TaoBao's display ads in the folder ``output``, unless they are prepared already.
 
-    Beside what every data set has it holds ``vocabularies.parquet``, ``report.json`` (what was read, and what the
-    guards found) and, if rows were put aside, ``bad_rows.tsv``; its splits have ``time_stamp`` and ``user_id``. An
-    interrupted preparation leaves nothing. It needs some hundred bytes of memory an impression, and 25 on disk, for the
-    time being, for each behaviour within the windows.
+    Besides the files of every prepared data set, the folder has ``vocabularies.parquet``, ``report.json`` (what was
+    read, and signs of faulty data) and, if rows were put aside, ``bad_rows.tsv``. The splits also have the columns
+    ``time_stamp`` and ``user_id``. An interrupted preparation leaves nothing. It needs some hundred bytes of memory per
+    impression and, until it ends, 25 bytes on disk per behaviour within the windows.
 
     Args:
-        raw: folder of the raw files, plain, as .gz or .zst, or in tar archives; the behaviour log may be missing where
-            no option needs it.
-        output: the data set's own folder.
-        history_length: behaviours of a history, at most; 0 for no histories.
-        history_days: how long before the impression they may be.
-        purchase_days: how long after the impression a purchase may be, for the task "purchase"; 0 for clicks alone.
-        min_count: rows of the seven days that an id must occur in.
-        bad_rows: "strict" refuses a file with a bad row, "quarantine" puts such rows aside.
-        bad_rows_limit: how many may be put aside.
+        raw: folder of the raw files, plain, as .gz or .zst, or in tar archives; the behaviour log may be missing if no
+            option needs it.
+        output: folder of the prepared data set.
+        history_length: largest number of behaviours in a user's history before an impression; 0 for no histories.
+        history_days: number of days before the impression that a history covers.
+        purchase_days: number of days after a click in which a purchase counts for the task "purchase"; 0 for clicks
+            alone.
+        min_count: number of times that an id must occur in the first seven days to be kept.
+        bad_rows: what happens to a row that breaks the format: "strict" refuses the file, "quarantine" puts the row
+            aside in bad_rows.tsv.
+        bad_rows_limit: largest number of rows to put aside; one more is an error.
         sample: share of the users to keep, above 0 and at most 1.
-        seed: of the rows in valid and of the sample.
-        progress: called with a stage, the rows read, and the share of the stage that is done.
+        seed: seed that draws the validation rows and the sample.
+        progress: function that is called with a stage, the number of rows so far, and the share of the stage that is
+            done.
 
     Returns:
-        ``output`` as a path.
+        The path of ``output``.
 
     Raises:
         InputError: if an argument is wrong, a raw file is missing, damaged or breaks the format, clicks are not rarer
@@ -112,7 +115,7 @@ def prepare_taobao(
 
 
 class _Preparation:
-    """One run: reads the files, then goes twice over the partitions, to count ids and to write rows."""
+    """One preparation: reads the files, then passes twice over the partitions, to count ids and to write rows."""
 
     def __init__(self, arguments: TaobaoArguments, folder: Path, bad_rows: BadRows, progress: Progress) -> None:
         self.arguments, self.folder, self.bad_rows, self.progress = arguments, folder, bad_rows, progress
@@ -121,14 +124,14 @@ class _Preparation:
     def run(self) -> Schema:
         parts = self.folder / "parts"
         parts.mkdir()
-        joiner, found = read_sources(self.arguments, parts, self.bad_rows, self.progress, self.num_threads)
+        joiner, figures = read_sources(self.arguments, parts, self.bad_rows, self.progress, self.num_threads)
         vocabularies = self._vocabularies(joiner)
         vocabularies.save(self.folder)
         leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in SINGLE_FIELDS}, self.arguments.labels)
-        found |= self._write(joiner, vocabularies, leaks, Duplicates(parts / "hashes"))
+        figures |= self._write(joiner, vocabularies, leaks, Duplicates(parts / "hashes"))
         shutil.rmtree(parts)
-        found = {"arguments": asdict(self.arguments), **found}
-        write_report(self.folder, found, self.bad_rows, vocabularies, leaks, describe)
+        figures = {"arguments": asdict(self.arguments), **figures}
+        write_report(self.folder, figures, self.bad_rows, vocabularies, leaks, describe)
         return Schema(
             "taobao",
             [
@@ -142,7 +145,7 @@ class _Preparation:
 
     def _partitions(self, joiner: Joiner, stage: str) -> Iterator[Partition]:
         numbers, done = joiner.impressions["partition"].unique().sort().to_list(), 0
-        for partition in map_in_order(joiner.partition, numbers, self.num_threads):
+        for partition in map_in_order(joiner.join_partition, numbers, self.num_threads):
             done += partition.rows.height
             self.progress(stage, done, done / joiner.impressions.height)
             yield partition
@@ -150,12 +153,12 @@ class _Preparation:
     def _vocabularies(self, joiner: Joiner) -> Vocabularies:
         counts = {field: ValueCounts() for field in self.arguments.fields}
         for partition in self._partitions(joiner, "counting ids"):
-            for field, of_field in features.train_ids(partition, TEST_DAY - 1).items():
-                counts[field].add(of_field)
+            for field, ids in features.train_ids(partition, TEST_DAY - 1).items():
+                counts[field].add(ids)
         return Vocabularies({field: counts[field].at_least(self.arguments.min_count) for field in counts})
 
-    def _write(self, joiner: Joiner, vocabularies: Vocabularies, leaks: LeakCheck, duplicates: Duplicates) -> Found:
-        """The splits' files; what was found on the way."""
+    def _write(self, joiner: Joiner, vocabularies: Vocabularies, leaks: LeakCheck, duplicates: Duplicates) -> Report:
+        """Writes the files of the splits, and returns figures of their rows."""
         positives = {split: dict.fromkeys(self.arguments.labels, 0) for split in SPLITS}
         with SplitFiles(self.folder) as files:
             for partition in self._partitions(joiner, "writing rows"):
@@ -176,7 +179,7 @@ class _Preparation:
         }
 
     def _splits(self, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """The rows of each split, with the columns of its file."""
+        """Returns the rows of each split, with the columns of its file."""
         in_test = (rows["day"] == TEST_DAY).to_numpy()
         in_valid = ~in_test & is_valid(rows["line"].to_numpy(), self.arguments.seed)
         masks = {"train": ~in_test & ~in_valid, "valid": in_valid, "test": in_test}

@@ -1,4 +1,4 @@
-"""The arguments of a preparation, and the raw files that it needs."""
+"""The arguments of a preparation, and the reading of the raw files that it needs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,10 @@ from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import RawFile, find_raw_file
 from torchrec_mtl.data.raw.hashes import SAMPLE, uniform
 from torchrec_mtl.data.raw.lines import Progress
-from torchrec_mtl.data.raw.preparation import Found, RawArguments
+from torchrec_mtl.data.raw.preparation import RawArguments, Report
 from torchrec_mtl.datasets.taobao.behaviors import BehaviorLog, Windows
 from torchrec_mtl.datasets.taobao.features import HISTORY_FIELDS, SINGLE_FIELDS, Joiner
-from torchrec_mtl.datasets.taobao.findings import found_in
+from torchrec_mtl.datasets.taobao.findings import summarise
 from torchrec_mtl.datasets.taobao.layout import AD_FEATURE, BEHAVIOR_LOG, RAW_SAMPLE, USER_PROFILE
 from torchrec_mtl.datasets.taobao.tables import read_ads, read_impressions, read_profiles
 from torchrec_mtl.errors import InputError, check_at_least
@@ -35,55 +35,63 @@ class TaobaoArguments(RawArguments):
 
     @property
     def windows(self) -> Windows:
+        """Windows of the behaviour log."""
         return Windows(self.history_length, self.history_days, self.purchase_days)
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """Label columns."""
         return ("click", "purchase") if self.purchase_days else ("click",)
 
     @property
     def fields(self) -> tuple[str, ...]:
+        """Names of the fields."""
         return (*SINGLE_FIELDS, *(HISTORY_FIELDS if self.history_length else ()))
 
 
 def read_sources(
     arguments: TaobaoArguments, parts: Path, bad_rows: BadRows, progress: Progress, num_threads: int
-) -> tuple[Joiner, Found]:
-    """Ads, profiles, impressions and, where it is needed, the behaviour log; and what they tell.
+) -> tuple[Joiner, Report]:
+    """Reads ads, profiles, impressions and, if needed, the behaviour log. Returns them and their figures.
 
     Args:
-        parts: the folder for what is kept on disk.
+        arguments: arguments of the preparation.
+        parts: folder for intermediate files.
+        bad_rows: handler of bad rows.
+        progress: function that is called as `read_lines` calls it.
+        num_threads: number of threads that parse.
 
     Raises:
-        InputError: if a file is missing, damaged, has a bad row, as ``bad_rows`` has it, or more clicks than not.
+        InputError: if a file is missing or damaged, at least half of the impressions are clicks, or on a bad row, as
+            `BadRows.add` raises it.
     """
-    windows, how = arguments.windows, (bad_rows, progress, num_threads)
+    windows, options = arguments.windows, (bad_rows, progress, num_threads)
     formats = [AD_FEATURE, USER_PROFILE, RAW_SAMPLE, *([BEHAVIOR_LOG] if windows.needs_log else [])]
     files = [find_raw_file(arguments.raw, layout.name) for layout in formats]
-    ads, profiles = read_ads(files[0], *how), read_profiles(files[1], *how)
-    impressions = read_impressions(files[2], ads, *how)
-    found = found_in(ads, profiles, impressions)
-    _check_clicks(files[2], found)
+    ads, profiles = read_ads(files[0], *options), read_profiles(files[1], *options)
+    impressions = read_impressions(files[2], ads, *options)
+    figures = summarise(ads, profiles, impressions)
+    _check_clicks(files[2], figures)
     if arguments.sample < 1:
         impressions = _sample(impressions, arguments)
     log = None
     if windows.needs_log:
         (parts / "behaviors").mkdir()
         log = BehaviorLog(windows, impressions, parts / "behaviors")
-        log.partition(files[3], *how)
-        found |= {"behaviors": {"rows": log.num_rows, "kept": log.num_kept}}
-    return Joiner(ads, profiles, impressions, log), found
+        log.partition(files[3], *options)
+        figures |= {"behaviors": {"rows": log.num_rows, "kept": log.num_kept}}
+    return Joiner(ads, profiles, impressions, log), figures
 
 
-def _check_clicks(file: RawFile, found: Found) -> None:
-    rows, clicks = found["raw_sample"]["rows"], found["raw_sample"]["clicks"]
+def _check_clicks(file: RawFile, figures: Report) -> None:
+    rows, clicks = figures["raw_sample"]["rows"], figures["raw_sample"]["clicks"]
     if 2 * clicks >= rows:
-        told = f"clicks ({clicks}) must be fewer than other impressions ({rows - clicks})"
-        raise InputError(f"{file}: {told}; the last columns must be nonclk, clk")
+        rule = f"clicks ({clicks}) must be fewer than other impressions ({rows - clicks})"
+        raise InputError(f"{file}: {rule}; the last columns must be nonclk, clk")
 
 
 def _sample(impressions: pl.DataFrame, arguments: TaobaoArguments) -> pl.DataFrame:
-    """Those of a share of the users."""
+    """Returns the impressions of a share of the users."""
     users = impressions["user"].to_numpy()
     kept = impressions.filter(pl.Series(uniform(users, arguments.seed, SAMPLE) < arguments.sample))
     if kept.is_empty():

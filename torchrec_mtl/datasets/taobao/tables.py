@@ -1,4 +1,4 @@
-"""Ads, user profiles and impressions in memory."""
+"""Reads ads, user profiles and impressions into memory."""
 
 import numpy as np
 import polars as pl
@@ -14,22 +14,22 @@ from torchrec_mtl.datasets.taobao.lines import read_rows
 from torchrec_mtl.errors import InputError
 
 DAY = 86_400
-BEIJING = 8 * 3600  # ahead of UTC
+BEIJING = 8 * 3600  # seconds ahead of UTC
 NUM_DAYS = 8
 PRICE_RESOLUTION = 4.0
 PARTITIONS = 64
-MISSING = -1  # no raw id is negative
+MISSING = -1  # stands for a missing raw id; no raw id is negative
 
 
 def read_ads(file: RawFile, bad_rows: BadRows, progress: Progress, num_threads: int) -> pl.DataFrame:
-    """One row an ad, sorted by ``adgroup_id``: its raw ids, and ``price`` as `log_round` has it."""
+    """Returns a row per ad, sorted by ``adgroup_id``: its raw ids, and ``price`` after `log_round`."""
     ads = _read_keyed(file, AD_FEATURE, "adgroup_id", bad_rows, progress, num_threads)
     price = pl.Series("price", log_round(ads["price"].to_numpy(), PRICE_RESOLUTION))
     return ads.with_columns(price).select(pl.col(AD).fill_null(MISSING))
 
 
 def read_profiles(file: RawFile, bad_rows: BadRows, progress: Progress, num_threads: int) -> pl.DataFrame:
-    """One row a user with a profile, sorted by ``userid``."""
+    """Returns a row per user with a profile, sorted by ``userid``."""
     profiles = _read_keyed(file, USER_PROFILE, "userid", bad_rows, progress, num_threads)
     return profiles.select("userid", pl.col(PROFILE).fill_null(MISSING))
 
@@ -37,21 +37,23 @@ def read_profiles(file: RawFile, bad_rows: BadRows, progress: Progress, num_thre
 def read_impressions(
     file: RawFile, ads: pl.DataFrame, bad_rows: BadRows, progress: Progress, num_threads: int
 ) -> pl.DataFrame:
-    """``user``, ``time_stamp``, ``ad`` (its place in ``ads``), ``pid``, ``click``, ``line``, ``day`` (0 to 7, Beijing
-    time) and ``partition``, sorted by partition, user, time and line. A partition has all rows of its users.
+    """Returns a row per impression, sorted by partition, user, time and line.
+
+    Columns: ``user``, ``time_stamp``, ``ad`` (the row in ``ads``), ``pid``, ``click``, ``line``, ``day`` (0 to 7,
+    Beijing time) and ``partition``. A partition has all rows of its users.
 
     Raises:
-        InputError: if the rows are not of eight days, or on a bad row, as ``bad_rows`` has it: one is a row whose
-            ``nonclk`` is not 1 - ``clk``, or whose ad is not in ``ads``.
+        InputError: if the rows do not span eight days, or on a bad row, as `BadRows.add` raises it. A row is also bad
+            if its ``nonclk`` is not 1 - ``clk``, or its ad is not in ``ads``.
     """
     known, blocks = ads["adgroup_id"].to_numpy(), []
     for rows in read_rows(file, RAW_SAMPLE, bad_rows, progress, num_threads):
-        place = find(known, rows["adgroup_id"].to_numpy())
-        rows = rows.with_columns(ad=pl.Series(place.astype(np.int32)))
+        ad = find(known, rows["adgroup_id"].to_numpy())
+        rows = rows.with_columns(ad=pl.Series(ad.astype(np.int32)))
         both = pl.when(pl.col("nonclk") == pl.col("clk")).then(pl.format("`nonclk` (={}) must be 1 - `clk`", "nonclk"))
-        stray = pl.format("`adgroup_id` (={}) must be that of a row of ad_feature.csv", "adgroup_id")
+        stray = pl.format("`adgroup_id` (={}) must occur in ad_feature.csv", "adgroup_id")
         reasons = rows.select(reason=both.when(pl.col("ad") < 0).then(stray))["reason"]
-        _set_aside(rows, reasons, file, RAW_SAMPLE, bad_rows)
+        _put_aside(rows, reasons, file, RAW_SAMPLE, bad_rows)
         good = rows.filter(reasons.is_null())
         blocks.append(
             good.select(
@@ -75,12 +77,12 @@ def read_impressions(
 
 
 def partition_of(users: Array) -> Array:
-    """Which of `PARTITIONS` a user is in, by a hash."""
+    """Returns the partition of each user, below `PARTITIONS`, by a hash."""
     return (mix(users, 0) >> np.uint64(58)).astype(np.uint8)
 
 
 def _pid_number() -> pl.Expr:
-    """``430548_1007`` as 430548000001007."""
+    """Returns ``pid`` as an integer: 430548000001007 for ``430548_1007``."""
     parts = pl.col("pid").str.split_exact("_", 1).struct
     return parts.field("field_0").cast(pl.Int64) * 10**9 + parts.field("field_1").cast(pl.Int64)
 
@@ -88,16 +90,16 @@ def _pid_number() -> pl.Expr:
 def _read_keyed(
     file: RawFile, layout: Format, key: str, bad_rows: BadRows, progress: Progress, num_threads: int
 ) -> pl.DataFrame:
-    """All rows, sorted by their key, which is each one's own."""
+    """Returns all rows, sorted by ``key``. A row whose key has occurred before is bad."""
     rows = pl.concat(list(read_rows(file, layout, bad_rows, progress, num_threads)))
-    again = ~rows[key].is_first_distinct()
-    reasons = rows.select(reason=pl.when(again).then(pl.format(f"`{key}` (={{}}) must occur once", key)))["reason"]
-    _set_aside(rows, reasons, file, layout, bad_rows)
-    return rows.filter(~again).sort(key)
+    repeated = ~rows[key].is_first_distinct()
+    reasons = rows.select(reason=pl.when(repeated).then(pl.format(f"`{key}` (={{}}) must occur once", key)))["reason"]
+    _put_aside(rows, reasons, file, layout, bad_rows)
+    return rows.filter(~repeated).sort(key)
 
 
-def _set_aside(rows: pl.DataFrame, reasons: pl.Series, file: RawFile, layout: Format, bad_rows: BadRows) -> None:
-    """Tells of the rows that have a reason."""
+def _put_aside(rows: pl.DataFrame, reasons: pl.Series, file: RawFile, layout: Format, bad_rows: BadRows) -> None:
+    """Hands the rows that have a reason to ``bad_rows``."""
     for position in reasons.is_not_null().arg_true():
         values = rows.row(position, named=True)
         text = ",".join("" if values[name] is None else str(values[name]) for name in layout.schema)
