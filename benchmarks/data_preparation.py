@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import ali_ccp_baseline, record
-from torchrec_mtl.data.ali_ccp import AliCcpGenerator, prepare_ali_ccp
+from tests.generators.ali_ccp import AliCcpGenerator
+from torchrec_mtl.datasets.ali_ccp.prepare import prepare_ali_ccp
 
 ROWS, QUICK_ROWS, REPEATS = 400_000, 3_000, 3
 Found = tuple[int, dict[str, int]]  # number of rows, and number of ids of each field, with 0

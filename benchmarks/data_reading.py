@@ -19,12 +19,14 @@ import torch
 from torchrec.distributed.train_pipeline import TrainPipelineBase
 
 from benchmarks import record
-from torchrec_mtl.data import BatchLoader, Schema, Split, SyntheticFunnel, prepare_synthetic, read_split
+from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
+from torchrec_mtl.datasets import SyntheticFunnel, prepare_synthetic
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.distributed import distribute, process_group
+from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.process_group import process_group
 
 ROWS, QUICK_ROWS, REPEATS = 2_000_000, 10_000, 5
 CPU, TRAINING = torch.device("cpu"), "Shared-Bottom trains"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import dtype_to_data_type
 
-from torchrec_mtl.data.ali_ccp.golden import NUM_EMBEDDINGS
+from torchrec_mtl.datasets.ali_ccp.published import NUM_EMBEDDINGS
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 
 CRITEO = [45833188, 36746, 17245, 7413, 20243, 3, 7114, 1441, 62, 29275261, 1572176, 345138, 10, 2209, 11267, 128, 4]

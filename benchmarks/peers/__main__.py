@@ -36,7 +36,8 @@ from benchmarks import record
 from benchmarks.peers.common import DEFAULT, MODELS, SETTINGS, WORKLOADS, Workload
 from benchmarks.peers.worker import Library
 from tests.peers.environment import python_with
-from torchrec_mtl.data import Schema, SyntheticFunnel, oracle_auc, prepare_synthetic
+from torchrec_mtl.data import Schema
+from torchrec_mtl.datasets import SyntheticFunnel, oracle_auc, prepare_synthetic
 from torchrec_mtl.metrics import auc
 
 OURS = "torchrec_mtl"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.data import fuzz_lines
-from tests.data.fuzz_lines import FORMATS, TOKENS, fuzz_one, write_seeds
+from tests.datasets import fuzz_lines
+from tests.datasets.fuzz_lines import FORMATS, TOKENS, fuzz_one, write_seeds
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))

@@ -1,6 +1,6 @@
 """A coverage-guided fuzzer of the readers of Ali-CCP and TaoBao lines, run by hand.
 
-``pip install atheris``, then ``python -m tests.data.fuzz_lines ali_ccp CORPUS -atheris_runs=2000000``, or ``taobao``.
+``pip install atheris``; ``python -m tests.datasets.fuzz_lines ali_ccp CORPUS -atheris_runs=1000000``, or ``taobao``.
 Arguments after the folder are libFuzzer's options. Whatever the bytes are, nothing may crash or hang. Exactly the lines
 that the plain parser calls bad may be bad, each with a reason, and every other line must read as it does there.
 
@@ -39,10 +39,10 @@ class File:
 
 
 def ali_ccp() -> list[File]:
-    from tests.data.ali_ccp import raw
-    from tests.data.ali_ccp.agreement import agree
-    from tests.data.ali_ccp.reference import parse
-    from torchrec_mtl.data.ali_ccp.layout import COMMON, SKELETON, reason
+    from tests.datasets.ali_ccp import raw
+    from tests.datasets.ali_ccp.agreement import agree
+    from tests.datasets.ali_ccp.reference import parse
+    from torchrec_mtl.datasets.ali_ccp.layout import COMMON, SKELETON, reason
 
     def file(good: str, skeleton: bool, columns: tuple[str, ...]) -> File:
         agrees = partial(agree, skeleton=skeleton)
@@ -52,8 +52,8 @@ def ali_ccp() -> list[File]:
 
 
 def taobao() -> list[File]:
-    from tests.data.taobao.agreement import LAYOUTS, agree, values
-    from tests.data.taobao.raw import LINES
+    from tests.datasets.taobao.agreement import LAYOUTS, agree, values
+    from tests.datasets.taobao.raw import LINES
 
     def file(name: str) -> File:
         layout = LAYOUTS[name]
