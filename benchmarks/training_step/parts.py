@@ -1,152 +1,156 @@
-"""A training step taken apart, by hooks that change nothing that is computed.
+"""A training step taken apart, by instruments that change nothing that is computed.
 
-On a CPU a part is processor time of the thread that trains, and the reader's of its own thread: other work on the
-machine disturbs that least. On a GPU a part is the time between events on the stream that computes; the reader's thread
-works beside it. TorchRec's pipeline there exchanges the next batch's ids during a step, which is in "the rest".
+On a CPU a part is processor time of the thread that trains, and the reader's is that of its own thread: other work on
+the machine disturbs these least. On a GPU a part is the time between events on the stream that computes, beside which
+the reader's thread works. TorchRec's pipeline there exchanges the next batch's ids during a step, in "the rest".
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import record
-from benchmarks.training_step.case import Case
-from benchmarks.training_step.clock import (
-    OF_STEP,
-    OVER_ARCH_BACKWARD,
-    OVER_ARCH_FORWARD,
-    READER,
-    REST,
-    TABLES_BACKWARD,
-    TABLES_FORWARD,
-    Clock,
-    reader_seconds,
-)
-from torchrec_mtl.data import BatchLoader, MultiTaskBatch
+from benchmarks.stacks import mean_loss
+from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.faults import Recorded
+from torchrec_mtl.training.fit import Training
+
+READER, WAITING, REST = "reader, in its own thread", "waiting for the reader", "the rest"
+TABLES_FORWARD, TABLES_BACKWARD = "tables, forward", "tables, backward and update"
+OVER_ARCH_FORWARD, OVER_ARCH_BACKWARD = "over-arch, forward", "over-arch, backward"
+_FORWARD, _BACKWARD = (TABLES_FORWARD, OVER_ARCH_FORWARD), (OVER_ARCH_BACKWARD, TABLES_BACKWARD)
+OF_STEP = (WAITING, "transfer", *_FORWARD, "loss", *_BACKWARD, "optimizer", REST)
+Function = Callable[..., Any]
+WARM_UP = 2  # steps; in the first, TorchRec traces the model, which must be without instruments
 
 
-def _hooks(case: Case, clock: Clock, stack: ExitStack) -> None:
-    """On the boundaries between tables, over-arch and loss, of the forward pass and of the backward pass."""
+class Clock:
+    """Gives each moment of a step to the part that was begun last and is not over."""
 
-    def add(module: nn.Module, part: str, before: Callable[..., None], after: Callable[..., None]) -> None:
-        def enter(_: nn.Module, inputs: Any) -> None:
-            clock.begin(part)
-            before(inputs)
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.open: list[str] = []
+        self.marks: list[tuple[str, Any]] = []
 
-        def leave(_: nn.Module, inputs: Any, output: Any) -> None:
-            after(output)
-            clock.end()
+    def _mark(self, turn_to: str = "") -> None:
+        if turn_to:
+            self.open[-1] = turn_to
+        now: Any = torch.cuda.Event(enable_timing=True) if self.on_gpu else time.thread_time()
+        if self.on_gpu:
+            now.record()
+        self.marks.append((self.open[-1] if self.open else "", now))
 
-        stack.callback(module.register_forward_pre_hook(enter).remove)
-        stack.callback(module.register_forward_hook(leave).remove)
+    def _watch(self, tensors: Any, part: str) -> None:
+        """The present part turns into ``part`` when the backward pass comes to ``tensors``."""
+        for tensor in tensors if isinstance(tensors, tuple) else (tensors,):
+            if part and isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(lambda _: self._mark(part))
 
-    def on_gradient(part: str) -> Callable[..., None]:
-        def watch(tensors: Any) -> None:
-            for tensor in tensors if isinstance(tensors, tuple) else (tensors,):
-                if isinstance(tensor, Tensor) and tensor.requires_grad:
-                    tensor.register_hook(lambda _: clock.turn_to(part))
+    def around(self, part: str, function: Function, before_inputs: str = "", before_output: str = "") -> Function:
+        """``function``, timed as ``part``; what the backward pass does before its inputs and its output, timed too."""
 
-        return watch
+        def timed(*arguments: Any, **options: Any) -> Any:
+            self.open.append(part)
+            self._mark()
+            try:
+                self._watch(arguments, before_inputs)
+                output = function(*arguments, **options)
+                self._watch(output, before_output)
+                return output
+            finally:
+                self.open.pop()
+                self._mark()
 
-    def nothing(_: Any) -> None:
-        pass
+        return timed
 
-    add(case.train_model, OVER_ARCH_FORWARD, nothing, nothing)
-    add(case.train_model.get_submodule("loss"), "loss", on_gradient(OVER_ARCH_BACKWARD), nothing)
-    for module in case.train_model.modules():
-        if isinstance(module, FeatureArch):
-            add(module, TABLES_FORWARD, nothing, on_gradient(TABLES_BACKWARD))
-    over_arch = case.train_model.get_submodule("model.over_arch")
-    for tower in over_arch if isinstance(over_arch, nn.ModuleList) else ():  # each follows tables of its own
-        add(tower, OVER_ARCH_FORWARD, nothing, on_gradient(OVER_ARCH_BACKWARD))
+    def take(self) -> dict[str, float]:
+        """Returns the seconds of each part since the last call."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        seconds = dict.fromkeys(OF_STEP, 0.0)
+        for (part, began), (_, ended) in zip(self.marks, self.marks[1:], strict=False):
+            if part:
+                seconds[part] += began.elapsed_time(ended) / 1e3 if self.on_gpu else ended - began
+        self.marks.clear()
+        return seconds
 
 
 @contextmanager
-def instruments(case: Case, clock: Clock) -> Iterator[None]:
-    """Puts them into a run that has taken a step: by then TorchRec has traced the model."""
-    step, pipeline = case.training.step, case.training.pipeline
+def instruments(run: Training, clock: Clock) -> Iterator[None]:
+    """Times the parts of the steps that are taken in its context, but not of a run's first step."""
+    step, model = run.step, run.model.module
+    over_arch = model.get_submodule("model.over_arch")
+    towers = over_arch if isinstance(over_arch, nn.ModuleList) else ()  # each follows tables of its own
+    timed = [
+        (Recorded, "__next__", WAITING),
+        (MultiTaskBatch, "to", "transfer"),
+        (model, "forward", OVER_ARCH_FORWARD),
+        *((m, "forward", TABLES_FORWARD, "", TABLES_BACKWARD) for m in model.modules() if isinstance(m, FeatureArch)),
+        *((tower, "forward", OVER_ARCH_FORWARD, "", OVER_ARCH_BACKWARD) for tower in towers),
+        (model.get_submodule("loss"), "forward", "loss", OVER_ARCH_BACKWARD),
+        (run.pipeline, "_backward", "loss"),  # begins with it
+        (step, "zero_grad", "optimizer"),
+        (step, "step", "optimizer"),
+    ]
     with ExitStack() as stack:
-        _hooks(case, clock, stack)
-        for owner, name, part in [
-            (Recorded, "__next__", "waiting for the reader"),
-            (MultiTaskBatch, "to", "transfer"),
-            (step, "zero_grad", "optimizer"),
-            (step, "step", "optimizer"),
-            (pipeline, "_backward", "loss"),  # begins with it
-        ]:
-            stack.enter_context(patch.object(owner, name, clock.around(part, getattr(owner, name))))
+        for owner, name, part, *backward in timed if run.result.step else ():
+            stack.enter_context(patch.object(owner, name, clock.around(part, getattr(owner, name), *backward)))
         yield
 
 
-def check(plain: Case, instrumented: Case, device: torch.device, steps: int = 4) -> None:
-    """Both must train alike, to the last bit.
-
-    Raises:
-        RuntimeError: if they do not; names the step.
-    """
+def check(plain: Training, instrumented: Training, device: torch.device, steps: int = 4) -> None:
+    """Raises a `RuntimeError` unless both train alike, to the last bit."""
     clock = Clock(device)
-    for number in range(steps):
+    for number in range(1, steps + 1):
         torch.manual_seed(number)  # of dropout
-        expected = plain.mean_loss()
-        with instruments(instrumented, clock) if instrumented.has_begun else nullcontext():
+        expected = mean_loss(plain)
+        with instruments(instrumented, clock):
             torch.manual_seed(number)
-            found = instrumented.mean_loss()
+            found = mean_loss(instrumented)
         if found != expected:
-            told = f"with instruments the loss of step {number + 1} is {found!r}, not {expected!r}"
-            raise RuntimeError(f"{plain.system}: {told}")
-
-
-@dataclass
-class Measured:
-    """Seconds of each part, a round each; of the reader, a batch each."""
-
-    parts: dict[str, list[float]]
-    on_gpu: bool
-
-    def sums(self) -> list[float]:
-        """What adds up to a step: on a CPU processor times of both threads; on a GPU what is on its stream."""
-        beside = 0.0 if self.on_gpu else statistics.median(self.parts[READER])
-        return [sum(of_round) + beside for of_round in zip(*(self.parts[part] for part in OF_STEP), strict=True)]
-
-    def residual(self, whole: list[float]) -> float:
-        """By how many percent the parts fall short of ``whole`` steps in the same rounds."""
-        return 100 * (1 - record.ratio(self.sums(), whole))
+            raise RuntimeError(f"with instruments the loss of step {number} is {found!r}, not {expected!r}")
 
 
 class Apart:
     """A run whose steps are taken apart."""
 
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self.case, self.clock = case, Clock(device)
-        self._take_step = self.clock.around(REST, case.take_step)
-        self.rounds: list[dict[str, float]] = []
+    def __init__(self, run: Training, device: torch.device) -> None:
+        self.run, self.clock = run, Clock(device)
+        self._take_step = self.clock.around(REST, run.take_step)
+        self.steps: list[dict[str, float]] = []
+        self.reader: list[float] = []
+        loader: Any = run.train_batches.batches
+        last, make = threading.local(), loader._batch  # an epoch has a thread
+
+        def timed(of_step: Tensor) -> MultiTaskBatch:
+            """Counts all that the thread did since the batch before."""
+            batch, now = make(of_step), time.thread_time()
+            if hasattr(last, "time"):
+                self.reader.append(now - last.time)
+            last.time = now
+            return batch
+
+        loader._batch = timed
 
     def take(self) -> None:
-        """One step."""
-        with instruments(self.case, self.clock) if self.case.has_begun else nullcontext():
+        """Takes one step."""
+        with instruments(self.run, self.clock):
             self._take_step()
-        self.rounds.append(self.clock.take())
+        self.steps.append(self.clock.take())
 
-    def since(self, first: int, of_reader: Mapping[BatchLoader, list[float]]) -> Measured:
-        """What was measured from the round ``first`` on."""
-        parts = {part: [of_round[part] for of_round in self.rounds[first:]] for part in OF_STEP}
-        return Measured({READER: of_reader[self.case.loader], **parts}, self.clock.on_gpu)
+    def parts(self) -> dict[str, list[float]]:
+        """Seconds of each part in each step after the first ones; of the reader, for each batch."""
+        return {READER: self.reader, **{part: [step[part] for step in self.steps[WARM_UP:]] for part in OF_STEP}}
 
-
-def measure(case: Case, device: torch.device, repeats: int) -> tuple[Measured, list[float]]:
-    """A step without instruments and one with them take turns: the parts of these, and those as a whole."""
-    apart = Apart(case, device)
-    timer = partial(record.seconds, device="cuda") if device.type == "cuda" else record.processor_seconds
-    with reader_seconds() as of_reader:
-        candidates = {"whole": case.take_step, "apart": apart.take}
-        whole = record.in_turns(candidates, repeats, timer, warm_up=2)["whole"]
-    return apart.since(2, of_reader), whole
+    def sums(self) -> list[float]:
+        """What adds up to each step: on a CPU the processor times of both threads, on a GPU the times on its stream."""
+        parts, on_gpu = self.parts(), self.clock.on_gpu
+        reader = 0.0 if on_gpu else statistics.median(parts[READER])
+        return [sum(of_step) + reader for of_step in zip(*(parts[part] for part in OF_STEP), strict=True)]
