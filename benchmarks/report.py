@@ -1,159 +1,94 @@
-"""One page of all results, with charts: ``make bench-report`` makes ``benchmarks/results/report.html``.
+"""Puts all results and their charts on one page: ``make bench-report`` writes ``benchmarks/results/report.html``.
 
-Everything on it comes from the CSV files beside it. A row is called by its line there: ``data_reading.csv#L3``, as a
-link on GitHub has it, and as the README refers to it.
+All of it comes from the CSV files beside it. Rows have the numbers of their lines there: ``data_reading.csv#L3``, as in
+a link on GitHub and in the README.
 """
 
 import html
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import namedtuple
 from pathlib import Path
 
 import polars as pl
 from matplotlib.figure import Figure
+from polars import col
 
-from benchmarks import charts
 from benchmarks.record import CIRCUMSTANCES, RESULTS
-from torchrec_mtl.jobs.compare.figures import png
+from torchrec_mtl.jobs.compare.figures import plt, png
 from torchrec_mtl.jobs.compare.html import heading, page, paragraph, picture, table
 
 PAGE = RESULTS / "report.html"
-
-
-@dataclass(frozen=True)
-class Section:
-    """A CSV file's part of the page.
-
-    Args:
-        name: of the file.
-        title: a heading.
-        text: what was measured, how to read the chart, and the command.
-        draw: the charts; none for a table alone.
-    """
-
-    name: str
-    title: str
-    text: str
-    draw: tuple[Callable[[pl.DataFrame], Figure], ...] = ()
-
-
-_EMBEDDINGS = Section(
-    "embedding_throughput",
-    "Embedding throughput",
-    "Lookups and updates of Criteo's tables, a batch a step, beside what a plain copy reaches; docs/"
-    "embedding_throughput.md says what to choose. python -m benchmarks.embedding_throughput",
-    (charts.throughput,),
-)
-_STEP = Section(
-    "training_step",
-    "A training step, taken apart",
-    "What each model's step costs and in which part, how it grows when one thing of the workload does, TAFE's "
-    "figure 8, and our loop beside bare TorchRec. python -m benchmarks.training_step",
-    (charts.step_parts, charts.step_growth, charts.step_figure_8),
-)
-
-
-def _on_a_gpu(of: Section) -> Section:
-    text = of.text.rpartition("python -m")[0] + "python -m benchmarks.gpu"
-    return replace(of, name=f"{of.name}_cuda", title=f"{of.title}, on a GPU", text=text)
-
-
+# Rows that are shown, columns that name a row, columns whose values have a panel, panels beside each other.
+Chart = namedtuple("Chart", "rows label panel columns")
+EMBEDDINGS = (col("measured") == "throughput") & col("axis").is_in(["base", "sharding"])
+THROUGHPUT = Chart(EMBEDDINGS, ["candidate"], ["axis", "ranks", "direction", "optimizer"], 3)
+STEP = Chart((col("question") == "parts") & (col("part") == "whole step"), ["model"], ["part"], 1)
+PEERS = Chart(col("measure") == "training", ["model", "library"], ["setting"], 3)
+PATHS = Chart((col("what") == "stack") & (col("tasks") == 2), ["candidate"], ["direction", "active"], 2)
+CUDA_PATHS = Chart(col("median").is_not_null(), ["candidate", "mode"], ["size", "direction", "active"], 2)
+TABLES = "Lookups and updates of Criteo's tables beside a plain copy; docs/embedding_throughput.md says what to choose."
+PARTS = "Steps of all models, their parts and growth, TAFE's figure 8, and the training loop beside bare TorchRec."
+# The name of a CSV file, the program that writes it, a heading, what was measured, a chart where it helps to choose.
+Section = namedtuple("Section", "name program title text chart", defaults=[None])
 SECTIONS = (
-    _EMBEDDINGS,
-    _on_a_gpu(_EMBEDDINGS),
-    _STEP,
-    _on_a_gpu(_STEP),
+    Section("embedding_throughput", "embedding_throughput", "Embedding throughput", TABLES, THROUGHPUT),
+    Section("embedding_throughput_cuda", "gpu", "Embedding throughput on a GPU", TABLES, THROUGHPUT),
+    Section("training_step", "training_step", "A training step, taken apart", PARTS, STEP),
+    Section("training_step_cuda", "gpu", "A training step on a GPU", PARTS, STEP),
+    Section("peers", "peers", "Other libraries", "The same models: speed, memory, AUC after equal steps.", PEERS),
+    Section("inducing_attention_cpu", "attention", "TAFE's attention on a CPU", "The stack and whole models.", PATHS),
+    Section("inducing_attention_cuda", "gpu", "TAFE's attention on a GPU", "The stack at three sizes.", CUDA_PATHS),
+    Section("scaling_measured", "scaling", "Several processes", "The training loop beside bare TorchRec."),
     Section(
-        "peers",
-        "Other libraries",
-        "The same models of other libraries: samples per second of processor time, memory, and AUC after equal steps. "
-        "python -m benchmarks.peers",
-        (charts.peers_speed,),
+        "data_preparation", "data_preparation", "Preparing Ali-CCP", "From raw files, beside the AITM authors' steps."
     ),
-    Section(
-        "inducing_attention_cpu",
-        "TAFE's attention on a CPU",
-        "Milliseconds of one thread's processor time for the stack at the paper's size; and whole steps beside "
-        "Shared-Bottom. python -m benchmarks.inducing_attention_cpu",
-        (charts.attention,),
-    ),
-    Section(
-        "inducing_attention_cuda",
-        "TAFE's attention on a GPU",
-        "Microseconds of the stack. python -m benchmarks.gpu",
-        (charts.gpu_attention,),
-    ),
-    Section(
-        "scaling_measured",
-        "Our loop beside bare TorchRec, several processes",
-        "TorchRec's DLRM, the same sharding and weights; docs/scaling.md. python -m benchmarks.scaling.measure",
-    ),
-    Section(
-        "scaling_parts",
-        "Where the difference lies",
-        "Our loop's own parts inside each step. python -m benchmarks.scaling.parts",
-    ),
-    Section(
-        "scaling_on_paper",
-        "What more machines would bring",
-        "Computed, not measured; docs/scaling.md. python -m benchmarks.scaling.on_paper",
-    ),
-    Section(
-        "data_preparation",
-        "Preparing Ali-CCP",
-        "Rows a second from generated raw files to what is trained on, beside a plain Python reading of the AITM "
-        "authors' steps. python -m benchmarks.data_preparation",
-        (charts.preparation,),
-    ),
-    Section(
-        "data_reading",
-        "Reading",
-        "What one reader hands out, beside what Shared-Bottom trains at. python -m benchmarks.data_reading",
-        (charts.reading,),
-    ),
-    Section(
-        "counts",
-        "What a step does, whatever the clock",
-        "Counts of one step of each system at a fixed small size, which every change is held to. "
-        "python -m benchmarks.counts",
-    ),
-    Section(
-        "instructions",
-        "Machine instructions of a step",
-        "Of the same step, on the processor that valgrind makes up. python -m benchmarks.instructions",
-    ),
+    Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
 )
 
 
-def circumstances(frame: pl.DataFrame) -> tuple[str, pl.DataFrame]:
-    """What all rows have in common of where and when, in a line; and the rows without it."""
-    common = [name for name in CIRCUMSTANCES if frame[name].n_unique() == 1]
-    line = "; ".join(f"{name} {frame[name][0]}" for name in common)
-    return line, frame.drop(common)
+def draw(chart: Chart, frame: pl.DataFrame) -> Figure:
+    """Medians with lines from p20 to p80, first row on top."""
+    panels = frame.partition_by(chart.panel, maintain_order=True)
+    lines = [max(map(len, panels[i : i + chart.columns])) for i in range(0, len(panels), chart.columns)]
+    size = (9 if chart.columns == 1 else 5.5 * chart.columns, 0.26 * sum(lines) + 0.8 * len(lines))
+    shape = {"squeeze": False, "height_ratios": lines, "layout": "constrained"}
+    figure, axes = plt.subplots(len(lines), chart.columns, figsize=size, **shape)
+    for axis, rows in zip(axes.flat, panels, strict=False):
+        heights, names = range(len(rows))[::-1], rows.select(chart.label).rows()
+        axis.hlines(heights, rows["p20"], rows["p80"], alpha=0.4, linewidth=3)
+        axis.plot(rows["median"], heights, "o", markersize=4)
+        axis.set_yticks(heights, [", ".join(name) for name in names], fontsize=8)
+        values = [f"{name} {rows[name][0]}" for name in chart.panel if rows[name][0] is not None]
+        axis.set_title(", ".join(values), loc="left", fontsize=9)
+        axis.set_xlabel(rows["unit"][0], fontsize=8)
+        axis.locator_params(axis="x", nbins=5)
+        axis.xaxis.set_major_formatter("{x:,.6g}")
+        axis.set(xlim=(0, None), ylim=(-0.7, len(rows) - 0.3))
+        axis.grid(axis="x", alpha=0.3)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    return figure
 
 
-def section(of: Section, file: Path) -> list[str]:
-    """Its pieces of HTML; that it has not been measured yet, where there is no file."""
-    parts = [heading(of.title), paragraph(of.text)]
-    if not file.is_file():
-        return [*parts, paragraph(f"Not yet measured: there is no {file.name}.")]
+def show(section: Section, file: Path) -> list[str]:
+    """A file's chart, and its rows, folded; what is alike in all rows of when and where stands above them."""
     frame = pl.read_csv(file, infer_schema_length=None)
-    line, rows = circumstances(frame)
-    for draw in of.draw:
-        parts.append(picture(png(draw(frame)), str(draw.__doc__)))
-    lines = [[f"L{number}", *_cells(row)] for number, row in enumerate(rows.iter_rows(), 2)]
-    all_rows = table(["line", *rows.columns], lines, f"{file.name}. {line}")
-    return [*parts, f"<details><summary>{html.escape(file.name)}: {len(rows)} rows</summary>{all_rows}</details>"]
-
-
-def _cells(row: Sequence[object]) -> list[str]:
-    return ["" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row]
+    shown = frame.filter(section.chart.rows if section.chart else False)
+    chart = [picture(png(draw(section.chart, shown)), str(draw.__doc__))] if len(shown) else []
+    common = [name for name in CIRCUMSTANCES if name in frame.columns and frame[name].n_unique() == 1]
+    caption = "; ".join([file.name, *(f"{name} {frame[name][0]}" for name in common)])
+    rows = frame.drop(common)
+    lines = [[f"L{number}", *("" if x is None else str(x) for x in row)] for number, row in enumerate(rows.rows(), 2)]
+    summary = f"<summary>{html.escape(file.name)}: {len(rows)} rows</summary>"
+    return [*chart, f"<details>{summary}{table(['line', *rows.columns], lines, caption)}</details>"]
 
 
 def main() -> None:
-    parts = [paragraph("Each figure is a median of repeats in which candidates took turns; compare within one file.")]
-    for of in SECTIONS:
-        parts += section(of, RESULTS / f"{of.name}.csv")
+    parts = [paragraph("A figure is the median of repeats in which candidates took turns; compare within one file.")]
+    for section in SECTIONS:
+        parts += [heading(section.title), paragraph(f"{section.text} Command: python -m benchmarks.{section.program}")]
+        files = [RESULTS / f"{section.name}{ending}.csv" for ending in ("", "_partial")]
+        found = [part for file in files if file.is_file() for part in show(section, file)]
+        parts += found or [paragraph(f"Not yet measured: there is no {files[0].name}.")]
     PAGE.write_text(page("torchrec_mtl: benchmarks", parts), encoding="utf-8")
     print(PAGE)
 

@@ -4,7 +4,7 @@ TorchRec's own DLRM is trained on 1, 2 and 4 gloo processes by two stacks, with 
 optimizers:
 
 - bare: `DLRMTrain`, planner, `DistributedModelParallel` and `TrainPipelineBase`, as a TorchRec user writes it;
-- ours: `MultiTaskTrain`, `distribute` and the step of `fit`'s loop.
+- ours: `MultiTaskTrain`, `distribute` and the step of `TrainingLoop`.
 
 Nothing is timed unless their losses agree. Both take turns in the same processes, a block of two steps each, so that
 other work on the machine meets both; every pair of blocks gives a ratio. There are several runs, in new processes each,
@@ -26,7 +26,7 @@ import torch.distributed as dist
 from benchmarks import record
 from benchmarks.stacks import Bare, Subject, dlrm, mean_loss, ours
 from tests import processes
-from torchrec_mtl.training.fit import Training
+from torchrec_mtl.training.loop import TrainingLoop
 
 NUM_ROWS, STEPS = 100_000, 2  # of a table; of a block
 NUM_COMPARED = 3  # steps whose losses must agree; later, differences of rounding have grown in TAFE
@@ -35,7 +35,7 @@ TOLERANCE = 2e-6
 Make = Callable[[int, int, int], Subject]  # of rows of a batch, rows of a table, seed
 
 
-def compare_losses(bare: Bare, ours: Training) -> float:
+def compare_losses(bare: Bare, ours: TrainingLoop) -> float:
     """Returns the largest difference between the first steps' losses; raises a `RuntimeError` above `TOLERANCE`."""
     worst = 0.0
     for step in range(NUM_COMPARED):

@@ -29,7 +29,7 @@ from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
-from torchrec_mtl.training.fit import Training
+from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.monitor import Monitor
 
 CPU = torch.device("cpu")
@@ -150,14 +150,14 @@ class Endless:
 
 def our_loop(
     train_model: nn.Module, batches: Iterable[Any], tasks: TaskForest, config: TrainingConfig, device: torch.device
-) -> Training:
-    """A run of `fit` on the same batches again and again, without evaluations and checkpoints."""
+) -> TrainingLoop:
+    """A training loop over the same batches again and again, without evaluations and checkpoints."""
     model, optimizer = distribute(train_model, config, device)
     endless, monitor = Endless(batches), Monitor(None)
-    return Training(model, optimizer, endless, [], tasks, config, device, NO_RUN, monitor, "", lambda: False)
+    return TrainingLoop(model, optimizer, endless, [], tasks, config, device, NO_RUN, monitor, "", lambda: False)
 
 
-def ours(subject: Subject, batch_size: int) -> Training:
+def ours(subject: Subject, batch_size: int) -> TrainingLoop:
     """Our loop with the settings of `Bare`; ``batch_size`` is over all ranks."""
     tables = TableConfig(learning_rate=TABLE_LEARNING_RATE, sharding="table_wise")
     dense = OptimizerConfig(learning_rate=LEARNING_RATE)
@@ -165,7 +165,7 @@ def ours(subject: Subject, batch_size: int) -> Training:
     return our_loop(subject.ours, subject.batches, subject.tasks, config, CPU)
 
 
-def mean_loss(run: Training) -> float:
+def mean_loss(run: TrainingLoop) -> float:
     """Takes a step and returns the mean loss over the rows of all ranks."""
     run.take_step()
     loss_sum, num_rows = run.step.take_sums()

@@ -35,7 +35,7 @@ from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.compare import efficiency
 from torchrec_mtl.modules import FeatureArch
-from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.process_group import process_group
 
 CPU = torch.device("cpu")
 GROWN = ("shared_bottom", "ple", "bpcm", "tafe")

@@ -6,12 +6,14 @@ import torch
 
 from benchmarks.record import ROOT
 from benchmarks.stacks import our_loop
-from torchrec_mtl.data import BatchLoader, Schema, Split, SyntheticFunnel, prepare_synthetic, read_split
+from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
+from torchrec_mtl.datasets import SyntheticFunnel, prepare_synthetic
 from torchrec_mtl.jobs.compare.efficiency import build_settled
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.settings import Settings, make_config
 from torchrec_mtl.systems import SYSTEMS as RECORDS
-from torchrec_mtl.training.fit import Training, set_seed
+from torchrec_mtl.training.loop import TrainingLoop
+from torchrec_mtl.training.process_group import set_seed
 
 DATA = ROOT / "build" / "bench-data"
 SYSTEMS = tuple(name for name, record in RECORDS.items() if record.ablation_of is None)
@@ -52,7 +54,7 @@ class Size:
         return make_config(RECORDS[system], Settings(common, own))
 
 
-def begin(system: str, size: Size, device: torch.device) -> Training:
+def begin(system: str, size: Size, device: torch.device) -> TrainingLoop:
     """Begins a run of ``system``, its schedules as training leaves them; the process group must stand."""
     config, split = size.config(system), size.split()
     set_seed(config.training.seed)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from benchmarks.stacks import mean_loss
 from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.modules import FeatureArch
-from torchrec_mtl.training.faults import Recorded
-from torchrec_mtl.training.fit import Training
+from torchrec_mtl.training.loop import TrainingLoop
+from torchrec_mtl.training.stream import BatchStream
 
 READER, WAITING, REST = "reader, in its own thread", "waiting for the reader", "the rest"
 TABLES_FORWARD, TABLES_BACKWARD = "tables, forward", "tables, backward and update"
@@ -83,13 +83,13 @@ class Clock:
 
 
 @contextmanager
-def instruments(run: Training, clock: Clock) -> Iterator[None]:
+def instruments(run: TrainingLoop, clock: Clock) -> Iterator[None]:
     """Times the parts of the steps that are taken in its context, but not of a run's first step."""
     step, model = run.step, run.model.module
     over_arch = model.get_submodule("model.over_arch")
     towers = over_arch if isinstance(over_arch, nn.ModuleList) else ()  # each follows tables of its own
     timed = [
-        (Recorded, "__next__", WAITING),
+        (BatchStream, "__next__", WAITING),
         (MultiTaskBatch, "to", "transfer"),
         (model, "forward", OVER_ARCH_FORWARD),
         *((m, "forward", TABLES_FORWARD, "", TABLES_BACKWARD) for m in model.modules() if isinstance(m, FeatureArch)),
@@ -105,7 +105,7 @@ def instruments(run: Training, clock: Clock) -> Iterator[None]:
         yield
 
 
-def check(plain: Training, instrumented: Training, device: torch.device, steps: int = 4) -> None:
+def check(plain: TrainingLoop, instrumented: TrainingLoop, device: torch.device, steps: int = 4) -> None:
     """Raises a `RuntimeError` unless both train alike, to the last bit."""
     clock = Clock(device)
     for number in range(1, steps + 1):
@@ -121,7 +121,7 @@ def check(plain: Training, instrumented: Training, device: torch.device, steps: 
 class Apart:
     """A run whose steps are taken apart."""
 
-    def __init__(self, run: Training, device: torch.device) -> None:
+    def __init__(self, run: TrainingLoop, device: torch.device) -> None:
         self.run, self.clock = run, Clock(device)
         self._take_step = self.clock.around(REST, run.take_step)
         self.steps: list[dict[str, float]] = []

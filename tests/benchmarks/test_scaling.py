@@ -6,9 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torchrec.modules.embedding_configs import DataType
-
-from benchmarks.scaling import parts
 from benchmarks.scaling.cluster import Cluster
 from benchmarks.scaling.cost import Choice, Cost, plan, price
 from benchmarks.scaling.measure import compare_losses, overheads, throughputs
@@ -16,6 +13,9 @@ from benchmarks.scaling.on_paper import rows_of
 from benchmarks.scaling.stacks import Bare, Ours
 from benchmarks.scaling.subjects import SUBJECTS
 from benchmarks.scaling.workload import Workload
+from torchrec.modules.embedding_configs import DataType
+
+from benchmarks.scaling import parts
 from tests import processes
 
 SMALL = Workload(table_bytes=512e6, num_tables=2, exponent=0.0, expert_layer_sizes=(16, 8), batch_size=1024)

@@ -14,7 +14,7 @@ from benchmarks import record
 from benchmarks.scaling import measure as scaling
 from benchmarks.training_step import case, clock, growth, parts
 from benchmarks.training_step.case import Case, Size
-from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.training.process_group import process_group
 
 CPU = torch.device("cpu")
 SMALL = Size(batch_size=32, num_fields=3, fewest_rows=20, most_rows=40, num_tasks=2, num_inducing_points=4)

@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import versions
 from benchmarks.training_step import case
-from torchrec_mtl.ops.small_attention import library
-from torchrec_mtl.training.distributed import process_group
+from torchrec_mtl.ops import library
+from torchrec_mtl.training.process_group import process_group
 
 CPU = torch.device("cpu")
 VALUES = Path(__file__).with_name("counts.csv")

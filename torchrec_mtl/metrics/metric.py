@@ -38,7 +38,7 @@ class Metric:
 
         >>> accuracy = Metric(lambda logits, labels, weights: float(((logits > 0) == labels).float().mean()),
         ...                   "accuracy", better="higher", score="probability")
-        >>> known = {**METRICS, "accuracy": accuracy}  # what `fit`, `evaluate` and the reports take
+        >>> known = {**METRICS, "accuracy": accuracy}  # for `TrainingLoop`, `evaluate` and the reports
     """
 
     function: Callable[..., float]

@@ -1,0 +1,52 @@
+"""Triton's environment, a step as a CUDA graph, and what a device reaches. Not yet run on a GPU."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from benchmarks import record
+
+
+def ensure_environment(**wanted: str) -> None:
+    """Restarts the program with these variables unless it has them: Triton reads its own when it is imported."""
+    if not wanted.items() <= os.environ.items():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
+
+
+def graphed(run: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
+    """The replay of ``run`` as a CUDA graph."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()  # compiles
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        results = run()
+    return lambda: graph.replay() or results
+
+
+@cache
+def reached(dtype: torch.dtype, device: str) -> tuple[float, float]:
+    """Bytes a second of a copy, and FLOP a second of a large product."""
+    side, count = (8192, 1 << 28) if device == "cuda" else (256, 1 << 16)
+    a, x = torch.randn(side, side, device=device, dtype=dtype), torch.randn(count, device=device)
+    y = torch.empty_like(x)
+    copy, product = (min(record.seconds(f, device) for _ in range(5)) for f in (lambda: y.copy_(x), lambda: a @ a))
+    return 2 * x.nbytes / copy, 2 * side**3 / product
+
+
+def roofline(size: tuple, active: float, direction: str, device: str) -> float:
+    """Seconds that TAFE's stack, folded and compacted, takes at what is `reached`, for its bytes or for its FLOP."""
+    B, F, K, D, m, L, T, dtype = size  # noqa: N806
+    rows = min(K, active * K + 1)
+    attention, square = 2 * m * rows * D * (F + (L - 1) * rows), 2 * L * m * rows * D * D
+    adapter, adapter_square = 2 * L * T * m * rows * D, 2 * L * T * m * D * D
+    products = (2, 1, 2, 1) if direction == "forward" else (8, 3, 7, 3)
+    flop = B * sum(n * x for n, x in zip(products, (attention, square, adapter, adapter_square), strict=True))
+    moved = B * ((F + T) * D * dtype.itemsize + 4 * K) * (1 if direction == "forward" else 3)
+    bytes_a_second, flop_a_second = reached(dtype, device)
+    return max(moved / bytes_a_second, flop / flop_a_second)
