@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_mtl.data.lists import Array, Lists, spans
+from torchrec_mtl.data.lists import Array, Lists, concatenate_ranges
 from torchrec_mtl.data.schema import Field
 from torchrec_mtl.errors import InputError
 
@@ -110,7 +110,7 @@ class IdColumns:
         values, weights = self._arrays[values_name(number)], self._arrays.get(_weights_name(number))
         if len(starts) and (min(starts.min(), lengths.min()) < 0 or (starts + lengths).max() > len(values)):
             raise InputError(f"{self._source}: damaged: a list of {self._keys[index]!r} is outside the field's values")
-        positions = spans(starts, lengths)
+        positions = concatenate_ranges(starts, lengths)
         taken_weights = np.ones(len(positions), np.float32) if weights is None else weights[positions]
         return values[positions].astype(np.int64), taken_weights
 

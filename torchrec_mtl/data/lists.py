@@ -34,7 +34,7 @@ class Lists:
         lengths = np.diff(self.offsets)
         repeats = np.concatenate([[False], lengths[1:] == lengths[:-1]])  # candidates: as long as the list before
         rows = np.flatnonzero(repeats)
-        positions = spans(self.offsets[rows], lengths[rows])
+        positions = concatenate_ranges(self.offsets[rows], lengths[rows])
         before = positions - np.repeat(lengths[rows], lengths[rows])
         differ = self.values[positions] != self.values[before]
         if self.weights is not None:
@@ -46,12 +46,12 @@ class Lists:
         return Lists(self.values[kept], offsets, weights), (~repeats).cumsum() - 1
 
 
-def spans(starts: Array, lengths: Array) -> Array:
+def concatenate_ranges(starts: Array, lengths: Array) -> Array:
     """Concatenates the ranges ``start .. start + length - 1``, int64.
 
     Example::
 
-        >>> spans(np.array([5, 1]), np.array([2, 3])).tolist()
+        >>> concatenate_ranges(np.array([5, 1]), np.array([2, 3])).tolist()
         [5, 6, 1, 2, 3]
     """
     starts_here = np.cumsum(lengths) - lengths

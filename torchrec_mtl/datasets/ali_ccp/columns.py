@@ -25,7 +25,7 @@ class SingleColumns:
     def __init__(self, fields: Sequence[str]) -> None:
         self.fields = tuple(fields)
 
-    def table(self, triples: Triples, num_rows: int) -> pl.DataFrame:
+    def make_table(self, triples: Triples, num_rows: int) -> pl.DataFrame:
         """Returns the raw ids of ``num_rows`` lines."""
         ids = np.zeros((len(self.fields), num_rows), np.int64)
         ids[triples.fields, triples.rows] = triples.ids
@@ -46,7 +46,7 @@ class SingleColumns:
         rows = np.flatnonzero(ids)
         return ids[rows], rows
 
-    def hashes(self, table: pl.DataFrame) -> Array:
+    def hash_rows(self, table: pl.DataFrame) -> Array:
         """Returns a uint64 per row; its sum with the hash of the common features stands for all features of the row."""
         hashed = np.zeros(table.height, np.uint64)
         for position, field in enumerate(self.fields):
@@ -71,7 +71,7 @@ class ListColumns:
     def __init__(self, fields: Sequence[str]) -> None:
         self.fields = tuple(fields)
 
-    def table(self, triples: Triples, num_rows: int) -> pl.DataFrame:
+    def make_table(self, triples: Triples, num_rows: int) -> pl.DataFrame:
         """Returns the raw ids and the weights of ``num_rows`` lines."""
         assert triples.values is not None
         order = np.argsort(triples.fields, kind="stable")
@@ -94,7 +94,7 @@ class ListColumns:
         ids, offsets = from_lists(table[field])
         return ids, np.repeat(np.arange(table.height), np.diff(offsets))
 
-    def hashes(self, table: pl.DataFrame) -> Array:
+    def hash_rows(self, table: pl.DataFrame) -> Array:
         """Returns a uint64 per row; its sum with the hash of the common features stands for all features of the row."""
         hashed = np.zeros(table.height, np.uint64)
         for position, field in enumerate(self.fields):

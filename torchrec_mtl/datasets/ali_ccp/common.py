@@ -70,10 +70,10 @@ def read_common(
         lines = parse_lines(block, COMMON)
         features = lines.table if columns.multi_valued else pick_features(lines.table, columns.fields)
         triples = split_features(features, columns.fields, columns.multi_valued)
-        table = columns.table(triples, features.height)
+        table = columns.make_table(triples, features.height)
         is_user = triples.fields == user
         index = lines.table.select("key", "line").with_columns(
-            user=first_ids(triples.ids[is_user], triples.rows[is_user], table.height), hash=columns.hashes(table)
+            user=first_ids(triples.ids[is_user], triples.rows[is_user], table.height), hash=columns.hash_rows(table)
         )
         part = folder / f"common-{block.first_line}.arrow"
         table.write_ipc(part, compression="lz4")

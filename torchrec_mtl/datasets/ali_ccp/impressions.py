@@ -175,14 +175,14 @@ class SkeletonReader:
             tally=tally,
             first_broken=None if broken.is_empty() else broken[0],
             places=places.astype(np.int32),
-            hashes=self.columns.hashes(features) + self.common.index["hash"].to_numpy()[places],
+            hashes=self.columns.hash_rows(features) + self.common.index["hash"].to_numpy()[places],
             ids={field: self.columns.raw_ids(features, field)[0] for field in self.columns.fields},
         )
 
     def _split_features(self, rows: pl.DataFrame, overriding: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Returns labels, place, user and line of the rows, and their features that no common feature overrides."""
         triples = split_features(rows, self.columns.fields, self.columns.multi_valued)
-        features = self.columns.table(triples, rows.height)
+        features = self.columns.make_table(triples, rows.height)
         places = rows["place"].to_numpy()
         if overriding is not None:
             features = self.columns.drop_overridden(features, overriding[places])

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from torchrec_mtl.data.encoders import find
-from torchrec_mtl.data.lists import Array, spans
+from torchrec_mtl.data.lists import Array, concatenate_ranges
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.lines import Progress
@@ -112,7 +112,7 @@ class BehaviorLog:
         ends = keys.searchsorted(self._keys(users, seconds))
         starts = keys.searchsorted(self._keys(users, seconds - self.windows.history_days * DAY))
         starts = np.maximum(starts, ends - self.windows.history_length)
-        return spans(starts, ends - starts), np.concatenate([[0], (ends - starts).cumsum()])
+        return concatenate_ranges(starts, ends - starts), np.concatenate([[0], (ends - starts).cumsum()])
 
     def purchases(self, records: Array, impressions: pl.DataFrame) -> Array:
         """Returns the label ``purchase`` of N impressions, uint8 [N].

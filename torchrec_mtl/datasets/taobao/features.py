@@ -85,7 +85,7 @@ def encode(partition: Partition, vocabularies: Vocabularies) -> pl.DataFrame:
     return partition.rows.hstack(pl.DataFrame(columns))
 
 
-def hashes(partition: Partition) -> Array:
+def hash_rows(partition: Partition) -> Array:
     """Returns a uint64 hash of the user, ad and place of each row."""
     hashed = np.zeros(partition.rows.height, np.uint64)
     for salt, field in enumerate(("user", "adgroup_id", "pid")):

@@ -162,7 +162,7 @@ class _Preparation:
         positives = {split: dict.fromkeys(self.arguments.labels, 0) for split in SPLITS}
         with SplitFiles(self.folder) as files:
             for partition in self._partitions(joiner, "writing rows"):
-                hashes, in_test = features.hashes(partition), (partition.rows["day"] == TEST_DAY).to_numpy()
+                hashes, in_test = features.hash_rows(partition), (partition.rows["day"] == TEST_DAY).to_numpy()
                 duplicates.add("train", hashes[~in_test])
                 duplicates.add("test", hashes[in_test])
                 for name, part in self._splits(features.encode(partition, vocabularies)).items():
