@@ -13,11 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-PRELOADED = [
-    "tests.support",
-    "torchrec_mtl.training.fit",
-    "torch.distributed.optim",
-]  # imported once for all processes
+PRELOADED = ["tests.support", "torchrec_mtl.training.fit", "torch.distributed.optim"]  # imported once for all processes
 
 
 def _rank(
@@ -40,11 +36,7 @@ def _rank(
 
 
 def run(
-    function: Callable[..., None],
-    world_size: int,
-    *arguments: object,
-    local_world_size: int = 0,
-    backend: str = "gloo",
+    function: Callable[..., None], world_size: int, *arguments: object, local_world_size: int = 0, backend: str = "gloo"
 ) -> None:
     """Calls ``function(*arguments)`` on every rank; raises if any rank does."""
     mp.set_forkserver_preload(PRELOADED)

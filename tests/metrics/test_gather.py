@@ -21,15 +21,10 @@ def _rank(folder: Path) -> None:
 
 
 def test_every_rank_gets_the_rows_of_all_in_rank_order(tmp_path: Path) -> None:
-    """Whether ranks have different numbers of rows, or none; a process group of one rank has its rows alone."""
+    """Even if ranks have different numbers of rows, or none; a rank in a group of one gets only its rows."""
     processes.run(_rank, 2, tmp_path)
     for rank in range(2):
         for gathered in torch.load(tmp_path / f"{rank}.pt"):
             for column, expected in zip(gathered, ROWS, strict=True):
                 assert column.dtype == expected.dtype
                 assert torch.equal(column, expected)  # and no padding
-
-
-def test_without_a_process_group_columns_stay_as_they_are() -> None:
-    gathered = gather_rows(ROWS)
-    assert all(column is given for column, given in zip(gathered, ROWS, strict=True))

@@ -27,6 +27,14 @@ def test_dropout_acts_on_hidden_units_in_training_alone():
     assert not any(isinstance(layer, nn.Dropout) for layer in hidden_layers(IN, (5, 4)))
 
 
+def test_towers_start_from_base_rates():
+    towers, rates = TaskTowers(T, IN, (5,)), torch.tensor([0.2, 0.03, 0.0004])
+    towers.start_from_base_rates(rates)
+    for tower in towers.towers:
+        nn.init.zeros_(tower.output.weight)  # leaves the bias
+    torch.testing.assert_close(towers([torch.randn(B, IN)] * T).sigmoid(), rates.expand(B, T))
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
