@@ -30,7 +30,7 @@ def forests(draw):
 
 
 def forest_batch(tasks, seed, num_rows=4):
-    """Logits, labels and weights of any rows, on a funnel or not: [B, T]."""
+    """Logits, arbitrary labels, and weights with zeros: [B, T]."""
     rng = np.random.default_rng(seed)
     shape = (num_rows, len(tasks))
     return rng.normal(size=shape), rng.integers(0, 2, shape).astype(float), rng.integers(0, 3, shape).astype(float)

@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from tests.modules import parameters
-from tests.modules.parameters import assert_close, randn
+from tests.modules.parameters import assert_close, randn, randomized
 from tests.oracles import experts
 from torchrec_mtl.modules import DSelectK
 
 IN, T = 10, 3
-SIZES = {"expert_layer_sizes": (7, 6), "tower_layer_sizes": (5,)}
 GATES = {
     "softmax": {},
     "per_example": {"gate": DSelectK(gamma=6.0)},
@@ -17,6 +16,11 @@ GATES = {
     "static": {"gate": DSelectK(num_selected=3, per_example=False, gamma=2.0)},
 }
 every_gate = pytest.mark.parametrize("gate", GATES.values(), ids=GATES)
+
+
+def make(arch_class, expert_layer_sizes=(7, 6), tower_layer_sizes=(5,), **arguments):
+    sizes = {"expert_layer_sizes": expert_layer_sizes, "tower_layer_sizes": tower_layer_sizes}
+    return randomized(arch_class(IN, T, **sizes, **arguments))
 
 
 def inputs():

@@ -5,9 +5,8 @@ import pytest
 from tests.modules import parameters
 from tests.modules.parameters import assert_close, randn, randomized
 from tests.oracles import bpcm
-from tests.support import TASKS, tables
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.models import BPCM, BPCMArch
+from tests.support import TASKS
+from torchrec_mtl.models import BPCMArch
 
 B, F, D = 3, 5, 6
 
@@ -36,16 +35,3 @@ def test_matches_the_equations(over, num_heads, arguments, without):
     }
     fields = randn(B, F, D, seed=1)
     assert_close(arch(fields), bpcm.forward(fields.numpy(), params, num_heads, over, without))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"num_heads": 0}, r"`num_heads` \(=0\) must divide"),
-        ({"aggregation_over": "rows"}, r"`aggregation_over` \(='rows'\) must be"),
-        ({"attention": False, "aggregation": False}, "must keep one of its units"),
-    ],
-)
-def test_wrong_arguments_raise(arguments, sentence):
-    with pytest.raises(InputError, match=sentence):
-        BPCM(tables(), TASKS, **arguments)

@@ -5,9 +5,7 @@ import pytest
 from tests.modules import parameters
 from tests.modules.parameters import assert_close, randn, randomized
 from tests.oracles import chains, common
-from tests.support import TASKS, tables
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.models import CrossStitch, CrossStitchArch
+from torchrec_mtl.models import CrossStitchArch
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 4])
@@ -18,8 +16,3 @@ def test_matches_the_equation(num_tasks, sizes, stitch):
     layers = [parameters.cross_stitch_layer(layer) for layer in arch.layers]
     params, x = {"layers": layers, "towers": parameters.towers(arch.towers)}, randn(4, 10)
     assert_close(arch(x), common.per_sample(chains.cross_stitch, x.numpy(), parameters=params))
-
-
-def test_an_unknown_stitch_raises():
-    with pytest.raises(InputError, match=r"`stitch` \(='unit'\) must be one of \['channel', 'layer'\]"):
-        CrossStitch(tables(), TASKS, stitch="unit")

@@ -6,37 +6,26 @@ from torch.autograd import gradcheck
 
 from tests.modules.parameters import randn, randomized
 from tests.support import TASKS
-from torchrec_mtl.models import (
-    AITMArch,
-    BPCMArch,
-    CrossStitchArch,
-    ESCM2Arch,
-    ESMMArch,
-    MMoEArch,
-    OMoEArch,
-    PLEArch,
-    SharedBottomArch,
-    TAFEArch,
-)
+from torchrec_mtl import models
 from torchrec_mtl.modules import DSelectK
 
 F, D, T = 5, 4, 3
 EXPERTS = {"expert_layer_sizes": (8, 6), "tower_layer_sizes": (4,)}
 TAFE = {"num_layers": 2, "num_inducing_points": 6, "tower_layer_sizes": (4,), "selector_layer_sizes": (3,)}
 OVER_ARCHS = {
-    "shared_bottom": lambda: SharedBottomArch(F * D, T, bottom_layer_sizes=(8,), tower_layer_sizes=(4,)),
-    "omoe": lambda: OMoEArch(F * D, T, num_experts=3, **EXPERTS),
-    "mmoe": lambda: MMoEArch(F * D, T, num_experts=3, **EXPERTS),
-    "mmoe_dselect_k": lambda: MMoEArch(F * D, T, num_experts=3, **EXPERTS, gate=DSelectK(gamma=8.0)),
-    "ple": lambda: PLEArch(F * D, T, num_layers=3, num_task_experts=1, **EXPERTS),
-    "cross_stitch": lambda: CrossStitchArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
-    "esmm": lambda: ESMMArch(F * D, TASKS, tower_layer_sizes=(8,)),
-    "escm2": lambda: ESCM2Arch(F * D, TASKS, tower_layer_sizes=(8,)),
-    "aitm": lambda: AITMArch(F * D, TASKS, tower_layer_sizes=(8, 6)),
-    "bpcm": lambda: BPCMArch(F, D, TASKS, num_heads=2, tower_layer_sizes=(8,)),
-    "tafe": lambda: TAFEArch(F, D, T, **TAFE),
-    "tafe_modules": lambda: TAFEArch(F, D, T, **TAFE, backend="modules", schedule="run"),
-    "tafe_ablated": lambda: TAFEArch(F, D, T, **TAFE, sample_wise=False, task_indicators=False),
+    "shared_bottom": lambda: models.SharedBottomArch(F * D, T, bottom_layer_sizes=(8,), tower_layer_sizes=(4,)),
+    "omoe": lambda: models.OMoEArch(F * D, T, num_experts=3, **EXPERTS),
+    "mmoe": lambda: models.MMoEArch(F * D, T, num_experts=3, **EXPERTS),
+    "mmoe_dselect_k": lambda: models.MMoEArch(F * D, T, num_experts=3, **EXPERTS, gate=DSelectK(gamma=8.0)),
+    "ple": lambda: models.PLEArch(F * D, T, num_layers=3, num_task_experts=1, **EXPERTS),
+    "cross_stitch": lambda: models.CrossStitchArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
+    "esmm": lambda: models.ESMMArch(F * D, TASKS, tower_layer_sizes=(8,)),
+    "escm2": lambda: models.ESCM2Arch(F * D, TASKS, tower_layer_sizes=(8,)),
+    "aitm": lambda: models.AITMArch(F * D, TASKS, tower_layer_sizes=(8, 6)),
+    "bpcm": lambda: models.BPCMArch(F, D, TASKS, num_heads=2, tower_layer_sizes=(8,)),
+    "tafe": lambda: models.TAFEArch(F, D, T, **TAFE),
+    "tafe_modules": lambda: models.TAFEArch(F, D, T, **TAFE, backend="modules", schedule="run"),
+    "tafe_ablated": lambda: models.TAFEArch(F, D, T, **TAFE, sample_wise=False, task_indicators=False),
 }
 every_over_arch = pytest.mark.parametrize("name", OVER_ARCHS)
 

@@ -5,7 +5,6 @@ import pytest
 from tests.modules import parameters
 from tests.modules.parameters import assert_close, randn, randomized
 from tests.oracles import bpcm, common
-from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import BehaviorPatternConversion
 
 B, F, D = 3, 5, 6
@@ -25,8 +24,3 @@ def test_dropout_acts_on_the_message_alone():
     module = BehaviorPatternConversion(D, dropout=1.0).double().train()
     query = randn(B, F, D)
     assert_close(module(query, randn(B, F, D, seed=1)), query.numpy())  # the whole message is dropped, q stays
-
-
-def test_a_dropout_above_1_raises():
-    with pytest.raises(InputError, match=r"`message_dropout` \(=1.5\) must be"):
-        BehaviorPatternConversion(D, dropout=1.5)

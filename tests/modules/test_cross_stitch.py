@@ -6,6 +6,7 @@ import torch
 from tests.modules import parameters
 from tests.modules.parameters import assert_close, randn, randomized
 from tests.oracles import chains, common
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import CrossStitchLayer, CrossStitchUnit
 
 
@@ -29,3 +30,8 @@ def test_a_layer_matches_equation_1(num_tasks, per):
     inputs = randn(num_tasks, 3, 6)
     expected = common.per_sample(lambda *x: chains.cross_stitch_layer(x, networks, alphas), *inputs.numpy())
     assert_close(torch.stack(module(inputs.unbind()), dim=1), expected)
+
+
+def test_an_unknown_stitch_raises():
+    with pytest.raises(InputError, match=r"`stitch` \(='unit'\) must be one of \['channel', 'layer'\]"):
+        CrossStitchUnit(2, 3, per="unit")

@@ -7,11 +7,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
-from torchrec.modules.mc_modules import (
-    LFU_EvictionPolicy,
-    ManagedCollisionCollection,
-    MCHManagedCollisionModule,
-)
+from torchrec.modules.mc_modules import LFU_EvictionPolicy, ManagedCollisionCollection, MCHManagedCollisionModule
 
 from torchrec_mtl import MultiTaskTrain, TaskChain
 from torchrec_mtl.data import MultiTaskBatch
@@ -41,10 +37,7 @@ def plain():
 def managed_collision():
     modules = {
         config.name: MCHManagedCollisionModule(
-            zch_size=16,
-            device=torch.device("cpu"),
-            eviction_interval=1000,
-            eviction_policy=LFU_EvictionPolicy(),
+            zch_size=16, device=torch.device("cpu"), eviction_interval=1000, eviction_policy=LFU_EvictionPolicy()
         )
         for config in CONFIGS
     }

@@ -45,7 +45,6 @@ def test_tower_matches_bpcm_equations_2_to_6(without, num_heads, over):
     ("make", "sentence"),
     [
         (lambda: FeatureAggregation(F, D, over="rows"), r"`aggregation_over` \(='rows'\) must be one of"),
-        (lambda: FeatureAggregation(F, D, hidden_size=0), r"`aggregation_size` \(=0\) must be at least 1"),
         (lambda: FeatureTower(F, D, attention=False, aggregation=False), "must keep one of its units"),
     ],
 )

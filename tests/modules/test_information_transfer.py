@@ -14,8 +14,3 @@ def test_matches_the_equations():
     weights = parameters.information_transfer(module)
     expected = common.per_sample(chains.information_transfer, transferred.numpy(), own.numpy(), weights=weights)
     assert_close(module(transferred, own), expected)
-
-
-def test_equal_inputs_are_mixed_to_the_value_of_one():
-    module, x = randomized(InformationTransfer(D)), randn(B, D)
-    assert_close(module(x, x), parameters.array(module.value(x)))

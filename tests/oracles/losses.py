@@ -20,10 +20,7 @@ def binary_cross_entropy(prediction: float, label: float) -> float:
 
 
 def cross_entropy(
-    predictions: Array,
-    labels: Array,
-    weights: Array | None = None,
-    task_weights: Sequence[float] | None = None,
+    predictions: Array, labels: Array, weights: Array | None = None, task_weights: Sequence[float] | None = None
 ) -> float:
     """BPCM eq. (11), and the first sum of TAFE eq. (25), where ``task_weights`` are the w_i."""
     B, T = predictions.shape

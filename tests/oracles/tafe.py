@@ -75,12 +75,7 @@ def inducing_attention(H: Array, z: Array, layer: dict[str, Any], num_heads: int
 
 
 def asrg(
-    H: Array,
-    z: Array,
-    layer: dict[str, Any],
-    num_heads: int = 2,
-    residual: str = "input",
-    first: bool = True,
+    H: Array, z: Array, layer: dict[str, Any], num_heads: int = 2, residual: str = "input", first: bool = True
 ) -> Array:
     """TAFE eqs. (17)-(20), one layer: Y = LayerNorm(O + residual); [K, d].
 
