@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrec_mtl.ops.heads import merge_heads, split_heads
+from torchrec_mtl.ops.attention.reference import merge_heads, split_heads
 from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, InducingLayer, InducingStack, gate
 
 
