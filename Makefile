@@ -29,7 +29,7 @@ lint: env ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-quick: env ## run every benchmark small, and hold what does not depend on the clock; three minutes
+bench-quick: env ## run every benchmark small; three minutes
 	@$(BIN)/python -m benchmarks.quick
 
 verify: lint bench-quick ## before a release: every test, other libraries' outputs and fifty kills among them; most of an hour

@@ -86,17 +86,7 @@ SECTIONS = (
     Section(
         "scaling_measured",
         "Our loop beside bare TorchRec, several processes",
-        "TorchRec's DLRM, the same sharding and weights; docs/scaling.md. python -m benchmarks.scaling.measure",
-    ),
-    Section(
-        "scaling_parts",
-        "Where the difference lies",
-        "Our loop's own parts inside each step. python -m benchmarks.scaling.parts",
-    ),
-    Section(
-        "scaling_on_paper",
-        "What more machines would bring",
-        "Computed, not measured; docs/scaling.md. python -m benchmarks.scaling.on_paper",
+        "TorchRec's DLRM, the same sharding and weights; docs/scaling.md. python -m benchmarks.scaling",
     ),
     Section(
         "data_preparation",
@@ -110,17 +100,6 @@ SECTIONS = (
         "Reading",
         "What one reader hands out, beside what Shared-Bottom trains at. python -m benchmarks.data_reading",
         (charts.reading,),
-    ),
-    Section(
-        "counts",
-        "What a step does, whatever the clock",
-        "Counts of one step of each system at a fixed small size, which every change is held to. "
-        "python -m benchmarks.counts",
-    ),
-    Section(
-        "instructions",
-        "Machine instructions of a step",
-        "Of the same step, on the processor that valgrind makes up. python -m benchmarks.instructions",
     ),
 )
 
