@@ -152,7 +152,7 @@ def test_prepare_passes_a_data_sets_own_arguments_on():
     assert replica.args == command.split()
 
 
-@pytest.mark.parametrize("program", ["peers", "scaling.chart", "embedding_throughput"])  # the last, a package
+@pytest.mark.parametrize("program", ["peers", "scaling", "embedding_throughput"])  # the last, a package
 def test_bench_runs_a_program_with_its_arguments(program):
     replica = only_replica(dryrun("mtl.bench", "--program", program, "--", "--help"))
     assert replica.args == ["python", "-m", f"benchmarks.{program}", "--help"]

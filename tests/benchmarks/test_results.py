@@ -11,7 +11,7 @@ from benchmarks import record, report
 ROOT = record.ROOT
 FILES = sorted(record.RESULTS.glob("*.csv"))
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINK = re.compile(r"\[([^\]]*)\]\((?:\.\./)?(benchmarks/results/\S+?\.csv)#L(\d+)\)")
+LINK = re.compile(r"\[([^\]]*)\]\((\S+?\.csv)#L(\d+)\)")
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 
 
@@ -20,7 +20,7 @@ def quoted() -> list[tuple[str, str, str, int]]:
     found = []
     for text in TEXTS:
         for words, file, line in LINK.findall(text.read_text(encoding="utf-8")):
-            found.append((text.name, words, file, int(line)))
+            found.append((text.name, words, str((text.parent / file).resolve().relative_to(ROOT)), int(line)))
     return found
 
 
@@ -29,7 +29,7 @@ def is_among(number: str, cells: list[str]) -> bool:
     digits = len(number.partition(".")[2])
     for cell in cells:
         try:
-            value = float(cell)
+            value = abs(float(cell))
         except ValueError:
             continue
         for candidate in (value, 1 / value if value else 0.0):
