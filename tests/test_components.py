@@ -173,7 +173,11 @@ WRONG = [
         {"program": "embedding_throughput.__main__"},
         "`program` (='embedding_throughput.__main__')",
     ),
-    (components.bench, {"program": "embedding_throughput.measure"}, "`program` (='embedding_throughput.measure') must be"),
+    (
+        components.bench,
+        {"program": "embedding_throughput.measure"},
+        "`program` (='embedding_throughput.measure') must be",
+    ),
 ]
 
 
