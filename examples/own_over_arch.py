@@ -91,8 +91,8 @@ def main() -> None:
             Monitor(directory, model="yours"),
         ).run()
         for row in evaluate(model, Batches(10, seed=2000), TASKS, device).compute():
-            if row["metric"] == "auc":
-                print(f"test AUC of {row['task']} over {row['space']}: {row['value']:.4f}")
+            if row["metric"].endswith("auc"):
+                print(f"test {row['metric']} of {row['task']} over {row['space']}: {row['value']:.4f}")
 
 
 if __name__ == "__main__":

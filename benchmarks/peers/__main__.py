@@ -102,21 +102,25 @@ def measure_auc(work: Workload, rows: Path, *process: str | Path) -> list[record
     """Returns a row for each task and sample space, over seeds; `Library` takes the other arguments."""
     test, tasks = pl.read_parquet(rows.with_name("test.parquet")), Schema.load(rows.parent).tasks
     labels, oracle = test.select(tasks.names).to_torch(), oracle_auc(rows.parent)
-    aucs = defaultdict[tuple[str, str], list[float]](list)
+    aucs = defaultdict[tuple[str, str, str], list[float]](list)
     with Library(rows, *process) as library:
         for seed in range(work.seeds):
             library.ask("build", seed=seed)
             library.ask("train", steps=work.num_train // work.batch_size)
             scores = torch.tensor(library.ask("probabilities", rows=len(test)) or [[]])
             for t, task in enumerate(tasks.names[: scores.shape[1]]):
-                for space in tasks.spaces(task):
-                    kept = slice(None) if space == "impressions" else labels[:, t - 1] == 1
-                    aucs[task, space].append(auc(scores[kept, t], labels[kept, t]))
+                aucs[task, "impressions", "auc"].append(auc(scores[:, t], labels[:, t]))
+                for space in tasks.spaces(task)[1:]:
+                    kept = labels[:, t - 1] == 1
+                    quotient = scores[kept, t].double() / scores[kept, t - 1]
+                    for name, score in (("conditional_auc", quotient), ("marginal_auc", scores[kept, t])):
+                        aucs[task, space, name].append(auc(score, labels[kept, t]))
     if library.failure:
         return [{**library.row, "error": library.failure}]
     found = []
-    for (task, space), values in aucs.items():
-        about = {"measure": "test AUC", "task": task, "space": space, "oracle_auc": round(oracle[task, space], 5)}
+    for (task, space, name), values in aucs.items():
+        measure = f"test {name.removesuffix('auc').replace('_', ' ')}AUC"
+        about = {"measure": measure, "task": task, "space": space, "oracle_auc": round(oracle[task, space, name], 5)}
         found.append({**library.row, **about, **record.spread(values, "AUC", digits=5)})
     return found
 

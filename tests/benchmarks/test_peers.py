@@ -153,7 +153,8 @@ def test_quick_runs_ours_alone(tmp_path):
     subprocess.run(command, check=True, cwd=record.ROOT, capture_output=True)
     rows = list(csv.DictReader(file.open()))
     assert {(row["library"], row["setting"]) for row in rows} == {(peers.OURS, s) for s in common.SETTINGS}
-    measures = ["training", "inference", "peak memory", "memory after imports", *["test AUC"] * 3]
+    aucs = ["test AUC", "test AUC", "test conditional AUC", "test marginal AUC"]  # of click, buy, and buy after click
+    measures = ["training", "inference", "peak memory", "memory after imports", *aucs]
     assert [row["measure"] for row in rows] == measures[:4] * 3 + measures[4:] * 3
     assert all(float(row["median"]) > 0 and "torchrec==" in row["versions"] for row in rows)
     with (record.RESULTS / "peers.csv").open() as committed:

@@ -55,21 +55,22 @@ def test_the_table_has_all_four(trained: Path) -> None:
     table = (trained / "table.txt").read_text()
     assert table.startswith("shop: click -> (like, buy)")
     rows = [re.split(r"\s{2,}", line) for line in table.splitlines() if line.startswith("Shared and Own")]
-    assert [len(row) for row in rows] == [7, 3, 4, 3]  # tasks and speed, parameters, loss; tasks after one
+    assert [len(row) for row in rows] == [7, 3, 3, 4, 3, 3, 3]  # tasks and speed, parameters, loss; tasks after one
     assert rows[0][-1] == "my_funnel.losses:Uncertainty"
     assert "test average precision, all impressions" in table
-    assert re.search(r"test AUC, where the step before happened\s+like\s+buy\n", table)
+    assert re.search(r"test conditional AUC, where the step before happened\s+like\s+buy\n", table)
 
 
 def test_results_and_settings_have_them_too(trained: Path) -> None:
     rows = json.loads((trained / "results.json").read_text())
     found = {
-        (row["task"], row["space"]): row["value"]
+        (row["task"], row["space"], row["metric"].removesuffix("average_precision")): row["value"]
         for row in rows
-        if (row["model"], row["metric"], row["split"]) == ("shared_and_own", "average_precision", "test")
+        if (row["model"], row["split"]) == ("shared_and_own", "test") and row["metric"].endswith("average_precision")
     }
-    spaces = [("click", "impressions"), ("like", "impressions"), ("like", "after click")]
-    assert set(found) == {*spaces, ("buy", "impressions"), ("buy", "after click")}
+    whole = {(task, "impressions", "") for task in ("click", "like", "buy")}
+    after = {(task, "after click", f"{score}_") for task in ("like", "buy") for score in ("conditional", "marginal")}
+    assert set(found) == whole | after
     assert min(found.values()) > 0.3
     (best,) = [row for row in rows if row["model"] == "shared_and_own" and row["metric"] == "mean_average_precision"]
     assert 0.5 < best["value"] < 1

@@ -12,7 +12,7 @@ from tests.jobs import funnel
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.results import ModelReport, read_report, save_report, write_report
 from torchrec_mtl.jobs.settings import PAPER, make_config
-from torchrec_mtl.metrics import METRICS, CalibrationCurve
+from torchrec_mtl.metrics import METRICS, CalibrationCurve, measured_as
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.loop import TrainingResult
 
@@ -24,7 +24,8 @@ def rows(**values):
         {"task": task, "space": space, "metric": metric, "value": value}
         for task in TASKS
         for space in TASKS.spaces(task)
-        for metric, value in values.items()
+        for name, value in values.items()
+        for metric in (measured_as(name, KNOWN[name], space) if name in KNOWN else [name])
     ]
 
 
@@ -36,8 +37,9 @@ def report(model, stopped_by="auc", **values):
     return ModelReport(config, result, 7, rows(**values), dict.fromkeys(TASKS, curve))
 
 
-SINGLE_TASK = {"auc": 0.6, "log_loss": 0.5, "average_precision": 0.31, "gauc": 0.55}
-TAFE = {"auc": 0.65, "log_loss": 0.4, "average_precision": 0.42, "gauc": math.nan}
+ABOVE = "share_above_previous"
+SINGLE_TASK = {"auc": 0.6, "log_loss": 0.5, "average_precision": 0.31, "gauc": 0.55, ABOVE: 0.1}
+TAFE = {"auc": 0.65, "log_loss": 0.4, "average_precision": 0.42, "gauc": math.nan, ABOVE: 0.2}
 REPORTS = [report("single_task", **SINGLE_TASK), report("tafe", "log_loss", **TAFE)]
 
 
@@ -45,16 +47,21 @@ def test_the_table_shows_the_named_metrics_in_order(tmp_path):
     write_report(REPORTS, funnel.SCHEMA, tmp_path, ["average_precision", "auc", "gauc"], KNOWN)
     table = (tmp_path / "table.txt").read_text()
     headers = [line.split("  ")[0] for line in table.splitlines() if line.startswith("test ")]
+    after = "where the step before happened"
     assert headers == [
-        f"test {title}, {space}"
+        header
         for title in ("average precision", "AUC", "GAUC")
-        for space in ("all impressions", "where the step before happened")
-    ]
+        for header in (
+            f"test {title}, all impressions", f"test conditional {title}, {after}", f"test marginal {title}, {after}",
+        )
+    ]  # fmt: skip
     assert table.count("samples/s") == table.count("parameters") == 1
     tafe = [line.split() for line in table.splitlines() if line.startswith("TAFE")]
-    assert tafe[:2] == [["TAFE", *["0.4200"] * 3, "99", "7", "dependence"], ["TAFE", *["0.4200"] * 2]]
-    assert tafe[2:4] == [["TAFE", *["0.6500", "+50.0%"] * 3], ["TAFE", *["0.6500", "+50.0%"] * 2]]
-    assert tafe[4:] == [["TAFE", *["-"] * 3], ["TAFE", *["-"] * 2]]
+    precision, auc, none = ["0.4200"], ["0.6500", "+50.0%"], ["-"]
+    assert tafe[:3] == [["TAFE", *precision * 3, "99", "7", "dependence"], *[["TAFE", *precision * 2]] * 2]
+    assert tafe[3:6] == [["TAFE", *auc * 3], *[["TAFE", *auc * 2]] * 2]
+    assert tafe[6:9] == [["TAFE", *none * 3], *[["TAFE", *none * 2]] * 2]
+    assert tafe[9:] == [["TAFE", "0.2000", "0.2000"]]  # share above the previous step
     assert table.rstrip().endswith("(AUC - .5) / (AUC of Single-Task - .5) - 1")
     assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -83,7 +90,21 @@ def test_results_have_all_that_was_measured_and_gains_of_auc_alone(tmp_path):
         for row in results
         if (row["model"], row["task"], row["space"]) == ("tafe", "cart", "after click")
     }
-    assert of_task == {**TAFE, "gauc": None, "rela_impr": pytest.approx(0.5), "gain": pytest.approx(1 / 12)}
+    assert of_task == {
+        "log_loss": 0.4,
+        ABOVE: 0.2,
+        **{
+            f"{score}_{name}": value
+            for score in ("conditional", "marginal")
+            for name, value in {
+                "auc": 0.65,
+                "average_precision": 0.42,
+                "gauc": None,
+                "rela_impr": pytest.approx(0.5),
+                "gain": pytest.approx(1 / 12),
+            }.items()
+        },
+    }
     best = {(row["model"], row["metric"]): row["value"] for row in results if row["split"] == "valid"}
     assert best == {("single_task", "mean_auc"): 0.123, ("tafe", "mean_log_loss"): 0.123}
 
@@ -106,4 +127,4 @@ def test_a_kept_report_is_read_as_it_was(tmp_path):
     save_report(kept, file)
     read = read_report(kept.config, file)
     assert (read.result, read.test, read.config) == (kept.result, kept.test, kept.config)
-    assert read.value("auc", "cart", "after click") == 0.6
+    assert read.value("marginal_auc", "cart", "after click") == 0.6

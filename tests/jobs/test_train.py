@@ -11,6 +11,7 @@ import pytest
 from tests import processes
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
+from torchrec_mtl.metrics import METRICS, measured_as
 from torchrec_mtl.systems import SYSTEMS
 
 SMALL = ["training.batch_size=64", "training.max_epochs=2", "training.evaluations_per_epoch=2"]
@@ -51,8 +52,8 @@ def test_results_are_rows_of_every_model_task_space_and_metric(finished):
         }
         for task in tasks:
             for space in tasks.spaces(task):
-                for metric in ("auc", "gauc", "log_loss", "normalized_entropy", "calibration"):
-                    assert (task, space, metric) in measured
+                for name, metric in METRICS.items():
+                    assert {(task, space, each) for each in measured_as(name, metric, space)} <= measured
     assert {row["dataset"] for row in rows} == {"tiny"}
     sizes = [r["value"] for r in rows if r["split"] == "test" and r["metric"] == "num_rows" and r["task"] == "click"]
     assert sizes == [funnel.ROWS["test"]] * len(TRAINED)

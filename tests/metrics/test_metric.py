@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from tests.foreign_metric import KNOWN
 from tests.metrics.funnel import TASKS, by_name, funnel
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.metrics import METRICS, MultiTaskMetrics, conditional_logits, find_metric, log_loss
+from torchrec_mtl.metrics import METRICS, MultiTaskMetrics, conditional_logits, find_metric, log_conditional, log_loss
 
 BEST_AND_WORST = {
     "auc": (0.9, 0.6, 0.3),
@@ -35,7 +35,7 @@ def test_calibration_is_best_at_one():
     assert merit(0.75) == merit(1.25)
 
 
-def test_after_a_step_ranking_takes_the_marginal_and_probability_the_conditional():
+def test_after_a_step_ranking_takes_both_scores_and_probability_the_conditional_alone():
     ranked = dataclasses.replace(METRICS["log_loss"], score="ranking")
     metrics = MultiTaskMetrics(TASKS, metrics={"log_loss": METRICS["log_loss"], "ranked": ranked})
     logits, labels = funnel()["logits"], funnel()["labels"].clamp(min=0)
@@ -44,7 +44,9 @@ def test_after_a_step_ranking_takes_the_marginal_and_probability_the_conditional
     happened = labels[:, 1] == 1
     marginal, target = logits[happened, 2], labels[happened, 2]
     conditional = conditional_logits(marginal, logits[happened, 1])
-    assert values["purchase", "after cart", "ranked"] == log_loss(marginal, target)
+    assert values["purchase", "after cart", "marginal_ranked"] == log_loss(marginal, target)
+    quotient = log_conditional(marginal, logits[happened, 1])
+    assert values["purchase", "after cart", "conditional_ranked"] == log_loss(quotient, target)
     assert values["purchase", "after cart", "log_loss"] == log_loss(conditional, target)
     assert values["purchase", "impressions", "ranked"] == values["purchase", "impressions", "log_loss"]
 
@@ -55,13 +57,22 @@ def test_a_metric_from_outside_is_measured_in_every_space():
     metrics.update(rows["logits"], rows["labels"], rows["weights"])
     values = by_name(metrics.compute())
     happened = (rows["weights"][:, 1] > 0) & (rows["labels"][:, 1] == 1)
-    for space, kept in (("impressions", torch.ones(1000, dtype=torch.bool)), ("after cart", happened)):
-        kept = kept & (rows["weights"][:, 2] > 0)
-        expected = average_precision_score(
-            rows["labels"][kept, 2], rows["logits"][kept, 2], sample_weight=rows["weights"][kept, 2]
-        )
-        assert values["purchase", space, "average_precision"] == pytest.approx(expected, rel=1e-12)
-    assert {name for *_, name in values} == {"num_rows", "positives", *KNOWN} - {"gauc"}  # there are no groups
+    marginal, quotient = rows["logits"][:, 2], log_conditional(rows["logits"][:, 2], rows["logits"][:, 1])
+    for space, name, score in (
+        ("impressions", "average_precision", marginal),
+        ("after cart", "marginal_average_precision", marginal),
+        ("after cart", "conditional_average_precision", quotient),
+    ):
+        kept = (rows["weights"][:, 2] > 0) & (happened | (space == "impressions"))
+        expected = average_precision_score(rows["labels"][kept, 2], score[kept], sample_weight=rows["weights"][kept, 2])
+        assert values["purchase", space, name] == pytest.approx(expected, rel=1e-12)
+    assert set(KNOWN) - {"gauc"} <= {name for *_, name in values}  # there are no groups
+
+
+def test_two_metrics_may_not_be_measured_under_one_name():
+    clash = {"auc": METRICS["auc"], "marginal_auc": METRICS["log_loss"]}
+    with pytest.raises(InputError, match=r"`metrics` \(='marginal_auc'\) must not have the name of 'auc' after a step"):
+        MultiTaskMetrics(TASKS, metrics=clash)
 
 
 def test_only_named_metrics_are_measured_and_never_on_an_empty_space():
@@ -69,8 +80,9 @@ def test_only_named_metrics_are_measured_and_never_on_an_empty_space():
     metrics.update(torch.zeros(2, 3), torch.zeros(2, 3))
     values = by_name(metrics.compute())
     assert values["cart", "after click", "num_rows"] == 0
-    assert math.isnan(values["cart", "after click", "average_precision"])
-    assert {name for *_, name in values} == {"num_rows", "positives", "average_precision"}
+    assert math.isnan(values["cart", "after click", "conditional_average_precision"])
+    names = {f"{score}average_precision" for score in ("", "conditional_", "marginal_")}
+    assert {name for *_, name in values} == {"num_rows", "positives", "share_above_previous", *names}
 
 
 @pytest.mark.parametrize(

@@ -25,23 +25,32 @@ def oracle(rows: dict[str, Tensor], t: int, after: bool) -> dict[str, float]:
     logits, labels, weights, groups = (column.double().numpy() for column in rows.values())
     kept = weights[:, t] > 0
     probability = 1 / (1 + np.exp(-logits))
-    prediction = probability[:, t]
+    prediction, scores = probability[:, t], {"": logits[:, t]}
     if after:
         kept &= (weights[:, t - 1] > 0) & (labels[:, t - 1] == 1)
-        prediction = np.minimum(prediction / probability[:, t - 1], 1 - 1e-12)
-    p, s, y, w, g = (x[kept] for x in (prediction, logits[:, t], labels[:, t], weights[:, t], groups))
+        quotient = prediction / probability[:, t - 1]
+        prediction = np.minimum(quotient, 1 - 1e-12)
+        scores = {"conditional_": quotient.round(12), "marginal_": logits[:, t]}  # rounded: equal logits are a tie
+    p, y, w, g = (x[kept] for x in (prediction, labels[:, t], weights[:, t], groups))
     rate = np.average(y, weights=w)
     loss = log_loss(y, p, sample_weight=w)
     users = [g == user for user in np.unique(g) if 0 < y[g == user].mean() < 1]
-    aucs = [roc_auc_score(y[user], s[user], sample_weight=w[user]) for user in users]
+    sizes = [w[user].sum() for user in users]
+    ranked = {}
+    for name, score in scores.items():
+        s = score[kept]
+        aucs = [roc_auc_score(y[user], s[user], sample_weight=w[user]) for user in users]
+        ranked[f"{name}auc"] = roc_auc_score(y, s, sample_weight=w)
+        ranked[f"{name}gauc"] = np.average(aucs, weights=sizes)
+    above = {"share_above_previous": (logits[kept, t] > logits[kept, t - 1]).mean()} if t else {}
     return {
+        **ranked,
+        **above,
         "num_rows": len(y),
         "positives": y.sum(),
-        "auc": roc_auc_score(y, s, sample_weight=w),
         "log_loss": loss,
         "normalized_entropy": loss / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate)),
         "calibration": (w * p).sum() / (w * y).sum(),
-        "gauc": np.average(aucs, weights=[w[user].sum() for user in users]),
     }
 
 
@@ -53,7 +62,7 @@ def test_every_metric_in_every_space() -> None:
         for after, space in enumerate(TASKS.spaces(task))
         for metric, value in oracle(rows, t, bool(after)).items()
     }
-    assert len(expected) == 35
+    assert len(expected) == 43
     assert by_name(collect(rows).compute()) == pytest.approx(expected, rel=1e-8)
 
 
@@ -79,7 +88,8 @@ def test_weights_and_groups_are_optional() -> None:
     weighted.update(logits, labels, torch.ones_like(logits))
     assert plain.compute() == weighted.compute()
     assert {row["metric"] for row in plain.compute()} == {
-        "num_rows", "positives", "auc", "log_loss", "normalized_entropy", "calibration"
+        "num_rows", "positives", "share_above_previous", "auc", "conditional_auc", "marginal_auc", "log_loss",
+        "normalized_entropy", "calibration",
     }  # fmt: skip
 
 
@@ -87,9 +97,41 @@ def test_a_space_with_one_class_is_nan() -> None:
     metrics = MultiTaskMetrics(TaskChain(["click", "purchase"]))
     metrics.update(torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     values = by_name(metrics.compute())
-    assert math.isnan(values["purchase", "after click", "auc"])
+    assert math.isnan(values["purchase", "after click", "conditional_auc"])
     assert values["purchase", "after click", "num_rows"] == 1
     assert values["click", "impressions", "auc"] == 0.5
+
+
+def test_after_a_step_the_true_model_is_the_best_by_the_conditional_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drivers = torch.randn(2, 200_000, generator=generator, dtype=torch.float64)
+    click, conversion = (drivers[0] - 3).sigmoid(), (drivers[1] - 2).sigmoid()  # independent of each other
+    happened = torch.rand(2, 200_000, generator=generator) < torch.stack([click, conversion])
+    labels = happened.cumprod(0).T.float()
+    blind = torch.full_like(click, 0.1)  # knows conversions as well, but no clicks
+    values = {}
+    for name, p_click in (("true", click), ("blind", blind)):
+        metrics = MultiTaskMetrics(TaskChain(["click", "purchase"]))
+        metrics.update(torch.stack([p_click, p_click * conversion], 1).logit(), labels)
+        values[name] = {
+            metric: value for (_, space, metric), value in by_name(metrics.compute()).items() if space == "after click"
+        }
+    clicked = labels[:, 0] == 1
+    cvr_auc = roc_auc_score(labels[clicked, 1], conversion[clicked])
+    assert values["true"]["conditional_auc"] == pytest.approx(cvr_auc, abs=1e-5)
+    assert values["blind"]["conditional_auc"] == pytest.approx(cvr_auc, abs=1e-5)
+    assert values["true"]["marginal_auc"] < values["blind"]["marginal_auc"] - 0.05
+    assert values["true"]["share_above_previous"] == 0
+
+
+def test_the_conditional_score_is_not_clipped() -> None:
+    metrics = MultiTaskMetrics(TaskChain(["click", "purchase"]))
+    logits = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [-200.0, -200.001]])  # two rows with p_t > p_{t-1}
+    metrics.update(logits, torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
+    values = by_name(metrics.compute())
+    assert values["purchase", "after click", "conditional_auc"] == 1.0  # clipped, the first two would be tied
+    assert values["purchase", "after click", "share_above_previous"] == 0.5
+    assert ("click", "impressions", "share_above_previous") not in values
 
 
 def test_siblings_may_both_happen_and_have_spaces_of_their_own() -> None:
@@ -111,7 +153,7 @@ def test_order_of_rows_and_size_of_batches_do_not_matter() -> None:
     assert by_name(first) == pytest.approx(by_name(second), rel=1e-12)
     rows["weights"], moved["weights"] = ((columns["weights"] > 0).float() for columns in (rows, moved))
     first, second = collect(rows).compute(), collect(moved).compute()
-    for metric in ("auc", "gauc", "num_rows", "positives"):
+    for metric in ("auc", "conditional_auc", "marginal_auc", "gauc", "num_rows", "positives", "share_above_previous"):
         assert [r for r in first if r["metric"] == metric] == [r for r in second if r["metric"] == metric]
 
 

@@ -11,7 +11,7 @@ import torch
 from torchrec_mtl.data import Schema
 from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.run_config import RunConfig, loss_name
-from torchrec_mtl.metrics import METRICS, CalibrationCurve, Metric, find_metric, gain, rela_impr
+from torchrec_mtl.metrics import AUCS, METRICS, CalibrationCurve, Metric, find_metric, gain, measured_as, rela_impr
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
 from torchrec_mtl.training.result import TrainingResult
@@ -88,10 +88,10 @@ def result_rows(reports: Sequence[ModelReport], dataset: str) -> Measurements:
         labels = {"model": report.config.name, "seed": report.config.training.seed, "dataset": dataset}
         figures = [{"split": "test", **row} for row in report.test]
         if base is not None and report is not base:
-            for row in [row for row in figures if row["metric"] == "auc"]:
-                base_auc = base.value("auc", row["task"], row["space"])
-                figures.append({**row, "metric": "rela_impr", "value": rela_impr(row["value"], base_auc)})
-                figures.append({**row, "metric": "gain", "value": gain(row["value"], base_auc)})
+            for row in [row for row in figures if row["metric"] in AUCS]:
+                base_auc, score = base.value(row["metric"], row["task"], row["space"]), row["metric"][: -len("auc")]
+                figures.append({**row, "metric": f"{score}rela_impr", "value": rela_impr(row["value"], base_auc)})
+                figures.append({**row, "metric": f"{score}gain", "value": gain(row["value"], base_auc)})
         for split, metric, value in [
             ("valid", f"mean_{report.config.training.early_stopping_metric}", report.result.best_score),
             ("train", "best_step", report.result.best_step),
@@ -122,34 +122,46 @@ def table(
 ) -> str:
     """Each metric on the test split, for each task and sample space; speed, size and loss are beside the first metric.
 
-    AUC is shown with RelaImpr over Single-Task in percent.
+    AUC is shown with RelaImpr over Single-Task in percent. After a step, a ranking metric is shown by both scores of
+    `measured_as`, and the share of rows where the models contradict the funnel is beside the first.
     """
     base = _single_task(reports)
-    later = [task for task in tasks if len(tasks.spaces(task)) > 1]
+    later = {task: tasks.spaces(task)[1] for task in tasks if len(tasks.spaces(task)) > 1}
 
     def cell(report: ModelReport, metric: str, task: str, space: str) -> str:
         value = report.value(metric, task, space)
         if math.isnan(value):
             return "-"
-        if metric != "auc" or base is None or report is base:
+        if metric not in AUCS or base is None or report is base:
             return f"{value:.4f}"
         return f"{value:.4f} {rela_impr(value, base.value(metric, task, space)):+.1%}"
 
-    lines: list[str] = []
-    for metric in metrics:
-        title, first = known[metric].title, metric == metrics[0]
-        about = ["samples/s", "parameters", "loss"] if first else []
-        whole = [[f"test {title}, all impressions", *tasks, *about]]
-        after = [[f"test {title}, where the step before happened", *later]]
+    def block(title: str, metric: str, spaces: Mapping[str, str], about: Mapping[str, Sequence[str]]) -> list[str]:
+        cells = [[title, *spaces, *about.get("", ())]]
         for report in reports:
-            own = [f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"]
-            own = [*own, loss_name(report.config.loss)] if first else []
-            whole.append([report.title, *(cell(report, metric, task, "impressions") for task in tasks), *own])
-            after.append([report.title, *(cell(report, metric, task, tasks.spaces(task)[1]) for task in later)])
-        lines += [*([] if first else [""]), *_aligned(whole), *(["", *_aligned(after)] if later else [])]
+            values = (cell(report, metric, task, space) for task, space in spaces.items())
+            cells.append([report.title, *values, *about.get(report.config.name, ())])
+        return ["", *_aligned(cells)]
+
+    about = {"": ["samples/s", "parameters", "loss"]}
+    for report in reports:
+        size = [f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"]
+        about[report.config.name] = [*size, loss_name(report.config.loss)]
+    whole, lines = dict.fromkeys(tasks, "impressions"), []
+    for name in metrics:
+        lines += block(f"test {known[name].title}, all impressions", name, whole, about if name == metrics[0] else {})
+        for measured, title in measured_as(name, known[name], "after a step").items() if later else ():
+            lines += block(f"test {title}, where the step before happened", measured, later, {})
+    notes = []
+    if later and any(known[name].score == "ranking" for name in metrics):
+        title = "share with p_t > p_t-1, where the step before happened"
+        lines += block(title, "share_above_previous", later, {})
+        notes.append(
+            "conditional: ranked by p_t / p_t-1; marginal: ranked by p_t, the probability from the impression on"
+        )
     if base is not None and "auc" in metrics:
-        lines += ["", "with RelaImpr over Single-Task: (AUC - .5) / (AUC of Single-Task - .5) - 1"]
-    return "\n".join(lines)
+        notes.append("with RelaImpr over Single-Task: (AUC - .5) / (AUC of Single-Task - .5) - 1")
+    return "\n".join([*lines[1:], *([""] if notes else []), *notes])
 
 
 def draw(reports: Sequence[ModelReport], tasks: TaskForest, file: Path, metric: str, title: str) -> None:

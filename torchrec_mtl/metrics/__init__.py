@@ -4,19 +4,21 @@ Higher is better for ``auc`` and ``gauc``, lower for ``log_loss`` and ``normaliz
 ``calibration``.
 """
 
-from torchrec_mtl.metrics.metric import METRICS, Metric, find_metric
+from torchrec_mtl.metrics.metric import AUCS, METRICS, Metric, find_metric, measured_as
 from torchrec_mtl.metrics.multi_task import MultiTaskMetrics
 from torchrec_mtl.metrics.probability import (
     CalibrationCurve,
     calibration,
     calibration_curve,
     conditional_logits,
+    log_conditional,
     log_loss,
     normalized_entropy,
 )
 from torchrec_mtl.metrics.ranking import auc, gain, gauc, rela_impr, suspicious
 
 __all__ = [
+    "AUCS",
     "METRICS",
     "CalibrationCurve",
     "Metric",
@@ -28,7 +30,9 @@ __all__ = [
     "find_metric",
     "gain",
     "gauc",
+    "log_conditional",
     "log_loss",
+    "measured_as",
     "normalized_entropy",
     "rela_impr",
     "suspicious",

@@ -26,9 +26,9 @@ class Metric:
             NaN where the metric is undefined, for example if a class is absent. It is never called without rows.
         title: name of the metric in tables and pictures.
         better: which values are better: ``"higher"``, ``"lower"``, or nearer to ``"one"``.
-        score: logits that the metric takes where the previous step happened: ``"ranking"`` for the marginal ones,
-            ``"probability"`` for the conditional ones; see :class:`MultiTaskMetrics`. Over all impressions, both are
-            the marginal logits.
+        score: what the metric reads where the previous step happened: ``"probability"`` for the conditional logits,
+            ``"ranking"`` for either of two scores, so that it has two values; see :func:`measured_as`. Over all
+            impressions, both read the marginal logits.
         grouped: whether the metric needs groups ``[N]``; it is measured only where rows have groups.
 
     Raises:
@@ -69,6 +69,35 @@ METRICS: Mapping[str, Metric] = {
     "calibration": Metric(calibration, "calibration", better="one", score="probability"),
     "gauc": Metric(gauc, "GAUC", better="higher", score="ranking", grouped=True),
 }
+
+
+def measured_as(name: str, metric: Metric, space: str) -> dict[str, str]:
+    """Returns the names, with titles, under which :class:`MultiTaskMetrics` measures a metric in a sample space.
+
+    A ranking metric has two values where the previous step happened: one ranks the rows by ``p_t / p_{t-1}``, the
+    other by ``p_t``. They can order two models differently, so each name says which it is.
+
+    Args:
+        name: name of the metric.
+        metric: the metric.
+        space: sample space, one of ``TaskForest.spaces``.
+
+    Example::
+
+        >>> measured_as("auc", METRICS["auc"], "after click")
+        {'conditional_auc': 'conditional AUC', 'marginal_auc': 'marginal AUC'}
+        >>> measured_as("auc", METRICS["auc"], "impressions")
+        {'auc': 'AUC'}
+        >>> measured_as("log_loss", METRICS["log_loss"], "after click")
+        {'log_loss': 'log loss'}
+    """
+    if space == "impressions" or metric.score == "probability":
+        return {name: metric.title}
+    return {f"{score}_{name}": f"{score} {metric.title}" for score in ("conditional", "marginal")}
+
+
+AUCS = (*measured_as("auc", METRICS["auc"], "impressions"), *measured_as("auc", METRICS["auc"], "after a step"))
+"""The names under which AUCs are measured; RelaImpr and Gain are defined for them."""
 
 
 def find_metric(name: str, known: Mapping[str, Metric], argument: str, with_groups: bool) -> Metric:

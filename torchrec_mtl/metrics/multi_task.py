@@ -1,7 +1,7 @@
 """Measures named metrics of every task in every sample space of the task."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.metrics.metric import METRICS, Metric
-from torchrec_mtl.metrics.probability import CalibrationCurve, calibration_curve, conditional_logits
+from torchrec_mtl.metrics.metric import METRICS, Metric, measured_as
+from torchrec_mtl.metrics.probability import CalibrationCurve, calibration_curve, conditional_logits, log_conditional
 from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values, gather_rows
 from torchrec_mtl.tasks import TaskForest
 
@@ -23,22 +23,23 @@ class MultiTaskMetrics:
 
     - ``"impressions"``: all rows. Ranking and probability metrics both use ``p_t``. For a purchase after a click this
       is CTCVR.
-    - ``"after <previous>"``: the rows whose previous label is 1 and not masked. Probability metrics use the conditional
-      probability, ranking metrics use ``p_t``.
+    - ``"after <previous>"``: the rows whose previous label is 1 and not masked.
 
-    *Probability* metrics (here ``log_loss``, ``normalized_entropy`` and ``calibration``) use the conditional
-    ``min(p_t / p_{t-1}, 1)`` of :func:`conditional_logits`, because the labels after a step follow it; ``p_t`` would be
-    off by the rate of the previous step.
+    After a step, *probability* metrics (here ``log_loss``, ``normalized_entropy`` and ``calibration``) use the
+    conditional ``min(p_t / p_{t-1}, 1)`` of :func:`conditional_logits`, because the labels after a step follow it;
+    ``p_t`` would be off by the rate of the previous step.
 
-    *Ranking* metrics (``auc`` and ``gauc``) use ``p_t`` for three reasons. Candidates are ranked before the previous
-    step is known, so ``p_t`` is the score that ranks them. A score is the same in both spaces, so a difference between
-    the spaces comes from their rows alone. And the quotient of two outputs is tied wherever a model puts ``p_t`` above
-    ``p_{t-1}``. The AUC of a conversion rate model as such is
-    ``auc(conditional_logits(logits[:, t], logits[:, t - 1]), labels[:, t])`` over the clicked rows.
+    After a step, *ranking* metrics (``auc`` and ``gauc``) are measured twice, under the names of :func:`measured_as`.
+    ``conditional_auc`` ranks by :func:`log_conditional`: it is the "CVR AUC" of ESMM and ESCM2, and no model beats the
+    true probabilities except by chance. ``marginal_auc`` ranks by ``p_t``, as candidates are ranked before the previous
+    step is known; the true model need not be the best by it.
 
-    A row whose label of a task has weight 0 is left out of that task. ``num_rows`` and ``positives`` count the
-    remaining rows, unweighted. Logits and weights are kept in float32 on the CPU: ``9 T`` bytes per row, and 8 more for
-    its group.
+    ``share_above_previous`` is the share of the rows on which the model puts ``p_t`` above ``p_{t-1}``, which cannot
+    be: there, the quotient is no probability.
+
+    A row whose label of a task has weight 0 is left out of that task. ``num_rows``, ``positives`` and
+    ``share_above_previous`` count the remaining rows, unweighted. Logits and weights are kept in float32 on the CPU:
+    ``9 T`` bytes per row, and 8 more for its group.
 
     Args:
         tasks: the ``T`` tasks of the funnel.
@@ -54,20 +55,25 @@ class MultiTaskMetrics:
         ...     labels=torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]),
         ... )
         >>> for row in metrics.compute():
-        ...     if row["metric"] in ("auc", "num_rows"):
+        ...     if row["metric"].endswith(("auc", "num_rows")):
         ...         print(*row.values())
         click impressions num_rows 3.0
         click impressions auc 1.0
         purchase impressions num_rows 3.0
         purchase impressions auc 1.0
         purchase after click num_rows 2.0
-        purchase after click auc 1.0
+        purchase after click conditional_auc 1.0
+        purchase after click marginal_auc 1.0
     """
 
     def __init__(self, tasks: TaskForest, with_groups: bool = False, metrics: Mapping[str, Metric] = METRICS) -> None:
         self.tasks = tasks
         self.with_groups = with_groups
         self.metrics = {name: metric for name, metric in metrics.items() if with_groups or not metric.grouped}
+        for name, metric in self.metrics.items():
+            for measured in measured_as(name, metric, "after"):
+                if measured != name and measured in self.metrics:
+                    raise InputError(f"`metrics` (={measured!r}) must not have the name of {name!r} after a step")
         self.reset()
 
     def reset(self) -> None:
@@ -128,8 +134,8 @@ class MultiTaskMetrics:
         return [
             {"task": task, "space": space, "metric": metric, "value": value}
             for t, task in enumerate(self.tasks)
-            for space, values in zip(self.tasks.spaces(task), self._measure_spaces(rows, t), strict=True)
-            for metric, value in values.items()
+            for space in self.tasks.spaces(task)
+            for metric, value in self._measure(rows, t, space).items()
         ]
 
     def calibration_curves(
@@ -149,24 +155,24 @@ class MultiTaskMetrics:
             raise InputError("metrics of no rows are undefined: `update` must come before them")
         return rows
 
-    def _measure_spaces(self, rows: list[Tensor], t: int) -> Iterator[dict[str, float]]:
-        """Yields the metrics of task ``t`` over all its rows, then over the rows where the previous step happened."""
-        logits, _, weights = (column[:, t] for column in rows[:3])
-        labelled = weights > 0
-        yield self._measure(rows, t, logits, labelled)
-        before = self.tasks.parents[t]
-        if before is not None:
-            logits_before, happened, weights_before = (column[:, before] for column in rows[:3])
-            after = labelled & happened & (weights_before > 0)
-            yield self._measure(rows, t, conditional_logits(logits, logits_before), after)
-
-    def _measure(self, rows: list[Tensor], t: int, logits: Tensor, kept: Tensor) -> dict[str, float]:
-        """Returns the metrics of task ``t`` over the rows ``kept``; probability metrics read ``logits``."""
+    def _measure(self, rows: list[Tensor], t: int, space: str) -> dict[str, float]:
+        """Returns the metrics of task ``t`` over its rows in ``space``."""
+        before, after_a_step = self.tasks.parents[t], space != "impressions"
+        kept = rows[2][:, t] > 0
+        if after_a_step:
+            kept = kept & rows[1][:, before] & (rows[2][:, before] > 0)
         marginal, happened, weights = (column[kept, t] for column in rows[:3])
-        groups = [column[kept] for column in rows[3:]]
-        values = {"num_rows": float(len(happened)), "positives": float(happened.sum())}
-        scores, labels = {"ranking": marginal, "probability": logits[kept]}, happened.float()
+        groups, labels = [column[kept] for column in rows[3:]], happened.float()
+        values = {"num_rows": float(len(labels)), "positives": float(happened.sum())}
+        scores = {"ranking": [marginal], "probability": [marginal]}
+        if before is not None:
+            previous = rows[0][kept, before]
+            values["share_above_previous"] = float((marginal > previous).double().mean())
+            if after_a_step:
+                scores["ranking"].insert(0, log_conditional(marginal, previous))
+                scores["probability"] = [conditional_logits(marginal, previous)]
         for name, metric in self.metrics.items():
-            columns = (scores[metric.score], labels, *(groups if metric.grouped else ()), weights)
-            values[name] = metric.function(*columns) if len(labels) else math.nan
+            for measured, score in zip(measured_as(name, metric, space), scores[metric.score], strict=True):
+                columns = (score, labels, *(groups if metric.grouped else ()), weights)
+                values[measured] = metric.function(*columns) if len(labels) else math.nan
         return values

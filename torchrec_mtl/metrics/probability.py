@@ -120,6 +120,30 @@ def calibration_curve(
     return CalibrationCurve((predicted / weight)[filled], (observed / weight)[filled], num_rows[filled])
 
 
+def log_conditional(logits: Tensor, previous_logits: Tensor) -> Tensor:
+    """Returns ``log p_t - log p_{t-1}``, the score by which conversion rates are ranked.
+
+    It is not clipped at 0: rows on which a model puts ``p_t`` above ``p_{t-1}`` keep their order.
+
+    Args:
+        logits: marginal logits of task ``t``, ``[N]``.
+        previous_logits: marginal logits of task ``t - 1``, ``[N]``.
+
+    Returns:
+        Scores in float64, ``[N]``.
+
+    Raises:
+        InputError: if the shapes differ.
+
+    Example::
+
+        >>> log_conditional(torch.tensor([-800.0, 0.0]), torch.tensor([-799.0, -1.0]))
+        tensor([-1.0000,  0.6201], dtype=torch.float64)
+    """
+    check_shape(previous_logits, tuple(logits.shape), "previous_logits")
+    return logsigmoid(logits.double()) - logsigmoid(previous_logits.double())
+
+
 def conditional_logits(logits: Tensor, previous_logits: Tensor) -> Tensor:
     """Returns the logit of ``min(p_t / p_{t-1}, 1)``: a task given that the previous step happened.
 
@@ -144,7 +168,5 @@ def conditional_logits(logits: Tensor, previous_logits: Tensor) -> Tensor:
         >>> conditional_logits(purchase, click).sigmoid()
         tensor(0.2500, dtype=torch.float64)
     """
-    check_shape(previous_logits, tuple(logits.shape), "previous_logits")
-    log_ratio = logsigmoid(logits.double()) - logsigmoid(previous_logits.double())
-    log_ratio = log_ratio.clamp(max=math.log(_LARGEST_CONDITIONAL))
+    log_ratio = log_conditional(logits, previous_logits).clamp(max=math.log(_LARGEST_CONDITIONAL))
     return log_ratio - torch.log(-torch.expm1(log_ratio))

@@ -11,7 +11,7 @@ from tests.data.prepared import write
 from torchrec_mtl.data import SPLITS, Schema, read_split
 from torchrec_mtl.datasets import SyntheticFunnel, oracle_auc, prepare_synthetic
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.metrics import MultiTaskMetrics
+from torchrec_mtl.metrics import AUCS, MultiTaskMetrics
 
 FUNNEL = SyntheticFunnel(base_rates=(0.4, 0.2, 0.1), field_sizes=(60, 10, 20), num_pairs=1, list_size=8)
 NUM_ROWS = {"train": 300, "valid": 200, "test": 5000}
@@ -55,13 +55,16 @@ def test_oracle_auc_agrees_with_the_metrics(directory: Path) -> None:
     metrics = MultiTaskMetrics(tasks)
     probabilities = rows.select(f"p_{task}" for task in tasks).to_torch(dtype=pl.Float64)
     metrics.update(probabilities.logit(), rows.select(tasks.names).to_torch(dtype=pl.Float32))
-    measured = {(row["task"], row["space"]): row["value"] for row in metrics.compute() if row["metric"] == "auc"}
+    measured = {(r["task"], r["space"], r["metric"]): r["value"] for r in metrics.compute() if r["metric"] in AUCS}
     assert oracle_auc(directory) == pytest.approx(measured, abs=1e-5)  # the metrics' logits are float32
     clicked = rows.filter(pl.col("step_1") == 1)
     exact = {
-        ("step_1", "impressions"): roc_auc_score(rows["step_1"], rows["p_step_1"]),
-        ("step_2", "impressions"): roc_auc_score(rows["step_2"], rows["p_step_2"]),
-        ("step_2", "after step_1"): roc_auc_score(clicked["step_2"], clicked["p_step_2"]),
+        ("step_1", "impressions", "auc"): roc_auc_score(rows["step_1"], rows["p_step_1"]),
+        ("step_2", "impressions", "auc"): roc_auc_score(rows["step_2"], rows["p_step_2"]),
+        ("step_2", "after step_1", "marginal_auc"): roc_auc_score(clicked["step_2"], clicked["p_step_2"]),
+        ("step_2", "after step_1", "conditional_auc"): roc_auc_score(
+            clicked["step_2"], clicked["p_step_2"] / clicked["p_step_1"]
+        ),
     }
     assert {key: oracle_auc(directory)[key] for key in exact} == pytest.approx(exact, abs=1e-12)
 
@@ -70,7 +73,7 @@ def test_oracle_auc_of_a_single_class_is_nan(tmp_path: Path) -> None:
     directory = prepare_synthetic(
         tmp_path, SyntheticFunnel((1e-9,), (5, 5), num_pairs=1), {"train": 9, "valid": 9, "test": 9}
     )
-    assert math.isnan(oracle_auc(directory, "valid")["step_1", "impressions"])
+    assert math.isnan(oracle_auc(directory, "valid")["step_1", "impressions", "auc"])
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

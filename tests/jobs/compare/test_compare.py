@@ -12,9 +12,10 @@ from tests.foreign_metric import NAMED
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.jobs.compare import job, runs
-from torchrec_mtl.jobs.compare.protocols import PROTOCOLS, Protocol
+from torchrec_mtl.jobs.compare.protocols import PROTOCOLS, Protocol, Published
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.settings import PAPER, Settings, make_config
+from torchrec_mtl.metrics import AUCS
 from torchrec_mtl.systems import SYSTEMS as MODELS
 
 SYSTEMS = ("single_task", "shared_bottom", "bpcm", "tafe", "tafe_wo_tsa")
@@ -27,8 +28,7 @@ PROTOCOL = Protocol(
     systems=SYSTEMS,
     search=(("training.optimizer.learning_rate=0.01",), ("training.optimizer.learning_rate=0.00001",)),
     sweep={"embedding_dim": (2, 4), "loss_args.alpha": (0.0, 0.6)},
-    published={"tafe": (0.6, 0.7, 0.8)},
-    source="A paper's table",
+    published=Published("A paper's table.", ("click", "purchase", "refund"), {"tafe": (0.6, 0.7, 0.8)}, 4.2),
 )
 
 
@@ -92,15 +92,15 @@ def test_the_tables_are_the_runs(finished):
     aucs = {
         row["seed"]: float(row["value"])
         for row in rows
-        if (row["stage"], row["model"], row["split"], row["metric"]) == ("final", "tafe", "test", "auc")
+        if (row["stage"], row["model"], row["split"], row["metric"]) == ("final", "tafe", "test", "conditional_auc")
         and (row["task"], row["space"]) == ("purchase", "after cart")
     }
     assert set(aucs) == {"0", "1"}
     with (finished / "comparison.csv").open() as stream:
-        compared = {(row["model"], row["task"], row["space"]): row for row in csv.DictReader(stream)}
-    assert {row["metric"] for row in compared.values()} == {"auc"}
-    assert len(compared) == len(SYSTEMS) * 5
-    assert float(compared["tafe", "purchase", "after cart"]["mean"]) == pytest.approx(sum(aucs.values()) / 2)
+        compared = {(row["model"], row["task"], row["metric"]): row for row in csv.DictReader(stream)}
+    assert {row["metric"] for row in compared.values()} == set(AUCS)
+    assert len(compared) == len(SYSTEMS) * 7
+    assert float(compared["tafe", "purchase", "conditional_auc"]["mean"]) == pytest.approx(sum(aucs.values()) / 2)
     measured = json.loads((finished / "efficiency.json").read_text())["rows"]
     assert [row["model"] for row in measured] == ["single_task", "shared_bottom", "bpcm", "tafe"]
     assert measured[1]["train_ratio"] == measured[1]["infer_ratio"] == 1
@@ -113,6 +113,9 @@ def test_the_report_is_one_whole_page(finished):
     for part in (
         "RelaImpr",
         "paired t-test",
+        "purchase, after cart, conditional",
+        "purchase, after cart, marginal",
+        "Share of the rows with p_t &gt; p_t-1",
         "w/o TSA",
         "Sweep",
         "Efficiency",
@@ -121,7 +124,14 @@ def test_the_report_is_one_whole_page(finished):
         "figure 8",
     ):
         assert part in text
-    assert "0.7000" in text  # published
+    published = text[text.index("Beside the paper") :]
+    header = re.findall("<th>(.*?)</th>", published[: published.index("</table>")])
+    assert [each.strip() for each in header if "here" not in each] == ["", "click, published", "purchase, published"]
+    assert len(header) == 1 + 2 + 4  # purchase has three AUCs here
+    assert "A paper&#x27;s table. Its test split has 4.2 M rows" in published.replace("'", "&#x27;")
+    assert "Not a task of this data: refund." in published
+    assert "0.7000" in published
+    assert "0.8000" not in published
     assert text.count("data:image/png;base64,") == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert '"num_inducing_points": 4' in text.replace("&quot;", '"')  # a setting
@@ -176,20 +186,26 @@ def test_the_report_shows_the_named_metrics(by_log_loss):
     assert "the weights of its best validation log loss" in text
     with (by_log_loss / "comparison.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert list(dict.fromkeys(row["metric"] for row in rows)) == ["log_loss", "average_precision", "auc"]
+    assert list(dict.fromkeys(row["metric"] for row in rows)) == [
+        "log_loss",
+        "average_precision",
+        "conditional_average_precision",
+        "marginal_average_precision",
+        *AUCS,
+    ]
     means = {(r["model"], r["metric"], r["task"], r["space"]): r for r in rows}
     tested = [
         next(
             row["value"]
             for row in result(by_log_loss, "final", "tafe", f"seed-{seed}")["test"]
-            if (row["metric"], row["task"], row["space"]) == ("average_precision", "cart", "after click")
+            if (row["metric"], row["task"], row["space"]) == ("marginal_average_precision", "cart", "after click")
         )
         for seed in (0, 1)
     ]
-    row = means["tafe", "average_precision", "cart", "after click"]
+    row = means["tafe", "marginal_average_precision", "cart", "after click"]
     assert float(row["mean"]) == pytest.approx(sum(tested) / 2)
     assert row["rela_impr"] == ""
-    assert means["tafe", "auc", "cart", "after click"]["rela_impr"] != ""
+    assert means["tafe", "conditional_auc", "cart", "after click"]["rela_impr"] != ""
 
 
 def test_runs_that_were_made_without_a_metric_are_told(finished, data, capsys):
@@ -254,7 +270,13 @@ def test_a_wrong_argument_is_one_sentence_and_status_2(data, tmp_path, capsys, a
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocols_hold_together(name):
     protocol = PROTOCOLS[name]
-    assert set(protocol.published) <= set(protocol.systems) <= set(MODELS)
+    assert set(protocol.systems) <= set(MODELS)
+    if protocol.published is not None:
+        assert set(protocol.published.aucs) <= set(protocol.systems)
+        assert {len(aucs) for aucs in protocol.published.aucs.values()} == {len(protocol.published.tasks)}
+    if name != "complete_journey":  # whose sizes were found by its validation split, a system at a time
+        dimensions = {make_config(MODELS[system], protocol.settings).embedding_dim for system in protocol.systems}
+        assert len(dimensions) == 1
     for system in protocol.systems:
         assert MODELS[system].base in protocol.systems
         assert isinstance(make_config(MODELS[system], protocol.settings), RunConfig)

@@ -13,12 +13,18 @@ from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.tasks import TaskChain
 
 TASKS = TaskChain(["click", "purchase"])
-KEYS = [("click", "impressions"), ("purchase", "impressions"), ("purchase", "after click")]
+KEYS = [
+    ("click", "impressions", "auc"),
+    ("purchase", "impressions", "auc"),
+    ("purchase", "after click", "conditional_auc"),
+    ("purchase", "after click", "marginal_auc"),
+]
+ALL_KEYS = [key for name in METRICS for key in summary.keys(TASKS, name, METRICS[name])]
 
 
 def scores(title, *by_seed, seeds=(0, 1, 2)):
     system = next(system for system in SYSTEMS.values() if system.title == title)
-    return Scores(system, seeds, dict.fromkeys(KEYS, np.array(by_seed)))
+    return Scores(system, seeds, dict.fromkeys(ALL_KEYS, np.array(by_seed)))
 
 
 COLLECTED = {
@@ -35,7 +41,8 @@ def rows(collected, system, metric="auc"):
 
 
 def test_keys_have_the_whole_space_first():
-    assert summary.keys(TASKS) == KEYS
+    assert summary.keys(TASKS, "auc", METRICS["auc"]) == KEYS
+    assert summary.keys(TASKS, "log_loss", METRICS["log_loss"])[-1] == ("purchase", "after click", "log_loss")
 
 
 def test_a_model_is_held_to_the_best_baseline_and_an_ablation_to_its_model():

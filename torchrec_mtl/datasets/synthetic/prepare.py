@@ -40,8 +40,12 @@ def prepare_synthetic(
         >>> directory = prepare_synthetic(tempfile.mkdtemp(), funnel, {"train": 200, "valid": 200, "test": 2000})
         >>> Schema.load(directory).num_rows["test"]
         2000
-        >>> list(oracle_auc(directory))
-        [('step_1', 'impressions'), ('step_2', 'impressions'), ('step_2', 'after step_1')]
+        >>> for key in oracle_auc(directory):
+        ...     print(*key, sep=", ")
+        step_1, impressions, auc
+        step_2, impressions, auc
+        step_2, after step_1, conditional_auc
+        step_2, after step_1, marginal_auc
     """
     funnel = funnel or SyntheticFunnel()
     if set(num_rows) != set(SPLITS):
@@ -56,12 +60,13 @@ def prepare_synthetic(
     return build_once(Path(directory) / f"synthetic-{digest}", build)
 
 
-def oracle_auc(directory: str | Path, split: str = "test") -> dict[tuple[str, str], float]:
-    """Returns the AUC of the true marginal probabilities on a split of `prepare_synthetic`, by task and sample space.
+def oracle_auc(directory: str | Path, split: str = "test") -> dict[tuple[str, str, str], float]:
+    """Returns the AUCs of the true probabilities on a split of `prepare_synthetic`, by task, sample space and name.
 
-    It is the AUC that `MultiTaskMetrics` gives a model without error. Over all impressions no model beats it except by
-    chance, which matters less the more rows there are. After a step, the marginal probability is not the best score.
-    The AUC is NaN if one of the classes has no row.
+    They are the AUCs that `MultiTaskMetrics` gives a model without error, under the names of `measured_as`. No model
+    beats them except by chance, which matters less the more rows there are; but after a step, that holds only for
+    ``conditional_auc``: the marginal probability is not the best score there. An AUC is NaN if one of the classes has
+    no row.
 
     Args:
         directory: folder of the data set.
@@ -81,9 +86,13 @@ def oracle_auc(directory: str | Path, split: str = "test") -> dict[tuple[str, st
     rows = columns.collect()
     aucs = {}
     for task in tasks:
-        for space in tasks.spaces(task):
-            kept = rows if space == "impressions" else rows.filter(pl.col(space.removeprefix("after ")) == 1)
-            aucs[task, space] = rank_auc(kept[f"p_{task}"], kept[task])
+        marginal = pl.col(f"p_{task}")
+        aucs[task, "impressions", "auc"] = rank_auc(rows.select(marginal).to_series(), rows[task])
+        for space in tasks.spaces(task)[1:]:
+            before = space.removeprefix("after ")
+            kept = rows.filter(pl.col(before) == 1)
+            for name, score in (("conditional_auc", marginal / pl.col(f"p_{before}")), ("marginal_auc", marginal)):
+                aucs[task, space, name] = rank_auc(kept.select(score).to_series(), kept[task])
     return aucs
 
 

@@ -28,13 +28,13 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def dots(collected: Mapping[str, Scores], tasks: TaskForest, metric: Metric) -> bytes:
+def dots(collected: Mapping[str, Scores], tasks: TaskForest, name: str, metric: Metric) -> bytes:
     """The test metric over all impressions of every system and seed, by task; a line marks the best baseline."""
     systems = list(collected)[::-1]
     size = (3.2 * len(tasks) + 1.5, 0.3 * len(systems) + 1.2)
     figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, task in zip(axes[0], tasks, strict=True):
-        key = (task, "impressions")
+        key = (task, "impressions", name)
         for row, system in enumerate(systems):
             color = (
                 "tab:grey" if collected[system].system.ablation_of else "tab:red" if system in PROPOSED else "tab:blue"

@@ -28,9 +28,10 @@ def _csv(rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-def _of_metric(plan: Plan, tasks: TaskForest, name: str) -> tuple[list[Row], list[str]]:
+def _of_metric(plan: Plan, schema: Schema, name: str) -> tuple[list[Row], list[str]]:
     """The rows of one metric, and its part of the page."""
-    metric, collected = plan.known[name], summary.scores(plan, name)
+    metric, tasks = plan.known[name], schema.tasks
+    collected = summary.scores(plan, summary.keys(tasks, name, metric))
     rows = summary.comparison_rows(collected, tasks, name, metric)
     description = (
         "Each dot a seed, bars the means; red the papers' own models, grey their ablations; the dashed line is the "
@@ -38,12 +39,14 @@ def _of_metric(plan: Plan, tasks: TaskForest, name: str) -> tuple[list[Row], lis
     )
     parts = [
         html.heading(metric.title),
-        html.picture(figures.dots(collected, tasks, metric), description),
-        *tables.value_tables(rows, tasks, metric),
-        tables.noise_table(collected, tasks),
+        html.picture(figures.dots(collected, tasks, name, metric), description),
+        *tables.value_tables(rows, metric),
+        tables.noise_table(collected),
     ]
+    if metric.score == "ranking" and (later := summary.later(tasks)):
+        parts.append(tables.share_table(summary.scores(plan, [(*each, "share_above_previous") for each in later])))
     if name == "auc" and plan.protocol.published:  # the papers report only AUCs
-        parts += [html.heading("Beside the paper"), tables.published_table(plan.protocol, rows, tasks)]
+        parts += [html.heading("Beside the paper"), tables.published_table(plan.protocol.published, rows, schema)]
     if ablations := tables.ablation_tables(rows, tasks, metric):
         parts += [html.heading(f"Ablations: {metric.title}"), *ablations]
     return rows, parts
@@ -172,7 +175,7 @@ def write_report(plan: Plan) -> None:
         return
     rows, of_metrics = [], []
     for name in plan.metrics:
-        own_rows, own_parts = _of_metric(plan, schema.tasks, name)
+        own_rows, own_parts = _of_metric(plan, schema, name)
         rows += own_rows
         of_metrics += own_parts
     settings = {str(run): run.config.as_dict() for run, _ in made if run.config.training.seed == plan.seeds[0]}

@@ -12,11 +12,11 @@ from scipy import stats
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import Run, read_result
-from torchrec_mtl.metrics import Metric, gain, rela_impr
+from torchrec_mtl.metrics import AUCS, Metric, gain, measured_as, rela_impr
 from torchrec_mtl.systems import System
 from torchrec_mtl.tasks import TaskForest
 
-Key = tuple[str, str]  # task, space
+Key = tuple[str, str, str]  # task, space, name under which the metric is measured there
 PROPOSED = ("bpcm", "tafe")
 BASE = "single_task"
 
@@ -52,7 +52,7 @@ class Scores:
     Args:
         system: system that was measured.
         seeds: seeds of the runs, in order.
-        values: value for each seed, by (task, space).
+        values: value for each seed, by (task, space, measured name).
     """
 
     system: System
@@ -72,24 +72,30 @@ class Scores:
         return float(self.values[key].std(ddof=1)) if len(self.seeds) > 1 else math.nan
 
 
-def keys(tasks: TaskForest) -> list[Key]:
-    """Every (task, space): all tasks in the whole space first."""
-    whole = [(task, "impressions") for task in tasks]
-    return whole + [(task, space) for task in tasks for space in tasks.spaces(task)[1:]]
+def later(tasks: TaskForest) -> list[tuple[str, str]]:
+    """Every task that needs another, with its space where that one happened."""
+    return [(task, space) for task in tasks for space in tasks.spaces(task)[1:]]
 
 
-def scores(plan: Plan, metric: str) -> dict[str, Scores]:
-    """The values of ``metric`` on the test split in the final runs, by system, in the order of the protocol.
+def keys(tasks: TaskForest, name: str, metric: Metric) -> list[Key]:
+    """Where and under which names the metric ``name`` is measured: all tasks over all impressions first."""
+    whole = [(task, "impressions", name) for task in tasks]
+    names = measured_as(name, metric, "after a step")
+    return whole + [(task, space, measured) for measured in names for task, space in later(tasks)]
+
+
+def scores(plan: Plan, wanted: Sequence[Key]) -> dict[str, Scores]:
+    """The values ``wanted`` on the test split in the final runs, by system, in the order of the protocol.
 
     Raises:
-        InputError: if a run was made without the metric.
+        InputError: if a run was made without one of them.
     """
     by_system: dict[str, list[tuple[int, dict[Key, float]]]] = defaultdict(list)
     for run, result in finished(plan.final_runs()):
-        values = {(row["task"], row["space"]): row["value"] for row in result["test"] if row["metric"] == metric}
-        if not values:
-            raise InputError(f"{run.directory}: was made without `{metric}`; remove the folder to make it again")
-        by_system[run.config.name].append((run.config.training.seed, values))
+        values = {(row["task"], row["space"], row["metric"]): row["value"] for row in result["test"]}
+        for _, _, measured in (key for key in wanted if key not in values):
+            raise InputError(f"{run.directory}: was made without `{measured}`; remove the folder to make it again")
+        by_system[run.config.name].append((run.config.training.seed, {key: values[key] for key in wanted}))
     collected = {}
     for system in plan.systems:
         if system.name in by_system:
@@ -131,11 +137,11 @@ def comparison_rows(
     """
     rows = []
     for system, own in collected.items():
-        for key in keys(tasks):
+        for key in keys(tasks, name, metric):
             row: dict[str, Any] = {"model": system, "title": own.title, "ablation_of": own.system.ablation_of}
             row |= {"task": key[0], "space": key[1]}
-            row |= {"metric": name, "seeds": len(own.seeds), "mean": own.mean(key), "std": own.deviation(key)}
-            if name == "auc" and BASE in collected:
+            row |= {"metric": key[2], "seeds": len(own.seeds), "mean": own.mean(key), "std": own.deviation(key)}
+            if key[2] in AUCS and BASE in collected:
                 base = collected[BASE].mean(key)
                 row |= {"rela_impr": rela_impr(own.mean(key), base), "gain": gain(own.mean(key), base)}
             against = own.system.ablation_of or best_baseline(collected, key, metric)

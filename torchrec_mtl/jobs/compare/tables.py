@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchrec_mtl.data import Schema
 from torchrec_mtl.jobs.compare import html, summary
-from torchrec_mtl.jobs.compare.protocols import Protocol
+from torchrec_mtl.jobs.compare.protocols import Published
 from torchrec_mtl.metrics import Metric
 from torchrec_mtl.tasks import TaskForest
 
@@ -29,10 +30,16 @@ def _test_cell(row: Row) -> str:
     return f"{row['difference']:+.4f}, p {html.number(row['p_value'], '.2g')}"
 
 
-def value_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> list[str]:
+def _column(task: str, space: str, measured: str) -> str:
+    """The title of a column; it names the score that ranks the rows where there are two."""
+    score = measured.split("_")[0]
+    return f"{task}, {space}" + (f", {score}" if score in ("conditional", "marginal") else "")
+
+
+def value_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
     """The metric in every space, RelaImpr and Gain if the rows have them, and the difference to the best baseline."""
     systems = {s: own for s, own in _by_system(rows).items() if own[0]["ablation_of"] is None}
-    names = [f"{task}, {space}" for task, space in summary.keys(tasks)]
+    names = [_column(row["task"], row["space"], row["metric"]) for row in next(iter(systems.values()))]
     rules = [number for number, system in enumerate(systems) if system == summary.PROPOSED[0]]
     parts = [
         html.table(
@@ -59,21 +66,28 @@ def value_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> list
     return [*parts, html.table(["", *names], cells, caption, rules)]
 
 
-def noise_table(collected: Mapping[str, summary.Scores], tasks: TaskForest) -> str:
+def share_table(collected: Mapping[str, summary.Scores]) -> str:
+    """The share of test rows on which each system contradicts the funnel, mean over seeds."""
+    keys = list(next(iter(collected.values())).values)
+    rows = [[own.title, *(f"{own.mean(key):.2%}" for key in keys)] for own in collected.values()]
+    caption = "Share of the rows with p_t > p_t-1; conditional: ranked by p_t / p_t-1; marginal: ranked by p_t"
+    return html.table(["", *(f"{task}, {space}" for task, space, _ in keys)], rows, caption)
+
+
+def noise_table(collected: Mapping[str, summary.Scores]) -> str:
     """The spread over seeds and over models."""
-    keys = summary.keys(tasks)
+    keys = list(next(iter(collected.values())).values)
     deviations, ranges = zip(*(summary.noise(collected, key) for key in keys), strict=True)
     rows = [
         ["standard deviation over seeds, pooled", *(html.number(value, ".4f") for value in deviations)],
         ["highest mean less lowest", *(html.number(value, ".4f") for value in ranges)],
     ]
-    return html.table(["", *(f"{task}, {space}" for task, space in keys)], rows, "Noise and differences, all models")
+    return html.table(["", *(_column(*key) for key in keys)], rows, "Noise and differences, all models")
 
 
 def ablation_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> list[str]:
     """The papers' models with one part left out at a time; no table if no ablation was run."""
     grouped = _by_system(rows)
-    names = [task for task, _ in summary.keys(tasks)[: len(tasks)]]
     parts = []
     for whole in summary.PROPOSED:
         ablations = [system for system, own in grouped.items() if own[0]["ablation_of"] == whole]
@@ -85,16 +99,24 @@ def ablation_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> l
                 )
             base = grouped[whole][0]["title"]
             caption = f"Without a part: test {metric.title}, all impressions (difference to {base}, paired t-test)"
-            parts.append(html.table(["", *names], cells, caption))
+            parts.append(html.table(["", *tasks], cells, caption))
     return parts
 
 
-def published_table(protocol: Protocol, rows: Sequence[Row], tasks: TaskForest) -> str:
-    """AUCs beside those of the paper."""
-    cells = []
+def published_table(published: Published, rows: Sequence[Row], schema: Schema) -> str:
+    """AUCs beside those of the paper: a column of the paper is beside every AUC of the task of the same name."""
+    shown = [task for task in published.tasks if task in schema.tasks.names]
+    cells, names = [], [""]
     for system, own in _by_system(rows).items():
-        if system in protocol.published:
-            pairs = zip(own[: len(tasks)], protocol.published[system], strict=False)
-            cells.append([own[0]["title"], *(cell for r, p in pairs for cell in (_mean_cell(r), f"{p:.4f}"))])
-    names = [name for task in tasks for name in (f"{task}, here", "published")]
-    return html.table(["", *names], cells, protocol.source)
+        if system not in published.aucs:
+            continue
+        names, row = [""], [own[0]["title"]]
+        for task in shown:
+            here = [each for each in own if each["task"] == task]
+            names += [*(f"{_column(task, r['space'], r['metric'])}, here" for r in here), f"{task}, published"]
+            row += [*map(_mean_cell, here), f"{published.aucs[system][published.tasks.index(task)]:.4f}"]
+        cells.append(row)
+    sizes = f"Its test split has {published.num_test_rows:g} M rows, this one {schema.num_rows['test'] / 1e6:.3g} M."
+    absent = ", ".join(task for task in published.tasks if task not in shown)
+    caption = f"{published.source} {sizes}" + (f" Not a task of this data: {absent}." if absent else "")
+    return html.table(names, cells, caption)
