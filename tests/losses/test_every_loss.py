@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torchrec.distributed import DistributedModelParallel
 
 from tests.losses.strategies import few_examples, forests, seeds
-from tests.support import chain
+from tests.support import TASKS, batch, build, chain
+from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import MarginalFromConditional
 from torchrec_mtl.systems import LOSSES
+from torchrec_mtl.training.process_group import process_group
 from torchrec_mtl.training.train_wrapper import reads_beyond_logits
 
 # Each loss with what it requires, and again with all that it can read.
@@ -106,12 +109,21 @@ def test_torch_fx_traces_it(name, read, weighted):
 
 
 @pytest.mark.parametrize("name", weighted_losses)
-def test_task_weights_survive_the_meta_device(name):
-    """`DistributedModelParallel` fills buffers on meta with zeros; ``to_empty`` leaves what was in memory."""
+def test_task_weights_survive_distributed_model_parallel(name):
+    """Which fills buffers on meta with zeros, so that every loss would be 0."""
+    given_weights = [1.0, 2.0, 0.5]
     with torch.device("meta"):
-        loss = LOSSES[name](chain(2), task_weights=[1.0, 2.0])
-    assert loss.task_weights.tolist() == [1.0, 2.0]
-    loss.to("meta").to_empty(device="cpu")
+        wrapped = MultiTaskTrain(build("escm2_ips", device="meta"), LOSSES[name](TASKS, task_weights=given_weights))
+    with process_group(torch.device("cpu")):
+        parallel = DistributedModelParallel(wrapped, device=torch.device("cpu"))
+        value, _ = parallel(batch(4))
+    assert value > 0.1
+    assert wrapped.loss.task_weights.tolist() == given_weights
+
+
+@pytest.mark.parametrize("name", weighted_losses)
+def test_task_weights_are_filled_in_after_to_empty(name):
+    loss = LOSSES[name](chain(2), task_weights=[1.0, 2.0]).to("meta").to_empty(device="cpu")
     loss.task_weights.fill_(0)
     loss.reset_parameters()
     assert loss.task_weights.tolist() == [1.0, 2.0]
