@@ -44,8 +44,8 @@ def chain(num_tasks: int) -> Edges:
 
 
 def _pair_weight(weights: Array | None, i: int, s: int, t: int) -> float:
-    """The weight of a term of tasks s and t, where t needs s: the product of both tasks' weights."""
-    return 1.0 if weights is None else weights[i, s] * weights[i, t]
+    """The weight of a term of tasks s and t, where t needs s: that of t, and 0 where s is masked."""
+    return 1.0 if weights is None else weights[i, t] * (weights[i, s] != 0)
 
 
 def calibrator(predictions: Array, weights: Array | None = None, edges: Edges | None = None) -> float:

@@ -14,11 +14,19 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchrec_mtl.errors import check_at_least
-from torchrec_mtl.losses.functional import columns, cross_entropy, known_labels, mean_over_rows, parents_and_children
-from torchrec_mtl.losses.modules import check_propensity, task_weight_tensor
+from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.losses import functional
+from torchrec_mtl.losses.functional import (
+    check_shapes,
+    columns,
+    known_labels,
+    mean_over_rows,
+    pair_weights,
+    parents_and_children,
+)
+from torchrec_mtl.losses.modules import TaskWeightedLoss, check_propensity
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -61,12 +69,48 @@ def imputation_loss(
     return mean_over_rows(observed * (errors - imputed_errors).square() / propensities, weights)
 
 
-class CounterfactualLoss(nn.Module):
+@torch.fx.wrap
+def _known_weights(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None,
+    conditional_logits: Tensor,
+    imputed_errors: Tensor | None,
+    num_edges: int,
+) -> Tensor:
+    """Checks the shapes, and returns the weights, or 1 for every label."""
+    check_shapes(logits, labels=labels, weights=weights, conditional_logits=conditional_logits)
+    if imputed_errors is not None and imputed_errors.shape != (len(logits), num_edges):
+        given, edges = list(imputed_errors.shape), [len(logits), num_edges]
+        raise InputError(f"`imputed_errors` (of shape {given}) must have one column a task that needs another: {edges}")
+    return torch.ones_like(labels) if weights is None else weights
+
+
+@torch.fx.wrap
+def _counterfactual_risk(
+    errors: Tensor, imputed_errors: Tensor | None, seen: Tensor, propensities: Tensor, weights: Tensor, joint: bool
+) -> Tensor:
+    """Returns `ips_risk`, or `dr_risk` + `imputation_loss` where errors are imputed."""
+    steps = (seen, propensities, weights)
+    if imputed_errors is None:
+        return ips_risk(errors, *steps)
+    if joint:
+        return dr_risk(errors, imputed_errors, *steps) + imputation_loss(errors, imputed_errors, *steps)
+    return dr_risk(errors, imputed_errors.detach(), *steps) + imputation_loss(errors.detach(), imputed_errors, *steps)
+
+
+class CounterfactualLoss(TaskWeightedLoss):
     """``L_CTR + lambda_c L_CVR + lambda_g L_CTCVR`` of ESCM2, for models that output ``conditional_logits``.
 
     ``L_CTR`` is the marginal cross entropy of the tasks that need no other, and ``L_CTCVR`` the marginal cross entropy
-    of the other tasks. ``L_CVR`` is `ips_risk`; if the model imputes errors, it is `dr_risk` + `imputation_loss`,
-    minimised jointly as in the paper.
+    of the other tasks. ``L_CVR`` is `ips_risk`; if the model imputes errors, it is `dr_risk` + `imputation_loss`.
+
+    Of these, `dr_risk` trains the towers of the steps and `imputation_loss` the imputation towers, as in doubly robust
+    joint learning (Wang et al., ICML 2019). ESCM2 minimises the sum over all towers, see ``joint_imputation``; then
+    those of the steps also lower the spread of ``delta``, which no imputed error can fit, by moving towards 1/2. Either
+    way `dr_risk` gives them the gradient of `ips_risk`, as ``delta^`` is no function of their output.
+
+    On a constant x the minimum is the truth, even where propensities are clipped.
 
     The paper has two tasks. Here the propensity of every further task is the marginal probability of the task it needs,
     and the terms of all tasks are summed. The paper does not say whether ``o^`` is held fixed in ``L_CVR``. Here no
@@ -79,6 +123,9 @@ class CounterfactualLoss(nn.Module):
             to 0.1.
         global_weight: weight of the marginal cross entropies of the tasks that need another, ``lambda_g``.
         min_propensity: lower bound of the propensities; its inverse bounds the weights: some bias for less variance.
+        joint_imputation: whether both terms of DR train all towers, as in the paper and in PaddleRec's implementation.
+            Predictions are then biased: on a constant x where P(buy | click) = .1, it comes out as .24 at a click rate
+            of .1 and as .27 at one of .01, and the click rates as .089 and .0087.
         task_weights: weights that multiply all terms of a task, one per task; 1 by default.
 
     Raises:
@@ -94,8 +141,6 @@ class CounterfactualLoss(nn.Module):
         tensor(2.2181)
     """
 
-    task_weights: Tensor | None
-
     def __init__(
         self,
         tasks: TaskForest,
@@ -103,9 +148,11 @@ class CounterfactualLoss(nn.Module):
         counterfactual_weight: float = 0.1,
         global_weight: float = 1.0,
         min_propensity: float = 1e-2,
+        joint_imputation: bool = False,
         task_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self.set_task_weights(tasks, task_weights)
         tasks.require_edges("CounterfactualLoss")
         check_propensity(min_propensity)
         check_at_least(0, counterfactual_weight=counterfactual_weight, global_weight=global_weight)
@@ -113,7 +160,7 @@ class CounterfactualLoss(nn.Module):
         self.counterfactual_weight = counterfactual_weight
         self.global_weight = global_weight
         self.min_propensity = min_propensity
-        self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
+        self.joint_imputation = joint_imputation
 
     def forward(
         self,
@@ -128,22 +175,21 @@ class CounterfactualLoss(nn.Module):
 
         ``imputed_errors`` are ``[B, E]``, or None for IPS.
         """
-        weights = torch.ones_like(labels) if weights is None else weights
+        weights = _known_weights(logits, labels, weights, conditional_logits, imputed_errors, len(self.edges))
         labels = known_labels(labels, weights)
         scales = [1.0 if parent is None else self.global_weight for parent in self.parents]
-        scaled = torch.stack([w * scale for w, scale in zip(weights.unbind(1), scales, strict=True)], dim=1)
-        risk = cross_entropy(logits, labels, scaled, self.task_weights)
+        scaled = torch.stack([weights[:, place] * scale for place, scale in enumerate(scales)], dim=1)
+        risk = functional.cross_entropy(logits, labels, scaled, self.task_weights)
 
-        parent_weights, step_weights = parents_and_children(weights, self.edges)
-        step_weights = step_weights * (parent_weights != 0)
+        step_weights = pair_weights(weights, self.edges)
         if self.task_weights is not None:
             step_weights = step_weights * columns(self.task_weights[None], [child for _, child in self.edges])
         observed, happened = parents_and_children(labels, self.edges)
         _, step_logits = parents_and_children(conditional_logits, self.edges)
         errors = F.binary_cross_entropy_with_logits(step_logits, happened, reduction="none")
         estimated, _ = parents_and_children(logits.detach(), self.edges)
-        steps = (observed, estimated.sigmoid().clamp(min=self.min_propensity), step_weights)
-        if imputed_errors is None:
-            return risk + self.counterfactual_weight * ips_risk(errors, *steps)
-        doubly_robust = dr_risk(errors, imputed_errors, *steps) + imputation_loss(errors, imputed_errors, *steps)
-        return risk + self.counterfactual_weight * doubly_robust
+        propensities = estimated.sigmoid().clamp(min=self.min_propensity)
+        counterfactual = _counterfactual_risk(
+            errors, imputed_errors, observed, propensities, step_weights, self.joint_imputation
+        )
+        return risk + self.counterfactual_weight * counterfactual

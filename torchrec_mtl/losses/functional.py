@@ -5,7 +5,14 @@ Terms that compare a task with the task it needs take ``edges``, the ``E`` pairs
 
 Every term is a sum over tasks and a mean over the ``B`` rows of the batch, as in the papers. A weight multiplies the
 term of its label. The sum is still divided by ``B``, so that the mean over ranks with equal batches equals the mean
-over all rows. Weight 0 masks a label and every pair that the label belongs to.
+over all rows. A pair of tasks counts with the child's weight. Weight 0 masks a label and every pair that the label
+belongs to. So a row of weight 2 adds what two equal rows add, and a row of weight 0 adds nothing.
+
+Logits, labels and weights must have one shape: a column ``[B, 1]`` would be broadcast to something else than meant.
+To `torch.fx` a term is one call, as it cannot trace what depends on a shape or on whether there are weights.
+
+Raises:
+    InputError: from every term, if a tensor has another shape than the logits.
 """
 
 from collections.abc import Sequence
@@ -14,7 +21,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchrec_mtl.errors import InputError
+
 Edges = Sequence[tuple[int, int]]
+
+
+def check_shapes(logits: Tensor, **others: Tensor | None) -> None:
+    """Raises `InputError` unless the logits are ``[B, T]`` and each of ``others`` that is given has their shape.
+
+    Example::
+
+        >>> check_shapes(torch.zeros(3, 2), labels=torch.zeros(3, 2), weights=torch.ones(3, 1))
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `weights` (of shape [3, 1]) must have one row a sample and one column a task, \
+like the logits: [3, 2]
+    """
+    if logits.dim() != 2:
+        raise InputError(f"`logits` (of shape {list(logits.shape)}) must be [B, T], one column a task")
+    for name, other in others.items():
+        if other is not None and other.shape != logits.shape:
+            raise InputError(
+                f"`{name}` (of shape {list(other.shape)}) must have one row a sample and one column a task, "
+                f"like the logits: {list(logits.shape)}"
+            )
 
 
 def columns(x: Tensor, positions: Sequence[int]) -> Tensor:
@@ -50,14 +79,13 @@ def known_labels(labels: Tensor, weights: Tensor | None) -> Tensor:
     return labels if weights is None else torch.where(weights == 0, 0.0, labels)
 
 
-def _pair_weights(weights: Tensor | None, edges: Edges) -> Tensor | None:
-    """Returns the weights of the pairs, ``[B, E]``: the product of the weights of both tasks."""
-    if weights is None:
-        return None
+def pair_weights(weights: Tensor, edges: Edges) -> Tensor:
+    """Returns the weights of the pairs, ``[B, E]``: the child's, and 0 where the parent is masked."""
     parents, children = parents_and_children(weights, edges)
-    return parents * children
+    return children * (parents != 0)
 
 
+@torch.fx.wrap
 def cross_entropy(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, task_weights: Tensor | None = None
 ) -> Tensor:
@@ -69,15 +97,22 @@ def cross_entropy(
         weights: weights of the labels, ``[B, T]``; 1 by default.
         task_weights: weights of the tasks, ``w [T]``; 1 by default.
 
+    Raises:
+        InputError: if the shapes differ, or there is not one task weight per column.
+
     Example::
 
         >>> cross_entropy(torch.zeros(3, 2), torch.ones(3, 2))  # 2 log 2
         tensor(1.3863)
     """
+    check_shapes(logits, labels=labels, weights=weights)
+    if task_weights is not None and task_weights.shape != logits.shape[1:]:
+        raise InputError(f"`logits` (of shape {list(logits.shape)}) must have {len(task_weights)} columns, one a task")
     terms = F.binary_cross_entropy_with_logits(logits, known_labels(labels, weights), reduction="none")
     return mean_over_rows(terms if task_weights is None else terms * task_weights, weights)
 
 
+@torch.fx.wrap
 def calibrator(logits: Tensor, edges: Edges, weights: Tensor | None = None) -> Tensor:
     """``sum_{t>=2} max(p_t - p_{t-1}, 0)``: BPCM eq. (12), AITM's behavioural expectation calibrator.
 
@@ -89,9 +124,13 @@ def calibrator(logits: Tensor, edges: Edges, weights: Tensor | None = None) -> T
         >>> calibrator(torch.tensor([[-1.0, 1.0]]), [(0, 1)]), calibrator(torch.tensor([[1.0, -1.0]]), [(0, 1)])
         (tensor(0.4621), tensor(0.))
     """
-    return mean_over_rows(step(logits.sigmoid(), edges).relu(), _pair_weights(weights, edges))
+    check_shapes(logits, weights=weights)
+    return mean_over_rows(
+        step(logits.sigmoid(), edges).relu(), None if weights is None else pair_weights(weights, edges)
+    )
 
 
+@torch.fx.wrap
 def dependence(logits: Tensor, labels: Tensor, edges: Edges, weights: Tensor | None = None) -> Tensor:
     """``sum_{t>=2} ((p_{t-1} - p_t) - (o_{t-1} - o_t))^2`` on probabilities: the second sum of TAFE eq. (25), with the
     squared error of TAFE eq. (29).
@@ -101,10 +140,13 @@ def dependence(logits: Tensor, labels: Tensor, edges: Edges, weights: Tensor | N
         >>> dependence(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), [(0, 1)])  # p equal, labels differ
         tensor(1.)
     """
+    check_shapes(logits, labels=labels, weights=weights)
     differences = step(logits.sigmoid(), edges) - step(known_labels(labels, weights), edges)
-    return mean_over_rows(differences.square(), _pair_weights(weights, edges))
+    pairs = None if weights is None else pair_weights(weights, edges)
+    return mean_over_rows(differences.square(), pairs)
 
 
+@torch.fx.wrap
 def step_propensity(logits: Tensor, labels: Tensor, edges: Edges, min_propensity: float = 1e-3) -> Tensor:
     """Computes ``P(y_{t-1} = 1 | x, y_t)``, the denominator of the weight in TAFE eq. (10), from marginal logits.
 
@@ -121,12 +163,14 @@ def step_propensity(logits: Tensor, labels: Tensor, edges: Edges, min_propensity
     Returns:
         ``[B, E]`` in [``min_propensity``, 1].
     """
+    check_shapes(logits, labels=labels)
     # (p_{t-1} - p_t) / (1 - p_t) = 1 - (1 - p_{t-1}) / (1 - p_t), where 1 - p may underflow but its log does not
     ratio = -torch.expm1(-step(F.logsigmoid(-logits.detach()), edges))
     _, happened = parents_and_children(labels, edges)
     return torch.where(happened == 1, 1.0, ratio.clamp(min_propensity, 1.0))
 
 
+@torch.fx.wrap
 def local_space_bce(
     logits: Tensor, labels: Tensor, propensities: Tensor, edges: Edges, weights: Tensor | None = None
 ) -> Tensor:
@@ -148,13 +192,12 @@ def local_space_bce(
         >>> local_space_bce(torch.zeros(2, 2), labels, torch.ones(2, 1), [(0, 1)])  # (2 log 2 + log 2) / 2
         tensor(1.0397)
     """
-    labels = known_labels(labels, weights)
+    check_shapes(logits, labels=labels, weights=weights)
+    labels = known_labels(labels, weights)  # so a row whose parent is masked is outside
     terms = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     happened, _ = parents_and_children(labels, edges)
     inside = list(torch.ones_like(terms).unbind(1))
-    for place, (parent, child) in enumerate(edges):
+    for place, (_, child) in enumerate(edges):
         inside[child] = happened[:, place] / propensities[:, place]
-        if weights is not None:
-            inside[child] = inside[child] * (weights[:, parent] != 0)
     space = torch.stack(inside, dim=1)
     return mean_over_rows(terms, space if weights is None else space * weights)

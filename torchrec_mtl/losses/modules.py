@@ -15,23 +15,43 @@ from torchrec_mtl.losses import functional
 from torchrec_mtl.tasks import TaskForest
 
 
-def task_weight_tensor(tasks: TaskForest, task_weights: Sequence[float] | None) -> Tensor | None:
-    """Returns the weights as a tensor ``[T]``, or None where they are 1 for all tasks.
+class TaskWeightedLoss(nn.Module):
+    """Base of the losses that have a weight for each task.
 
-    Raises:
-        InputError: if there is not one weight per task, or a weight is negative or not finite.
+    Attributes:
+        task_weights: the weights, ``[T]``, or None where all are 1.
     """
-    if task_weights is None:
-        return None
-    if len(task_weights) != len(tasks):
-        raise InputError(f"`task_weights` (={list(task_weights)}) must be one a task: {list(tasks)}")
-    for weight in task_weights:
-        check_at_least(0, task_weights=weight)
-    return torch.tensor(task_weights, dtype=torch.get_default_dtype())
+
+    task_weights: Tensor | None
+
+    def set_task_weights(self, tasks: TaskForest, task_weights: Sequence[float] | None) -> None:
+        """Registers the weights; for constructors.
+
+        Raises:
+            InputError: if there is not one weight per task, or a weight is negative or not finite.
+        """
+        if task_weights is not None:
+            if len(task_weights) != len(tasks):
+                raise InputError(f"`task_weights` (={list(task_weights)}) must be one a task: {list(tasks)}")
+            for weight in task_weights:
+                check_at_least(0, task_weights=weight)
+        self._given = task_weights if task_weights is None else tuple(task_weights)
+        # DistributedModelParallel fills a buffer on meta with zeros, and resets only modules that have parameters.
+        device = "cpu" if torch.get_default_device().type == "meta" else None
+        dtype = torch.get_default_dtype()
+        made = None if task_weights is None else torch.tensor(task_weights, dtype=dtype, device=device)
+        self.register_buffer("task_weights", made, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Fills in `task_weights` again, after ``to_empty``."""
+        if self.task_weights is not None:
+            self.task_weights.copy_(torch.tensor(self._given))
 
 
-class CrossEntropyLoss(nn.Module):
+class CrossEntropyLoss(TaskWeightedLoss):
     """Weighted sum of the tasks' cross entropies, BPCM eq. (11), TAFE eq. (23).
+
+    On a constant x the minimum is the truth.
 
     Args:
         tasks: the ``T`` tasks.
@@ -48,19 +68,19 @@ class CrossEntropyLoss(nn.Module):
         tensor(1.0397)
     """
 
-    task_weights: Tensor | None
-
     def __init__(self, tasks: TaskForest, *, task_weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
+        self.set_task_weights(tasks, task_weights)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
         return functional.cross_entropy(logits, labels, weights, self.task_weights)
 
 
-class CalibratedLoss(nn.Module):
+class CalibratedLoss(TaskWeightedLoss):
     """Cross entropy plus ``alpha`` times the calibrator, BPCM eq. (13); also AITM's objective.
+
+    On a constant x the minimum is the truth, where the calibrator is 0.
 
     Args:
         tasks: the ``T`` tasks, some of which need another.
@@ -79,14 +99,12 @@ class CalibratedLoss(nn.Module):
         tensor(1.3863)
     """
 
-    task_weights: Tensor | None
-
     def __init__(self, tasks: TaskForest, *, alpha: float = 0.6, task_weights: Sequence[float] | None = None) -> None:
         super().__init__()
+        self.set_task_weights(tasks, task_weights)
         tasks.require_edges("CalibratedLoss")
         check_at_least(0, alpha=alpha)
         self.edges, self.alpha = tasks.edges, alpha
-        self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
@@ -94,8 +112,10 @@ class CalibratedLoss(nn.Module):
         return cross_entropy + self.alpha * functional.calibrator(logits, self.edges, weights)
 
 
-class DependenceLoss(nn.Module):
+class DependenceLoss(TaskWeightedLoss):
     """Cross entropy plus the dependence loss, TAFE eq. (24), written out in TAFE eq. (25) with TAFE eq. (29).
+
+    On a constant x the minimum is the truth: that of a squared error is the mean.
 
     Args:
         tasks: the ``T`` tasks, some of which need another.
@@ -114,16 +134,14 @@ class DependenceLoss(nn.Module):
         tensor(1.3863)
     """
 
-    task_weights: Tensor | None
-
     def __init__(
         self, tasks: TaskForest, *, dependence_weight: float = 1.0, task_weights: Sequence[float] | None = None
     ) -> None:
         super().__init__()
+        self.set_task_weights(tasks, task_weights)
         tasks.require_edges("DependenceLoss")
         check_at_least(0, dependence_weight=dependence_weight)
         self.edges, self.dependence_weight = tasks.edges, dependence_weight
-        self.register_buffer("task_weights", task_weight_tensor(tasks, task_weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
@@ -134,7 +152,10 @@ class DependenceLoss(nn.Module):
 class LocalSpaceLoss(nn.Module):
     """Importance-weighted cross entropy of each task where the previous step happened, TAFE theorem 2.1.
 
-    The propensities come from the model's marginal probabilities, without gradient.
+    The propensities come from the model's marginal probabilities, without gradient. On a constant x training rests at
+    the truth if ``s``, the share of rows where the previous step happened among those where the task did not, is at
+    least ``min_propensity``. Where it is less, the odds of the task come out ``min_propensity / s`` times too high: at
+    a click rate of .001, P(buy | click) = .1 comes out as .111.
 
     Args:
         tasks: the ``T`` tasks, some of which need another.
