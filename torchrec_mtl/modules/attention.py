@@ -44,9 +44,8 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, inputs: Tensor) -> Tensor:
         """Computes queries from ``[B, N, D]``, keys and values from ``[B, M, D]``; returns ``[B, N, D]``."""
-        projections = (self.query, self.key, self.value)
-        if all(map(_is_its_weight, projections)):
-            weights = (self.query.weight, self.key.weight, self.value.weight)
-            return self.output(ops.attention(queries, inputs, *weights, self.num_heads))
-        projected = self.query(queries), self.key(inputs), self.value(inputs)
+        query, key, value = self.query, self.key, self.value
+        if _is_its_weight(query) and _is_its_weight(key) and _is_its_weight(value):
+            return self.output(ops.attention(queries, inputs, query.weight, key.weight, value.weight, self.num_heads))
+        projected = query(queries), key(inputs), value(inputs)
         return self.output(reference.projected_attention(*projected, self.num_heads))
