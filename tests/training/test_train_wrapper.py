@@ -3,12 +3,58 @@
 import pytest
 import torch
 from torchrec.datasets.utils import Batch
+from torchrec.fx import symbolic_trace
 from torchrec.models.dlrm import DLRM, DLRMTrain
 
 from tests.support import NUM_DENSE, TASKS, batch, tables, train_model
 from torchrec_mtl import MultiTaskTrain, TaskChain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
+from torchrec_mtl.modules import DSelectK
+from torchrec_mtl.systems import LOSSES, SYSTEMS
+
+OPTIONS = {
+    "cross_stitch": {"stitch": "layer"},
+    "mmoe": {"gate": DSelectK(per_example=False)},
+    "bpcm": {"layer_norm": True, "aggregation_over": "fields"},
+    "tafe": {"selector": "per_layer", "schedule": "run"},
+}
+CASES = [*((name, {}) for name in SYSTEMS), *OPTIONS.items(), ("tafe", {"backend": "modules"})]
+
+
+def traced_equals(trained):
+    """The graph of everything but the tables, on batches of another size than it was traced with or without."""
+    graph = symbolic_trace(trained, leaf_modules=["EmbeddingBagCollection"])
+    graph.graph.lint()
+    for rows in (batch(9), batch(4, weighted=True), batch(1)):
+        outputs, gradients = [], []
+        for model in (graph, trained):
+            torch.manual_seed(0)  # the same dropout for both
+            outputs.append(model(rows))
+            model.zero_grad()
+            outputs[-1][0].backward()
+            gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        torch.testing.assert_close(*outputs)
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
+def test_fx_traces_every_system_down_to_its_loss(name, arguments):
+    traced_equals(train_model(name, **arguments))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_fx_traces_with_every_loss(name):
+    model = train_model("escm2_dr").model  # which offers all that a loss reads
+    traced_equals(MultiTaskTrain(model, LOSSES[name](TASKS)))
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_a_traced_model_reads_labels_of_one_task_in_both_shapes(shape):
+    trained, rows = train_model("shared_bottom", tasks=TaskChain(["click"])), batch(6)
+    rows.labels = rows.labels[:, 0].reshape(shape)
+    graph = symbolic_trace(trained, leaf_modules=["EmbeddingBagCollection"])
+    torch.testing.assert_close(graph(rows), trained(rows))
 
 
 def test_gives_what_dlrm_train_gives():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
 from torchrec_mtl.errors import check_choice
+from torchrec_mtl.modules.tracing import unbind
 
 
 class CrossStitchUnit(nn.Module):
@@ -75,4 +76,4 @@ class CrossStitchLayer(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Maps ``T`` tensors ``[B, in_features]`` to ``T`` tensors ``[B, D]``."""
         activations = [network(x) for network, x in zip(self.networks, inputs, strict=True)]
-        return list(self.unit(torch.stack(activations, dim=1)).unbind(dim=1))
+        return unbind(self.unit(torch.stack(activations, dim=1)), len(self.networks))

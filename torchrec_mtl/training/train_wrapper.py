@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchrec_mtl.errors import InputError
 
 
-@torch.fx.wrap  # a traced batch would appear to have every attribute
-def _labels_and_weights(batch: Any, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Returns the labels as floats, and the weights if the batch has any, in the shape of the logits.
+@torch.fx.wrap  # a traced batch would appear to have every attribute, and a loss may depend on shapes
+def _call(loss: nn.Module, batch: Any, logits: Tensor, further: dict[str, Tensor]) -> Tensor:
+    """Calls the loss with labels as floats, and with the weights if there are any, in the shape of the logits.
 
     TorchRec's own batches have no weights, and where there is one task, labels ``[B]``.
     """
@@ -23,7 +23,9 @@ def _labels_and_weights(batch: Any, logits: Tensor) -> tuple[Tensor, Tensor | No
             expected = "[B, 1] or [B]" if has_one_task else "[B, T]"
             shape = f"(of shape {list(given.shape)}) must be {expected}"
             raise InputError(f"`{name}` {shape}, for logits of shape {list(logits.shape)}")
-    return labels.float().view_as(logits), None if weights is None else weights.view_as(logits)
+    weights = None if weights is None else weights.view_as(logits)
+    value: Tensor = loss(logits, labels.float().view_as(logits), weights, **further)
+    return value
 
 
 def reads_beyond_logits(loss: nn.Module) -> dict[str, bool]:
@@ -103,6 +105,5 @@ class MultiTaskTrain(nn.Module):
             further = {name: outputs[name] for name in self.read}
         else:
             logits = self.model(batch.dense_features, batch.sparse_features)
-        labels, weights = _labels_and_weights(batch, logits)
-        loss = self.loss(logits, labels, weights, **further)
+        loss = _call(self.loss, batch, logits, further)
         return loss, (loss.detach(), logits.detach().view_as(batch.labels), batch.labels)
