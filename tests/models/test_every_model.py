@@ -165,14 +165,30 @@ def test_exports_with_a_dynamic_batch(name):
 
 
 @every_model
-def test_takes_torchrecs_batch(name):
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32, torch.float64])
+def test_takes_torchrecs_batch(name, dtype):
+    """And gives its labels back as they were, as DLRMTrain does."""
     rows = batch(6)
-    without_weights = Batch(rows.dense_features, rows.sparse_features, rows.labels.int())
+    without_weights = Batch(rows.dense_features, rows.sparse_features, rows.labels.to(dtype))
     loss, (detached, logits, labels) = train_model(name)(without_weights)
     assert loss.requires_grad
     assert not detached.requires_grad
     assert not logits.requires_grad
-    assert labels.dtype == torch.float32
+    assert labels.dtype == dtype
+    assert torch.equal(labels, without_weights.labels)
+
+
+@every_model
+def test_one_task_may_have_flat_labels_as_torchrecs_data_sets_give_them(name):
+    one = TaskChain(["click"])
+    trained, rows = train_model(name, tasks=one).eval(), batch(6, weighted=True)
+    rows.labels, rows.weights = rows.labels[:, :1], rows.weights[:, :1]
+    expected, (_, expected_logits, _) = trained(rows)
+    rows.labels, rows.weights = rows.labels.flatten(), rows.weights.flatten()
+    loss, (_, logits, labels) = trained(rows)
+    assert torch.equal(loss, expected)
+    assert torch.equal(logits, expected_logits.flatten())
+    assert labels is rows.labels
 
 
 @every_model

@@ -18,6 +18,7 @@ from torchrec_mtl.modules import (
     as_features,
     initialize_linear_layers,
 )
+from torchrec_mtl.modules.tracing import unbind
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -55,11 +56,12 @@ class MMoEArch(nn.Module):
     ) -> None:
         super().__init__()
         self.mixture = MixtureOfExperts(in_features, num_experts, expert_layer_sizes, gate, num_gates=num_tasks)
+        self.num_tasks = num_tasks
         self.towers = TaskTowers(num_tasks, expert_layer_sizes[-1], tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
-        return self.towers(self.mixture(embeddings.flatten(1)).unbind(1))
+        return self.towers(unbind(self.mixture(embeddings.flatten(1)), self.num_tasks))
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`."""

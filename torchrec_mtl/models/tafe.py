@@ -27,6 +27,7 @@ from torchrec_mtl.modules import (
     as_features,
     initialize_linear_layers,
 )
+from torchrec_mtl.modules.tracing import unbind
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -68,7 +69,7 @@ class TAFEArch(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.shape = (num_fields, embedding_dim)
+        self.shape, self.num_tasks = (num_fields, embedding_dim), num_tasks
         generator = RepresentationGenerator(
             num_fields,
             embedding_dim,
@@ -91,7 +92,7 @@ class TAFEArch(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         fields = embeddings.reshape(-1, *self.shape)
-        return self.towers(self.extraction(fields).unbind(1))
+        return self.towers(unbind(self.extraction(fields), self.num_tasks))
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`."""

@@ -4,12 +4,21 @@ from torch import Tensor, nn
 
 from torchrec_mtl import ops
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops.attention import reference
 
 
 def check_heads(embedding_dim: int, num_heads: int) -> None:
     """Raises `InputError` unless ``num_heads`` divides ``embedding_dim``."""
     if num_heads < 1 or embedding_dim % num_heads:
         raise InputError(f"`num_heads` (={num_heads}) must divide `embedding_dim` (={embedding_dim})")
+
+
+def _is_its_weight(layer: nn.Module) -> bool:
+    """Whether the layer multiplies with its ``weight`` and does nothing else.
+
+    Quantisation, LoRA and parametrisations change the class of a linear layer, pruning and observers hook into it.
+    """
+    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 class Attention(nn.Module):
@@ -35,5 +44,8 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, inputs: Tensor) -> Tensor:
         """Computes queries from ``[B, N, D]``, keys and values from ``[B, M, D]``; returns ``[B, N, D]``."""
-        weights = (self.query.weight, self.key.weight, self.value.weight)
-        return self.output(ops.attention(queries, inputs, *weights, self.num_heads))
+        query, key, value = self.query, self.key, self.value
+        if _is_its_weight(query) and _is_its_weight(key) and _is_its_weight(value):
+            return self.output(ops.attention(queries, inputs, query.weight, key.weight, value.weight, self.num_heads))
+        projected = query(queries), key(inputs), value(inputs)
+        return self.output(reference.projected_attention(*projected, self.num_heads))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
 from torchrec_mtl.errors import check_choice
+from torchrec_mtl.modules.tracing import unbind
 
 
 class CrossStitchUnit(nn.Module):
@@ -35,10 +36,17 @@ class CrossStitchUnit(nn.Module):
     def __init__(self, num_tasks: int, features: int, per: Literal["channel", "layer"] = "channel") -> None:
         super().__init__()
         check_choice("stitch", per, ("channel", "layer"))
-        own = 0.9 if num_tasks > 1 else 1.0
-        alpha = torch.full((num_tasks, num_tasks), (1 - own) / max(num_tasks - 1, 1)).fill_diagonal_(own)
-        self.alpha = nn.Parameter(alpha if per == "layer" else alpha.expand(features, -1, -1).clone())
+        channels = () if per == "layer" else (features,)
+        self.alpha = nn.Parameter(torch.empty(*channels, num_tasks, num_tasks))
         self.equation = "st,btd->bsd" if per == "layer" else "dst,btd->bsd"
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Sets the initial convex combination."""
+        num_tasks = self.alpha.shape[-1]
+        own = 0.9 if num_tasks > 1 else 1.0
+        self.alpha.fill_((1 - own) / max(num_tasks - 1, 1)).diagonal(dim1=-2, dim2=-1).fill_(own)
 
     def forward(self, activations: Tensor) -> Tensor:
         """Maps ``[B, T, D]`` to ``[B, T, D]``."""
@@ -68,4 +76,4 @@ class CrossStitchLayer(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Maps ``T`` tensors ``[B, in_features]`` to ``T`` tensors ``[B, D]``."""
         activations = [network(x) for network, x in zip(self.networks, inputs, strict=True)]
-        return list(self.unit(torch.stack(activations, dim=1)).unbind(dim=1))
+        return unbind(self.unit(torch.stack(activations, dim=1)), len(self.networks))

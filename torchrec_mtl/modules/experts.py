@@ -14,6 +14,22 @@ from torchrec_mtl.modules.gates import Gate, SoftmaxGate
 from torchrec_mtl.modules.initialization import he_normal_
 
 
+class _Weights(nn.ParameterList):
+    """Weights of layers, whose owner for `torch.nn.Module.modules` is this list, so that it has to reset them."""
+
+    def reset_parameters(self) -> None:
+        for weight in self:
+            he_normal_(weight)
+
+
+class _Biases(nn.ParameterList):
+    """Biases of layers, see `_Weights`."""
+
+    def reset_parameters(self) -> None:
+        for bias in self:
+            nn.init.zeros_(bias)
+
+
 class Experts(nn.Module):
     """``E`` MLPs ``f_i`` of the same sizes on the same input, with a ReLU after every layer, including the last.
 
@@ -39,16 +55,16 @@ class Experts(nn.Module):
         check_at_least(1, num_experts=num_experts)
         check_sizes(1, expert_layer_sizes=layer_sizes)
         widths = [in_features, *layer_sizes]
-        self.weights = nn.ParameterList(
+        self.weights = _Weights(
             torch.empty(num_experts, size, width) for width, size in zip(widths, layer_sizes, strict=False)
         )
-        self.biases = nn.ParameterList(torch.empty(num_experts, size) for size in layer_sizes)
+        self.biases = _Biases(torch.empty(num_experts, size) for size in layer_sizes)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws the initial values of every expert with `he_normal_`."""
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            he_normal_(weight, bias)
+        self.weights.reset_parameters()
+        self.biases.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, in_features]`` to ``[B, E, D]``."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.tracing import unbind
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -40,8 +41,8 @@ class MarginalFromConditional(nn.Module):
     def forward(self, conditional_logits: Tensor) -> Tensor:
         """Maps conditional logits ``[B, T]`` to marginal logits ``[B, T]``."""
         log_happens, log_does_not = F.logsigmoid(conditional_logits), F.logsigmoid(-conditional_logits)
-        happens = list(log_happens.unbind(1))
-        does_not = list(log_does_not.unbind(1))
+        happens = unbind(log_happens, len(self.parents))
+        does_not = unbind(log_does_not, len(self.parents))
         for task, parent in enumerate(self.parents):
             if parent is not None:
                 ends_here = does_not[task] + happens[parent]

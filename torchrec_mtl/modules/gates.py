@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.modules.dynamic_selector import smooth_step
+from torchrec_mtl.modules.tracing import unbind
 
 
 class Gate(Protocol):
@@ -122,10 +123,10 @@ class DSelectGate(nn.Module):
 
     def select(self, codes: Tensor) -> Tensor:
         """Maps codes ``z [..., m]`` to the weights of the selectors, ``r(z) [..., E]``."""
-        weights = codes.new_ones(*codes.shape[:-1], 1)
-        for digit in smooth_step(codes, self.gamma).unsqueeze(-1).unbind(-2):
+        weights = codes.new_ones(1)  # broadcast
+        for digit in unbind(smooth_step(codes, self.gamma).unsqueeze(-1), self.num_digits, dim=-2):
             weights = torch.cat([weights * (1 - digit), weights * digit], dim=-1)
-        num_spare = weights.shape[-1] - self.num_experts
+        num_spare = 2**self.num_digits - self.num_experts
         experts, spare = weights.split([self.num_experts, num_spare], dim=-1)
         return experts + F.pad(spare, (0, self.num_experts - num_spare))
 

@@ -1,5 +1,7 @@
 """Initial values of linear layers and of learnt queries."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -23,12 +25,30 @@ def he_normal_(weight: Tensor, bias: Tensor | None = None) -> None:
         bias.zero_()
 
 
+def _reset_linear(layer: nn.Linear) -> None:
+    he_normal_(layer.weight, layer.bias)
+
+
 def initialize_linear_layers(*modules: nn.Module) -> None:
-    """Applies `he_normal_` to every `torch.nn.Linear` in ``modules``."""
+    """Applies `he_normal_` to every `torch.nn.Linear` in ``modules``, now and whenever its parameters are reset.
+
+    TorchRec's ``DistributedModelParallel`` and FSDP call ``reset_parameters`` of a layer that was made on the ``meta``
+    device. PyTorch's own would draw PyTorch's default.
+
+    Example::
+
+        >>> layer = nn.Linear(512, 2048, device="meta")
+        >>> initialize_linear_layers(layer)
+        >>> layer.to_empty(device="cpu").reset_parameters()
+        >>> round((layer.weight.detach().var() * 512).item(), 1), layer.bias.any().item()
+        (2.0, False)
+    """
     for module in modules:
         for layer in module.modules():
             if isinstance(layer, nn.Linear):
-                he_normal_(layer.weight, layer.bias)
+                _reset_linear(layer)
+                # of the layer, not of a class: quantisation and FX know a linear layer by its exact type
+                layer.reset_parameters = partial(_reset_linear, layer)  # type: ignore[method-assign]
 
 
 def reset_attention(

@@ -15,6 +15,18 @@ from torchrec_mtl.ops.inducing_attention import reference
 from torchrec_mtl.ops.inducing_attention.stack import unbind_layers
 
 
+@torch.fx.wrap  # a traced tensor of weights cannot be split into its layers
+def _generate(
+    fields: Tensor, selections: list[Tensor], weights: ops.GeneratorWeights, num_heads: int, residual: str
+) -> list[Tensor]:
+    representations: list[Tensor] = []
+    layers = unbind_layers(weights, num_heads, residual)
+    for layer, selection in zip(layers, selections, strict=True):
+        fields = reference.inducing_layer(fields, selection, layer)
+        representations.append(fields)
+    return representations
+
+
 class RepresentationGenerator(nn.Module):
     """ASRG, TAFE eq. (14)-(20): ``L`` layers of inducing points, from which each sample selects.
 
@@ -60,7 +72,8 @@ class RepresentationGenerator(nn.Module):
         check_choice("selector", selector, ("shared", "per_layer"))
         check_choice("residual", residual, ("input", "query", "none"))
         check_heads(embedding_dim, num_heads)
-        self.num_heads, self.residual, self.selection_is_shared = num_heads, residual, selector == "shared"
+        self.num_layers, self.num_heads, self.residual = num_layers, num_heads, residual
+        self.selection_is_shared = selector == "shared"
         self.selectors = nn.ModuleList(
             DynamicSelector(num_fields * embedding_dim, num_inducing_points, selector_layer_sizes, schedule)
             for _ in range(1 if selector == "shared" else num_layers)
@@ -86,16 +99,11 @@ class RepresentationGenerator(nn.Module):
     def select(self, fields: Tensor) -> list[Tensor]:
         """Returns ``z [B, K]`` of each layer, computed from the input fields ``H [B, F, D]``."""
         selections = [selector(fields.flatten(1)) for selector in self.selectors]
-        return selections * len(self.points) if self.selection_is_shared else selections
+        return selections * self.num_layers if self.selection_is_shared else selections
 
     def forward(self, fields: Tensor) -> list[Tensor]:
         """Maps ``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``: the equations as printed."""
-        representations: list[Tensor] = []
-        layers = unbind_layers(self.weights(), self.num_heads, self.residual)
-        for layer, selection in zip(layers, self.select(fields), strict=True):
-            fields = reference.inducing_layer(fields, selection, layer)
-            representations.append(fields)
-        return representations
+        return _generate(fields, self.select(fields), self.weights(), self.num_heads, self.residual)
 
 
 class SelfAttentionStack(nn.Module):

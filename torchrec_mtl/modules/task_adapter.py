@@ -12,6 +12,15 @@ from torchrec_mtl.modules.initialization import reset_attention
 from torchrec_mtl.ops.inducing_attention import reference
 
 
+@torch.fx.wrap  # a traced tensor of weights cannot be split into its layers
+def _adapt(representations: Sequence[Tensor], weights: ops.AdapterWeights, num_heads: int) -> Tensor:
+    adapted: Tensor | None = None
+    for of_layer, shared in zip(weights.layers(), representations, strict=True):
+        adapted = reference.adapter_layer(shared, adapted, of_layer, num_heads)
+    assert adapted is not None  # there is at least one layer
+    return adapted
+
+
 class TaskAdapter(nn.Module):
     """TSA, TAFE eq. (21)-(22): each task reads the shared representation of every layer through its own indicator.
 
@@ -58,11 +67,7 @@ class TaskAdapter(nn.Module):
 
     def forward(self, representations: Sequence[Tensor]) -> Tensor:
         """Maps ``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``: the equations as printed."""
-        adapted: Tensor | None = None
-        for weights, shared in zip(self.weights().layers(), representations, strict=True):
-            adapted = reference.adapter_layer(shared, adapted, weights, self.num_heads)
-        assert adapted is not None  # there is at least one layer
-        return adapted
+        return _adapt(representations, self.weights(), self.num_heads)
 
 
 class PooledRepresentation(nn.Module):

@@ -3,12 +3,28 @@
 import functools
 import logging
 import os
+import re
 
 import torch
 
 from torchrec_mtl.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+
+def registered_name(operation: str) -> str:
+    """Returns the name under which PyTorch knows a custom operation.
+
+    These names belong to the process. A copy of this library that `torch.package` has loaded uses others, so that it
+    does not replace the operations of the library that is installed, or of another package.
+
+    Example::
+
+        >>> registered_name("small_attention")
+        'torchrec_mtl::small_attention'
+    """
+    package = re.match(r"<torch_package_(\d+)>", __name__)
+    return f"torchrec_mtl{f'_package_{package[1]}' if package else ''}::{operation}"
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

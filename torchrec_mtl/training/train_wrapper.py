@@ -9,10 +9,23 @@ from torch import Tensor, nn
 from torchrec_mtl.errors import InputError
 
 
-@torch.fx.wrap  # a traced batch would appear to have every attribute
-def _labels_and_weights(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Returns the labels as floats, and the weights if the batch has any; TorchRec's own batches have none."""
-    return batch.labels.float(), getattr(batch, "weights", None)
+@torch.fx.wrap  # a traced batch would appear to have every attribute, and a loss may depend on shapes
+def _call(loss: nn.Module, batch: Any, logits: Tensor, further: dict[str, Tensor]) -> Tensor:
+    """Calls the loss with labels as floats, and with the weights if there are any, in the shape of the logits.
+
+    TorchRec's own batches have no weights, and where there is one task, labels ``[B]``.
+    """
+    labels, weights = batch.labels, getattr(batch, "weights", None)
+    has_one_task = logits.shape[1:] == (1,)
+    shapes = [logits.shape, logits.shape[:1]] if has_one_task else [logits.shape]
+    for name, given in (("labels", labels), ("weights", weights)):
+        if given is not None and given.shape not in shapes:
+            expected = "[B, 1] or [B]" if has_one_task else "[B, T]"
+            shape = f"(of shape {list(given.shape)}) must be {expected}"
+            raise InputError(f"`{name}` {shape}, for logits of shape {list(logits.shape)}")
+    weights = None if weights is None else weights.view_as(logits)
+    value: Tensor = loss(logits, labels.float().view_as(logits), weights, **further)
+    return value
 
 
 def reads_beyond_logits(loss: nn.Module) -> dict[str, bool]:
@@ -73,11 +86,17 @@ class MultiTaskTrain(nn.Module):
         self.read = tuple(name for name in read if name in given)
 
     def forward(self, batch: Any) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Returns the loss with its gradient, then loss, logits ``[B, T]`` and labels ``[B, T]`` without gradients.
+        """Returns the loss with its gradient, then loss, logits and labels without gradients.
+
+        The labels are the batch's own, and the logits have their shape, ``[B, T]``.
 
         Args:
             batch: batch with ``dense_features [B, num_dense]``, ``sparse_features`` (a KeyedJaggedTensor), ``labels
-                [B, T]`` and perhaps ``weights [B, T]``: `torchrec_mtl.data.MultiTaskBatch` or TorchRec's ``Batch``.
+                [B, T]`` of any type and perhaps ``weights [B, T]``: `torchrec_mtl.data.MultiTaskBatch` or TorchRec's
+                ``Batch``. Where there is one task, labels and weights may also be ``[B]``.
+
+        Raises:
+            InputError: if the labels or weights have another shape.
         """
         further = {}
         if self.read:
@@ -86,6 +105,5 @@ class MultiTaskTrain(nn.Module):
             further = {name: outputs[name] for name in self.read}
         else:
             logits = self.model(batch.dense_features, batch.sparse_features)
-        labels, weights = _labels_and_weights(batch)
-        loss = self.loss(logits, labels, weights, **further)
-        return loss, (loss.detach(), logits.detach(), labels)
+        loss = _call(self.loss, batch, logits, further)
+        return loss, (loss.detach(), logits.detach().view_as(batch.labels), batch.labels)

@@ -14,6 +14,13 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
+def projected_attention(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
+    """BPCM eq. (2)-(3) from ``Q [B, N, D]``, ``K [B, M, D]`` and ``V [B, M, D]``, however they were projected."""
+    queries, keys, values = (split_heads(x, num_heads) for x in (queries, keys, values))
+    scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5
+    return merge_heads(scores.softmax(-1) @ values)
+
+
 def attention(
     queries: Tensor, inputs: Tensor, query_weight: Tensor, key_weight: Tensor, value_weight: Tensor, num_heads: int
 ) -> Tensor:

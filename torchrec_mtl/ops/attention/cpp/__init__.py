@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
+from torchrec_mtl.ops.backends import registered_name
 
 
 def _check(queries: Tensor, inputs: Tensor, weights: tuple[Tensor, ...], num_heads: int) -> None:
@@ -31,7 +32,7 @@ def _call(function: str, num_heads: int, read: list[Tensor], written: list[Tenso
     library.function(function, queries.dtype)(shape, *addresses, ctypes.c_int(torch.get_num_threads()))
 
 
-@torch.library.custom_op("torchrec_mtl::small_attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(registered_name("small_attention"), mutates_args=(), device_types="cpu")
 def _forward(
     queries: Tensor, inputs: Tensor, query_weight: Tensor, key_weight: Tensor, value_weight: Tensor, num_heads: int
 ) -> Tensor:
@@ -50,7 +51,7 @@ def _(
     return queries.new_empty(queries.shape)
 
 
-@torch.library.custom_op("torchrec_mtl::small_attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(registered_name("small_attention_backward"), mutates_args=(), device_types="cpu")
 def _backward(
     queries: Tensor,
     inputs: Tensor,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
+from torchrec_mtl.ops.backends import registered_name
 from torchrec_mtl.ops.inducing_attention.stack import InducingStack
 
 _KERNEL = "inducing-attention"
@@ -47,7 +48,7 @@ def _call(function: str, read: list[Tensor], num_heads: int, residual: str, gate
     kernel(shape, addresses, *arguments, ctypes.c_int(torch.get_num_threads()))
 
 
-@torch.library.custom_op("torchrec_mtl::inducing_stack_cpp", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(registered_name("inducing_stack_cpp"), mutates_args=(), device_types="cpu")
 def _forward(
     inputs: Tensor, selection: Tensor, weights: list[Tensor], num_heads: int, residual: str, gated: bool
 ) -> Tensor:
@@ -63,7 +64,7 @@ def _(inputs: Tensor, selection: Tensor, weights: list[Tensor], num_heads: int, 
     return inputs.new_empty(inputs.shape[0], *weights[6].shape[1:])
 
 
-@torch.library.custom_op("torchrec_mtl::inducing_stack_cpp_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(registered_name("inducing_stack_cpp_backward"), mutates_args=(), device_types="cpu")
 def _backward(
     inputs: Tensor,
     selection: Tensor,

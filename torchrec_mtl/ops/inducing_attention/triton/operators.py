@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from torchrec_mtl.ops.backends import registered_name
 from torchrec_mtl.ops.inducing_attention.stack import GeneratorWeights, InducingLayer, InducingStack
 from torchrec_mtl.ops.inducing_attention.triton.launch import launch_backward, launch_forward, like_output, to_keep
 
@@ -17,7 +18,7 @@ from torchrec_mtl.ops.inducing_attention.triton.launch import launch_backward, l
 # gives the shapes. `first` is the first layer's residual.
 
 
-@torch.library.custom_op("torchrec_mtl::inducing_stack", mutates_args=())
+@torch.library.custom_op(registered_name("inducing_stack"), mutates_args=())
 def forward(tensors: list[Tensor], first: str, residual: str, dense: bool, gated: bool, keep: bool) -> list[Tensor]:
     """Returns the output and, with ``keep``, what the backward needs."""
     return launch_forward([x.contiguous() for x in tensors], (first, residual), dense, keep)
@@ -28,7 +29,7 @@ def _(tensors: list[Tensor], first: str, residual: str, dense: bool, gated: bool
     return [like_output(tensors), *to_keep(tensors, tensors[0].shape[0] if keep else 0)]
 
 
-@torch.library.custom_op("torchrec_mtl::inducing_stack_backward", mutates_args=())
+@torch.library.custom_op(registered_name("inducing_stack_backward"), mutates_args=())
 def backward(
     upstream: Tensor, tensors: list[Tensor], kept: list[Tensor], first: str, residual: str, gated: bool
 ) -> list[Tensor]:
