@@ -194,6 +194,7 @@ def test_such_batches_are_left_out_and_counted_if_asked(spoilt, tmp_path, capsys
     assert main(["train", *arguments(spoilt, tmp_path), *options]) == 0
     said = capsys.readouterr().out
     assert "2 batches skipped" in said  # one an epoch
+    assert said.count("a batch is skipped, rank 0: logits or labels of click in 1 of 64 rows") == 2
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     aucs = [row["value"] for row in results if (row["metric"], row["space"]) == ("auc", "impressions")]
     assert min(aucs) > 0.6
@@ -220,3 +221,33 @@ def test_a_run_that_torchrun_restarts_needs_a_name(data, tmp_path, monkeypatch, 
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert main(["train", *arguments(data, tmp_path), "--name", ""]) == 2
     assert "`name` must be given to a run that torchrun restarts" in capsys.readouterr().err
+
+
+HUGE = "training.optimizer.learning_rate=1e38"
+OVERFLOW = {  # what runs first into parameters that a huge learning rate has spoilt
+    "evaluation": (
+        ["training.batch_size=1500"],
+        "Shared-Bottom, step 1, validation split: logits of click in 300 of 300",
+    ),
+    "loss": ([], "the loss of step 2 is not finite; rank 0: logits or labels of click in 64 of 64 rows"),
+    "checkpoint": (["training.checkpoint.interval=1"], "is not finite after step 1, so no checkpoint is written"),
+}
+
+
+@pytest.mark.parametrize("first", OVERFLOW)
+def test_parameters_that_overflow_are_named_with_status_1_and_never_saved(data, tmp_path, capsys, first):
+    options, sentence = OVERFLOW[first]
+    assert main(["train", *arguments(data, tmp_path), "--models", "shared_bottom", HUGE, *options]) == 1
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    assert not checkpoints(tmp_path / "run" / "shared_bottom" / "checkpoints")
+
+
+def test_many_skips_in_a_row_stop_the_run_with_their_count(data, tmp_path, capsys):
+    options = [HUGE, "training.non_finite_loss=skip", "training.checkpoint.interval=0"]
+    options += ["training.max_consecutive_skips=4", "training.evaluations_per_epoch=1"]
+    assert main(["train", *arguments(data, tmp_path), "--models", "shared_bottom", *options]) == 1
+    said = capsys.readouterr()
+    assert "4 batches in a row were skipped, as many as `max_consecutive_skips` allows" in said.err.splitlines()[-1]
+    skipped = [line for line in said.out.splitlines() if "a batch is skipped" in line]
+    assert [line.split(":")[0] for line in skipped] == [f"Shared-Bottom, step {step}" for step in (2, 3, 4)]
+    assert "rank 0: logits or labels of click in 64 of 64 rows, cart in 64 of 64 rows" in skipped[0]

@@ -80,6 +80,7 @@ def train_model(
     if "test" in splits and not result.stopped:
         test, group_of_row = batches("test"), splits["test"].groups
         groups = None if group_of_row is None else (group_of_row[rows] for rows in test.rows())
-        measured = evaluate(model, test, schema.tasks, device, groups, metrics)
+        where = f"{title}, step {result.best_step}, test split"
+        measured = evaluate(model, test, schema.tasks, device, groups, metrics, where)
         report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
     return report

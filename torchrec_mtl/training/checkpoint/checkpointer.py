@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.optim.keyed import KeyedOptimizer
@@ -90,11 +91,13 @@ class Checkpointer:
             score: score by which the best checkpoint is chosen, higher is better; None if it was not measured.
 
         Raises:
-            TrainingError: if this or the previous write fails; existing checkpoints stay.
+            TrainingError: if this or the previous write fails, or a value is NaN or infinite on any rank; existing
+                checkpoints stay.
         """
         self.wait()
         tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random_state()}
         _check_tensors(tensors)
+        self._check_finite(step, tensors)
         body = {"version": VERSION, "step": step, "score": score, "world_size": dist.get_world_size(), "state": state}
         if not self.asynchronous:
             self._write(step, tensors, body)
@@ -109,6 +112,17 @@ class Checkpointer:
 
         self._thread = threading.Thread(target=write, name=f"checkpoint {step}")
         self._thread.start()
+
+    def _check_finite(self, step: int, tensors: dict[str, Any]) -> None:
+        own = next((name for kind in ("model", "optimizer") for name in not_finite(tensors[kind], kind)), None)
+        of_ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(of_ranks, own, group=self.group)
+        for rank, name in enumerate(of_ranks):
+            if name is not None:
+                raise TrainingError(
+                    f"`{name}` of rank {rank} is not finite after step {step}, so no checkpoint is written and those "
+                    "before it stay; take lower learning rates or limit `optimizer.max_gradient_norm`, and another name"
+                )
 
     def wait(self) -> None:
         """Waits until the write in the background, if any, is done.
@@ -187,6 +201,18 @@ class Checkpointer:
         if same_ranks:
             restore_random_state(tensors["random"])
         return manifest["state"]
+
+
+def not_finite(value: Any, path: str) -> Iterator[str]:
+    """Yields the paths of floating-point tensors, or local shards of them, that hold a value which is not finite."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from not_finite(inner, f"{path}.{key}")
+        return
+    for part in [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]:
+        # NaN is least and greatest; unlike `isfinite` of the tensor, the two need no memory
+        if part.is_floating_point() and part.numel() and not all(bound.isfinite() for bound in part.aminmax()):
+            yield path
 
 
 def _check_tensors(value: Any, path: str = "") -> None:
