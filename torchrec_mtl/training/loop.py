@@ -16,7 +16,7 @@ from torchrec.optim.keyed import KeyedOptimizer
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.tasks import TaskForest
-from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, load_weights
+from torchrec_mtl.training.checkpoint import Checkpointer, checkpoint_of, load_weights
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.evaluation import by_task, early_stopping_metric, evaluate, mean_over_tasks, suspicions
 from torchrec_mtl.training.faults import non_finite_loss_report, non_finite_rows
@@ -142,7 +142,7 @@ class TrainingLoop:
         else:
             if result.without_gain >= self.config.patience:
                 _print_once(f"{self.description}: no better for {result.without_gain} evaluations, stopped")
-            load_weights(self.model, best_checkpoint(self.directory / "checkpoints"), self.agreement)
+            load_weights(self.model, checkpoint_of(self.checkpointer.directory, result.best_step), self.agreement)
         self.close()
         return result
 
