@@ -15,6 +15,8 @@ import torch
 
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
+from torchrec_mtl.files import build_folder
+from torchrec_mtl.jobs.datasets import DataSet
 from torchrec_mtl.training.checkpoint import checkpoints, read_manifest, verify
 from torchrec_mtl.training.loop import TrainingLoop
 
@@ -201,11 +203,6 @@ def test_such_batches_are_left_out_and_counted_if_asked(spoilt, tmp_path, capsys
 
 
 def test_an_unfinished_run_of_other_settings_is_left_alone(data, tmp_path, capsys):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    assert main(["train", *arguments(data, tmp_path)]) == 2
-    assert f"must be a new run's, but {folder} is there and is no run" in capsys.readouterr().err
-    folder.rmdir()
     job = Job(data, tmp_path)
     job.start()
     while job.step("shared_bottom") < 4 and job.process.is_alive():
@@ -215,6 +212,43 @@ def test_an_unfinished_run_of_other_settings_is_left_alone(data, tmp_path, capsy
     assert main(["train", *arguments(data, tmp_path, "training.patience=2")]) == 2
     told = capsys.readouterr().err
     assert "the unfinished run was made with shared_bottom.training.patience=3, now 2 is asked for" in told
+
+
+@pytest.mark.slow
+def test_a_second_job_of_the_same_name_is_refused_while_the_first_runs(data, whole, tmp_path, capsys):
+    job = Job(data, tmp_path)
+    job.start()
+    while job.step("shared_bottom") < 4 and job.process.is_alive():
+        time.sleep(0.01)
+    assert main(["train", *arguments(data, tmp_path)]) == 2
+    sentence = f"`name` (='run') must not be that of a run in progress, but process {job.process.pid} on "
+    assert sentence in capsys.readouterr().err
+    assert job.wait() == 0, job.said
+    assert_same_run(job.directory / "run", whole[0])
+
+
+def _prepare_for_ever(cache: Path, sample: float, raw: str) -> Path:
+    def build(folder: Path) -> None:
+        Path(raw, "begun").touch()
+        while True:
+            time.sleep(0.01)
+
+    build_folder(Path(raw, "data"), lambda: False, build)
+    raise AssertionError
+
+
+FOR_EVER = DataSet(_prepare_for_ever)
+
+
+def test_sigterm_during_preparation_ends_with_status_0(data, tmp_path):
+    job = Job("tests.jobs.test_resume:FOR_EVER", tmp_path, "--raw", str(tmp_path))
+    job.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    job.process.terminate()
+    assert job.wait() == 0, job.said
+    assert "asked to stop before training; the same command starts again" in job.said
+    assert not list(tmp_path.glob(".data.partial*"))
 
 
 def test_a_run_that_torchrun_restarts_needs_a_name(data, tmp_path, monkeypatch, capsys):

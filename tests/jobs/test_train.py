@@ -201,8 +201,10 @@ def test_wrong_data_is_one_sentence_and_status_2(tmp_path, capsys, damage, parts
 
 def test_a_run_is_not_overwritten(finished, data, capsys):
     before = (finished / "results.json").read_bytes()
-    assert run(data, finished.parent) == 2
-    assert "must be a new or an unfinished run's" in capsys.readouterr().err
+    assert run(data, finished.parent) == 0
+    assert f"{finished}: is finished, and nothing is left to do" in capsys.readouterr().out
+    assert run(data, finished.parent, "training.patience=2") == 2
+    assert "is that of a finished run with bpcm.training.patience=3, now 2 is asked for" in capsys.readouterr().err
     assert (finished / "results.json").read_bytes() == before
 
 

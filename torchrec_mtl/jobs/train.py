@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,18 +17,19 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import Schema, read_split
 from torchrec_mtl.errors import InputError, check_choice
-from torchrec_mtl.files import make_folder, write_whole
+from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
-from torchrec_mtl.jobs.run_config import RunConfig, first_difference
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
-from torchrec_mtl.training.faults import StopRequest
+from torchrec_mtl.training.faults import Stopped, StopRequest
 from torchrec_mtl.training.process_group import default_device, on_first_rank, process_group
 
 
@@ -113,27 +115,30 @@ def find_systems(models: str) -> list[System]:
     return systems
 
 
-def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Path:
-    """The folder of the run: a new one, or that of an unfinished run with the same settings, which resumes.
+def run_directory(args: argparse.Namespace) -> Path:
+    """The folder of the run.
 
     Raises:
-        InputError: if the run is finished or was made with other settings; or if the run has no name but torchrun may
-            restart it, which would give it a new name.
+        InputError: if the run has no name but torchrun may restart it, which would give it a new name.
     """
     if not args.name and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise InputError("`name` must be given to a run that torchrun restarts, for it to be found again")
-    directory = Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    wanted = {config.name: config.as_dict() for config in configs}
-    file = directory / "config.json"
-    if not directory.exists():
-        make_folder(directory, "output")
-        write_whole(file, json.dumps(wanted, indent=2) + "\n")
-    elif (directory / "results.json").exists():
-        raise InputError(f"`name` (={args.name!r}) must be a new or an unfinished run's, but {directory} is finished")
-    elif not file.is_file():
-        raise InputError(f"`name` (={args.name!r}) must be a new run's, but {directory} is there and is no run")
-    elif difference := first_difference(json.loads(file.read_text()), wanted):
-        raise InputError(f"{file}: the unfinished run was made with {difference}; name another, or remove the folder")
+    return Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], held: ExitStack) -> Path | None:
+    """The folder of a new or unfinished run, which ``held`` holds from now on; None if the run is finished.
+
+    Raises:
+        InputError: if the folder cannot be made, belongs to a run with other settings, or is held by another job.
+    """
+    directory = run_directory(args)
+    if is_finished(directory, configs):
+        print(f"{directory}: is finished, and nothing is left to do; the results are in {directory / 'results.json'}")
+        return None
+    make_folder(directory, "output")
+    held.enter_context(run_lock(directory))
+    open_run(directory, configs)
     return directory
 
 
@@ -155,14 +160,17 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     shown = named_metrics(args.metrics)
     known = {**METRICS, **shown}
     stop = StopRequest()
-    with stop.listening(), process_group(device):
-        data = dataset_directory(args.dataset, args.sample, args.raw)
-        schema = Schema.load(data)
-        for metric in shown:
-            find_metric(metric, known, "metrics", with_groups=schema.group is not None)
-        check_models(configs, schema)
-        splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
-        directory = on_first_rank(lambda: run_directory(args, configs))
+    with stop.listening(), process_group(device), ExitStack() as held:
+        with stop.at_once():
+            data = dataset_directory(args.dataset, args.sample, args.raw)
+            schema = Schema.load(data)
+            for metric in shown:
+                find_metric(metric, known, "metrics", with_groups=schema.group is not None)
+            check_models(configs, schema)
+            splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+            directory = on_first_rank(lambda: begin_run(args, configs, held))
+        if directory is None:
+            return
         reports = []
         for config in configs:
             own = directory / config.name
@@ -196,5 +204,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.show_config:
         print(json.dumps({config.name: config.as_dict() for config in configs}, indent=2))
     else:
-        run(args, configs)
+        try:
+            run(args, configs)
+        except Stopped:
+            if int(os.environ.get("RANK", "0")) == 0:
+                print("asked to stop before training; the same command starts again")
     return 0

@@ -16,6 +16,10 @@ from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.step import NonFiniteLossError
 
 
+class Stopped(BaseException):
+    """SIGTERM came while there was nothing to save; only the program itself catches it."""
+
+
 class StopRequest:
     """Whether this process was asked to stop by SIGTERM, which schedulers send before they take a machine away.
 
@@ -30,6 +34,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = threading.Event()
+        self._at_once = False
 
     def __call__(self) -> bool:
         """Whether a request has come."""
@@ -44,12 +49,34 @@ class StopRequest:
 
         def request(number: int, frame: FrameType | None) -> None:
             self._requested.set()
+            if self._at_once:
+                raise Stopped
 
         former = signal.signal(signal.SIGTERM, request)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, former)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raises `Stopped` within the block as soon as a request has come, for work that leaves nothing half done.
+
+        Example::
+
+            >>> stop = StopRequest()
+            >>> with stop.listening(), stop.at_once():
+            ...     signal.raise_signal(signal.SIGTERM)
+            Traceback (most recent call last):
+            torchrec_mtl.training.faults.Stopped
+        """
+        self._at_once = True
+        try:
+            if self():
+                raise Stopped
+            yield
+        finally:
+            self._at_once = False
 
 
 def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
