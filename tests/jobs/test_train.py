@@ -111,6 +111,32 @@ def test_two_ranks_take_a_part_each(data, tmp_path):
     assert num_rows == [funnel.ROWS["test"]] * 3
 
 
+EACH_RANK_ITS_DATA = """
+import os, sys
+from torchrec_mtl.__main__ import main
+whole, damaged, *options = sys.argv[1:]
+sys.exit(main(["train", "--dataset", damaged if os.environ["RANK"] == "1" else whole, *options]))
+"""
+
+
+def test_a_rank_that_cannot_read_its_data_ends_all_ranks_with_its_sentence(data, tmp_path):
+    """As a node does whose disk is damaged."""
+    program = tmp_path / "program.py"
+    program.write_text(EACH_RANK_ITS_DATA)
+    damaged = funnel.prepare(tmp_path / "damaged")
+    (damaged / "test.parquet").write_bytes(b"")
+    options = ["--output", str(tmp_path / "runs"), "--name", "two", "--models", "shared_bottom"]
+    with pytest.raises(RuntimeError) as failure:
+        processes.run_program(program, str(data), str(damaged), *options, ranks=2)
+    said = str(failure.value).splitlines()
+    errors = [line for line in said if line.startswith("error: ")]
+    assert len(errors) == 2  # of both ranks
+    assert said[-1] == errors[0] == errors[1]
+    assert f"{damaged}/test.parquet" in said[-1]
+    assert "Traceback" not in str(failure.value)
+    assert not (tmp_path / "runs").exists()
+
+
 WRONG_ARGUMENTS = [
     (["--models", "tafe,esmmm"], r"model 'esmmm' must be one of ['single_task', "),
     (["--settings", "papers"], "`settings` (='papers') must be one of"),

@@ -6,7 +6,7 @@
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
@@ -15,22 +15,27 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data import Schema, read_split
+from torchrec_mtl.data import Field, Schema, Split, read_split
+from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
 from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
+from torchrec_mtl.jobs.command_line import Parser, check_sample, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
+from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
-from torchrec_mtl.metrics import METRICS, find_metric
+from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.faults import Stopped, StopRequest
-from torchrec_mtl.training.process_group import default_device, on_first_rank, process_group
+from torchrec_mtl.training.process_group import default_device, on_every_rank, on_first_rank, process_group
+
+KNOWN_TASKS = {"complete_journey": COMPLETE_JOURNEY_TASKS}  # before the data are prepared
 
 
 def parser() -> Parser:
@@ -77,6 +82,7 @@ def parser() -> Parser:
 
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The runs of the models, checked before any data is read."""
+    check_sample(args.sample)
     if args.settings:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]
@@ -93,13 +99,21 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
     return configs
 
 
-def check_arguments(argv: Sequence[str]) -> list[RunConfig]:
-    """The runs that a command line asks for.
+def check_arguments(argv: Sequence[str], world_size: int = 1) -> list[RunConfig]:
+    """The runs that a command line asks for, on ``world_size`` processes.
 
     Raises:
-        InputError: if they cannot be made, whatever the data.
+        InputError: if they cannot be made, whatever the rows. The arguments of models and losses are checked if the
+            tasks are known here: those of a prepared folder, or of a data set in `KNOWN_TASKS`.
     """
-    return configure(parser().parse(argv))
+    args = parser().parse(argv)
+    configs = configure(args)
+    if (Path(args.dataset) / SCHEMA_FILE).is_file():
+        check_models(configs, Schema.load(args.dataset), world_size)
+    elif args.dataset in KNOWN_TASKS:
+        fields = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument
+        check_models(configs, Schema(args.dataset, fields, KNOWN_TASKS[args.dataset]), world_size)
+    return configs
 
 
 def find_systems(models: str) -> list[System]:
@@ -142,10 +156,10 @@ def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], held: Exit
     return directory
 
 
-def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
+def check_models(configs: Sequence[RunConfig], schema: Schema, world_size: int) -> None:
     """Builds every model on ``meta``, so that a wrong argument of any is reported before the first is trained."""
     for config in configs:
-        parts = dist.get_world_size() * config.training.micro_batches
+        parts = world_size * config.training.micro_batches
         if config.training.batch_size % parts:
             raise InputError(
                 f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes times "
@@ -154,20 +168,28 @@ def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
         build_model(config, schema, torch.device("meta"))
 
 
+def prepare(
+    args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
+) -> tuple[Schema, dict[str, Split]]:
+    """The data of the run on this rank, after everything is checked that depends on them."""
+    data = dataset_directory(args.dataset, args.sample, args.raw)
+    schema = Schema.load(data)
+    for metric in shown:
+        find_metric(metric, known, "metrics", with_groups=schema.group is not None)
+    check_models(configs, schema, dist.get_world_size())
+    return schema, {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+
+
 def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """Runs the whole job."""
+    require_extra("report", "tensorboard", "matplotlib")
     device = default_device()
     shown = named_metrics(args.metrics)
     known = {**METRICS, **shown}
     stop = StopRequest()
     with stop.listening(), process_group(device), ExitStack() as held:
         with stop.at_once():
-            data = dataset_directory(args.dataset, args.sample, args.raw)
-            schema = Schema.load(data)
-            for metric in shown:
-                find_metric(metric, known, "metrics", with_groups=schema.group is not None)
-            check_models(configs, schema)
-            splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+            schema, splits = on_every_rank(lambda: prepare(args, configs, shown, known))
             directory = on_first_rank(lambda: begin_run(args, configs, held))
         if directory is None:
             return
