@@ -6,6 +6,7 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -34,6 +35,7 @@ from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.faults import Stopped, StopRequest
 from torchrec_mtl.training.process_group import default_device, on_every_rank, on_first_rank, process_group
+from torchrec_mtl.training.sharding import describe_plan, plan_sharding
 
 KNOWN_TASKS = {"complete_journey": COMPLETE_JOURNEY_TASKS}  # before the data are prepared
 
@@ -73,7 +75,11 @@ def parser() -> Parser:
         "--name", default="", help="name of the run, a new one or an unfinished one to resume (date and time)"
     )
     options.add_argument("--output", default="runs", help="folder of all runs (%(default)s)")
-    options.add_argument("--show-config", action="store_true", help="print the settings of the runs, and stop")
+    options.add_argument(
+        "--show-config",
+        action="store_true",
+        help="print the settings of the runs and, for a prepared folder, the bytes of each table and rank; and stop",
+    )
     options.add_argument(
         "-h", "--help", action="store_true", help="print this help with every setting of --models, and stop"
     )
@@ -180,6 +186,15 @@ def prepare(
     return schema, {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
 
 
+def print_plans(configs: Sequence[RunConfig], schema: Schema, world_size: int) -> None:
+    """Prints, beside the output, where each model's tables go and the bytes that they take; allocates nothing."""
+    for config in configs:
+        built = build_model(config, schema, torch.device("meta"))
+        plan = plan_sharding(built, config.training, default_device(), world_size)
+        described = describe_plan(plan, built, config.training, world_size)
+        print(f"{config.system.title}: {described}", file=sys.stderr)
+
+
 def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """Runs the whole job."""
     require_extra("report", "tensorboard", "matplotlib")
@@ -225,6 +240,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n" + describe(configs))
     elif args.show_config:
         print(json.dumps({config.name: config.as_dict() for config in configs}, indent=2))
+        if (Path(args.dataset) / SCHEMA_FILE).is_file():
+            print_plans(configs, Schema.load(args.dataset), int(os.environ.get("WORLD_SIZE", "1")))
     else:
         try:
             run(args, configs)

@@ -23,7 +23,7 @@ from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS, BaseEmbedding
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
-from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, state_bytes
+from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, state_bytes, table_bytes
 from torchrec_mtl.training.process_group import on_first_rank
 
 REPLICATED = ShardingType.DATA_PARALLEL.value
@@ -140,7 +140,7 @@ def _shards(sharding: ParameterSharding, rows: int, columns: int, world_size: in
 
 
 def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, world_size: int) -> str:
-    """The plan as a table: the sharding and ranks of each table, and the memory of each rank.
+    """The plan as a table: sharding, ranks and bytes with optimizer state of each table, and the memory of each rank.
 
     The memory is that of parameters and optimizer states; activations and communication buffers need more.
 
@@ -165,7 +165,10 @@ def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, 
                 memory[rank] += rows * columns * width + state_bytes(optimizer, rows, columns)
             ranks = ",".join(map(str, sorted({rank for rank, *_ in shards})))
             size = f"{table.num_embeddings:>12,} x {table.embedding_dim:<4}"
-            lines.append(f"  {table.name:<24} {size} {sharding.sharding_type:<18} {optimizer:<16} rank {ranks}")
+            of_table = f"{table_bytes(table, optimizer) / 1e6:.1f} MB"
+            lines.append(
+                f"  {table.name:<24} {size} {sharding.sharding_type:<18} {optimizer:<16} {of_table:>12} rank {ranks}"
+            )
     dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
     lines.append(
         f"  dense parameters {dense:,}, with gradients and AdamW's state {16 * dense / 1e6:.1f} MB on every rank"
