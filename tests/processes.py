@@ -85,7 +85,9 @@ def run_program(program: str | Path, *arguments: str, ranks: int = 0) -> str:
         of_process = (str(program), arguments, str(output))
         try:
             if ranks:
-                config = LaunchConfig(1, 1, ranks, run_id=folder, rdzv_backend="c10d", start_method="forkserver")
+                config = LaunchConfig(
+                    1, 1, ranks, run_id=folder, rdzv_backend="c10d", start_method="forkserver", max_restarts=0
+                )
                 config.rdzv_endpoint = "localhost:0"
                 elastic_launch(config, _program)(*of_process)
             else:

@@ -1,5 +1,6 @@
 """What `torchx run` would launch."""
 
+import inspect
 import re
 import subprocess
 from pathlib import Path
@@ -9,8 +10,10 @@ from torchx.components.component_test_base import ComponentTestCase
 from torchx.runner import get_runner
 from torchx.specs.finder import get_components
 
+from tests.jobs import funnel
 from torchrec_mtl import components
 from torchrec_mtl.jobs.launch import processes_a_node
+from torchrec_mtl.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
 NODES = ["-j", "2x8", "--cpu", "64", "--gpu", "8", "--memMB", "500000"]
@@ -159,6 +162,13 @@ def test_bench_runs_a_program_with_its_arguments(program):
 
 
 WRONG = [
+    (components.train, {"sample": 0.0}, "`sample` (=0.0) must be above 0 and at most 1"),
+    (components.compare, {"sample": 1.5}, "`sample` (=1.5) must be above 0 and at most 1"),
+    (components.train, {"max_restarts": -1}, "`max_restarts` (=-1) must be at least 0"),
+    (components.train, {"rdzv_port": 0}, "`rdzv_port` (=0) must be from 1 to 65535"),
+    (components.train, {"rdzv_port": 65536}, "`rdzv_port` (=65536) must be from 1 to 65535"),
+    (components.train, {"seed": 2**63}, "`seed` (=9223372036854775808) must be at most 2147483647"),
+    (components.train, {"j": "1x3"}, "`batch_size` (=1024) must be a multiple of the number of processes"),
     (components.train, {"models": "esmmm"}, "model 'esmmm' must be one of"),
     (components.train, {"j": "2by8"}, "`j` (='2by8') must be nodes x processes a node, as 2x8"),
     (components.train, {"j": "2:1x8"}, "`j` (='2:1x8') must be nodes x processes a node, as 2x8"),
@@ -191,9 +201,50 @@ def test_a_wrong_argument_is_told_before_anything_is_launched(capsys, component,
 
 def test_a_wrong_argument_of_prepare_is_told_by_its_program(capsys):
     with pytest.raises(SystemExit) as exit_status:
+        components.prepare("--sample", "0", dataset="ali_ccp", raw="/raw", output="/out")
+    assert exit_status.value.code == 2
+    assert capsys.readouterr().err == "error: `sample` (=0.0) must be above 0 and at most 1\n"
+    with pytest.raises(SystemExit) as exit_status:
         components.prepare(dataset="ali_ccp", raw="/raw", output="/out", protocol="itma")
     assert exit_status.value.code == 2
     assert capsys.readouterr().err == "error: `protocol` (='itma') must be one of 'aitm', 'full'\n"
+
+
+NEEDED = {"prepare": {"dataset": "ali_ccp", "raw": "a", "output": "b"}, "bench": {"program": "peers"}}
+RESOURCES = [("cpu", 0, 1), ("cpu", -1, 1), ("memMB", 0, 1), ("gpu", -1, 0), ("max_retries", -1, 0)]
+
+
+@pytest.mark.parametrize("component", ["train", "compare", "prepare", "bench"])
+@pytest.mark.parametrize(("name", "value", "least"), RESOURCES)
+def test_impossible_resources_are_told_by_every_component(capsys, component, name, value, least):
+    function = getattr(components, component)
+    if name not in inspect.signature(function).parameters:
+        pytest.skip(f"{component} has no {name}")
+    with pytest.raises(SystemExit) as exit_status:
+        function(**NEEDED.get(component, {}), **{name: value})
+    assert exit_status.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: `{name}` (={value}) must be at least {least}")
+
+
+@pytest.mark.parametrize("where", ["complete_journey", "folder"])
+def test_wrong_arguments_of_a_model_are_told_before_anything_is_launched(tmp_path, capsys, where):
+    dataset = where if where != "folder" else str(funnel.prepare(tmp_path / "data"))
+    options = {"models": "shared_bottom,tafe", "dataset": dataset, "settings": "paper"}
+    for override, sentence in (
+        ("tafe.model_args.dropout=3.0", "`dropout` (=3.0) must be from 0 to 1"),
+        ("tafe.model_args.num_inducing_points=0", "`num_inducing_points` (=0) must be at least 1"),
+        ("shared_bottom.model_args.tower_layer_sizes=[0]", "`tower_layer_sizes` (=[0]) must be widths"),
+    ):
+        with pytest.raises(SystemExit) as exit_status:
+            components.train(override, **options)
+        assert exit_status.value.code == 2
+        assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_system_is_refused_with_the_settings_of_the_default_data_set(system):
+    components.train(models=system)
 
 
 @pytest.mark.parametrize("component", [components.train, components.compare])

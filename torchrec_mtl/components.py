@@ -66,7 +66,7 @@ def train(
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.train import check_arguments
 
-        check_arguments(arguments)
+        check_arguments(arguments, launch.num_processes(j))
         return launch.torchrun(
             "train", arguments, j, image, cpu, gpu, memMB, max_restarts, max_retries, rdzv_port, mounts
         )
@@ -118,6 +118,7 @@ def compare(
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.compare.job import check, parser
 
+        launch.check_resources(cpu, gpu, memMB, max_retries)
         check(parser().parse(arguments))
         return launch.program("torchrec_mtl", ["compare", *arguments], image, cpu, gpu, memMB, max_retries, mounts)
 

@@ -15,6 +15,8 @@ import torch
 
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
+from torchrec_mtl.files import build_folder
+from torchrec_mtl.jobs.datasets import DataSet
 from torchrec_mtl.training.checkpoint import checkpoints, read_manifest, verify
 from torchrec_mtl.training.loop import TrainingLoop
 
@@ -194,17 +196,13 @@ def test_such_batches_are_left_out_and_counted_if_asked(spoilt, tmp_path, capsys
     assert main(["train", *arguments(spoilt, tmp_path), *options]) == 0
     said = capsys.readouterr().out
     assert "2 batches skipped" in said  # one an epoch
+    assert said.count("a batch is skipped, rank 0: logits or labels of click in 1 of 64 rows") == 2
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     aucs = [row["value"] for row in results if (row["metric"], row["space"]) == ("auc", "impressions")]
     assert min(aucs) > 0.6
 
 
 def test_an_unfinished_run_of_other_settings_is_left_alone(data, tmp_path, capsys):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    assert main(["train", *arguments(data, tmp_path)]) == 2
-    assert f"must be a new run's, but {folder} is there and is no run" in capsys.readouterr().err
-    folder.rmdir()
     job = Job(data, tmp_path)
     job.start()
     while job.step("shared_bottom") < 4 and job.process.is_alive():
@@ -216,7 +214,74 @@ def test_an_unfinished_run_of_other_settings_is_left_alone(data, tmp_path, capsy
     assert "the unfinished run was made with shared_bottom.training.patience=3, now 2 is asked for" in told
 
 
+@pytest.mark.slow
+def test_a_second_job_of_the_same_name_is_refused_while_the_first_runs(data, whole, tmp_path, capsys):
+    job = Job(data, tmp_path)
+    job.start()
+    while job.step("shared_bottom") < 4 and job.process.is_alive():
+        time.sleep(0.01)
+    assert main(["train", *arguments(data, tmp_path)]) == 2
+    sentence = f"`name` (='run') must not be that of a run in progress, but process {job.process.pid} on "
+    assert sentence in capsys.readouterr().err
+    assert job.wait() == 0, job.said
+    assert_same_run(job.directory / "run", whole[0])
+
+
+def _prepare_for_ever(cache: Path, sample: float, raw: str) -> Path:
+    def build(folder: Path) -> None:
+        Path(raw, "begun").touch()
+        while True:
+            time.sleep(0.01)
+
+    build_folder(Path(raw, "data"), lambda: False, build)
+    raise AssertionError
+
+
+FOR_EVER = DataSet(_prepare_for_ever)
+
+
+def test_sigterm_during_preparation_ends_with_status_0(data, tmp_path):
+    job = Job("tests.jobs.test_resume:FOR_EVER", tmp_path, "--raw", str(tmp_path))
+    job.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    job.process.terminate()
+    assert job.wait() == 0, job.said
+    assert "asked to stop before training; the same command starts again" in job.said
+    assert not list(tmp_path.glob(".data.partial*"))
+
+
 def test_a_run_that_torchrun_restarts_needs_a_name(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert main(["train", *arguments(data, tmp_path), "--name", ""]) == 2
     assert "`name` must be given to a run that torchrun restarts" in capsys.readouterr().err
+
+
+HUGE = "training.optimizer.learning_rate=1e38"
+OVERFLOW = {  # what runs first into parameters that a huge learning rate has spoilt
+    "evaluation": (
+        ["training.batch_size=1500"],
+        "Shared-Bottom, step 1, validation split: logits of click in 300 of 300",
+    ),
+    "loss": ([], "the loss of step 2 is not finite; rank 0: logits or labels of click in 64 of 64 rows"),
+    "checkpoint": (["training.checkpoint.interval=1"], "is not finite after step 1, so no checkpoint is written"),
+}
+
+
+@pytest.mark.parametrize("first", OVERFLOW)
+def test_parameters_that_overflow_are_named_with_status_1_and_never_saved(data, tmp_path, capsys, first):
+    options, sentence = OVERFLOW[first]
+    assert main(["train", *arguments(data, tmp_path), "--models", "shared_bottom", HUGE, *options]) == 1
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    assert not checkpoints(tmp_path / "run" / "shared_bottom" / "checkpoints")
+
+
+def test_many_skips_in_a_row_stop_the_run_with_their_count(data, tmp_path, capsys):
+    options = [HUGE, "training.non_finite_loss=skip", "training.checkpoint.interval=0"]
+    options += ["training.max_consecutive_skips=4", "training.evaluations_per_epoch=1"]
+    assert main(["train", *arguments(data, tmp_path), "--models", "shared_bottom", *options]) == 1
+    said = capsys.readouterr()
+    assert "4 batches in a row were skipped, as many as `max_consecutive_skips` allows" in said.err.splitlines()[-1]
+    skipped = [line for line in said.out.splitlines() if "a batch is skipped" in line]
+    assert [line.split(":")[0] for line in skipped] == [f"Shared-Bottom, step {step}" for step in (2, 3, 4)]
+    assert "rank 0: logits or labels of click in 64 of 64 rows, cart in 64 of 64 rows" in skipped[0]

@@ -187,6 +187,18 @@ def test_show_config_prints_the_run_and_stops(tmp_path, monkeypatch, capsys):
     assert os.listdir(tmp_path) == []
 
 
+def test_show_config_prints_the_bytes_of_each_table_with_optimizer_state_and_of_each_rank(tmp_path, capsys):
+    data = funnel.prepare(tmp_path / "data")
+    options = ["--dataset", str(data), "--models", "tafe", "embedding_dim=1000", "training.table.optimizer=adagrad"]
+    assert main(["train", *options, "--show-config"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["tafe"]["embedding_dim"] == 1000
+    lines = [line.split() for line in said.err.splitlines()]
+    megabytes = {line[0]: line[line.index("MB") - 1] for line in lines if line and line[0].startswith("t_")}
+    assert megabytes == {"t_user": "0.2", "t_item": "0.1", "t_tags": "0.0"}  # 8000 bytes a row
+    assert "tables with optimizer states, MB a rank: 0.3" in said.err
+
+
 LINES = [
     ([], 0, "usage: torchrec-mtl JOB"),
     (["--help"], 0, "usage: torchrec-mtl JOB"),

@@ -112,6 +112,32 @@ def test_two_ranks_take_a_part_each(data, tmp_path):
     assert num_rows == [funnel.ROWS["test"]] * 3
 
 
+EACH_RANK_ITS_DATA = """
+import os, sys
+from torchrec_mtl.__main__ import main
+whole, damaged, *options = sys.argv[1:]
+sys.exit(main(["train", "--dataset", damaged if os.environ["RANK"] == "1" else whole, *options]))
+"""
+
+
+def test_a_rank_that_cannot_read_its_data_ends_all_ranks_with_its_sentence(data, tmp_path):
+    """As a node does whose disk is damaged."""
+    program = tmp_path / "program.py"
+    program.write_text(EACH_RANK_ITS_DATA)
+    damaged = funnel.prepare(tmp_path / "damaged")
+    (damaged / "test.parquet").write_bytes(b"")
+    options = ["--output", str(tmp_path / "runs"), "--name", "two", "--models", "shared_bottom"]
+    with pytest.raises(RuntimeError) as failure:
+        processes.run_program(program, str(data), str(damaged), *options, ranks=2)
+    said = str(failure.value).splitlines()
+    errors = [line for line in said if line.startswith("error: ")]
+    assert len(errors) == 2  # of both ranks
+    assert said[-1] == errors[0] == errors[1]
+    assert f"{damaged}/test.parquet" in said[-1]
+    assert "Traceback" not in str(failure.value)
+    assert not (tmp_path / "runs").exists()
+
+
 WRONG_ARGUMENTS = [
     (["--models", "tafe,esmmm"], r"model 'esmmm' must be one of ['single_task', "),
     (["--settings", "papers"], "`settings` (='papers') must be one of"),
@@ -202,8 +228,10 @@ def test_wrong_data_is_one_sentence_and_status_2(tmp_path, capsys, damage, parts
 
 def test_a_run_is_not_overwritten(finished, data, capsys):
     before = (finished / "results.json").read_bytes()
-    assert run(data, finished.parent) == 2
-    assert "must be a new or an unfinished run's" in capsys.readouterr().err
+    assert run(data, finished.parent) == 0
+    assert f"{finished}: is finished, and nothing is left to do" in capsys.readouterr().out
+    assert run(data, finished.parent, "training.patience=2") == 2
+    assert "is that of a finished run with bpcm.training.patience=3, now 2 is asked for" in capsys.readouterr().err
     assert (finished / "results.json").read_bytes() == before
 
 

@@ -343,3 +343,41 @@ def test_metadata_of_any_python_3_11_is_read_and_getattr_gives_nothing_else():
     for owner, name in ((torch.Size, "__class__"), (torch.Size, "mro")):
         with pytest.raises(pickle.UnpicklingError, match="describes no tensor"):
             _MetadataUnpickler(io.BytesIO(pickle.dumps(AnEnum(owner, name)))).load()
+
+
+def _spoil_an_older_one(folder: Path) -> list[str]:
+    """A damaged manifest, a copy under a later name, and another run's checkpoint; returns what a warning must name."""
+    older, newest = checkpoints(folder)[0], checkpoints(folder)[-1]
+    for name in ("step_000000002", "step_000000099", "step_000000022 (copy)"):
+        shutil.copytree(newest, folder / name)
+    flip(folder / "step_000000002" / "manifest.json")
+    foreign = shutil.copytree(older, folder / "step_000000098")
+    body = json.loads((foreign / "manifest.json").read_text()) | {"step": 98, "run": "another"}
+    del body["sha256"]
+    (foreign / "manifest.json").write_text(json.dumps({**body, "sha256": manifest._manifest_digest(body)}))
+    return ["step_000000002", "step_000000099", "step_000000022 (copy)", "step_000000098"]
+
+
+@pytest.mark.usefixtures("_group")
+def test_damaged_older_checkpoints_and_copies_are_named_and_stop_nothing(data, tmp_path, capsys):
+    config = configure(checkpoint=CheckpointConfig(interval=2, keep_last=2))
+    ranks.train(config, data, tmp_path, stop_after=16)
+    strange = _spoil_an_older_one(tmp_path / "checkpoints")
+    result, _ = ranks.train(config, data, tmp_path)
+    assert (result.stopped, result.step) == (False, 22)
+    said = capsys.readouterr()
+    assert "resumes from" in said.out
+    assert "step_000000016\n" in said.out
+    warnings = [line for line in said.err.splitlines() if line.startswith("warning: ")]
+    for name in strange:
+        assert (tmp_path / "checkpoints" / name).is_dir()
+        assert len([line for line in warnings if f"{name}:" in line or f"{name}/" in line]) >= 1, name
+
+
+@pytest.mark.usefixtures("_group")
+def test_a_damaged_newest_checkpoint_is_refused_by_name(data, tmp_path):
+    ranks.train(configure(), data, tmp_path, stop_after=8)
+    (newest,) = checkpoints(tmp_path / "checkpoints")[-1:]
+    flip(newest / "manifest.json")
+    with pytest.raises(InputError, match=f"{newest}/manifest.json: was changed|is damaged"):
+        ranks.train(configure(), data, tmp_path)

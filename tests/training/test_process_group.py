@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.training.process_group import process_group
+from tests import processes
+from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.training.process_group import on_every_rank, on_first_rank, process_group
 
 
 def _meet(rank: int, port: int, restarts: int) -> None:
@@ -37,3 +39,26 @@ def test_agents_that_count_restarts_differently_meet():
     for each in ranks:
         each.kill()
     assert codes == [0, 0]
+
+
+def _one_rank_fails(failing: int) -> None:
+    def fail(error: Exception) -> str:
+        if dist.get_rank() == failing:
+            raise error
+        return "read"
+
+    for error, kind, sentence in (
+        (InputError("`rows` (=0) must be some"), InputError, r"^`rows` \(=0\) must be some$"),
+        (OSError(5, "Input/output error", "/data"), TrainingError, rf"^rank {failing} failed with OSError: .*'/data'$"),
+        (MemoryError("of tables"), TrainingError, rf"^rank {failing} failed with MemoryError: of tables$"),
+    ):
+        for together in (on_every_rank, on_first_rank):
+            if together is on_every_rank or failing == 0:
+                with pytest.raises(kind, match=sentence):
+                    together(lambda error=error: fail(error))
+    assert on_every_rank(dist.get_rank) == dist.get_rank()
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_error_of_one_rank_is_raised_on_all(failing):
+    processes.run(_one_rank_fails, 2, failing)

@@ -104,3 +104,18 @@ def test_gradients_are_scaled_down_to_the_norm_asked_for(tmp_path):
     whole = torch.cat([p.grad.flatten() for p in reference.parameters()])
     assert whole.norm() > 0.1
     torch.testing.assert_close(scaled, whole * (0.01 / whole.norm()), rtol=1e-4, atol=1e-7)
+
+
+def test_only_skips_one_after_the_other_stop_a_run():
+    skipped = []
+    with process_group(CPU):
+        model, optimizer = distribute(train_model("mmoe"), TrainingConfig(table=TableConfig("sgd")), CPU)
+        limits = {"max_consecutive_skips": 3, "on_skip": lambda error: skipped.append(error.num_consecutive)}
+        step = Step(model, optimizer, dist.group.WORLD, "skip", **limits)
+        good, bad = batch(8), batch(8, seed=9)
+        bad.dense_features[3] = float("inf")
+        for rows in (bad, bad, good, bad, bad):
+            take(step, rows)
+        with pytest.raises(NonFiniteLossError) as error:
+            take(step, bad)
+    assert (skipped, error.value.num_consecutive, step.num_skipped) == ([1, 2, 1, 2], 3, 5)

@@ -1,9 +1,12 @@
 """The environment of the jobs' processes, and the machine they run on."""
 
+import importlib.util
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+
+from torchrec_mtl.errors import InputError
 
 # glibc returns large freed blocks to the kernel, and a step on a CPU then spends up to half its time on page faults.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
@@ -35,6 +38,20 @@ def network_settings(environ: Mapping[str, str]) -> dict[str, str]:
         {'NCCL_SOCKET_IFNAME': 'eth0,eth1'}
     """
     return {name: value for name, value in sorted(environ.items()) if name.startswith(NETWORK)}
+
+
+def require_extra(extra: str, *packages: str) -> None:
+    """Raises `InputError` unless ``packages``, which the extra ``extra`` of this package brings, are installed.
+
+    Example::
+
+        >>> require_extra("report", "no_such_package")
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: no_such_package must be installed: pip install "torchrec_mtl[report]"
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise InputError(f'{" and ".join(missing)} must be installed: pip install "torchrec_mtl[{extra}]"')
 
 
 def processor() -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torchx.specs as specs
 from torchx.components import dist
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.jobs.environment import agent_environment, network_settings, worker_environment
 
 
@@ -22,6 +22,18 @@ def exit_on_input_error() -> Iterator[None]:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def num_processes(j: str) -> int:
+    """Number of processes that ``j`` asks for on all nodes, the most of them.
+
+    Example::
+
+        >>> num_processes("2x8"), num_processes("1:2x4"), num_processes("3")
+        (16, 8, 3)
+    """
+    each = processes_a_node(j, gpu=0)
+    return each * int(j.rpartition("x")[0].rpartition(":")[2] or 1)
 
 
 def processes_a_node(j: str, gpu: int) -> int:
@@ -44,6 +56,19 @@ def processes_a_node(j: str, gpu: int) -> int:
     return processes
 
 
+def check_resources(cpu: int, gpu: int, memMB: int, max_retries: int) -> None:  # noqa: N803
+    """Raises `InputError` unless a node can have these resources and be started again so often.
+
+    Example::
+
+        >>> check_resources(cpu=2, gpu=0, memMB=0, max_retries=0)
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `memMB` (=0) must be at least 1
+    """
+    check_at_least(1, cpu=cpu, memMB=memMB)
+    check_at_least(0, gpu=gpu, max_retries=max_retries)
+
+
 def _mounts(text: str) -> list[specs.BindMount | specs.VolumeMount | specs.DeviceMount]:
     try:
         return specs.parse_mounts(text.split(",")) if text else []
@@ -64,8 +89,9 @@ def program(
     """Describes ``python -m module`` as a job of one process.
 
     Raises:
-        InputError: if ``mounts`` does not have TorchX's form.
+        InputError: if a resource is out of its range, or ``mounts`` does not have TorchX's form.
     """
+    check_resources(cpu, gpu, memMB, max_retries)
     name = arguments[0] if module == "torchrec_mtl" else module.rpartition(".")[2]
     role = specs.Role(
         name=name,
@@ -96,8 +122,13 @@ def torchrun(
     """Describes ``torchrun -m torchrec_mtl job`` on every node.
 
     Raises:
-        InputError: if ``j`` or ``mounts`` does not have the right form.
+        InputError: if a resource, a number of restarts or the port is out of its range, or ``j`` or ``mounts`` does not
+            have the right form.
     """
+    check_resources(cpu, gpu, memMB, max_retries)
+    check_at_least(0, max_restarts=max_restarts)
+    if not 1 <= rdzv_port <= 65535:
+        raise InputError(f"`rdzv_port` (={rdzv_port}) must be from 1 to 65535")
     env = {**worker_environment(cpu, processes_a_node(j, gpu)), **agent_environment(max_restarts)}
     launcher = getattr(dist, "torchrun", None) or dist.ddp  # its name after TorchX 0.7, and in 0.7
     app = launcher(

@@ -16,7 +16,7 @@ from torchrec_mtl.training.distributed import distribute_as_planned
 from torchrec_mtl.training.evaluation import evaluate
 from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.monitor import Monitor
-from torchrec_mtl.training.process_group import set_seed
+from torchrec_mtl.training.process_group import on_every_rank, set_seed
 from torchrec_mtl.training.sharding import describe_plan, plan_sharding
 
 EVALUATION_BATCH_SIZE = 2048
@@ -38,7 +38,7 @@ def train_model(
     rank, world_size = dist.get_rank(), dist.get_world_size()
     title = config.system.title
     set_seed(config.training.seed)
-    built = build_to_train(config, splits["train"], device)
+    built = on_every_rank(lambda: build_to_train(config, splits["train"], device))
     num_parameters = sum(p.numel() for p in built.parameters())
     plan = plan_sharding(built, config.training, device)
     if rank == 0 and world_size > 1:
@@ -80,6 +80,7 @@ def train_model(
     if "test" in splits and not result.stopped:
         test, group_of_row = batches("test"), splits["test"].groups
         groups = None if group_of_row is None else (group_of_row[rows] for rows in test.rows())
-        measured = evaluate(model, test, schema.tasks, device, groups, metrics)
+        where = f"{title}, step {result.best_step}, test split"
+        measured = evaluate(model, test, schema.tasks, device, groups, metrics, where)
         report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
     return report

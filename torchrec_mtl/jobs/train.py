@@ -6,7 +6,9 @@
 import argparse
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,21 +16,28 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data import Schema, read_split
+from torchrec_mtl.data import Field, Schema, Split, read_split
+from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
 from torchrec_mtl.errors import InputError, check_choice
-from torchrec_mtl.files import make_folder, write_whole
+from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
+from torchrec_mtl.jobs.command_line import Parser, check_sample, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
+from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
-from torchrec_mtl.jobs.run_config import RunConfig, first_difference
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
-from torchrec_mtl.metrics import METRICS, find_metric
+from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
-from torchrec_mtl.training.faults import StopRequest
-from torchrec_mtl.training.process_group import default_device, on_first_rank, process_group
+from torchrec_mtl.training.faults import Stopped, StopRequest
+from torchrec_mtl.training.process_group import default_device, on_every_rank, on_first_rank, process_group
+from torchrec_mtl.training.sharding import describe_plan, plan_sharding
+
+KNOWN_TASKS = {"complete_journey": COMPLETE_JOURNEY_TASKS}  # before the data are prepared
 
 
 def parser() -> Parser:
@@ -66,7 +75,11 @@ def parser() -> Parser:
         "--name", default="", help="name of the run, a new one or an unfinished one to resume (date and time)"
     )
     options.add_argument("--output", default="runs", help="folder of all runs (%(default)s)")
-    options.add_argument("--show-config", action="store_true", help="print the settings of the runs, and stop")
+    options.add_argument(
+        "--show-config",
+        action="store_true",
+        help="print the settings of the runs and, for a prepared folder, the bytes of each table and rank; and stop",
+    )
     options.add_argument(
         "-h", "--help", action="store_true", help="print this help with every setting of --models, and stop"
     )
@@ -75,6 +88,7 @@ def parser() -> Parser:
 
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The runs of the models, checked before any data is read."""
+    check_sample(args.sample)
     if args.settings:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]
@@ -91,13 +105,21 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
     return configs
 
 
-def check_arguments(argv: Sequence[str]) -> list[RunConfig]:
-    """The runs that a command line asks for.
+def check_arguments(argv: Sequence[str], world_size: int = 1) -> list[RunConfig]:
+    """The runs that a command line asks for, on ``world_size`` processes.
 
     Raises:
-        InputError: if they cannot be made, whatever the data.
+        InputError: if they cannot be made, whatever the rows. The arguments of models and losses are checked if the
+            tasks are known here: those of a prepared folder, or of a data set in `KNOWN_TASKS`.
     """
-    return configure(parser().parse(argv))
+    args = parser().parse(argv)
+    configs = configure(args)
+    if (Path(args.dataset) / SCHEMA_FILE).is_file():
+        check_models(configs, Schema.load(args.dataset), world_size)
+    elif args.dataset in KNOWN_TASKS:
+        fields = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument
+        check_models(configs, Schema(args.dataset, fields, KNOWN_TASKS[args.dataset]), world_size)
+    return configs
 
 
 def find_systems(models: str) -> list[System]:
@@ -113,34 +135,37 @@ def find_systems(models: str) -> list[System]:
     return systems
 
 
-def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Path:
-    """The folder of the run: a new one, or that of an unfinished run with the same settings, which resumes.
+def run_directory(args: argparse.Namespace) -> Path:
+    """The folder of the run.
 
     Raises:
-        InputError: if the run is finished or was made with other settings; or if the run has no name but torchrun may
-            restart it, which would give it a new name.
+        InputError: if the run has no name but torchrun may restart it, which would give it a new name.
     """
     if not args.name and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise InputError("`name` must be given to a run that torchrun restarts, for it to be found again")
-    directory = Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    wanted = {config.name: config.as_dict() for config in configs}
-    file = directory / "config.json"
-    if not directory.exists():
-        make_folder(directory, "output")
-        write_whole(file, json.dumps(wanted, indent=2) + "\n")
-    elif (directory / "results.json").exists():
-        raise InputError(f"`name` (={args.name!r}) must be a new or an unfinished run's, but {directory} is finished")
-    elif not file.is_file():
-        raise InputError(f"`name` (={args.name!r}) must be a new run's, but {directory} is there and is no run")
-    elif difference := first_difference(json.loads(file.read_text()), wanted):
-        raise InputError(f"{file}: the unfinished run was made with {difference}; name another, or remove the folder")
+    return Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], held: ExitStack) -> Path | None:
+    """The folder of a new or unfinished run, which ``held`` holds from now on; None if the run is finished.
+
+    Raises:
+        InputError: if the folder cannot be made, belongs to a run with other settings, or is held by another job.
+    """
+    directory = run_directory(args)
+    if is_finished(directory, configs):
+        print(f"{directory}: is finished, and nothing is left to do; the results are in {directory / 'results.json'}")
+        return None
+    make_folder(directory, "output")
+    held.enter_context(run_lock(directory))
+    open_run(directory, configs)
     return directory
 
 
-def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
+def check_models(configs: Sequence[RunConfig], schema: Schema, world_size: int) -> None:
     """Builds every model on ``meta``, so that a wrong argument of any is reported before the first is trained."""
     for config in configs:
-        parts = dist.get_world_size() * config.training.micro_batches
+        parts = world_size * config.training.micro_batches
         if config.training.batch_size % parts:
             raise InputError(
                 f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes times "
@@ -149,20 +174,40 @@ def check_models(configs: Sequence[RunConfig], schema: Schema) -> None:
         build_model(config, schema, torch.device("meta"))
 
 
+def prepare(
+    args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
+) -> tuple[Schema, dict[str, Split]]:
+    """The data of the run on this rank, after everything is checked that depends on them."""
+    data = dataset_directory(args.dataset, args.sample, args.raw)
+    schema = Schema.load(data)
+    for metric in shown:
+        find_metric(metric, known, "metrics", with_groups=schema.group is not None)
+    check_models(configs, schema, dist.get_world_size())
+    return schema, {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+
+
+def print_plans(configs: Sequence[RunConfig], schema: Schema, world_size: int) -> None:
+    """Prints, beside the output, where each model's tables go and the bytes that they take; allocates nothing."""
+    for config in configs:
+        built = build_model(config, schema, torch.device("meta"))
+        plan = plan_sharding(built, config.training, default_device(), world_size)
+        described = describe_plan(plan, built, config.training, world_size)
+        print(f"{config.system.title}: {described}", file=sys.stderr)
+
+
 def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     """Runs the whole job."""
+    require_extra("report", "tensorboard", "matplotlib")
     device = default_device()
     shown = named_metrics(args.metrics)
     known = {**METRICS, **shown}
     stop = StopRequest()
-    with stop.listening(), process_group(device):
-        data = dataset_directory(args.dataset, args.sample, args.raw)
-        schema = Schema.load(data)
-        for metric in shown:
-            find_metric(metric, known, "metrics", with_groups=schema.group is not None)
-        check_models(configs, schema)
-        splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
-        directory = on_first_rank(lambda: run_directory(args, configs))
+    with stop.listening(), process_group(device), ExitStack() as held:
+        with stop.at_once():
+            schema, splits = on_every_rank(lambda: prepare(args, configs, shown, known))
+            directory = on_first_rank(lambda: begin_run(args, configs, held))
+        if directory is None:
+            return
         reports = []
         for config in configs:
             own = directory / config.name
@@ -195,6 +240,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n" + describe(configs))
     elif args.show_config:
         print(json.dumps({config.name: config.as_dict() for config in configs}, indent=2))
+        if (Path(args.dataset) / SCHEMA_FILE).is_file():
+            print_plans(configs, Schema.load(args.dataset), int(os.environ.get("WORLD_SIZE", "1")))
     else:
-        run(args, configs)
+        try:
+            run(args, configs)
+        except Stopped:
+            if int(os.environ.get("RANK", "0")) == 0:
+                print("asked to stop before training; the same command starts again")
     return 0

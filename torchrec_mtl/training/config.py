@@ -117,7 +117,10 @@ class TrainingConfig:
         learning_rate_decay: ``"none"``, or ``"linear"`` from the full learning rates at the first step to 0 after the
             last step of ``max_epochs``.
         non_finite_loss: what to do when a loss is not finite: ``"stop"`` before any update and save the batch, or
-            ``"skip"`` the batch and count it.
+            ``"skip"`` the batch, print where it was and count it.
+        max_consecutive_skips: number of batches skipped one after the other at which the run stops. Bad rows are spread
+            over the data: if one batch in a hundred is bad, ten in a row come about once in 10^20 batches. Parameters
+            that are not finite make every batch bad.
         optimizer: optimizer of dense parameters, see `OptimizerConfig`.
         table: settings of all tables, see `TableConfig`.
         tables: settings of single tables that differ, by table name: ``{"user": {"sharding": "row_wise"}}``.
@@ -138,6 +141,7 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     learning_rate_decay: Literal["none", "linear"] = "none"
     non_finite_loss: Literal["stop", "skip"] = "stop"
+    max_consecutive_skips: int = 10
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     table: TableConfig = field(default_factory=TableConfig)
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -154,6 +158,7 @@ class TrainingConfig:
             max_epochs=self.max_epochs,
             evaluations_per_epoch=self.evaluations_per_epoch,
             patience=self.patience,
+            max_consecutive_skips=self.max_consecutive_skips,
         )
         check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window)
         known = [each.name for each in fields(TableConfig)]

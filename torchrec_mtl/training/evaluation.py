@@ -6,10 +6,11 @@ from itertools import repeat
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics, find_metric, suspicious
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.config import TrainingConfig
@@ -24,6 +25,7 @@ def evaluate(
     device: torch.device,
     groups: Iterable[Tensor] | None = None,
     metrics: Mapping[str, Metric] = METRICS,
+    description: str = "evaluation",
 ) -> MultiTaskMetrics:
     """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures those of all ranks.
 
@@ -34,12 +36,17 @@ def evaluate(
         device: device of the model.
         groups: integers ``[B]`` that group the rows of each batch for GAUC, padded rows left out; None for no groups.
         metrics: metrics to measure, by name.
+        description: model, step and split, for the error.
 
     Returns:
         The metrics; every rank must call ``compute()``.
+
+    Raises:
+        TrainingError: on every rank, if a logit of any rank is NaN or infinite.
     """
     collected = MultiTaskMetrics(tasks, groups is not None, metrics)
     was_training = model.training
+    not_finite = torch.zeros(len(tasks) + 1, dtype=torch.int64, device=device)  # rows of each task, and all rows
     model.eval()
     with torch.no_grad():
         for batch, of_batch in zip(batches, repeat(None) if groups is None else groups, strict=False):
@@ -47,9 +54,26 @@ def evaluate(
             _, (_, logits, labels) = model(batch)
             if of_batch is not None:  # padded rows get group 0, but their weight is 0
                 of_batch = pad(of_batch, (0, len(labels) - len(of_batch))).to(device)
-            collected.update(logits.float(), labels, batch.weights, of_batch)
+            not_finite += pad(bad := ~logits.isfinite(), (0, 1), value=True).sum(0)
+            if not bad.any():
+                collected.update(logits.float(), labels, batch.weights, of_batch)
     model.train(was_training)
+    _check_finite(not_finite, tasks, description)
     return collected
+
+
+def _check_finite(not_finite: Tensor, tasks: TaskForest, description: str) -> None:
+    """Raises `TrainingError` on every rank if a row of any rank counts in ``not_finite``, ``[T + 1]``."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(not_finite)
+    *counts, num_rows = not_finite.tolist()
+    where = [f"{task} in {n} of {num_rows} rows" for task, n in zip(tasks, counts, strict=True) if n]
+    if where:
+        raise TrainingError(
+            f"{description}: logits of {', '.join(where)} are not finite; in few rows, look for huge dense features; "
+            "in most, the parameters overflowed: take lower learning rates or limit `optimizer.max_gradient_norm`, and "
+            "another name"
+        )
 
 
 def early_stopping_metric(config: TrainingConfig, metrics: Mapping[str, Metric] = METRICS) -> Metric:

@@ -16,6 +16,10 @@ from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.step import NonFiniteLossError
 
 
+class Stopped(BaseException):
+    """SIGTERM came while there was nothing to save; only the program itself catches it."""
+
+
 class StopRequest:
     """Whether this process was asked to stop by SIGTERM, which schedulers send before they take a machine away.
 
@@ -30,6 +34,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = threading.Event()
+        self._at_once = False
 
     def __call__(self) -> bool:
         """Whether a request has come."""
@@ -44,12 +49,34 @@ class StopRequest:
 
         def request(number: int, frame: FrameType | None) -> None:
             self._requested.set()
+            if self._at_once:
+                raise Stopped
 
         former = signal.signal(signal.SIGTERM, request)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, former)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raises `Stopped` within the block as soon as a request has come, for work that leaves nothing half done.
+
+        Example::
+
+            >>> stop = StopRequest()
+            >>> with stop.listening(), stop.at_once():
+            ...     signal.raise_signal(signal.SIGTERM)
+            Traceback (most recent call last):
+            torchrec_mtl.training.faults.Stopped
+        """
+        self._at_once = True
+        try:
+            if self():
+                raise Stopped
+            yield
+        finally:
+            self._at_once = False
 
 
 def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
@@ -68,6 +95,35 @@ def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
     torch.save(contents, file)
 
 
+def non_finite_rows(
+    error: NonFiniteLossError, batch: Any, tasks: TaskForest, group: dist.ProcessGroup, file: Path | None = None
+) -> str:
+    """Where all ranks' losses are not finite: ranks, tasks and numbers of rows.
+
+    All ranks call it.
+
+    Args:
+        error: error that this rank raised.
+        batch: batch of this rank.
+        tasks: funnel of tasks.
+        group: gloo group of all ranks.
+        file: file to which this rank's batch is saved if its loss is not finite; None to save nothing.
+    """
+    finding = None
+    if not error.finite:
+        bad = ~(error.logits.cpu() + batch.labels.cpu()).isfinite()
+        where = [f"{task} in {int(n)} of {len(bad)} rows" for task, n in zip(tasks, bad.sum(0), strict=True) if n]
+        what = f"logits or labels of {', '.join(where)}" if where else "logits and labels are, the loss is not"
+        finding = f"rank {dist.get_rank()}: {what}"
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_batch(batch, error.logits, file)
+            finding += f", saved as {file}"
+    findings: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(findings, finding, group=group)
+    return "; ".join(each for each in findings if each)
+
+
 def non_finite_loss_report(
     error: NonFiniteLossError, batch: Any, step: int, tasks: TaskForest, directory: Path, group: dist.ProcessGroup
 ) -> TrainingError:
@@ -83,16 +139,9 @@ def non_finite_loss_report(
         directory: folder for the batch.
         group: gloo group of all ranks.
     """
-    finding = None
-    if not error.finite:
-        rank = dist.get_rank()
-        file = directory / f"non_finite_step_{step}_rank_{rank}.pt"
-        directory.mkdir(parents=True, exist_ok=True)
-        save_batch(batch, error.logits, file)
-        bad = ~(error.logits.cpu() + batch.labels.cpu()).isfinite()
-        where = [f"{task} in {int(n)} of {len(bad)} rows" for task, n in zip(tasks, bad.sum(0), strict=True) if n]
-        what = f"logits or labels of {', '.join(where)}" if where else "logits and labels are, the loss is not"
-        finding = f"rank {rank}: {what}, saved as {file}"
-    findings: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(findings, finding, group=group)
-    return TrainingError(f"the loss of step {step} is not finite; {'; '.join(each for each in findings if each)}")
+    file = directory / f"non_finite_step_{step}_rank_{dist.get_rank()}.pt"
+    where = non_finite_rows(error, batch, tasks, group, file)
+    message = f"the loss of step {step} is not finite; {where}"
+    if error.num_consecutive:
+        message += f"; {error.num_consecutive} batches in a row were skipped, as many as `max_consecutive_skips` allows"
+    return TrainingError(message)

@@ -16,10 +16,10 @@ from torchrec.optim.keyed import KeyedOptimizer
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.tasks import TaskForest
-from torchrec_mtl.training.checkpoint import Checkpointer, best_checkpoint, load_weights
+from torchrec_mtl.training.checkpoint import Checkpointer, checkpoint_of, load_weights
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.evaluation import by_task, early_stopping_metric, evaluate, mean_over_tasks, suspicions
-from torchrec_mtl.training.faults import non_finite_loss_report
+from torchrec_mtl.training.faults import non_finite_loss_report, non_finite_rows
 from torchrec_mtl.training.monitor import Monitor, progress_bar
 from torchrec_mtl.training.result import TrainingResult
 from torchrec_mtl.training.step import NonFiniteLossError, Step
@@ -81,8 +81,17 @@ class TrainingLoop:
             config.checkpoint.asynchronous,
         )
         self.result = self._resume()
-        norm = config.optimizer.max_gradient_norm
-        self.step = Step(model, optimizer, self.agreement, config.non_finite_loss, norm, stop_requested, self.num_steps)
+        self.step = Step(
+            model,
+            optimizer,
+            self.agreement,
+            config.non_finite_loss,
+            config.optimizer.max_gradient_norm,
+            stop_requested,
+            self.num_steps,
+            config.max_consecutive_skips,
+            self._print_skip,
+        )
         self.step.num_skipped = self.result.num_skipped
         first = self.result.step
         self.schedule = LambdaLR(optimizer, lambda step: self._rate(first + step))
@@ -133,7 +142,7 @@ class TrainingLoop:
         else:
             if result.without_gain >= self.config.patience:
                 _print_once(f"{self.description}: no better for {result.without_gain} evaluations, stopped")
-            load_weights(self.model, best_checkpoint(self.directory / "checkpoints"), self.agreement)
+            load_weights(self.model, checkpoint_of(self.checkpointer.directory, result.best_step), self.agreement)
         self.close()
         return result
 
@@ -175,12 +184,17 @@ class TrainingLoop:
         result.step += 1
         result.epoch_step += 1
 
+    def _print_skip(self, error: NonFiniteLossError) -> None:
+        where = non_finite_rows(error, self.batches.recent(self.step.num_calls - 1), self.tasks, self.agreement)
+        _print_once(f"{self.description}, step {self.result.step + 1}: a batch is skipped, {where}")
+
     def _evaluate(self, name: str) -> None:
         self._collect_loss()
         result = self.result
+        where = f"{self.description}, step {result.step}, validation split"
         loss = result.loss_sum / max(result.loss_rows, 1)
         result.loss_sum, result.loss_rows = 0.0, 0
-        measured = evaluate(self.model, self.valid_batches, self.tasks, self.device, metrics=self.metrics)
+        measured = evaluate(self.model, self.valid_batches, self.tasks, self.device, None, self.metrics, where)
         rows = [{"split": "valid", **row} for row in measured.compute()]
         metric, metric_name = self.chosen_by, self.config.early_stopping_metric
         score = mean_over_tasks(rows, metric_name)

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from torchrec_mtl.files import write_whole
@@ -60,6 +59,8 @@ class Monitor:
         """Opens the files for rows after ``step``; drops rows of later steps that a former process wrote."""
         if self.directory is None:
             return
+        from torch.utils.tensorboard import SummaryWriter  # of the extra "report", which only a run needs
+
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / "metrics.jsonl"
         former = file.read_text().splitlines(keepends=True) if step and file.is_file() else []

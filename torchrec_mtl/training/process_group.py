@@ -2,6 +2,7 @@
 
 import os
 import random
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, TrainingError
 
 T = TypeVar("T")
 
@@ -57,9 +58,17 @@ def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=1
 
 
 def on_first_rank(function: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-    """Calls ``function`` on the first rank, and returns its result, or raises its `InputError`, on every rank.
+    """Calls ``function`` on the first rank, and returns its result, or raises its error, on every rank.
 
     Without this, a rank that fails would leave the others waiting.
+
+    Args:
+        function: function without collectives.
+        group: group of all ranks; the default group by default.
+
+    Raises:
+        InputError: as the function does.
+        TrainingError: as the function does; or for any other error of it.
 
     Example::
 
@@ -67,14 +76,50 @@ def on_first_rank(function: Callable[[], T], group: dist.ProcessGroup | None = N
         ...     on_first_rank(lambda: "one answer")
         'one answer'
     """
-    outcome: list[Any] = [None]
-    if dist.get_rank() == 0:
-        try:
-            outcome = [function()]
-        except InputError as error:
-            outcome = [error]
+    outcome: list[Any] = [_outcome(function) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(outcome, group=group)
-    if isinstance(outcome[0], InputError):
-        raise outcome[0]
-    result: T = outcome[0]
-    return result
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    of_first: T = result
+    return of_first
+
+
+def on_every_rank(function: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+    """Calls ``function`` on every rank, and returns this rank's result; if any rank fails, all raise the first's error.
+
+    Without this, a rank that fails would leave the others waiting.
+
+    Args:
+        function: function without collectives.
+        group: group of all ranks; the default group by default.
+
+    Raises:
+        InputError: as the function does on a rank.
+        TrainingError: as the function does on a rank; or for any other error of it.
+
+    Example::
+
+        >>> with process_group(torch.device("cpu")):
+        ...     on_every_rank(dist.get_rank)
+        0
+    """
+    result, error = _outcome(function)
+    errors: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error, group=group)
+    for first in errors:
+        if first is not None:
+            raise first
+    own: T = result  # type: ignore[assignment]  # there is no error
+    return own
+
+
+def _outcome(function: Callable[[], T]) -> tuple[T | None, InputError | TrainingError | None]:
+    """The result of ``function``, or its error as one that all ranks can raise."""
+    try:
+        return function(), None
+    except (InputError, TrainingError) as error:
+        return None, error
+    except Exception as error:
+        traceback.print_exc()
+        return None, TrainingError(f"rank {dist.get_rank()} failed with {type(error).__name__}: {error}")

@@ -23,6 +23,7 @@ from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS, BaseEmbedding
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
+from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, state_bytes, table_bytes
 from torchrec_mtl.training.process_group import on_first_rank
 
 REPLICATED = ShardingType.DATA_PARALLEL.value
@@ -44,13 +45,6 @@ def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection]
 def is_replicated(table: TableConfig, device: torch.device) -> bool:
     """Whether every rank holds the whole table and updates it after the backward pass."""
     return table.sharding == REPLICATED or (table.optimizer == "adam" and device.type == "cpu")
-
-
-def _hbm(device: torch.device) -> int | None:
-    """Bytes of memory of this rank's GPU; without a GPU, None, for which TorchRec uses a guess of its own."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return None
-    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _constraints(
@@ -87,8 +81,8 @@ def plan_sharding(
         local_world_size: number of ranks on a node.
 
     Raises:
-        InputError: if ``tables`` names a table that the model does not have, fbgemm does not support a table's
-            dimension, or the planner finds no plan.
+        InputError: if ``tables`` names a table that the model does not have, the tables need more memory than the ranks
+            of the process group have, fbgemm does not support a table's dimension, or the planner finds no plan.
 
     Returns:
         The plan, which is empty if every table is replicated.
@@ -99,9 +93,15 @@ def plan_sharding(
             raise InputError(f"`tables` (={name!r}) must be of the model's: {sorted(configs)}")
     together = world_size is None
     world_size = dist.get_world_size() if world_size is None else world_size
+    local_world_size = local_world_size or get_local_size(world_size)
+    gpu, host = device_memory(device), host_memory() // local_world_size if together else None
     constraints = {
         name: _constraints(table, config.table_config(name), device, world_size) for name, table in configs.items()
     }
+    if host is not None:
+        settings = {name: config.table_config(name) for name in configs}
+        sizes = [(configs[name], of.optimizer, is_replicated(of, device)) for name, of in settings.items()]
+        check_memory(sizes, gpu or host, world_size)
     if all(is_replicated(config.table_config(name), device) for name in configs):
         return ShardingPlan({})  # TorchRec does not touch tables without a plan
     for name, table in configs.items():
@@ -109,8 +109,8 @@ def plan_sharding(
             rule = f"`embedding_dim` (={table.embedding_dim}) of {name} must be a multiple of 4 in fbgemm's operators"
             raise InputError(f"{rule}; tables that are all replicated may have any")
     topology = TopologyFactory.create_topology(
-        TrainerConfig(world_size=world_size, local_world_size=local_world_size or get_local_size(world_size)),
-        HardwareConfig(hbm_cap_bytes=_hbm(device)),
+        TrainerConfig(world_size=world_size, local_world_size=local_world_size),
+        HardwareConfig(hbm_cap_bytes=gpu, ddr_cap_bytes=host),
         KernelConfig(compute_device=device.type),
     )
     planner = EmbeddingShardingPlanner(
@@ -131,11 +131,6 @@ def plan_sharding(
     return on_first_rank(make) if together else make()
 
 
-def _state_bytes(optimizer: str, rows: int, columns: int) -> int:
-    """Bytes of the optimizer state of a shard, in fp32."""
-    return 4 * {"rowwise_adagrad": rows, "adagrad": rows * columns, "sgd": 0, "adam": 2 * rows * columns}[optimizer]
-
-
 def _shards(sharding: ParameterSharding, rows: int, columns: int, world_size: int) -> list[tuple[int, int, int]]:
     """``(rank, rows, columns)`` of each shard."""
     if sharding.sharding_spec is None:
@@ -145,7 +140,7 @@ def _shards(sharding: ParameterSharding, rows: int, columns: int, world_size: in
 
 
 def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, world_size: int) -> str:
-    """The plan as a table: the sharding and ranks of each table, and the memory of each rank.
+    """The plan as a table: sharding, ranks and bytes with optimizer state of each table, and the memory of each rank.
 
     The memory is that of parameters and optimizer states; activations and communication buffers need more.
 
@@ -167,10 +162,13 @@ def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, 
             shards = _shards(sharding, table.num_embeddings, table.embedding_dim, world_size)
             width = DATA_TYPE_NUM_BITS[table.data_type] // 8
             for rank, rows, columns in shards:
-                memory[rank] += rows * columns * width + _state_bytes(optimizer, rows, columns)
+                memory[rank] += rows * columns * width + state_bytes(optimizer, rows, columns)
             ranks = ",".join(map(str, sorted({rank for rank, *_ in shards})))
             size = f"{table.num_embeddings:>12,} x {table.embedding_dim:<4}"
-            lines.append(f"  {table.name:<24} {size} {sharding.sharding_type:<18} {optimizer:<16} rank {ranks}")
+            of_table = f"{table_bytes(table, optimizer) / 1e6:.1f} MB"
+            lines.append(
+                f"  {table.name:<24} {size} {sharding.sharding_type:<18} {optimizer:<16} {of_table:>12} rank {ranks}"
+            )
     dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
     lines.append(
         f"  dense parameters {dense:,}, with gradients and AdamW's state {16 * dense / 1e6:.1f} MB on every rank"

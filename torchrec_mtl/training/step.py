@@ -26,11 +26,12 @@ class NonFiniteLossError(TrainingError):
     Args:
         logits: logits of this rank, ``[B, T]``.
         finite: whether the loss of this rank is finite, and that of another rank is not.
+        num_consecutive: number of batches skipped one after the other, this one included; 0 if none is skipped.
     """
 
-    def __init__(self, logits: Tensor, finite: bool) -> None:
+    def __init__(self, logits: Tensor, finite: bool, num_consecutive: int = 0) -> None:
         super().__init__("the loss is not finite")
-        self.logits, self.finite = logits, finite
+        self.logits, self.finite, self.num_consecutive = logits, finite, num_consecutive
 
 
 class Step:
@@ -44,6 +45,8 @@ class Step:
         max_gradient_norm: see `OptimizerConfig`.
         stop_requested: function that says whether this rank was asked to stop.
         num_steps: number of steps in the whole run, for schedules that depend on it, see `advance_schedules`.
+        max_consecutive_skips: see `TrainingConfig`.
+        on_skip: function called on every rank with the error that a skipped batch would have raised.
     """
 
     def __init__(
@@ -55,15 +58,19 @@ class Step:
         max_gradient_norm: float = 0.0,
         stop_requested: Callable[[], bool] = lambda: False,
         num_steps: int | None = None,
+        max_consecutive_skips: int = 10,
+        on_skip: Callable[[NonFiniteLossError], object] = lambda error: None,
     ) -> None:
         self.model, self.optimizer, self.group = model, optimizer, group
         self.non_finite_loss, self.max_gradient_norm = non_finite_loss, max_gradient_norm
         self.stop_requested, self.num_steps = stop_requested, num_steps
+        self.max_consecutive_skips, self.on_skip = max_consecutive_skips, on_skip
         self.after_backward = [p for _, p in in_backward_optimizer_filter(model.named_parameters())]
         self.replicas = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
         self.schedules = find_schedules(model)
         self.stop = False  # as all ranks agreed
         self.num_calls, self.num_skipped = 0, 0
+        self.last_skipped, self.num_consecutive = 0, 0  # call that was skipped, and skips up to it without a gap
         self.loss_sum, self.num_rows = 0.0, 0  # over this rank's rows since `take_sums`
         self.parts, self.part, self.usable = 1, 0, 0
 
@@ -101,12 +108,21 @@ class Step:
         if num_non_finite:
             if self.non_finite_loss == "stop":
                 raise NonFiniteLossError(logits, finite)
-            self.num_skipped += 1
+            self._skip(logits, finite)
             return self._nothing(), outputs
         self.usable += 1
         self.loss_sum += value * len(logits)  # padded rows count in the mean loss, but add nothing to it
         self.num_rows += num_rows
         return loss * (len(logits) * dist.get_world_size() / (all_rows * self.parts)), outputs
+
+    def _skip(self, logits: Tensor, finite: bool) -> None:
+        self.num_skipped += 1
+        self.num_consecutive = self.num_consecutive + 1 if self.last_skipped == self.num_calls - 1 else 1
+        self.last_skipped = self.num_calls
+        error = NonFiniteLossError(logits, finite, self.num_consecutive)
+        if self.num_consecutive >= self.max_consecutive_skips:
+            raise error
+        self.on_skip(error)
 
     def _nothing(self) -> Tensor:
         """A loss that gives all parameters updated after the backward pass, whose replicas wait for it, gradient 0."""

@@ -18,15 +18,14 @@ from torchrec_mtl.data import Schema
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
+from torchrec_mtl.jobs.command_line import Parser, check_sample, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
-from torchrec_mtl.jobs.compare.output import write_report
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
-from torchrec_mtl.jobs.environment import worker_environment
+from torchrec_mtl.jobs.environment import require_extra, worker_environment
 from torchrec_mtl.jobs.settings import make_config
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
@@ -81,6 +80,7 @@ def check(args: argparse.Namespace) -> list[System]:
         raise InputError(not_one_of("protocol", args.protocol, PROTOCOLS))
     protocol, known = PROTOCOLS[args.protocol], {**METRICS, **named_metrics(args.metrics)}
     check_at_least(1, seeds=args.seeds, workers=args.workers)
+    check_sample(args.sample)
     for stage in args.stages.split(","):
         if stage not in STAGES:
             raise InputError(not_one_of("stage", stage, STAGES))
@@ -138,6 +138,7 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
 
 def run(args: argparse.Namespace) -> list[str]:
     """Runs the whole job; returns a sentence for each failure."""
+    require_extra("report", "tensorboard", "matplotlib")
     stages = args.stages.split(",")
     planned, failures = plans(args), []
     choices = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
@@ -155,6 +156,8 @@ def run(args: argparse.Namespace) -> list[str]:
         if "efficiency" in stages:
             measure_efficiency(plan)
         if "report" in stages:
+            from torchrec_mtl.jobs.compare.output import write_report  # Matplotlib, of the extra "report"
+
             write_report(plan)
     return failures
 

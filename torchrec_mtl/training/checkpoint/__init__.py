@@ -6,7 +6,7 @@ name is whole. A file that was changed afterwards is refused.
 """
 
 from torchrec_mtl.training.checkpoint.checkpointer import Checkpointer
-from torchrec_mtl.training.checkpoint.manifest import best_checkpoint, checkpoints, read_manifest, verify
+from torchrec_mtl.training.checkpoint.manifest import best_checkpoint, checkpoint_of, checkpoints, read_manifest, verify
 from torchrec_mtl.training.checkpoint.reading import load_weights
 
-__all__ = ["Checkpointer", "best_checkpoint", "checkpoints", "load_weights", "read_manifest", "verify"]
+__all__ = ["Checkpointer", "best_checkpoint", "checkpoint_of", "checkpoints", "load_weights", "read_manifest", "verify"]

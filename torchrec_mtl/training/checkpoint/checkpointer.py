@@ -2,26 +2,31 @@
 
 import contextlib
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.files import write_whole
 from torchrec_mtl.training.checkpoint.manifest import (
     PARTIAL,
     VERSION,
-    best_checkpoint,
+    checkpoint_of,
     checkpoints,
     digest,
+    misplacement,
     publish,
     read_manifest,
     remove,
@@ -30,6 +35,8 @@ from torchrec_mtl.training.checkpoint.manifest import (
 from torchrec_mtl.training.checkpoint.random_state import random_state, restore_random_state
 from torchrec_mtl.training.checkpoint.reading import read_tensors
 from torchrec_mtl.training.process_group import on_first_rank
+
+_RUN = ".run"  # file with the run's identifier, by which checkpoints that were copied from elsewhere are known
 
 
 @contextlib.contextmanager
@@ -66,14 +73,18 @@ class Checkpointer:
         self.keep_last, self.asynchronous = keep_last, asynchronous
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        on_first_rank(self._clear, group)
+        self._warned: set[str] = set()
+        self.run = on_first_rank(self._clear, group)
 
-    def _clear(self) -> None:
-        """Makes the folder, and removes what a killed run left of its last write."""
+    def _clear(self) -> str:
+        """Makes the folder, removes what a killed run left of its last write, and returns the run's identifier."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for left in self.directory.glob(f"step_*{PARTIAL}"):
                 shutil.rmtree(left)
+            if not (self.directory / _RUN).is_file():
+                write_whole(self.directory / _RUN, uuid4().hex)
+            return (self.directory / _RUN).read_text()
         except OSError as error:
             raise InputError(f"{self.directory}: must be a folder that can be written to ({error})") from error
 
@@ -90,12 +101,15 @@ class Checkpointer:
             score: score by which the best checkpoint is chosen, higher is better; None if it was not measured.
 
         Raises:
-            TrainingError: if this or the previous write fails; existing checkpoints stay.
+            TrainingError: if this or the previous write fails, or a value is NaN or infinite on any rank; existing
+                checkpoints stay.
         """
         self.wait()
         tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random_state()}
         _check_tensors(tensors)
-        body = {"version": VERSION, "step": step, "score": score, "world_size": dist.get_world_size(), "state": state}
+        self._check_finite(step, tensors)
+        body = {"version": VERSION, "run": self.run, "step": step, "score": score, "state": state}
+        body["world_size"] = dist.get_world_size()
         if not self.asynchronous:
             self._write(step, tensors, body)
             return
@@ -109,6 +123,17 @@ class Checkpointer:
 
         self._thread = threading.Thread(target=write, name=f"checkpoint {step}")
         self._thread.start()
+
+    def _check_finite(self, step: int, tensors: dict[str, Any]) -> None:
+        own = next((name for kind in ("model", "optimizer") for name in not_finite(tensors[kind], kind)), None)
+        of_ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(of_ranks, own, group=self.group)
+        for rank, name in enumerate(of_ranks):
+            if name is not None:
+                raise TrainingError(
+                    f"`{name}` of rank {rank} is not finite after step {step}, so no checkpoint is written and those "
+                    "before it stay; take lower learning rates or limit `optimizer.max_gradient_norm`, and another name"
+                )
 
     def wait(self) -> None:
         """Waits until the write in the background, if any, is done.
@@ -124,7 +149,7 @@ class Checkpointer:
             raise error
 
     def _write(self, step: int, tensors: dict[str, Any], body: dict[str, Any]) -> None:
-        checkpoint = self.directory / f"step_{step:09d}"
+        checkpoint = checkpoint_of(self.directory, step)
         partial = checkpoint.with_name(checkpoint.name + PARTIAL)
         with _as_training_error(checkpoint):
             dcp.save(tensors, checkpoint_id=partial, process_group=self.group)
@@ -151,18 +176,42 @@ class Checkpointer:
         return {name: part[name] for part in parts for name in part}
 
     def _prune(self) -> None:
-        """Removes checkpoints that are neither among the newest nor the best."""
-        kept = checkpoints(self.directory)
-        scored = [path for path in kept if read_manifest(path)["score"] is not None]
-        best = best_checkpoint(self.directory) if scored else None
-        for path in kept[: -self.keep_last]:
+        """Removes checkpoints that are neither among the newest nor the best; damaged and foreign ones stay."""
+        scores: dict[Path, float | None] = {}
+        for path in checkpoints(self.directory):
+            try:
+                if self._is_own(path, manifest := read_manifest(path)):
+                    scores[path] = manifest["score"]
+            except InputError as error:
+                self._warn(str(error))
+        scored = {path: score for path, score in scores.items() if score is not None}
+        best = max(scored, key=scored.__getitem__) if scored else None
+        for path in list(scores)[: -self.keep_last]:
             if path != best:
                 remove(path)
 
+    def _is_own(self, checkpoint: Path, manifest: Mapping[str, Any]) -> bool:
+        if reason := misplacement(checkpoint, manifest, self.run):
+            self._warn(reason)
+        return reason is None
+
+    def _warn(self, text: str) -> None:
+        """Prints a warning once; the first rank calls it."""
+        if text not in self._warned:
+            self._warned.add(text)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
     def latest(self) -> Path | None:
-        """The newest checkpoint, if there is one; the same on all ranks."""
+        """The newest checkpoint of the run, if there is one; the same on all ranks. Older ones are not read.
+
+        Raises:
+            InputError: on every rank, if the manifest of the newest one is damaged.
+        """
         self.wait()
-        return on_first_rank(lambda: next(iter(checkpoints(self.directory)[-1:]), None), self.group)
+        newest_first = checkpoints(self.directory)[::-1]
+        return on_first_rank(
+            lambda: next((path for path in newest_first if self._is_own(path, read_manifest(path))), None), self.group
+        )
 
     def load(self, checkpoint: Path, model: nn.Module, optimizer: KeyedOptimizer) -> dict[str, Any]:
         """Restores model, optimizer and, if as many ranks wrote the checkpoint, the random state.
@@ -187,6 +236,18 @@ class Checkpointer:
         if same_ranks:
             restore_random_state(tensors["random"])
         return manifest["state"]
+
+
+def not_finite(value: Any, path: str) -> Iterator[str]:
+    """Yields the paths of floating-point tensors, or local shards of them, that hold a value which is not finite."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from not_finite(inner, f"{path}.{key}")
+        return
+    for part in [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]:
+        # NaN is least and greatest; unlike `isfinite` of the tensor, the two need no memory
+        if part.is_floating_point() and part.numel() and not all(bound.isfinite() for bound in part.aminmax()):
+            yield path
 
 
 def _check_tensors(value: Any, path: str = "") -> None:

@@ -91,14 +91,34 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("step_*") if not path.name.endswith(PARTIAL))
 
 
+def checkpoint_of(directory: Path, step: int) -> Path:
+    """The folder of the checkpoint after ``step`` optimizer steps."""
+    return directory / f"step_{step:09d}"
+
+
+def misplacement(checkpoint: Path, manifest: Mapping[str, Any], run: str | None = None) -> str | None:
+    """Says why a checkpoint is not the one that its folder's name says, such as a copy; None if it is.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        manifest: manifest that `read_manifest` found there.
+        run: identifier of the run that owns the folder; None to accept checkpoints of any run.
+    """
+    if checkpoint != checkpoint_of(checkpoint.parent, manifest["step"]):
+        return f"{checkpoint}: is a copy of the checkpoint after step {manifest['step']}, and is left aside"
+    if run is not None and manifest.get("run", run) != run:
+        return f"{checkpoint}: is a checkpoint of another run, and is left aside"
+    return None
+
+
 def best_checkpoint(directory: Path) -> Path:
-    """The checkpoint with the highest score, the earliest of equals.
+    """The checkpoint with the highest score, the earliest of equals; copies under other names do not count.
 
     Raises:
-        InputError: if no checkpoint has a score.
+        InputError: if no checkpoint has a score, or the manifest of one is damaged.
     """
-    scored = [(read_manifest(path)["score"], path) for path in checkpoints(directory)]
-    scored = [(score, path) for score, path in scored if score is not None]
+    found = [(read_manifest(path), path) for path in checkpoints(directory)]
+    scored = [(m["score"], path) for m, path in found if m["score"] is not None and not misplacement(path, m)]
     if not scored:
         raise InputError(f"{directory}: must hold a checkpoint with a score")
     return max(scored, key=lambda pair: pair[0])[1]
