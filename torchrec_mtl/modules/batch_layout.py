@@ -15,7 +15,7 @@ class BatchLayout:
     and ids of later batches by position. So the first batch decides, whether the tables are sharded or not.
 
     Args:
-        num_embeddings: rows of the table of each feature.
+        num_embeddings: number of ids that each feature may have: the rows of its smallest table.
         is_weighted: whether the tables use weights of ids; None if any batch is right.
         dense_in_features: number of dense columns.
 

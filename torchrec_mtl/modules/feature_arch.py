@@ -1,10 +1,11 @@
 """Maps sparse and dense features to the embeddings of fields: the part of every model below its over arch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchrec.distributed.types import ShardedModule
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import get_embedding_names_by_table
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
@@ -47,6 +48,8 @@ def batch_layout(embedding_bag_collection: nn.Module, dense_in_features: int) ->
     for config in embedding_configs(embedding_bag_collection):
         for key in config.feature_names:
             sizes[key] = min(config.num_embeddings, sizes.get(key, config.num_embeddings))
+    if isinstance(embedding_bag_collection, ManagedCollisionEmbeddingBagCollection):
+        sizes = dict.fromkeys(sizes, 2**63 - 1)  # any id finds a row; the largest marks free rows
     # processors make the weights themselves
     made = isinstance(embedding_bag_collection, FeatureProcessedEmbeddingBagCollection)
     is_weighted = None if made else getattr(_inner(embedding_bag_collection), "is_weighted", None)
@@ -113,6 +116,7 @@ class FeatureArch(nn.Module):
         self.widest = max(self.field_dims)
         self.layout = batch_layout(embedding_bag_collection, dense_in_features)
         self.check_batches = check_batches
+        self._dtype = torch.get_default_dtype()
         self.dense_device = dense_device or torch.get_default_device()
         self.dense_arch: nn.Module | None = None
         if dense_in_features:
@@ -125,10 +129,12 @@ class FeatureArch(nn.Module):
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to the concatenated fields, ``[B, sum(D_f)]``.
 
+        Both are in the type of the module, so a model may be ``half()`` or ``bfloat16()`` and its batches float32.
+
         Raises:
             InputError: if a batch has other keys than the first one or another order of them, lacks a table's key, has
-                weights of ids where the tables use none, or the reverse, or has another number of dense columns. A
-                graph traced by FX or TorchScript does not check.
+                weights of ids where the tables use none, or the reverse, has another number of dense columns, or has no
+                rows and the tables are not sharded. A graph traced by FX or TorchScript does not check.
         """
         if not torch.jit.is_scripting():
             self._check(dense_features, sparse_features)
@@ -138,13 +144,24 @@ class FeatureArch(nn.Module):
         embeddings = pooled.to_dict()
         fields = [embeddings[name] for name in self.embedding_names]
         if self.dense_arch is not None:
-            fields.append(self.dense_arch(dense_features))
-        return torch.cat(fields, dim=1)
+            fields.append(self.dense_arch(self._cast(dense_features)))
+        return self._cast(torch.cat(fields, dim=1))
+
+    def _cast(self, values: Tensor) -> Tensor:
+        # TorchRec's tables give float32, whatever they hold
+        return values if self._dtype == torch.float32 else values.to(self._dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FeatureArch":
+        super()._apply(fn, recurse)
+        self._dtype = fn(torch.empty(0, dtype=self._dtype)).dtype  # follows half(), bfloat16(), double()
+        return self
 
     def _check(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> None:
         # TorchRec's pipelines trace a model to find its tables, and then run the model itself
         if self.check_batches and not isinstance(sparse_features, torch.fx.Proxy):
             self.layout.check(dense_features, sparse_features)
+            if sparse_features.stride() == 0 and not isinstance(self.embedding_bag_collection, ShardedModule):
+                raise InputError("`sparse_features` must have at least one row, as TorchRec's tables need one")
 
 
 def as_features(features: nn.Module) -> FeatureArch:
