@@ -103,3 +103,24 @@ def test_base_rates_count_labelled_rows():
     schema = Schema("shop", SCHEMA.fields, TaskChain(["click", "buy"], weight_columns=["w1", "w2"]), ["price"])
     weighted = Split(schema, **{**ARGUMENTS, "weights": [[1, 0], [2, 1], [1, 1]]})
     assert weighted.base_rates().tolist() == pytest.approx([2 / 3, 0])  # the only purchase is masked
+
+
+@pytest.mark.parametrize("fields", [["store"], ["tags"], ["store", "tags"]])
+def test_a_batch_changed_in_place_changes_no_other(fields: list[str]) -> None:
+    split = Split.from_arrays(SCHEMA, make_split(weights=[[1, 1]] * 3).arrays, fields, "rows")
+    rows = torch.arange(3)
+
+    def contents() -> list[Any]:
+        batch = split.batch(rows)
+        sparse = batch.sparse_features
+        tensors = (batch.dense_features, batch.labels, batch.weights, sparse.values(), sparse.lengths())
+        return [x.tolist() for x in (*tensors, sparse.offsets())] + [sparse.keys()]
+
+    first = contents()
+    batch = split.batch(rows)
+    sparse = batch.sparse_features
+    for tensor in (batch.dense_features, batch.labels, batch.weights, sparse.values(), sparse.lengths()):
+        tensor.zero_()
+    sparse.offsets().zero_()
+    sparse.keys().reverse()
+    assert contents() == first

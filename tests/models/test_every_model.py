@@ -12,6 +12,7 @@ from torchrec.fx import symbolic_trace
 
 from tests.support import MODELS, NUM_EMBEDDINGS, TASKS, batch, build, tables, take, train_model
 from torchrec_mtl import TaskChain
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import Tower
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -82,8 +83,9 @@ def test_rows_do_not_see_each_other(name):
 def test_fields_are_taken_by_name(name):
     """A sharded collection may return them in another order."""
     model, rows = build(name), batch(6)
-    shuffled = KeyedJaggedTensor.from_jt_dict(dict(reversed(rows.sparse_features.to_dict().items())))
-    torch.testing.assert_close(model.eval()(rows.dense_features, shuffled), predict(model, rows))
+    shuffled = copy.deepcopy(rows)
+    shuffled.sparse_features = KeyedJaggedTensor.from_jt_dict(dict(reversed(rows.sparse_features.to_dict().items())))
+    torch.testing.assert_close(predict(copy.deepcopy(model), shuffled), predict(model, rows))
 
 
 @every_model
@@ -200,3 +202,23 @@ def test_a_masked_label_changes_nothing(name):
     torch.testing.assert_close(trained(rows)[0], loss)
     rows.labels = torch.where(rows.weights == 0, torch.nan, rows.labels)
     torch.testing.assert_close(trained(rows)[0], loss)
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_may_be_of_another_type(name, dtype):
+    """Its batches may stay float32; without dense features, nothing but the tables says the type."""
+    rows = batch(8)
+    trained = train_model(name).to(dtype)
+    loss, (_, logits, _) = trained(rows)
+    loss.backward()
+    assert logits.dtype == dtype
+    assert loss.isfinite()
+    model = MODELS[name].model(tables(), TASKS, **MODELS[name].model_args).to(dtype)
+    assert model(torch.empty(8, 0), rows.sparse_features).dtype == dtype
+
+
+@every_model
+def test_a_batch_of_no_rows_is_refused(name):
+    with pytest.raises(InputError, match="`sparse_features` must have at least one row"):
+        train_model(name)(batch(0))

@@ -1,5 +1,6 @@
 """Prepared data sets: schema, reader, writer and batches, and the encoders of raw columns."""
 
+from torchrec_mtl.data.batch_checks import check_batch
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.encoders import log_round
 from torchrec_mtl.data.loader import BatchLoader
@@ -16,6 +17,7 @@ __all__ = [
     "Schema",
     "Split",
     "build_once",
+    "check_batch",
     "log_round",
     "read_split",
 ]

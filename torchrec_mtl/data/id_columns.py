@@ -66,7 +66,6 @@ class IdColumns:
         lists = [field.name for field in fields if field.multi_valued]
         self._lists = [(key_index[key], number) for number, key in enumerate(lists) if key in key_index]
         self._weighted = any(_weights_name(number) in arrays for _, number in self._lists)
-        self._ones, self._positions = torch.ones(0, dtype=torch.int64), torch.arange(1)
 
     def gather(self, rows: Tensor) -> KeyedJaggedTensor:
         """Returns the ids of ``rows`` (int64 [B]), one key per field.
@@ -83,8 +82,9 @@ class IdColumns:
             return self._gather_lists(ids, rows.numpy())
         self._check(ids.view(np.uint64).max(axis=1, initial=0))
         values = torch.from_numpy(ids.reshape(-1))
-        lengths, offsets = self._lengths_of_one(len(values))
-        return KeyedJaggedTensor(self._keys, values, lengths=lengths, offsets=offsets, stride=len(rows))
+        # each batch has lengths of its own, which a user may change
+        lengths, offsets = torch.ones(len(values), dtype=torch.int64), torch.arange(len(values) + 1)
+        return KeyedJaggedTensor(list(self._keys), values, lengths=lengths, offsets=offsets, stride=len(rows))
 
     def _gather_lists(self, ids: Array, rows: Array) -> KeyedJaggedTensor:
         """Adds the multi-valued fields to ``ids`` [F, B], which has zeros in their place."""
@@ -98,7 +98,7 @@ class IdColumns:
             columns[index], weights[index] = self._gather_list(index, number, all_starts[:, number], lengths[index])
         self._check(np.array([column.view(np.uint64).max(initial=0) for column in columns]))
         return KeyedJaggedTensor(
-            self._keys,
+            list(self._keys),
             torch.from_numpy(np.concatenate(columns)),
             weights=torch.from_numpy(np.concatenate(weights)) if self._weighted else None,
             lengths=torch.from_numpy(lengths.reshape(-1)),
@@ -121,12 +121,6 @@ class IdColumns:
             index = above.argmax()
             message = f"an id of {self._keys[index]!r} is not in 0 .. `num_embeddings` - 1 (={self._sizes[index] - 1})"
             raise InputError(f"{self._source}: damaged: {message}")
-
-    def _lengths_of_one(self, num_ids: int) -> tuple[Tensor, Tensor]:
-        """Returns lengths [num_ids] and offsets [num_ids + 1] of lists of one id, views that all batches share."""
-        if len(self._ones) < num_ids:
-            self._ones, self._positions = torch.ones(num_ids, dtype=torch.int64), torch.arange(num_ids + 1)
-        return self._ones[:num_ids], self._positions[: num_ids + 1]
 
 
 def values_name(number: int) -> str:

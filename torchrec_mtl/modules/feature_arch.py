@@ -1,10 +1,11 @@
 """Maps sparse and dense features to the embeddings of fields: the part of every model below its over arch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchrec.distributed.types import ShardedModule
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import get_embedding_names_by_table
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
@@ -13,7 +14,16 @@ from torchrec.modules.mlp import MLP
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.errors import InputError, check_at_least, check_sizes
+from torchrec_mtl.modules.batch_layout import BatchLayout
 from torchrec_mtl.modules.initialization import initialize_linear_layers
+
+
+def _inner(collection: Any) -> Any:
+    if isinstance(collection, ManagedCollisionEmbeddingBagCollection):
+        return collection._embedding_module
+    if isinstance(collection, FeatureProcessedEmbeddingBagCollection):
+        return collection._embedding_bag_collection
+    return collection
 
 
 def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagConfig]:
@@ -22,11 +32,7 @@ def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagC
     Raises:
         InputError: if it is not one of TorchRec's collections, or has no table.
     """
-    collection: Any = embedding_bag_collection
-    if isinstance(collection, ManagedCollisionEmbeddingBagCollection):
-        collection = collection._embedding_module
-    elif isinstance(collection, FeatureProcessedEmbeddingBagCollection):
-        collection = collection._embedding_bag_collection
+    collection = _inner(embedding_bag_collection)
     if not hasattr(collection, "embedding_bag_configs"):
         kind = type(embedding_bag_collection).__name__
         raise InputError(f"`embedding_bag_collection` (={kind}) must have TorchRec's `embedding_bag_configs()`")
@@ -34,6 +40,20 @@ def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagC
     if not configs:
         raise InputError("`embedding_bag_collection` must have at least one table")
     return configs
+
+
+def batch_layout(embedding_bag_collection: nn.Module, dense_in_features: int) -> BatchLayout:
+    """Returns what batches for this collection and so many dense columns must look like."""
+    sizes: dict[str, int] = {}
+    for config in embedding_configs(embedding_bag_collection):
+        for key in config.feature_names:
+            sizes[key] = min(config.num_embeddings, sizes.get(key, config.num_embeddings))
+    if isinstance(embedding_bag_collection, ManagedCollisionEmbeddingBagCollection):
+        sizes = dict.fromkeys(sizes, 2**63 - 1)  # any id finds a row; the largest marks free rows
+    # processors make the weights themselves
+    made = isinstance(embedding_bag_collection, FeatureProcessedEmbeddingBagCollection)
+    is_weighted = None if made else getattr(_inner(embedding_bag_collection), "is_weighted", None)
+    return BatchLayout(sizes, None if is_weighted is None else is_weighted(), dense_in_features)
 
 
 class FeatureArch(nn.Module):
@@ -51,12 +71,14 @@ class FeatureArch(nn.Module):
         dense_in_features: number of dense features; with 0 there is no dense field.
         dense_arch_layer_sizes: layer widths of the MLP on the dense features; the last is the dimension of their field.
         dense_device: device of this MLP and of the model's other dense parameters.
+        check_batches: whether to check the form of every batch; see `forward`.
 
     Attributes:
         embedding_names: names of the sparse fields in output order, table by table and feature by feature as given.
         field_dims: dimension ``D_f`` of each field; the dense field comes last.
         out_features: width of the output, ``sum(D_f)``.
         widest: largest dimension of a sparse field.
+        layout: the form that every batch must have.
 
     Raises:
         InputError: if there is no table, the collection is of another kind, or there are dense features but no layers.
@@ -80,6 +102,7 @@ class FeatureArch(nn.Module):
         dense_in_features: int = 0,
         dense_arch_layer_sizes: Sequence[int] = (64,),
         dense_device: torch.device | None = None,
+        check_batches: bool = True,
     ) -> None:
         super().__init__()
         configs = embedding_configs(embedding_bag_collection)
@@ -91,6 +114,9 @@ class FeatureArch(nn.Module):
         self.embedding_names = [name for table in names for name in table]
         self.field_dims = [c.embedding_dim for c, table in zip(configs, names, strict=True) for _ in table]
         self.widest = max(self.field_dims)
+        self.layout = batch_layout(embedding_bag_collection, dense_in_features)
+        self.check_batches = check_batches
+        self._dtype = torch.get_default_dtype()
         self.dense_device = dense_device or torch.get_default_device()
         self.dense_arch: nn.Module | None = None
         if dense_in_features:
@@ -101,15 +127,41 @@ class FeatureArch(nn.Module):
         self.out_features = sum(self.field_dims)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
-        """Maps ``[B, num_dense]`` and the sparse features to the concatenated fields, ``[B, sum(D_f)]``."""
+        """Maps ``[B, num_dense]`` and the sparse features to the concatenated fields, ``[B, sum(D_f)]``.
+
+        Both are in the type of the module, so a model may be ``half()`` or ``bfloat16()`` and its batches float32.
+
+        Raises:
+            InputError: if a batch has other keys than the first one or another order of them, lacks a table's key, has
+                weights of ids where the tables use none, or the reverse, has another number of dense columns, or has no
+                rows and the tables are not sharded. A graph traced by FX or TorchScript does not check.
+        """
+        if not torch.jit.is_scripting():
+            self._check(dense_features, sparse_features)
         pooled = self.embedding_bag_collection(sparse_features)
         if self.returns_ids:
             pooled = pooled[0]
         embeddings = pooled.to_dict()
         fields = [embeddings[name] for name in self.embedding_names]
         if self.dense_arch is not None:
-            fields.append(self.dense_arch(dense_features))
-        return torch.cat(fields, dim=1)
+            fields.append(self.dense_arch(self._cast(dense_features)))
+        return self._cast(torch.cat(fields, dim=1))
+
+    def _cast(self, values: Tensor) -> Tensor:
+        # TorchRec's tables give float32, whatever they hold
+        return values if self._dtype == torch.float32 else values.to(self._dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FeatureArch":
+        super()._apply(fn, recurse)
+        self._dtype = fn(torch.empty(0, dtype=self._dtype)).dtype  # follows half(), bfloat16(), double()
+        return self
+
+    def _check(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> None:
+        # TorchRec's pipelines trace a model to find its tables, and then run the model itself
+        if self.check_batches and not isinstance(sparse_features, torch.fx.Proxy):
+            self.layout.check(dense_features, sparse_features)
+            if sparse_features.stride() == 0 and not isinstance(self.embedding_bag_collection, ShardedModule):
+                raise InputError("`sparse_features` must have at least one row, as TorchRec's tables need one")
 
 
 def as_features(features: nn.Module) -> FeatureArch:

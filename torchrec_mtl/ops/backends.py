@@ -4,8 +4,11 @@ import functools
 import logging
 import os
 import re
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from torchrec_mtl.errors import InputError
 
@@ -58,3 +61,22 @@ def log_choice(operation: str, backend: str, reason: str) -> None:
 @functools.cache
 def _log_once(message: str) -> None:
     logger.info(message)
+
+
+def takes_forward_mode() -> bool:
+    """Returns whether derivatives are being taken in forward mode, as `torch.func.jvp` does.
+
+    PyTorch gives the result of an operation of ours no tangent, without an error.
+    """
+    return forward_ad._current_level >= 0
+
+
+def differentiable_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], upstream: Tensor
+) -> list[Tensor | None]:
+    """Returns the gradients of ``function(*inputs)``, which can be differentiated again, of inputs that require one."""
+    with torch.enable_grad():
+        inputs = [x.view_as(x) for x in inputs]  # one tensor may be two inputs
+        wanted = [x for x in inputs if x.requires_grad]
+        found = iter(torch.autograd.grad(function(*inputs), wanted, upstream, create_graph=True))
+    return [next(found) if x.requires_grad else None for x in inputs]

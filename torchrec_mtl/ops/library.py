@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops.backends import takes_forward_mode
 
 _ROOT = Path(__file__).parent
 SOURCES = sorted(_ROOT.rglob("*.[ch]pp"))
@@ -56,6 +57,8 @@ def why_not(*tensors: Tensor) -> str | None:
         return "it runs on the CPU only"
     if tensors[0].dtype not in _TYPES or any(x.dtype != tensors[0].dtype for x in tensors):
         return "it takes float32 or float64, not a mixture"
+    if takes_forward_mode():
+        return "forward-mode derivatives are those of the backend 'reference'"
     return None if _is_built() else "it is not built: run `python -m torchrec_mtl.ops.build`"
 
 

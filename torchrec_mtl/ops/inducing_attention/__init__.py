@@ -20,7 +20,7 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
-from torchrec_mtl.ops.backends import log_choice, requested_backend
+from torchrec_mtl.ops.backends import log_choice, requested_backend, takes_forward_mode
 from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa, triton
 from torchrec_mtl.ops.inducing_attention.sdpa import adapter_layer
 from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, GeneratorWeights, InducingLayer, InducingStack
@@ -62,6 +62,8 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, back
     name = requested_backend(_OPERATION, backend, BACKENDS)
     if name in ("compact", "cpp"):
         raise InputError(f"the backend {name!r} is for a stack whose layers share one selection, not for one layer")
+    if takes_forward_mode():
+        name = _forward_mode(name)
     backends = {"auto": sdpa, "reference": reference, "sdpa": sdpa, "triton": triton}
     return backends[name].inducing_layer(inputs, selection, layer)
 
@@ -96,11 +98,20 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack, back
 
 def _dispatch(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> Tensor:
     name = requested_backend(_OPERATION, name, BACKENDS)
+    if takes_forward_mode():
+        name = _forward_mode(name)
     if name == "auto":
         name, reason = _choose(inputs, selection, stack)
         log_choice(_OPERATION, name, reason)
     backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp, "triton": triton}
     return backends[name].inducing_stack(inputs, selection, stack)
+
+
+def _forward_mode(name: str) -> str:
+    """Returns the backend that has forward-mode derivatives, if ``name`` allows it."""
+    if name not in ("auto", "reference"):
+        raise InputError(f"`backend` (={name!r}) must be 'auto' or 'reference' for forward-mode derivatives")
+    return "reference"
 
 
 torch.fx.wrap("_dispatch")  # the choice depends on the tensors, so a traced graph makes it each time it runs

@@ -5,13 +5,15 @@ stays in the core's own cache. The kernel is optional: ``python -m torchrec_mtl.
 """
 
 import ctypes
+import functools
 
 import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
-from torchrec_mtl.ops.backends import registered_name
+from torchrec_mtl.ops.attention import reference
+from torchrec_mtl.ops.backends import differentiable_gradients, registered_name
 
 
 def _check(queries: Tensor, inputs: Tensor, weights: tuple[Tensor, ...], num_heads: int) -> None:
@@ -91,7 +93,16 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*tensors)
 
 
+def _defined(queries: Tensor, inputs: Tensor, scaled: Tensor, wk: Tensor, wv: Tensor, num_heads: int) -> Tensor:
+    """`_forward` by the definition, which can be differentiated any number of times."""
+    wq = scaled * (scaled.shape[0] // num_heads) ** 0.5
+    return reference.attention(queries, inputs, wq, wk, wv, num_heads)
+
+
 def _gradients(ctx, upstream):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():  # create_graph=True
+        defined = functools.partial(_defined, num_heads=ctx.num_heads)
+        return *differentiable_gradients(defined, ctx.saved_tensors, upstream), None
     d_queries, d_inputs, d_weights = _backward(*ctx.saved_tensors, upstream, ctx.num_heads)
     return d_queries, d_inputs, *d_weights.unbind(), None
 
@@ -102,7 +113,7 @@ _forward.register_autograd(_gradients, setup_context=_save)
 def attention(
     queries: Tensor, inputs: Tensor, query_weight: Tensor, key_weight: Tensor, value_weight: Tensor, num_heads: int = 1
 ) -> Tensor:
-    """BPCM eq. (2)-(3); arguments as in `torchrec_mtl.ops.attention`. It can be differentiated once.
+    """BPCM eq. (2)-(3); arguments as in `torchrec_mtl.ops.attention`. Second derivatives are the reference's.
 
     The result has the same bits for any number of threads (`torch.set_num_threads`). Even under autocast it computes in
     the type of its arguments.

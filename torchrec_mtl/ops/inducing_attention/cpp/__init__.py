@@ -4,14 +4,16 @@ The kernel is optional: ``python -m torchrec_mtl.ops.build`` builds it.
 """
 
 import ctypes
+import functools
 
 import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
-from torchrec_mtl.ops.backends import registered_name
-from torchrec_mtl.ops.inducing_attention.stack import InducingStack
+from torchrec_mtl.ops.backends import differentiable_gradients, registered_name
+from torchrec_mtl.ops.inducing_attention import reference
+from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, GeneratorWeights, InducingStack
 
 _KERNEL = "inducing-attention"
 _RESIDUALS = ("none", "query", "input")  # in the kernel's numbering
@@ -105,7 +107,24 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(fields, selection, *weights)
 
 
+def _defined(inputs: Tensor, selection: Tensor, *weights: Tensor, arguments: tuple[int, str, bool]) -> Tensor:
+    """`_forward` by the definition, which can be differentiated any number of times."""
+    num_heads, residual, gated = arguments
+    stack = InducingStack(
+        GeneratorWeights(*weights[:6]),
+        AdapterWeights(*weights[6:]),
+        num_heads=num_heads,
+        residual=residual,
+        z_grad="gated" if gated else "full",
+    )
+    return reference.inducing_stack(inputs, selection, stack)
+
+
 def _gradients(ctx, upstream):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():  # create_graph=True
+        defined = functools.partial(_defined, arguments=tuple(ctx.arguments))
+        d_inputs, d_selection, *d_weights = differentiable_gradients(defined, ctx.saved_tensors, upstream)
+        return d_inputs, d_selection, d_weights, None, None, None
     inputs, selection, *weights = ctx.saved_tensors
     d_inputs, d_selection, flat = _backward(inputs, selection, weights, upstream, *ctx.arguments)
     sizes = [x.numel() for x in weights]
@@ -117,7 +136,7 @@ _forward.register_autograd(_gradients, setup_context=_save)
 
 
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
-    """Eq. (17)-(22); shapes as in the front door. It can be differentiated once.
+    """Eq. (17)-(22); shapes as in the front door. Second derivatives are the reference's.
 
     The result has the same bits for any number of threads (`torch.set_num_threads`). Even under autocast it computes in
     the type of its arguments.
