@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,12 +15,12 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import Schema, read_split
 from torchrec_mtl.errors import InputError, check_choice
-from torchrec_mtl.files import make_folder, write_whole
+from torchrec_mtl.files import make_folder, read_json, to_json, write_whole
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
-from torchrec_mtl.jobs.run_config import RunConfig, first_difference
+from torchrec_mtl.jobs.run_config import RunConfig, describe_data, first_difference
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, find_metric
@@ -113,26 +112,26 @@ def find_systems(models: str) -> list[System]:
     return systems
 
 
-def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig]) -> Path:
-    """The folder of the run: a new one, or that of an unfinished run with the same settings, which resumes.
+def run_directory(args: argparse.Namespace, configs: Sequence[RunConfig], data: str) -> Path:
+    """The folder of the run: a new one, or that of an unfinished run with the same settings and data, which resumes.
 
     Raises:
-        InputError: if the run is finished or was made with other settings; or if the run has no name but torchrun may
-            restart it, which would give it a new name.
+        InputError: if the run is finished or was made with other settings or data; or if the run has no name but
+            torchrun may restart it, which would give it a new name.
     """
     if not args.name and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise InputError("`name` must be given to a run that torchrun restarts, for it to be found again")
     directory = Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    wanted = {config.name: config.as_dict() for config in configs}
+    wanted = {config.name: {**config.as_dict(), "data": data} for config in configs}
     file = directory / "config.json"
     if not directory.exists():
         make_folder(directory, "output")
-        write_whole(file, json.dumps(wanted, indent=2) + "\n")
+        write_whole(file, to_json(wanted, indent=2) + "\n")
     elif (directory / "results.json").exists():
         raise InputError(f"`name` (={args.name!r}) must be a new or an unfinished run's, but {directory} is finished")
     elif not file.is_file():
         raise InputError(f"`name` (={args.name!r}) must be a new run's, but {directory} is there and is no run")
-    elif difference := first_difference(json.loads(file.read_text()), wanted):
+    elif difference := first_difference(read_json(file), wanted):
         raise InputError(f"{file}: the unfinished run was made with {difference}; name another, or remove the folder")
     return directory
 
@@ -162,7 +161,8 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
             find_metric(metric, known, "metrics", with_groups=schema.group is not None)
         check_models(configs, schema)
         splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
-        directory = on_first_rank(lambda: run_directory(args, configs))
+        described = describe_data(splits)
+        directory = on_first_rank(lambda: run_directory(args, configs, described))
         reports = []
         for config in configs:
             own = directory / config.name
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
                     save_report(report, own / "report.json")
             reports.append(report)
         if dist.get_rank() == 0:
-            write_report(reports, schema, directory, list(shown), known)
+            write_report(reports, schema, directory, list(shown), known, described)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.print_help()
         print("\n" + describe(configs))
     elif args.show_config:
-        print(json.dumps({config.name: config.as_dict() for config in configs}, indent=2))
+        print(to_json({config.name: config.as_dict() for config in configs}, indent=2))
     else:
         run(args, configs)
     return 0

@@ -16,12 +16,12 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.files import digest
 from torchrec_mtl.training.checkpoint.manifest import (
     PARTIAL,
     VERSION,
     best_checkpoint,
     checkpoints,
-    digest,
     publish,
     read_manifest,
     remove,
