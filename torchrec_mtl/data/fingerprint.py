@@ -15,7 +15,7 @@ from torchrec_mtl.data.schema import Schema
 
 def columns_text(schema: Schema) -> str:
     """The columns of ``schema`` and their meaning, in one line; names, counts and notes are left out."""
-    return json.dumps(asdict(replace(schema, name="", num_rows={}, notes={})), allow_nan=False)
+    return json.dumps(asdict(replace(schema, name="any", num_rows={}, notes={})), allow_nan=False)
 
 
 def fingerprint(schema: Schema, index: Mapping[str, Mapping[str, Any]]) -> str:

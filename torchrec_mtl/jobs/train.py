@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torchrec_mtl.data import Schema, read_split
 from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import make_folder, read_json, to_json, write_whole
+from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
@@ -162,6 +163,9 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
         check_models(configs, schema)
         splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
         described = describe_data(splits)
+        if dist.get_rank() == 0:
+            for sentence in absent_classes(splits, data):
+                print(f"warning: {sentence}", flush=True)
         directory = on_first_rank(lambda: run_directory(args, configs, described))
         reports = []
         for config in configs:

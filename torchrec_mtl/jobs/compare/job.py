@@ -18,6 +18,7 @@ import torch
 from torchrec_mtl.data import SPLITS, Schema, read_split
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 from torchrec_mtl.files import make_folder
+from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
@@ -113,8 +114,10 @@ def plans(args: argparse.Namespace) -> list[Plan]:
         for system in systems:  # reports a wrong argument of the last before the first is trained
             for candidate in protocol.search:
                 build_model(plan.config(system.name, candidate, seed=0), schema, torch.device("meta"))
-        data = describe_data({split: read_split(folder, split, schema) for split in SPLITS})
-        made.append(replace(plan, data=data))
+        splits = {split: read_split(folder, split, schema) for split in SPLITS}
+        for sentence in absent_classes(splits, folder):
+            print(f"warning: {sentence}", flush=True)
+        made.append(replace(plan, data=describe_data(splits)))
     return made
 
 
