@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -38,6 +40,14 @@ def stores(folder: Path) -> list[int]:
     return split.batch(torch.arange(len(split))).sparse_features["store"].values().tolist()
 
 
+def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
+    """The sentence of an `InputError` and None, or no sentence and what the call returns."""
+    try:
+        return "", call()
+    except InputError as error:
+        return str(error), None
+
+
 def replace_in_place(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
@@ -64,7 +74,8 @@ def test_a_file_of_the_same_size_and_time_is_read_anew(tmp_path: Path, change) -
 
 
 def test_columns_of_a_copied_or_touched_file_are_kept(tmp_path: Path) -> None:
-    write(tmp_path / "shop" if (tmp_path / "shop").mkdir() is None else tmp_path)
+    (tmp_path / "shop").mkdir()
+    write(tmp_path / "shop")
     before = read_split(tmp_path / "shop", "train")
     shutil.copytree(tmp_path / "shop", tmp_path / "copy")
     os.utime(tmp_path / "copy" / "train.parquet", (1, 1))
@@ -101,11 +112,9 @@ def test_no_flipped_bit_of_a_page_is_trained_on(tmp_path: Path, writer) -> None:
         content = bytearray(whole)
         content[position] ^= 1 << int(rng.integers(8))
         file.write_bytes(content)
-        try:
-            assert read_split(tmp_path, "train").fingerprint == expected  # such as a statistic in a page's header
-        except InputError as error:
-            assert str(error).startswith(str(file))
-            refused += 1
+        sentence, split = outcome(lambda: read_split(tmp_path, "train"))
+        assert sentence.startswith(str(file)) if split is None else split.fingerprint == expected  # a page's statistic
+        refused += split is None
     assert refused > 50
 
 
@@ -196,16 +205,10 @@ def test_a_wrong_value_in_a_schema_is_one_sentence(tmp_path: Path, key: str, val
     text, times = re.subn(pattern, f'  "{key}": {value}', (tmp_path / "schema.json").read_text())
     assert times == 1
     (tmp_path / "schema.json").write_text(text)
-    try:
-        schema = Schema.load(tmp_path)
-    except InputError as error:
-        assert str(error).startswith(str(tmp_path / "schema.json"))
-    else:
-        assert (key, value) in {
-            *((key, text) for key, text in [("name", '"x"'), ("dense", "[]"), ("group", "null"), ("group", '"x"')]),
-            *((key, "{}") for key in ("num_rows", "notes")),
-            ("dense", "{}"),
-        }, schema
+    right = {("name", '"x"'), ("dense", "[]"), ("dense", "{}"), ("group", "null"), ("group", '"x"')}
+    right |= {("num_rows", "{}"), ("notes", "{}")}
+    sentence, schema = outcome(lambda: Schema.load(tmp_path))
+    assert (key, value) in right if schema else sentence.startswith(str(tmp_path / "schema.json"))
 
 
 @pytest.mark.parametrize("name", [None, 3, 0.5, b"x", "", ".", "..", "../../x", "/x", "a/b", "a\\b", "a\nb", "x" * 300])
