@@ -58,6 +58,25 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise InputError(f"`{name}` (={value!r}) must be one of {list(choices)}")
 
 
+def check_file_name(what: str, name: object) -> None:
+    """Raises `InputError` unless ``name`` can be that of a file, since results, tags and tables are named after it.
+
+    Example::
+
+        >>> check_file_name("`name`", "../shop")
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `name` (='../shop') must be a name of 1 to 200 bytes without slashes
+    """
+    if not (
+        isinstance(name, str)
+        and name.isprintable()
+        and name not in (".", "..")
+        and not {"/", "\\"} & set(name)
+        and 1 <= len(name.encode()) <= 200
+    ):
+        raise InputError(f"{what} (={name!r:.60}) must be a name of 1 to 200 bytes without slashes")
+
+
 def check_at_least(least: float, **values: float) -> None:
     """Raises `InputError` unless all ``values`` are finite numbers of at least ``least``.
 

@@ -1,11 +1,15 @@
-"""Files and folders that are either whole or absent."""
+"""Files and folders that are either whole or absent, and JSON that every reader can read."""
 
 import fcntl
+import hashlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from torchrec_mtl.errors import InputError
@@ -32,6 +36,49 @@ def write_whole(file: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(partial, file)
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Writes ``value`` as JSON, which has no NaN and no infinity: null stands for both. ``options`` are `json.dumps`'s.
+
+    Example::
+
+        >>> to_json({"auc": math.nan})
+        '{"auc": null}'
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        InputError: if the file is missing, cut, or anything else than a JSON object.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: must hold a JSON object, not {type(value).__name__} (={value!r:.60})")
+    return value
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    sha256 = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(2**20):
+            sha256.update(piece)
+    return sha256.hexdigest()
 
 
 def publish_folder(partial: Path, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torchrec_mtl.errors import InputError, not_one_of
+from torchrec_mtl.errors import InputError, check_file_name, not_one_of
 
 
 @dataclass(frozen=True, init=False)
@@ -47,6 +47,7 @@ class Task:
                 value is None and argument in ("after", "weight_column")
             ):
                 raise InputError(f"`{argument}` (={value!r}) of a task must be a non-empty string")
+        check_file_name("`name` of a task", name)
         for field, value in given.items():
             object.__setattr__(self, field, value)
 

@@ -125,7 +125,7 @@ def test_file_cut_in_half(tmp_path: Path) -> None:
     SCHEMA.save(tmp_path)
     text = (tmp_path / "schema.json").read_text()
     (tmp_path / "schema.json").write_text(text[: len(text) // 2])
-    with pytest.raises(InputError, match=r"schema\.json: must be JSON \(.*line \d+"):
+    with pytest.raises(InputError, match=r"schema\.json: cannot be read as JSON \(.*line \d+"):
         Schema.load(tmp_path)
 
 

@@ -62,7 +62,7 @@ def test_a_build_without_a_split_is_not_published(tmp_path: Path) -> None:
         write(folder, "train")
         return UNCOUNTED
 
-    with pytest.raises(FileNotFoundError, match=r"valid\.parquet"):
+    with pytest.raises(InputError, match=r"valid\.parquet"):
         build_once(tmp_path / "shop", incomplete)
     assert visible_names(tmp_path) == []
 

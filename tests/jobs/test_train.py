@@ -41,7 +41,7 @@ def finished(data, tmp_path_factory):
 
 def test_results_are_rows_of_every_model_task_space_and_metric(finished):
     rows = json.loads((finished / "results.json").read_text())
-    keys = {"model", "seed", "dataset", "split", "task", "space", "metric", "value"}
+    keys = {"model", "seed", "dataset", "data", "split", "task", "space", "metric", "value"}
     assert all(set(row) == keys for row in rows)
     tasks = funnel.SCHEMA.tasks
     for model in TRAINED:

@@ -115,7 +115,7 @@ class BatchLoader:
     def _order(self) -> dict[str, int | str | None]:
         order = {"seed": self._seed, "shuffle_window": self._window} if self._shuffle else {"seed": -1}
         rows = {"num_rows": len(self.split), "vocabulary_digest": self.split.schema.vocabulary_digest}
-        return {**rows, "rows_per_step": self._step_size, **order}
+        return {**rows, "fingerprint": self.split.fingerprint, "rows_per_step": self._step_size, **order}
 
     def __len__(self) -> int:
         """Returns the number of steps in an epoch."""

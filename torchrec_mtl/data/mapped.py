@@ -5,7 +5,6 @@ swapped with another: it is read through once, which takes 0.3 s per GB beyond t
 checksum is wrong. A file with the right time and size is trusted, so that opening it costs nothing.
 """
 
-import json
 import os
 import time
 import zlib
@@ -20,8 +19,10 @@ from numpy.lib import format as npy
 
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.files import read_json, to_json
 
 INDEX_FILE = "arrays.json"
+INDEXED = {"dtype", "shape", "checksum", "mtime_ns"}
 CHUNK = 2**20  # values
 
 
@@ -47,7 +48,7 @@ class ArrayWriter:
         """Completes the files and writes the index."""
         now = time.time_ns()
         index = {name: file.close(now + number) for number, (name, file) in enumerate(self._files.items())}
-        (self._folder / INDEX_FILE).write_text(json.dumps(index))
+        (self._folder / INDEX_FILE).write_text(to_json(index))
 
     def __enter__(self) -> "ArrayWriter":
         return self
@@ -92,11 +93,26 @@ def map_arrays(folder: Path) -> dict[str, Array]:
     Raises:
         InputError: if a file is missing, cut short, or not what the index says; it names the file.
     """
+    return {name: _map(folder / f"{name}.npy", expected) for name, expected in read_index(folder).items()}
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The ``dtype``, ``shape``, ``checksum`` and ``mtime_ns`` of each array in ``folder``, by name.
+
+    Raises:
+        InputError: if the index is missing, cut short or not one.
+    """
+    file = folder / INDEX_FILE
     try:
-        index = json.loads((folder / INDEX_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / INDEX_FILE}: cannot be read ({error}); {_remedy(folder)}") from error
-    return {name: _map(folder / f"{name}.npy", expected) for name, expected in index.items()}
+        index = read_json(file)
+    except InputError as error:
+        raise InputError(f"{error}; {_remedy(folder)}") from error
+    for name, entry in index.items():
+        if not isinstance(entry, dict) or not entry.keys() >= INDEXED:
+            raise InputError(f"{file}: damaged: {name!r} must have {sorted(INDEXED)}; {_remedy(folder)}")
+    if not index:
+        raise InputError(f"{file}: damaged: names no array; {_remedy(folder)}")
+    return index
 
 
 def _map(file: Path, expected: dict[str, Any]) -> Array:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from torchrec_mtl.data.checks import Source, reject
 from torchrec_mtl.data.lists import Array
@@ -23,20 +25,26 @@ def read_slabs(file: Path, schema: Schema, num_rows: int | None) -> Iterator[Spl
     Raises:
         InputError: as `read_split` does; also if the file has no row, or not ``num_rows`` rows, unless that is None.
     """
-    rows, total = _scan(file, schema.columns)
+    opened, total = _open(file, schema.columns)
     if num_rows not in (None, total):
         raise InputError(f"{file}: has {total} rows, but its schema says {num_rows}")
     if not total:
         raise InputError(f"{file}: must have at least one row")
     first, has_lists = 0, any(field.multi_valued for field in schema.fields)
-    for table in _read_batches(file, rows, LIST_SLAB_ROWS if has_lists else SLAB_ROWS):
+    for table in _read_batches(file, opened, schema.columns, LIST_SLAB_ROWS if has_lists else SLAB_ROWS):
         yield _to_split(Source(str(file), first), table, schema)
         first += table.height
 
 
 def count_rows(file: Path) -> int:
     """Returns the number of rows of a parquet file."""
-    return pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
+    return _open(file, [])[1]
+
+
+def check_is_file(file: Path) -> None:
+    """Raises `InputError` if ``file`` is a folder, such as Spark writes."""
+    if file.is_dir():
+        raise InputError(f"{file}: must be one parquet file, not a folder: join its parts into one")
 
 
 def _to_split(source: Source, table: pl.DataFrame, schema: Schema) -> Split:
@@ -60,28 +68,32 @@ def _weights(source: Source, table: pl.DataFrame, columns: Sequence[str | None])
     return np.hstack([ones if column is None else _floats(source, table, [column]) for column in columns])
 
 
-def _scan(file: Path, columns: Sequence[str]) -> tuple[pl.LazyFrame, int]:
-    rows = pl.scan_parquet(file, glob=False)
+def _open(file: Path, columns: Sequence[str]) -> tuple[pq.ParquetFile, int]:
+    """Opens a file that must have ``columns``; returns it with its number of rows."""
+    check_is_file(file)
     with _reading(file):
-        file_columns = rows.collect_schema()
+        opened = pq.ParquetFile(file, page_checksum_verification=True)
+        names = opened.schema_arrow.names
     for column in columns:
-        if column not in file_columns:
-            raise InputError(f"{file}: column {column!r} is missing")
-    with _reading(file):
-        total = rows.select(pl.len()).collect().item()
-    return rows.select(columns), total
+        if names.count(column) != 1:
+            times = f"is there {names.count(column)} times" if column in names else "is missing"
+            raise InputError(f"{file}: column {column!r} {times}")
+    return opened, opened.metadata.num_rows
 
 
-def _read_batches(file: Path, rows: pl.LazyFrame, num_rows: int) -> Iterator[pl.DataFrame]:
-    """Yields the rows in order, about ``num_rows`` at a time."""
-    batches = rows.collect_batches(chunk_size=num_rows, maintain_order=True)
+def _read_batches(file: Path, opened: pq.ParquetFile, columns: Sequence[str], num_rows: int) -> Iterator[pl.DataFrame]:
+    """Yields the rows in order, ``num_rows`` at a time."""
+    batches = opened.iter_batches(num_rows, columns=columns)
     while True:
         with _reading(file):
             batch = next(batches, None)
-        if batch is None:
-            return
-        if batch.height:
-            yield batch
+            if batch is None:
+                return
+            table = pl.from_arrow(batch.select(columns))  # "a" has also read a column "a.b"
+        assert isinstance(table, pl.DataFrame)
+        fixed = [column.name for column in table if isinstance(column.dtype, pl.Array)]
+        if table.height:
+            yield table.with_columns(pl.col(fixed).arr.to_list()) if fixed else table
 
 
 @contextmanager
@@ -89,7 +101,7 @@ def _reading(file: Path) -> Iterator[None]:
     """Turns the errors of a damaged file into `InputError`."""
     try:
         yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{file}: must be a whole parquet file, but cannot be read ({reason})") from error
 

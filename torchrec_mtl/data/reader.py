@@ -1,25 +1,27 @@
 """Reads a split of a prepared data set, of any size: its columns are written to files once and memory-mapped."""
 
 import hashlib
-import json
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
 from torchrec_mtl.data import parquet
+from torchrec_mtl.data.fingerprint import columns_text, fingerprint
 from torchrec_mtl.data.id_columns import STARTS, values_name
-from torchrec_mtl.data.mapped import ArrayWriter, map_arrays
+from torchrec_mtl.data.mapped import ArrayWriter, map_arrays, read_index
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.files import build_folder
+from torchrec_mtl.files import build_folder, digest, read_json, to_json
 
 COLUMNS_FOLDER = ".columns"
 ORIGIN_FILE = "parquet.json"
-LAYOUT_VERSION = 2  # columns of another version are written again
+LAYOUT_VERSION = 3  # columns of another version are written again
 
 
 def read_split(
@@ -28,8 +30,8 @@ def read_split(
     """Returns ``<directory>/<split>.parquet``, checked, as memory-mapped columns.
 
     The first call checks every row and writes the columns to ``<directory>/.columns``, one slab of rows at a time;
-    later calls and other processes map them. If the parquet file is replaced, they are written again. So a split may be
-    larger than memory, and all processes of a machine share what is in memory.
+    later calls and other processes map them. If the parquet file has other content, they are written again. So a split
+    may be larger than memory, and all processes of a machine share what is in memory.
 
     Args:
         directory: folder of a prepared data set.
@@ -60,27 +62,26 @@ def read_split(
     schema = Schema.load(directory) if schema is None else schema
     keys = schema.field_names if fields is None else schema.select(fields).field_names
     folder = map_columns(Path(directory), split, schema)
-    return Split.from_arrays(schema, map_arrays(folder), keys, str(folder))
+    return Split.from_arrays(schema, map_arrays(folder), keys, str(folder), fingerprint(schema, read_index(folder)))
 
 
 def map_columns(directory: Path, split: str, schema: Schema) -> Path:
     """Returns the folder of the split's columns, written first unless it is up to date."""
     file = directory / f"{split}.parquet"
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"{file}: no such file")
-    status = file.stat()
-    origin = json.dumps({"layout": LAYOUT_VERSION, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
-    columns = json.dumps(asdict(replace(schema, name="", num_rows={}, notes={})))
-    digest = hashlib.sha256(columns.encode()).hexdigest()[:8]  # each schema has its own columns
-    folder = directory / COLUMNS_FOLDER / f"{split}-{digest}"
+    parquet.check_is_file(file)
+    of_schema = hashlib.sha256(columns_text(schema).encode()).hexdigest()[:8]  # each schema has its own columns
+    folder = directory / COLUMNS_FOLDER / f"{split}-{of_schema}"
 
     def is_current() -> bool:
-        return (folder / ORIGIN_FILE).is_file() and (folder / ORIGIN_FILE).read_text() == origin
+        return _is_of(folder / ORIGIN_FILE, file)
 
     def write_columns(partial: Path) -> None:
+        status, sha256 = _status(file), digest(file)  # before its rows are read: a change in between is then seen
         with ArrayWriter(partial) as writer:
             _append_slabs(file, split, schema, writer)
-        (partial / ORIGIN_FILE).write_text(origin)
+        (partial / ORIGIN_FILE).write_text(to_json({"layout": LAYOUT_VERSION, **status, "sha256": sha256}))
         shutil.rmtree(folder, ignore_errors=True)  # columns of a parquet file that was replaced
 
     try:
@@ -89,6 +90,33 @@ def map_columns(directory: Path, split: str, schema: Schema) -> Path:
         message = f"{directory / COLUMNS_FOLDER}: the columns of {file.name} cannot be written there"
         raise InputError(f"{message} ({error.strerror})") from error
     return folder
+
+
+def _status(file: Path) -> dict[str, int]:
+    """What the system changes whenever a file is written, replaced or copied, even where the modification time is set
+    back."""
+    status = file.stat()
+    return {"size": status.st_size, "mtime": status.st_mtime_ns, "ctime": status.st_ctime_ns, "inode": status.st_ino}
+
+
+def _is_of(origin_file: Path, file: Path) -> bool:
+    """Whether columns were written from ``file`` as it is; its content is read only if its status has changed."""
+    try:
+        origin = read_json(origin_file)
+    except InputError:  # none yet, or damaged: the columns are written again
+        return False
+    status = _status(file)
+    if origin.get("layout") != LAYOUT_VERSION or origin.get("size") != status["size"]:
+        return False
+    if status == {name: origin.get(name) for name in status}:
+        return True
+    if origin.get("sha256") != digest(file):
+        return False
+    partial = origin_file.with_name(f"{ORIGIN_FILE}.{uuid4().hex}")
+    with suppress(OSError):  # on a read-only disk, the file is read each time
+        partial.write_text(to_json({**origin, **status}))
+        os.replace(partial, origin_file)
+    return True
 
 
 def _append_slabs(file: Path, split: str, schema: Schema, writer: ArrayWriter) -> None:

@@ -3,7 +3,6 @@
 A prepared data set is a directory with ``schema.json``, ``train.parquet``, ``valid.parquet`` and ``test.parquet``.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +11,8 @@ from typing import Any, Protocol
 
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import LARGEST, InputError, check_file_name
+from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 SCHEMA_FILE = "schema.json"
@@ -24,6 +24,10 @@ class HasEmbeddingBagConfigs(Protocol):
     """An EmbeddingBagCollection, sharded or not."""
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]: ...
+
+
+def _table_name(field: str) -> str:
+    return "t_" + field.replace(".", "_")  # torch allows no dot in the name of a parameter
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,15 @@ class Schema:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
-        object.__setattr__(self, "dense", tuple(self.dense))
+        object.__setattr__(self, "dense", self.dense if isinstance(self.dense, str) else tuple(self.dense))
+        check_file_name("`name` of a data set", self.name)
+        for argument, kind in {"group": str, "vocabulary_digest": str, "notes": Mapping, "num_rows": Mapping}.items():
+            value = getattr(self, argument)
+            if not isinstance(value, kind) and (value is not None or kind is Mapping):
+                rule = f"must be of type {kind.__name__}"
+                raise InputError(f"`{argument}` (={value!r:.60}) of data set {self.name!r} {rule}")
+        if isinstance(self.dense, str) or not all(isinstance(column, str) and column for column in self.dense):
+            raise InputError(f"`dense` (={self.dense!r:.60}) of data set {self.name!r} must be names of columns")
         if not self.fields:
             raise InputError(f"`fields` of data set {self.name!r} must not be empty")
         weight_columns = {column for column in self.tasks.weight_columns if column}  # tasks may share one
@@ -113,6 +125,11 @@ class Schema:
         for column, count in Counter(columns).items():
             if count > 1:
                 raise InputError(f"column {column!r} of data set {self.name!r} must have one role, not {count}")
+        tables = [_table_name(name) for name in self.field_names]
+        for name, table in zip(self.field_names, tables, strict=True):
+            if tables.count(table) > 1:
+                rule = f"must not become table {table!r}, as another field of data set {self.name!r} does"
+                raise InputError(f"field {name!r} {rule}")
         for split, rows in self.num_rows.items():
             if split not in SPLITS or type(rows) is not int or rows < 1:
                 rule = f"must give {list(SPLITS)} integers of at least 1"
@@ -144,10 +161,18 @@ class Schema:
         return replace(self, fields=[by_name[name] for name in names])
 
     def embedding_configs(self, embedding_dim: int) -> list[EmbeddingBagConfig]:
-        """Returns one sum-pooled table ``t_<field>`` per field, for an EmbeddingBagCollection."""
+        """Returns one sum-pooled table ``t_<field>`` per field, for an EmbeddingBagCollection; ``_`` stands for ``.``.
+
+        Raises:
+            InputError: if a field has more ids than a table can have rows.
+        """
+        for each in self.fields:
+            if each.num_embeddings > LARGEST:
+                rule = f"must be at most {LARGEST} for an embedding table: encode its ids first"
+                raise InputError(f"`num_embeddings` (={each.num_embeddings}) of field {each.name!r} {rule}")
         return [
             EmbeddingBagConfig(
-                name=f"t_{field.name}",
+                name=_table_name(field.name),
                 feature_names=[field.name],
                 num_embeddings=field.num_embeddings,
                 embedding_dim=embedding_dim,
@@ -175,8 +200,7 @@ class Schema:
     def save(self, directory: str | Path) -> None:
         """Writes ``schema.json`` into ``directory``."""
         content = {"version": FORMAT_VERSION, **asdict(self), "tasks": asdict(self.tasks)["tasks"]}
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        (Path(directory) / SCHEMA_FILE).write_text(text + "\n", encoding="utf-8")
+        write_whole(Path(directory) / SCHEMA_FILE, to_json(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, directory: str | Path) -> "Schema":
@@ -184,10 +208,9 @@ class Schema:
         file = Path(directory) / SCHEMA_FILE
         if not file.is_file():
             raise InputError(f"{file}: no such file, so {str(directory)!r} is not a prepared data set")
+        content = read_json(file)
         try:
-            return cls._from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: must be JSON ({error})") from error
+            return cls._from_json(content)
         except KeyError as error:
             raise InputError(f"{file}: key {error} is missing") from error
         except InputError as error:

@@ -1,6 +1,7 @@
 """The rows of one split: checked once, then read as batches."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchrec_mtl.data import checks
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.checks import Source
+from torchrec_mtl.data.fingerprint import fingerprint_of_arrays
 from torchrec_mtl.data.id_columns import IdColumns, pack_ids
 from torchrec_mtl.data.lists import Array, Lists
 from torchrec_mtl.data.schema import Field, Schema
@@ -74,9 +76,12 @@ class Split:
         self._attach(schema, arrays, schema.field_names, str(source))
 
     @classmethod
-    def from_arrays(cls, schema: Schema, arrays: Mapping[str, Array], fields: Sequence[str], source: str) -> "Split":
+    def from_arrays(
+        cls, schema: Schema, arrays: Mapping[str, Array], fields: Sequence[str], source: str, fingerprint: str
+    ) -> "Split":
         """Returns a split with the ``arrays`` of another, which are not checked again, and batches of ``fields``."""
         split = cls.__new__(cls)
+        split.__dict__["fingerprint"] = fingerprint
         split._attach(schema, arrays, fields, source)
         return split
 
@@ -87,6 +92,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.arrays["labels"])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the columns, their meaning and all values, by which a run knows its data."""
+        return fingerprint_of_arrays(self.schema, self.arrays)
 
     @property
     def groups(self) -> Tensor | None:

@@ -61,6 +61,11 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
     return directory
 
 
+def write_parquet(rows: pl.DataFrame, file: Path) -> None:
+    """Writes a parquet file whose pages have checksums, so that `read_slabs` finds a bit that flipped later."""
+    pq.write_table(rows.to_arrow(), file, compression="zstd", write_page_checksum=True)
+
+
 class SplitFiles:
     """Appends rows to ``train.parquet``, ``valid.parquet`` and ``test.parquet``.
 
@@ -87,6 +92,7 @@ class SplitFiles:
                 table.schema,
                 compression="zstd",
                 use_dictionary=not self._long_lists,
+                write_page_checksum=True,
             )
         if rows.height:
             self._writers[split].write_table(table, row_group_size=LIST_ROW_GROUP if self._long_lists else None)

@@ -5,6 +5,7 @@ from torch import nn
 from torchrec import EmbeddingBagCollection
 
 from torchrec_mtl.data import Schema, Split
+from torchrec_mtl.jobs.absent_classes import usable_base_rates
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training import MultiTaskTrain
@@ -35,9 +36,9 @@ def build_to_train(config: RunConfig, split: Split, device: torch.device) -> Mul
     """Builds the model as `build_model` does; if it can, it predicts the split's base rates before it is trained.
 
     Raises:
-        InputError: as `build_model` does; or if a task has no positive or no negative row in the split.
+        InputError: as `build_model` does.
     """
     built = build_model(config, split.schema, device)
     if hasattr(built.model, "start_from_base_rates"):
-        built.model.start_from_base_rates(split.base_rates())
+        built.model.start_from_base_rates(usable_base_rates(split.base_rates(), split.schema.tasks))
     return built

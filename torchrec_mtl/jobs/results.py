@@ -1,6 +1,5 @@
 """The results of a training job: a table, ``results.json`` and a picture."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,12 +8,13 @@ from pathlib import Path
 import torch
 
 from torchrec_mtl.data import Schema
-from torchrec_mtl.files import write_whole
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.jobs.run_config import RunConfig, loss_name
 from torchrec_mtl.metrics import AUCS, METRICS, CalibrationCurve, Metric, find_metric, gain, measured_as, rela_impr
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
-from torchrec_mtl.training.result import TrainingResult
+from torchrec_mtl.training.result import TrainingResult, with_nan
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def save_report(report: ModelReport, file: Path) -> None:
     curves = {task: [values.tolist() for values in curve] for task, curve in report.curves.items()}
     write_whole(
         file,
-        json.dumps(
+        to_json(
             {
                 "result": asdict(report.result),
                 "num_parameters": report.num_parameters,
@@ -64,12 +64,24 @@ def save_report(report: ModelReport, file: Path) -> None:
 
 
 def read_report(config: RunConfig, file: Path) -> ModelReport | None:
-    """The run of ``config`` that `save_report` saved, or None."""
+    """The run of ``config`` that `save_report` saved, or None.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
     if not file.is_file():
         return None
-    kept = json.loads(file.read_text())
-    curves = {task: CalibrationCurve(*map(torch.tensor, curve)) for task, curve in kept["curves"].items()}
-    return ModelReport(config, TrainingResult(**kept["result"]), kept["num_parameters"], kept["test"], curves)
+    kept = read_json(file)
+    try:
+        result, num_parameters, test = TrainingResult.from_json(kept["result"]), kept["num_parameters"], kept["test"]
+        curves = {task: CalibrationCurve(*map(_tensor, curve)) for task, curve in kept["curves"].items()}
+        return ModelReport(config, result, num_parameters, with_nan(test), curves)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: must be the report of a model, but is damaged ({error!r}); remove it") from error
+
+
+def _tensor(values: Sequence[float | None]) -> torch.Tensor:
+    return torch.tensor([math.nan if value is None else value for value in values])
 
 
 def _single_task(reports: Sequence[ModelReport]) -> ModelReport | None:
@@ -77,15 +89,15 @@ def _single_task(reports: Sequence[ModelReport]) -> ModelReport | None:
     return next((report for report in reports if report.config.name == "single_task"), None)
 
 
-def result_rows(reports: Sequence[ModelReport], dataset: str) -> Measurements:
-    """Rows ``{model, seed, dataset, split, task, space, metric, value}`` of the test split and of the runs as a whole.
+def result_rows(reports: Sequence[ModelReport], dataset: str, data: str | None = None) -> Measurements:
+    """Rows ``{model, seed, dataset, data, split, task, space, metric, value}`` of the test split and of whole runs.
 
     Rows of a whole run have no task and no space. A metric that is undefined because a class is absent is None.
     """
     rows: Measurements = []
     base = _single_task(reports)
     for report in reports:
-        labels = {"model": report.config.name, "seed": report.config.training.seed, "dataset": dataset}
+        labels = {"model": report.config.name, "seed": report.config.training.seed, "dataset": dataset, "data": data}
         figures = [{"split": "test", **row} for row in report.test]
         if base is not None and report is not base:
             for row in [row for row in figures if row["metric"] in AUCS]:
@@ -199,6 +211,7 @@ def write_report(
     directory: Path,
     metrics: Sequence[str] = ("auc",),
     known: Mapping[str, Metric] = METRICS,
+    data: str | None = None,
 ) -> None:
     """Prints the table, and writes it with ``report.png`` and ``results.json`` into ``directory``.
 
@@ -210,6 +223,7 @@ def write_report(
         directory: folder of the files.
         metrics: names of ``known`` metrics that the table shows, in order; the picture shows the first.
         known: all metrics that the runs measured; ``results.json`` has all of them.
+        data: what `describe_data` says of the data, for ``results.json``.
 
     Raises:
         InputError: if a metric is unknown, or needs groups that the data does not have.
@@ -219,6 +233,6 @@ def write_report(
     text = f"{schema.name}: {schema.tasks}\n\n{table(reports, schema.tasks, metrics, known)}"
     (directory / "table.txt").write_text(text + "\n")
     draw(reports, schema.tasks, directory / "report.png", metrics[0], known[metrics[0]].title)
-    rows = [json.dumps(row, allow_nan=False) for row in result_rows(reports, schema.name)]
+    rows = [to_json(row) for row in result_rows(reports, schema.name, data)]
     write_whole(directory / "results.json", "[\n" + ",\n".join(rows) + "\n]\n")
     print(f"\n{text}\n\n{directory}: results.json, report.png, table.txt, config.json", flush=True)

@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from torchrec_mtl.data import Split
+from torchrec_mtl.data.fingerprint import joined
 from torchrec_mtl.errors import check_at_least
+from torchrec_mtl.files import to_json
 from torchrec_mtl.systems import LOSSES, System
 from torchrec_mtl.training.config import TrainingConfig
 
@@ -79,6 +82,17 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def describe_data(splits: Mapping[str, Split]) -> str:
+    """The name, the rows and the fingerprint of a data set: what a run records, so that it is not mixed with others.
+
+    Args:
+        splits: all splits, in the order of `SPLITS`.
+    """
+    rows = " + ".join(str(len(split)) for split in splits.values())
+    fingerprint = joined(split.fingerprint for split in splits.values())
+    return f"{next(iter(splits.values())).schema.name}, {rows} rows, fingerprint {fingerprint}"
+
+
 def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """Describes the first setting that differs between a finished run and the one that is asked for; None if none does.
 
@@ -87,7 +101,7 @@ def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str 
         >>> first_difference({"training": {"seed": 0}}, {"training": {"seed": 1}})
         'training.seed=0, now 1 is asked for'
     """
-    both = [flat(json.loads(json.dumps(config))) for config in (made, wanted)]  # JSON makes lists of tuples
+    both = [flat(json.loads(to_json(config))) for config in (made, wanted)]  # JSON makes lists of tuples
     for setting in sorted({*both[0], *both[1]}):
         was, now = (config.get(setting) for config in both)
         if was != now:

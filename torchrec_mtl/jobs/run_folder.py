@@ -1,19 +1,19 @@
 """The folder of a run: a new one, or that of an unfinished run with the same settings; one job at a time holds it."""
 
 import fcntl
-import json
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.files import write_whole
-from torchrec_mtl.jobs.run_config import RunConfig, first_difference
+from torchrec_mtl.files import read_json, to_json, write_whole
+from torchrec_mtl.jobs.run_config import first_difference
 
+Settings = Mapping[str, Mapping[str, Any]]  # of each model
 _LOCK = ".lock"
 _CONFIG = "config.json"
 _BEFORE_CONFIG = {_LOCK, _CONFIG + ".partial"}  # what a job that was killed at once may leave
@@ -43,20 +43,20 @@ def run_lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def is_finished(directory: Path, configs: Sequence[RunConfig]) -> bool:
-    """Whether ``directory`` holds the finished run of ``configs``.
+def is_finished(directory: Path, settings: Settings) -> bool:
+    """Whether ``directory`` holds the finished run with ``settings``, by model.
 
     Raises:
         InputError: if it holds a finished run with other settings.
     """
     if not (directory / "results.json").exists():
         return False
-    if difference := first_difference(_read_config(directory), _as_json(configs)):
+    if difference := first_difference(read_json(directory / _CONFIG), settings):
         raise InputError(f"`name` (={directory.name!r}) is that of a finished run with {difference}; name another")
     return True
 
 
-def open_run(directory: Path, configs: Sequence[RunConfig]) -> None:
+def open_run(directory: Path, settings: Settings) -> None:
     """Writes the settings into a folder without any, or compares them with those of the unfinished run.
 
     Raises:
@@ -64,7 +64,7 @@ def open_run(directory: Path, configs: Sequence[RunConfig]) -> None:
     """
     file = directory / _CONFIG
     if file.is_file():
-        if difference := first_difference(_read_config(directory), _as_json(configs)):
+        if difference := first_difference(read_json(file), settings):
             raise InputError(
                 f"{file}: the unfinished run was made with {difference}; name another, or remove the folder"
             )
@@ -72,19 +72,4 @@ def open_run(directory: Path, configs: Sequence[RunConfig]) -> None:
         rule = f"must be a new run's, but {directory} is there and is no run: it holds {min(others)!r}"
         raise InputError(f"`name` (={directory.name!r}) {rule}")
     else:
-        write_whole(file, json.dumps(_as_json(configs), indent=2) + "\n")
-
-
-def _as_json(configs: Sequence[RunConfig]) -> dict[str, Any]:
-    return {config.name: config.as_dict() for config in configs}
-
-
-def _read_config(directory: Path) -> Mapping[str, Any]:
-    file = directory / _CONFIG
-    try:
-        config = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: must hold the settings of the run, but {error}; remove {directory}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{file}: must hold the settings of the run by model, not {config!r}; remove {directory}")
-    return config
+        write_whole(file, to_json(settings, indent=2) + "\n")

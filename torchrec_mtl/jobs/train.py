@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,14 @@ from torchrec_mtl.data import Field, Schema, Split, read_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
 from torchrec_mtl.errors import InputError, check_choice
-from torchrec_mtl.files import make_folder
+from torchrec_mtl.files import make_folder, to_json
+from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, check_sample, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
-from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.jobs.run_config import RunConfig, describe_data
 from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
@@ -146,19 +146,21 @@ def run_directory(args: argparse.Namespace) -> Path:
     return Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
-def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], held: ExitStack) -> Path | None:
+def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], data: str, held: ExitStack) -> Path | None:
     """The folder of a new or unfinished run, which ``held`` holds from now on; None if the run is finished.
 
     Raises:
-        InputError: if the folder cannot be made, belongs to a run with other settings, or is held by another job.
+        InputError: if the folder cannot be made, belongs to a run with other settings or data, or is held by another
+            job.
     """
     directory = run_directory(args)
-    if is_finished(directory, configs):
+    settings = {config.name: {**config.as_dict(), "data": data} for config in configs}
+    if is_finished(directory, settings):
         print(f"{directory}: is finished, and nothing is left to do; the results are in {directory / 'results.json'}")
         return None
     make_folder(directory, "output")
     held.enter_context(run_lock(directory))
-    open_run(directory, configs)
+    open_run(directory, settings)
     return directory
 
 
@@ -183,7 +185,11 @@ def prepare(
     for metric in shown:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)
     check_models(configs, schema, dist.get_world_size())
-    return schema, {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+    splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+    if dist.get_rank() == 0:
+        for sentence in absent_classes(splits, data):
+            print(f"warning: {sentence}", flush=True)
+    return schema, splits
 
 
 def print_plans(configs: Sequence[RunConfig], schema: Schema, world_size: int) -> None:
@@ -205,7 +211,8 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     with stop.listening(), process_group(device), ExitStack() as held:
         with stop.at_once():
             schema, splits = on_every_rank(lambda: prepare(args, configs, shown, known))
-            directory = on_first_rank(lambda: begin_run(args, configs, held))
+            described = describe_data(splits)
+            directory = on_first_rank(lambda: begin_run(args, configs, described, held))
         if directory is None:
             return
         reports = []
@@ -222,7 +229,7 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
                     save_report(report, own / "report.json")
             reports.append(report)
         if dist.get_rank() == 0:
-            write_report(reports, schema, directory, list(shown), known)
+            write_report(reports, schema, directory, list(shown), known, described)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -239,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.print_help()
         print("\n" + describe(configs))
     elif args.show_config:
-        print(json.dumps({config.name: config.as_dict() for config in configs}, indent=2))
+        print(to_json({config.name: config.as_dict() for config in configs}, indent=2))
         if (Path(args.dataset) / SCHEMA_FILE).is_file():
             print_plans(configs, Schema.load(args.dataset), int(os.environ.get("WORLD_SIZE", "1")))
     else:

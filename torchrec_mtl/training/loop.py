@@ -114,7 +114,7 @@ class TrainingLoop:
         except InputError as error:
             raise InputError(f"{checkpoint}: {error}") from error
         _print_once(f"{self.description}: resumes from {checkpoint}")
-        return TrainingResult(**state["result"])
+        return TrainingResult.from_json(state["result"])
 
     def _rate(self, step: int) -> float:
         if self.config.learning_rate_decay == "linear":

@@ -7,7 +7,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from torchrec_mtl.files import write_whole
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.files import to_json, write_whole
 
 
 class _Lines:
@@ -63,8 +64,7 @@ class Monitor:
 
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / "metrics.jsonl"
-        former = file.read_text().splitlines(keepends=True) if step and file.is_file() else []
-        write_whole(file, "".join(line for line in former if line.endswith("\n") and json.loads(line)["step"] <= step))
+        write_whole(file, "".join(_lines_up_to(step, file) if step and file.is_file() else []))
         self._lines = file.open("a")
         self._events = SummaryWriter(str(self.directory), purge_step=step + 1 if step else None)
 
@@ -73,7 +73,7 @@ class Monitor:
         if self.directory is None:
             return
         for row in rows:
-            self._lines.write(json.dumps({**self.labels, "step": step, **row}) + "\n")
+            self._lines.write(to_json({**self.labels, "step": step, **row}) + "\n")
             names = [row["split"], row["metric"], row.get("task"), row.get("space")]
             self._events.add_scalar("/".join(name for name in names if name), row["value"], step)
         self._lines.flush()
@@ -83,3 +83,18 @@ class Monitor:
         if self.directory is not None and hasattr(self, "_lines"):
             self._lines.close()
             self._events.close()
+
+
+def _lines_up_to(step: int, file: Path) -> list[str]:
+    """The lines of a former process up to ``step``; the last may have been cut by a kill, and is left out then."""
+    kept = []
+    for number, line in enumerate(file.read_text(errors="replace").splitlines(keepends=True), start=1):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, TypeError, LookupError) as error:
+            raise InputError(
+                f"{file}: line {number} must be a JSON object with `step`, not {line[:60].rstrip()!r}; remove the "
+                "line, or the file"
+            ) from error
+    return kept

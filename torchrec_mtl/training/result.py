@@ -1,8 +1,16 @@
 """The result of a run."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torchrec_mtl.training.evaluation import Measurements
+
+
+def with_nan(rows: Measurements) -> Measurements:
+    """Rows read from JSON, where an undefined value is null."""
+    return [{**row, "value": math.nan if row["value"] is None else row["value"]} for row in rows]
 
 
 @dataclass
@@ -37,6 +45,11 @@ class TrainingResult:
     loss_sum: float = 0.0
     loss_rows: int = 0
     stopped: bool = False
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> "TrainingResult":
+        """The result that was written as JSON."""
+        return cls(**{**kept, "history": with_nan(kept["history"])})
 
     @property
     def samples_per_second(self) -> float:

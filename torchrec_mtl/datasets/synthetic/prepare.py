@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from torchrec_mtl.data.schema import SPLITS, Schema
-from torchrec_mtl.data.writer import build_once
+from torchrec_mtl.data.writer import build_once, write_parquet
 from torchrec_mtl.datasets.synthetic.funnel import SyntheticFunnel
 from torchrec_mtl.errors import InputError
 
@@ -53,7 +53,7 @@ def prepare_synthetic(
 
     def build(folder: Path) -> Schema:
         for seed, split in enumerate(SPLITS):
-            funnel.sample(num_rows[split], seed).write_parquet(folder / f"{split}.parquet")
+            write_parquet(funnel.sample(num_rows[split], seed), folder / f"{split}.parquet")
         return funnel.schema
 
     digest = hashlib.sha256(repr((funnel, [num_rows[split] for split in SPLITS])).encode()).hexdigest()[:8]

@@ -1,6 +1,5 @@
 """Time of training and inference of each model relative to Shared-Bottom, measured in turns: TAFE figure 8."""
 
-import json
 import os
 import statistics
 import time
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
-from torchrec_mtl.files import write_whole
+from torchrec_mtl.files import to_json, write_whole
 from torchrec_mtl.jobs.build import build_to_train
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import provenance
@@ -129,7 +128,13 @@ def measure_efficiency(plan: Plan) -> None:
             row[f"{name}_ratio_low"], row[f"{name}_ratio_high"] = of_rounds[1], of_rounds[-2]
             row[f"{name}_samples_per_second"] = model.batch_size / statistics.median(measured)
         rows.append(row)
-    about = {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "rounds": ROUNDS, **provenance()}
+    about = {
+        "data": plan.data,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "rounds": ROUNDS,
+        **provenance(),
+    }
     plan.directory.mkdir(parents=True, exist_ok=True)
-    write_whole(plan.directory / FILE, json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    write_whole(plan.directory / FILE, to_json({**about, "rows": rows}, indent=1) + "\n")
     print(f"efficiency: {plan.directory / FILE}", flush=True)

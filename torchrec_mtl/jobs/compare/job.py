@@ -10,13 +10,15 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from torchrec_mtl.data import Schema
+from torchrec_mtl.data import SPLITS, Schema, read_split
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 from torchrec_mtl.files import make_folder
+from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, check_sample, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
@@ -26,6 +28,7 @@ from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
+from torchrec_mtl.jobs.run_config import describe_data
 from torchrec_mtl.jobs.settings import make_config
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
@@ -111,7 +114,10 @@ def plans(args: argparse.Namespace) -> list[Plan]:
         for system in systems:  # reports a wrong argument of the last before the first is trained
             for candidate in protocol.search:
                 build_model(plan.config(system.name, candidate, seed=0), schema, torch.device("meta"))
-        made.append(plan)
+        splits = {split: read_split(folder, split, schema) for split in SPLITS}
+        for sentence in absent_classes(splits, folder):
+            print(f"warning: {sentence}", flush=True)
+        made.append(replace(plan, data=describe_data(splits)))
     return made
 
 

@@ -2,14 +2,14 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from torchrec_mtl.data import Schema
-from torchrec_mtl.files import write_whole
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.jobs.compare import efficiency, figures, html, summary, tables
 from torchrec_mtl.jobs.compare.plan import SWEPT, Plan
 from torchrec_mtl.jobs.compare.runs import Run
@@ -81,7 +81,9 @@ def _efficiency(plan: Plan) -> list[str]:
     file = plan.directory / efficiency.FILE
     if not file.is_file():
         return []
-    measured = json.loads(file.read_text())
+    measured = read_json(file)
+    if (was := measured.get("data")) != plan.data:
+        raise InputError(f"{file}: was measured on data={was!r}, now {plan.data!r} is asked for; remove it")
     cells = [
         [
             row["title"],
@@ -179,7 +181,7 @@ def write_report(plan: Plan) -> None:
         rows += own_rows
         of_metrics += own_parts
     settings = {str(run): run.config.as_dict() for run, _ in made if run.config.training.seed == plan.seeds[0]}
-    text = json.dumps(settings, indent=1)
+    text = to_json(settings, indent=1)
     parts = [
         *_protocol(plan, schema, made),
         *of_metrics,

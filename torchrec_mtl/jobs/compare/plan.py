@@ -31,6 +31,7 @@ class Plan:
         overrides: settings that are replaced in every run, ``path=value``.
         metrics: names of ``known`` metrics that the report shows, in order.
         known: all metrics that the runs measure, by name.
+        data: what `describe_data` says of the data; None for any data.
     """
 
     protocol: Protocol
@@ -41,6 +42,7 @@ class Plan:
     overrides: Sequence[str] = ()
     metrics: Sequence[str] = ("auc",)
     known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    data: str | None = None
 
     @property
     def chosen_by(self) -> Metric:
@@ -73,7 +75,8 @@ class Plan:
 
     def _run(self, stage: str, variant: str, config: RunConfig, **options: Any) -> Run:
         names = [stage, config.name, *([variant] if variant else []), f"seed-{config.training.seed}"]
-        return Run(stage, variant, self.dataset, config, self.directory.joinpath(*names), known=self.known, **options)
+        directory = self.directory.joinpath(*names)
+        return Run(stage, variant, self.dataset, config, directory, known=self.known, data=self.data, **options)
 
     def search_runs(self) -> list[Run]:
         """A run of every model with every candidate; none if there is only one candidate."""

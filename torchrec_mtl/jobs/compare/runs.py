@@ -1,6 +1,5 @@
 """One run of a comparison: its settings, making it, and reading its result."""
 
-import json
 import os
 import platform
 import shutil
@@ -18,13 +17,14 @@ import torch
 
 from torchrec_mtl.data import Schema, Split, read_split
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.files import write_whole
+from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.jobs.environment import processor
-from torchrec_mtl.jobs.run_config import RunConfig, first_difference
+from torchrec_mtl.jobs.run_config import RunConfig, describe_data, first_difference
 from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.process_group import default_device, process_group
+from torchrec_mtl.training.result import with_nan
 
 RESULT = "result.json"
 
@@ -41,6 +41,7 @@ class Run:
         directory: folder of its result, log and history.
         keep_weights: whether to keep the best weights.
         known: metrics that the run measures, by name; another process must be able to import their functions.
+        data: what `describe_data` says of the data, which must be that of the result; None for any data.
     """
 
     stage: str
@@ -50,6 +51,7 @@ class Run:
     directory: Path
     keep_weights: bool = False
     known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
+    data: str | None = None
 
     @property
     def chosen_by(self) -> Metric:
@@ -65,15 +67,21 @@ def read_result(run: Run) -> dict[str, Any] | None:
     """The result of ``run``, or None if it is not finished.
 
     Raises:
-        InputError: if the run was made with other settings, since results of different settings must not mix.
+        InputError: if the run was made with other settings or data, since their results must not mix, or the file is
+            damaged.
     """
     file = run.directory / RESULT
     if not file.is_file():
         return None
-    result: dict[str, Any] = json.loads(file.read_text())
-    if difference := first_difference(result["config"], run.config.as_dict()):
+    result = read_json(file)
+    made, wanted = result.get("config"), run.config.as_dict()
+    if not isinstance(made, dict):
+        raise InputError(f"{file}: must be the result of a run, but has no `config`; remove it")
+    if run.data is not None:
+        made, wanted = {**made, "data": result.get("data")}, {**wanted, "data": run.data}
+    if difference := first_difference(made, wanted):
         raise InputError(f"{file}: was made with {difference}; name another `output`, or remove the folder")
-    return result
+    return {**result, **{split: with_nan(result[split]) for split in ("valid", "test")}}
 
 
 @lru_cache(maxsize=1)
@@ -90,12 +98,16 @@ def make(run: Run) -> None:
     device = default_device()
     with process_group(device):
         schema, splits = _load(run.dataset)
+        data = describe_data(splits)
+        if run.data not in (None, data):
+            raise InputError(f"{run.dataset}: was changed during the comparison: {run.data} is now {data}")
         if run.stage != "final":
             splits = {split: rows for split, rows in splits.items() if split != "test"}
         report = train_model(run.config, schema, splits, device, run.directory, metrics=run.known)
     best = [row for row in report.result.history if row["step"] == report.result.best_step]
     result = {
         "config": run.config.as_dict(),
+        "data": data,
         "valid": [{key: row[key] for key in ("task", "space", "metric", "value")} for row in best],
         "test": report.test,
         "valid_score": report.result.best_score,
@@ -107,7 +119,7 @@ def make(run: Run) -> None:
     }
     if not run.keep_weights:
         shutil.rmtree(run.directory / "checkpoints")
-    write_whole(run.directory / RESULT, json.dumps(result, indent=1) + "\n")
+    write_whole(run.directory / RESULT, to_json(result, indent=1) + "\n")
 
 
 def provenance() -> dict[str, Any]:

@@ -19,13 +19,12 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_mtl.errors import InputError, TrainingError
-from torchrec_mtl.files import write_whole
+from torchrec_mtl.files import digest, write_whole
 from torchrec_mtl.training.checkpoint.manifest import (
     PARTIAL,
     VERSION,
     checkpoint_of,
     checkpoints,
-    digest,
     misplacement,
     publish,
     read_manifest,

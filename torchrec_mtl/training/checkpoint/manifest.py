@@ -10,20 +10,11 @@ from typing import Any
 import torch.distributed as dist
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.files import publish_folder, write_whole
+from torchrec_mtl.files import digest, publish_folder, to_json, write_whole
 
 MANIFEST = "manifest.json"
 VERSION = 1
 PARTIAL = ".partial"
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    sha256 = hashlib.sha256()
-    with file.open("rb") as stream:
-        while piece := stream.read(2**20):
-            sha256.update(piece)
-    return sha256.hexdigest()
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
@@ -49,7 +40,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def _manifest_digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(to_json(body, sort_keys=True).encode()).hexdigest()
 
 
 def _damage(checkpoint: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -126,7 +117,7 @@ def best_checkpoint(directory: Path) -> Path:
 
 def publish(partial: Path, checkpoint: Path, body: dict[str, Any]) -> None:
     """Completes ``partial`` with its manifest and renames it, each safely on disk before the next."""
-    write_whole(partial / MANIFEST, json.dumps({**body, "sha256": _manifest_digest(body)}, indent=1))
+    write_whole(partial / MANIFEST, to_json({**body, "sha256": _manifest_digest(body)}, indent=1))
     publish_folder(partial, checkpoint)
 
 

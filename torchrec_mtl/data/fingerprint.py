@@ -1,0 +1,46 @@
+"""Fingerprints of data: equal only if the fields, the tasks and all values are equal."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.schema import Schema
+
+
+def columns_text(schema: Schema) -> str:
+    """The columns of ``schema`` and their meaning, in one line; names, counts and notes are left out."""
+    return json.dumps(asdict(replace(schema, name="any", num_rows={}, notes={})), allow_nan=False)
+
+
+def fingerprint(schema: Schema, index: Mapping[str, Mapping[str, Any]]) -> str:
+    """The fingerprint of a split, given the ``dtype``, ``shape`` and ``checksum`` of each of its arrays."""
+    content = {name: [entry[key] for key in ("dtype", "shape", "checksum")] for name, entry in index.items()}
+    return _short(f"{columns_text(schema)} {json.dumps(content, sort_keys=True)}")
+
+
+def fingerprint_of_arrays(schema: Schema, arrays: Mapping[str, Array]) -> str:
+    """The fingerprint of a split in memory; reads all of it."""
+    index = {
+        name: {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "checksum": zlib.crc32(np.ascontiguousarray(array).data) if array.size else 0,
+        }
+        for name, array in arrays.items()
+    }
+    return fingerprint(schema, index)
+
+
+def joined(fingerprints: Iterable[str]) -> str:
+    """The fingerprint of a data set, given those of its splits in order."""
+    return _short(" ".join(fingerprints))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
