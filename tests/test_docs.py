@@ -1,7 +1,10 @@
 """What README and CONTRIBUTING say of the code is so."""
 
+import csv
 import re
+from collections import defaultdict
 from pathlib import Path
+from statistics import stdev
 
 import torch
 from torchrec import EmbeddingBagConfig
@@ -52,3 +55,24 @@ def test_every_equation_has_its_line():
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "torchrec_mtl").rglob("*.py"))
     for paper, numbers in (("BPCM", range(2, 15)), ("TAFE", (*range(13, 26), 29))):
         assert [n for n in numbers if f"{paper} eq. ({n})" not in sources] == []
+
+
+def test_the_spread_over_seeds_is_that_of_the_runs():
+    shown = ("single_task", "shared_bottom", "bpcm", "tafe")
+    aucs = defaultdict(list)
+    with (ROOT / "benchmarks/results/complete_journey/results.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            chosen = (row["stage"], row["split"], row["variant"], row["metric"]) == ("final", "test", "", "auc")
+            if chosen and row["model"] in shown:  # these runs called the marginal AUC after a step "auc" too
+                aucs[row["task"], row["space"] == "impressions", row["model"]].append(float(row["value"]))
+    assert {len(values) for values in aucs.values()} == {5}
+    tasks = ("buy_category", "buy_type", "buy_line", "buy_multi")
+    for whole, title in ((True, "all impressions"), (False, "where the step before happened, marginal")):
+        cells = []
+        for task in tasks:
+            spread = [stdev(aucs[task, whole, model]) for model in shown if (task, whole, model) in aucs]
+            low, high = (f"{value:.4f}".lstrip("0") for value in (min(spread, default=0), max(spread, default=0)))
+            cells.append(f" {low} to {high} " if spread else " ")
+        assert f"| {title} |{'|'.join(cells)}|" in README
+        widest = max(max(values) - min(values) for (_, space, _), values in aucs.items() if space == whole)
+        assert f"{widest:.4f}".lstrip("0") in README

@@ -142,7 +142,7 @@ class Schema:
     @property
     def id_weight_columns(self) -> tuple[str, ...]:
         """The columns with weights of ids. If there are any, every KeyedJaggedTensor has weights, 1 for other fields,
-        and the EmbeddingBagCollection must be built with ``is_weighted=True`` to use them."""
+        and the EmbeddingBagCollection must be built with ``is_weighted=True``."""
         return tuple(field.weight_column for field in self.fields if field.weight_column is not None)
 
     @property
