@@ -23,6 +23,8 @@ USAGE = "\n".join(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a job and returns its status; on an error prints one sentence and returns 2 for a user's mistake, else 1.
 
+    After Ctrl-C, the status is 130.
+
     Example::
 
         >>> main(["--help"])
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print("error: interrupted by Ctrl-C; what was saved before stays", file=sys.stderr)
+        return 130
     return status
 
 

@@ -251,6 +251,20 @@ def test_sigterm_during_preparation_ends_with_status_0(data, tmp_path):
     assert not list(tmp_path.glob(".data.partial*"))
 
 
+@pytest.mark.parametrize("moment", ["preparation", "training"])
+def test_ctrl_c_ends_with_one_sentence_and_status_130(data, tmp_path, moment):
+    while_training = Job(data, tmp_path)
+    while_preparing = Job("tests.jobs.test_resume:FOR_EVER", tmp_path, "--raw", str(tmp_path))
+    job = while_training if moment == "training" else while_preparing
+    job.start()
+    while not (tmp_path / "begun").exists() and job.step("shared_bottom") < 4 and job.process.is_alive():
+        time.sleep(0.01)
+    os.kill(job.process.pid, signal.SIGINT)
+    assert job.wait() == 130, job.said
+    assert job.said.splitlines()[-1] == "error: interrupted by Ctrl-C; what was saved before stays"
+    assert "Traceback" not in job.said
+
+
 def test_a_run_that_torchrun_restarts_needs_a_name(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert main(["train", *arguments(data, tmp_path), "--name", ""]) == 2
