@@ -143,6 +143,8 @@ WRONG_ARGUMENTS = [
     (["--settings", "papers"], "`settings` (='papers') must be one of"),
     (["--dataset", "complete_journey", "--sample", "0"], "`sample` (=0.0) must be above 0 and at most 1"),
     (["--dataset", "/nowhere"], "/nowhere/schema.json: no such file"),
+    (["--name", "../run"], "`name` (='../run') must be a name of 1 to 200 bytes without slashes"),
+    (["--name", "n" * 300], "must be a name of 1 to 200 bytes without slashes"),
     (["--seed", "-1"], "`seed` (=-1) must be at least 0"),
     (["training.batch_size=0"], "`batch_size` (=0) must be at least 1"),
     (["training.batch_size=many"], "`training.batch_size` (='many') must be of type int"),

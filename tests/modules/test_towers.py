@@ -40,6 +40,7 @@ def test_towers_start_from_base_rates():
     [
         (lambda: Tower(IN, (5, 0)), r"`tower_layer_sizes` \(=\[5, 0\]\) must be widths of 1 to"),
         (lambda: Tower(IN, (5,), dropout=-0.1), r"`dropout` \(=-0.1\) must be"),
+        (lambda: Tower(IN, ()).to("meta").start_from_base_rate(0.1), "no longer on the meta device"),
         (lambda: Tower(IN, ()).start_from_base_rate(1.0), r"`base_rates` \(=1 for a task\) must be above 0 and below"),
         (lambda: TaskTowers(T, IN, ()).start_from_base_rates(torch.ones(2)), r"must be one per tower"),
     ],

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torchrec_mtl.data import Field, Schema, Split, read_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
-from torchrec_mtl.errors import InputError, check_choice
+from torchrec_mtl.errors import InputError, check_choice, check_file_name
 from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
@@ -89,6 +89,8 @@ def parser() -> Parser:
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The runs of the models, checked before any data is read."""
     check_sample(args.sample)
+    if args.name:
+        check_file_name("`name`", args.name)
     if args.settings:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]

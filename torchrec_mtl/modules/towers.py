@@ -65,7 +65,7 @@ class Tower(nn.Module):
         """Sets the last bias to the logit of the task's share of positives, so that training need not learn it first.
 
         Raises:
-            InputError: if the share is not between 0 and 1.
+            InputError: if the share is not between 0 and 1, or the tower is on the meta device, where nothing is kept.
 
         Example::
 
@@ -76,6 +76,8 @@ class Tower(nn.Module):
         """
         if not 0 < base_rate < 1:
             raise InputError(f"`base_rates` (={base_rate:g} for a task) must be above 0 and below 1")
+        if self.output.bias.is_meta:
+            raise InputError("`base_rates` must be given to a model that is no longer on the meta device")
         self.output.bias.fill_(math.log(base_rate) - math.log1p(-base_rate))
 
 
