@@ -107,7 +107,7 @@ def test_base_rates_count_labelled_rows():
 
 @pytest.mark.parametrize("fields", [["store"], ["tags"], ["store", "tags"]])
 def test_a_batch_changed_in_place_changes_no_other(fields: list[str]) -> None:
-    split = Split.from_arrays(SCHEMA, make_split(weights=[[1, 1]] * 3).arrays, fields, "rows")
+    split = Split.from_arrays(SCHEMA, make_split(weights=[[1, 1]] * 3).arrays, fields, "rows", "fingerprint")
     rows = torch.arange(3)
 
     def contents() -> list[Any]:

@@ -75,11 +75,11 @@ def equals_unsharded(make: Callable[[], nn.Module], config: TrainingConfig, num_
             each.zero_grad()
         expected_loss, (_, expected, _) = whole(rows)
         expected_loss.backward()
-        torch.testing.assert_close(logits, expected[rank::world_size], rtol=1e-4, atol=1e-5)
+        close = 1e-6 if step == 0 else 5e-5  # weights are equal in the first step, then but for rounding that grows
+        torch.testing.assert_close(logits, expected[rank::world_size], rtol=1e-4, atol=close)
         gradients = {n: p.grad for n, p in sharded.named_parameters() if p.grad is not None}
         for parameter_name, parameter in whole.named_parameters():
             if id(parameter) not in of_tables:
-                close = 1e-6 if step == 0 else 5e-5  # weights are equal in the first step, then but for rounding
                 torch.testing.assert_close(gradients[parameter_name], parameter.grad, rtol=1e-4, atol=close)
         optimizer.step()
         for each in reference:

@@ -61,6 +61,8 @@ class SingleTask(nn.Module):
         if len(archs) != len(tasks):
             raise InputError(f"`features` (a sequence of {len(archs)}) must be one a task ({len(tasks)})")
         self.features = nn.ModuleList(archs)
+        reads_dense = [arch.dense_arch is not None for arch in archs]
+        self._gets_dense = [reads or not any(reads_dense) for reads in reads_dense]
         self.over_arch = nn.ModuleList()
         for arch in archs:
             with torch.device(arch.dense_device):
@@ -69,8 +71,10 @@ class SingleTask(nn.Module):
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
-        pairs = zip(self.features, self.over_arch, strict=True)
-        logits = [tower(features(dense_features, sparse_features)) for features, tower in pairs]
+        logits = []
+        for features, tower, gets_dense in zip(self.features, self.over_arch, self._gets_dense, strict=True):
+            dense = dense_features if gets_dense else dense_features[:, :0]  # of use to another task alone
+            logits.append(tower(features(dense, sparse_features)))
         return torch.cat(logits, dim=1)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
