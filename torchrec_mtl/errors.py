@@ -107,6 +107,20 @@ def check_share(**values: float) -> None:
             raise InputError(f"`{name}` (={value}) must be from 0 to 1")
 
 
+def check_positive_share(**values: float) -> None:
+    """Raises `InputError` unless all ``values`` are above 0 and at most 1, such as shares of rows to keep.
+
+    Example::
+
+        >>> check_positive_share(sample=0.0)
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `sample` (=0.0) must be above 0 and at most 1
+    """
+    for name, value in values.items():
+        if not 0 < value <= 1:  # false for NaN too
+            raise InputError(f"`{name}` (={value}) must be above 0 and at most 1")
+
+
 def check_sizes(least: int = 0, **sizes: Sequence[int]) -> None:
     """Raises `InputError` unless each of ``sizes`` holds valid layer widths, for at least ``least`` layers.
 

@@ -89,7 +89,7 @@ def jobs(base: Job, arguments: argparse.Namespace) -> Iterator[Job]:
 
 
 def row(job: Job, measured: str, candidate: str, figures: record.Row) -> record.Row:
-    """One measurement; ``figures`` are those of `record.spread` and any more."""
+    """One measurement; ``figures`` is what `record.spread` gives, and whatever else is known."""
     settings = asdict(job.workload)
     for unused in ("max_rows",) if job.workload.tables == "synthetic" else ("num_tables", "rows"):
         del settings[unused]

@@ -1,4 +1,4 @@
-"""The interface of all candidates, and those of one process, without TorchRec's sharding."""
+"""The interface of all candidates, and the candidates of one process, which do without TorchRec's sharding."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

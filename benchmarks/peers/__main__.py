@@ -6,7 +6,7 @@ libraries get the same synthetic rows, sizes, batches, threads and memory alloca
 - like for like: the same initial distribution, Adagrad for tables and Adam for the rest. The peers use torch's
   optimizers. Ours uses TorchRec's Adagrad, which steps a batch's rows in the backward pass, to the same values.
 - Adam on everything: the same, but with torch's Adam for tables too, which steps all rows in every step.
-- library default: the library's own initial values, loss, penalties and optimizer. Ours are those of the jobs.
+- library default: the library's own initial values, loss, penalties and optimizer. For this library, what the jobs do.
 
 Gates are linear in all libraries, and FuxiCTR's models are built from its blocks: its wheel has no multi-task models.
 In the first two settings, all libraries must predict the same after one step from the same values before any is timed.

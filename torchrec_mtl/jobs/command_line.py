@@ -47,19 +47,6 @@ class Parser(argparse.ArgumentParser):
         return known
 
 
-def check_sample(sample: float) -> None:
-    """Raises `InputError` unless ``sample`` is a share of rows that leaves some.
-
-    Example::
-
-        >>> check_sample(0.0)
-        Traceback (most recent call last):
-        torchrec_mtl.errors.InputError: `sample` (=0.0) must be above 0 and at most 1
-    """
-    if not 0 < sample <= 1:  # false for NaN too
-        raise InputError(f"`sample` (={sample}) must be above 0 and at most 1")
-
-
 T = TypeVar("T")
 
 

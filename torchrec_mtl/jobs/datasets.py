@@ -18,7 +18,7 @@ from torchrec_mtl.datasets import (
     prepare_taobao,
 )
 from torchrec_mtl.datasets.complete_journey import sizes
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_positive_share
 from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.settings import PAPER, Settings
 from torchrec_mtl.training.monitor import progress_bar
@@ -122,8 +122,7 @@ def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
     found = find_dataset(dataset)
     if found is None:
         return Path(dataset)
-    if not 0 < sample <= 1:
-        raise InputError(f"`sample` (={sample}) must be above 0 and at most 1")
+    check_positive_share(sample=sample)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(f"data: {dataset}, {sample:.0%} of its rows, in {cache}", flush=True)

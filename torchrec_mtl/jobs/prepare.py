@@ -7,7 +7,8 @@ import argparse
 from collections.abc import Sequence
 
 from torchrec_mtl.data.raw.preparation import read_findings
-from torchrec_mtl.jobs.command_line import Parser, check_sample
+from torchrec_mtl.errors import check_positive_share
+from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.datasets import DATASETS, StageBars
 from torchrec_mtl.jobs.parameters import parameters
 
@@ -34,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     given = {path: getattr(args, path) for path in known[args.dataset]}
     args.options = {path: known[args.dataset][path].parse(text) for path, text in given.items() if text is not None}
     if "sample" in args.options:
-        check_sample(args.options["sample"])
+        check_positive_share(sample=args.options["sample"])
     return args
 
 

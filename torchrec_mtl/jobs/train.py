@@ -18,11 +18,11 @@ import torch.distributed as dist
 from torchrec_mtl.data import Field, Schema, Split, read_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
-from torchrec_mtl.errors import InputError, check_choice, check_file_name
+from torchrec_mtl.errors import InputError, check_choice, check_file_name, check_positive_share
 from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, check_sample, named, named_metrics
+from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
@@ -88,7 +88,7 @@ def parser() -> Parser:
 
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The runs of the models, checked before any data is read."""
-    check_sample(args.sample)
+    check_positive_share(sample=args.sample)
     if args.name:
         check_file_name("`name`", args.name)
     if args.settings:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.errors import InputError, check_at_least, check_positive_share
 from torchrec_mtl.losses import functional
 from torchrec_mtl.losses.functional import (
     check_shapes,
@@ -26,7 +26,7 @@ from torchrec_mtl.losses.functional import (
     pair_weights,
     parents_and_children,
 )
-from torchrec_mtl.losses.modules import TaskWeightedLoss, check_propensity
+from torchrec_mtl.losses.modules import TaskWeightedLoss
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -154,7 +154,7 @@ class CounterfactualLoss(TaskWeightedLoss):
         super().__init__()
         self.set_task_weights(tasks, task_weights)
         tasks.require_edges("CounterfactualLoss")
-        check_propensity(min_propensity)
+        check_positive_share(min_propensity=min_propensity)
         check_at_least(0, counterfactual_weight=counterfactual_weight, global_weight=global_weight)
         self.edges, self.parents = tasks.edges, tasks.parents
         self.counterfactual_weight = counterfactual_weight

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.errors import InputError, check_at_least, check_positive_share
 from torchrec_mtl.losses import functional
 from torchrec_mtl.tasks import TaskForest
 
@@ -176,16 +176,10 @@ class LocalSpaceLoss(nn.Module):
     def __init__(self, tasks: TaskForest, *, min_propensity: float = 1e-3) -> None:
         super().__init__()
         tasks.require_edges("LocalSpaceLoss")
-        check_propensity(min_propensity)
+        check_positive_share(min_propensity=min_propensity)
         self.edges, self.min_propensity = tasks.edges, min_propensity
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
         propensities = functional.step_propensity(logits, labels, self.edges, self.min_propensity)
         return functional.local_space_bce(logits, labels, propensities, self.edges, weights)
-
-
-def check_propensity(min_propensity: float) -> None:
-    """Raises `InputError` unless ``min_propensity`` is above 0 and at most 1."""
-    if not 0 < min_propensity <= 1:
-        raise InputError(f"`min_propensity` (={min_propensity}) must be above 0 and at most 1")

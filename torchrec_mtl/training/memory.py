@@ -26,9 +26,10 @@ def device_memory(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def state_bytes(optimizer: str, rows: int, columns: int) -> int:
-    """Bytes of the optimizer state of a table or a shard, in fp32."""
-    return 4 * {"rowwise_adagrad": rows, "adagrad": rows * columns, "sgd": 0, "adam": 2 * rows * columns}[optimizer]
+def shard_bytes(table: BaseEmbeddingConfig, optimizer: str, rows: int, columns: int) -> int:
+    """Bytes of so many rows and columns of a table, with their optimizer state, which is in fp32."""
+    values = {"rowwise_adagrad": rows, "adagrad": rows * columns, "sgd": 0, "adam": 2 * rows * columns}[optimizer]
+    return rows * columns * DATA_TYPE_NUM_BITS[table.data_type] // 8 + 4 * values
 
 
 def table_bytes(table: BaseEmbeddingConfig, optimizer: str) -> int:
@@ -40,8 +41,7 @@ def table_bytes(table: BaseEmbeddingConfig, optimizer: str) -> int:
         >>> table_bytes(EmbeddingBagConfig(name="t", feature_names=["f"], num_embeddings=100, embedding_dim=8), "adam")
         9600
     """
-    rows, columns = table.num_embeddings, table.embedding_dim
-    return rows * columns * DATA_TYPE_NUM_BITS[table.data_type] // 8 + state_bytes(optimizer, rows, columns)
+    return shard_bytes(table, optimizer, table.num_embeddings, table.embedding_dim)
 
 
 def check_memory(tables: Iterable[tuple[BaseEmbeddingConfig, str, bool]], of_rank: int, world_size: int) -> None:

@@ -19,11 +19,11 @@ from torchrec.distributed.planner.types import (
     TrainerConfig,
 )
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
-from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS, BaseEmbeddingConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
-from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, state_bytes, table_bytes
+from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, shard_bytes, table_bytes
 from torchrec_mtl.training.process_group import on_first_rank
 
 REPLICATED = ShardingType.DATA_PARALLEL.value
@@ -160,9 +160,8 @@ def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, 
             sharding = ParameterSharding(REPLICATED, "dense") if planned is None else planned[table.name]  # type: ignore[index]
             optimizer = config.table_config(table.name).optimizer
             shards = _shards(sharding, table.num_embeddings, table.embedding_dim, world_size)
-            width = DATA_TYPE_NUM_BITS[table.data_type] // 8
             for rank, rows, columns in shards:
-                memory[rank] += rows * columns * width + state_bytes(optimizer, rows, columns)
+                memory[rank] += shard_bytes(table, optimizer, rows, columns)
             ranks = ",".join(map(str, sorted({rank for rank, *_ in shards})))
             size = f"{table.num_embeddings:>12,} x {table.embedding_dim:<4}"
             of_table = f"{table_bytes(table, optimizer) / 1e6:.1f} MB"

@@ -11,7 +11,7 @@ from torchrec_mtl.data.raw.bad_rows import BadRows, check_policy
 from torchrec_mtl.data.raw.guards import SUSPICIOUS_AUC, LeakCheck
 from torchrec_mtl.data.schema import Schema
 from torchrec_mtl.data.writer import build_once
-from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.errors import InputError, check_at_least, check_positive_share
 from torchrec_mtl.files import read_json, to_json
 
 REPORT_FILE = "report.json"
@@ -41,8 +41,7 @@ class RawArguments:
 
     def __post_init__(self) -> None:
         check_policy(self.bad_rows, self.bad_rows_limit)
-        if not 0 < self.sample <= 1:
-            raise InputError(f"`sample` (={self.sample}) must be above 0 and at most 1")
+        check_positive_share(sample=self.sample)
         check_at_least(0, seed=self.seed)
 
     def __str__(self) -> str:

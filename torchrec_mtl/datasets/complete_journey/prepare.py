@@ -31,7 +31,7 @@ from torchrec_mtl.data.raw.hashes import finalise, to_unit_interval
 from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.data.writer import build_once, write_parquet
 from torchrec_mtl.datasets.complete_journey import features
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_positive_share
 from torchrec_mtl.files import to_json
 from torchrec_mtl.tasks import TaskChain
 
@@ -95,8 +95,7 @@ def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path
         Traceback (most recent call last):
         torchrec_mtl.errors.InputError: `sample` (=20) must be above 0 and at most 1
     """
-    if not 0 < sample <= 1:
-        raise InputError(f"`sample` (={sample}) must be above 0 and at most 1")
+    check_positive_share(sample=sample)
     name = f"complete_journey-{float(sample)}"
     return build_once(Path(directory) / name, lambda folder: _build(folder, name, sample))
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from torchrec_mtl.data import SPLITS, Schema, read_split
-from torchrec_mtl.errors import InputError, check_at_least, not_one_of
+from torchrec_mtl.errors import InputError, check_at_least, check_positive_share, not_one_of
 from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, check_sample, named, named_metrics
+from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
@@ -83,7 +83,7 @@ def check(args: argparse.Namespace) -> list[System]:
         raise InputError(not_one_of("protocol", args.protocol, PROTOCOLS))
     protocol, known = PROTOCOLS[args.protocol], {**METRICS, **named_metrics(args.metrics)}
     check_at_least(1, seeds=args.seeds, workers=args.workers)
-    check_sample(args.sample)
+    check_positive_share(sample=args.sample)
     for stage in args.stages.split(","):
         if stage not in STAGES:
             raise InputError(not_one_of("stage", stage, STAGES))
