@@ -44,7 +44,7 @@ def train(
         dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
         sample: share of the rows of a named data set, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
-        settings: initial settings, complete_journey or paper; by default those of the data set, otherwise paper
+        settings: initial settings, complete_journey or paper; by default the data set's, otherwise paper
         metrics: metrics that tables show, separated by commas; a metric from your own module is package.module:METRIC
         seed: seed of initialisation and row order
         name: name of the run, a new one or an unfinished one to resume; by default the date and time of the launch
@@ -143,7 +143,7 @@ def prepare(
         dataset: name of the data set, such as ali_ccp
         raw: folder of the raw files, as they were downloaded
         output: folder of the prepared data set
-        protocol: fields and rules; by default those of the data set
+        protocol: fields and rules; by default the data set's
         bad_rows: strict to refuse a file with a bad row, quarantine to set bad rows aside
         image: image for container schedulers
         cpu: number of cores

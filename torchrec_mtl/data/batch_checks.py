@@ -33,8 +33,8 @@ def check_batch(
         batch: `MultiTaskBatch`, TorchRec's ``Batch``, or anything with ``dense_features [B, num_dense]``,
             ``sparse_features``, ``labels [B, T]`` and perhaps ``weights [B, T]`` and ``num_padded``.
         expected: schema of the data, or a model with a `FeatureArch`, sharded or not, alone or in `MultiTaskTrain`.
-        tasks: the ``T`` tasks; by default those of the schema. A model does not know them: without them, labels and
-            weights are not compared with ``T``, nor labels with those of their parents.
+        tasks: the ``T`` tasks; by default the schema's. A model does not know them: without them, labels and
+            weights are not compared with ``T``, nor labels with their parents' labels.
         skip: checks to leave out, of "ids", "dense", "weights" and "labels".
 
     Raises:

@@ -38,7 +38,7 @@ def fingerprint_of_arrays(schema: Schema, arrays: Mapping[str, Array]) -> str:
 
 
 def joined(fingerprints: Iterable[str]) -> str:
-    """The fingerprint of a data set, given those of its splits in order."""
+    """The fingerprint of a data set, given its splits' fingerprints in order."""
     return _short(" ".join(fingerprints))
 
 

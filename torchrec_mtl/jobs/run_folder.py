@@ -57,7 +57,7 @@ def is_finished(directory: Path, settings: Settings) -> bool:
 
 
 def open_run(directory: Path, settings: Settings) -> None:
-    """Writes the settings into a folder without any, or compares them with those of the unfinished run.
+    """Writes the settings into a folder without any, or compares them with the unfinished run's.
 
     Raises:
         InputError: if ``directory`` is no run's, or that of a run with other settings.

@@ -63,7 +63,7 @@ def parser() -> Parser:
     options.add_argument(
         "--settings",
         default="",
-        help=f"initial settings, {' or '.join(SETTINGS)} (those of the data set, otherwise paper)",
+        help=f"initial settings, {' or '.join(SETTINGS)} (the data set's, otherwise paper)",
     )
     options.add_argument(
         "--metrics",
@@ -112,7 +112,7 @@ def check_arguments(argv: Sequence[str], world_size: int = 1) -> list[RunConfig]
 
     Raises:
         InputError: if they cannot be made, whatever the rows. The arguments of models and losses are checked if the
-            tasks are known here: those of a prepared folder, or of a data set in `KNOWN_TASKS`.
+            tasks are known here, from a prepared folder or from `KNOWN_TASKS`.
     """
     args = parser().parse(argv)
     configs = configure(args)

@@ -107,7 +107,7 @@ class CounterfactualLoss(TaskWeightedLoss):
 
     Of these, `dr_risk` trains the towers of the steps and `imputation_loss` the imputation towers, as in doubly robust
     joint learning (Wang et al., ICML 2019). ESCM2 minimises the sum over all towers, see ``joint_imputation``; then
-    those of the steps also lower the spread of ``delta``, which no imputed error can fit, by moving towards 1/2. Either
+    the steps' towers also lower the spread of ``delta``, which no imputed error can fit, by moving towards 1/2. Either
     way `dr_risk` gives them the gradient of `ips_risk`, as ``delta^`` is no function of their output.
 
     On a constant x the minimum is the truth, even where propensities are clipped.

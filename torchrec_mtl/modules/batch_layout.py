@@ -39,7 +39,7 @@ class BatchLayout:
         """Checks ``[B, num_dense]`` and the sparse features; None stands for no dense columns.
 
         Raises:
-            InputError: if the keys are not those of the first batch, in its order; a table's key is missing; ids have
+            InputError: if the keys or their order differ from the first batch's; a table's key is missing; ids have
                 weights and the tables use none, or the reverse; there are more or fewer dense columns; or keys begin to
                 have batch sizes of their own after the first batch.
         """

@@ -27,7 +27,7 @@ def evaluate(
     metrics: Mapping[str, Metric] = METRICS,
     description: str = "evaluation",
 ) -> MultiTaskMetrics:
-    """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures those of all ranks.
+    """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures all ranks together.
 
     Args:
         model: `MultiTaskTrain`, distributed or not.

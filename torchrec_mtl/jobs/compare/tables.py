@@ -104,7 +104,7 @@ def ablation_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> l
 
 
 def published_table(published: Published, rows: Sequence[Row], schema: Schema) -> str:
-    """AUCs beside those of the paper: a column of the paper is beside every AUC of the task of the same name."""
+    """AUCs beside the paper's: a column of the paper is beside every AUC of the task of the same name."""
     shown = [task for task in published.tasks if task in schema.tasks.names]
     cells, names = [], [""]
     for system, own in _by_system(rows).items():
