@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class Location:
             with self.reaching(file), self.filesystem.open_input_stream(f"{self.path}/{file}") as stream:
                 return bytes(stream.read())
         except FileNotFoundError as error:
-            self._list(".")  # says if there is no such bucket
+            with suppress(FileNotFoundError):
+                self._list(".")  # says if there is no such bucket
             rule = f"no such file, so {self.name!r} is not a prepared data set"
             raise InputError(f"{self.name}/{file}: {rule}") from error
 
@@ -89,7 +90,7 @@ class Location:
     def _list(self, folder: str) -> list[fs.FileInfo]:
         with self.reaching(folder):
             path = self.path if folder == "." else f"{self.path}/{folder}"
-            found: list[fs.FileInfo] = self.filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            found: list[fs.FileInfo] = self.filesystem.get_file_info(fs.FileSelector(path))
             return found
 
     @contextmanager
@@ -116,8 +117,8 @@ def locate(directory: str | Path) -> Location:
             environment or the files of the provider's own tools, never from the URI. That of S3 may have options:
             ``?endpoint_override=host:port`` (or ``AWS_ENDPOINT_URL``), ``region``, ``scheme``, ``anonymous=true``,
             ``connect_timeout`` (seconds, 5), ``request_timeout`` (seconds without a byte, 10) and ``max_attempts`` (3).
-            A server that hangs is given up after about ``2 * max_attempts * request_timeout`` seconds. Other URIs have
-            the options of `pyarrow.fs.FileSystem.from_uri`.
+            A server that hangs is given up within ``2 * max_attempts * request_timeout`` seconds. Other URIs have the
+            options of `pyarrow.fs.FileSystem.from_uri`.
 
     Raises:
         InputError: if the URI is wrong, or there is no such file system.
@@ -141,10 +142,11 @@ def locate(directory: str | Path) -> Location:
         if text.startswith("s3://"):
             return Location(name, _s3(name, text), name.removeprefix("s3://"), is_remote=True)
         filesystem, path = fs.FileSystem.from_uri(text)
-    except (OSError, ValueError, pa.ArrowException) as error:  # without an error from `not_one_of`
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name}: cannot be opened ({str(error).splitlines()[0]})") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0].replace(text, name)  # options may be secrets
+        raise InputError(f"{name}: cannot be opened ({reason})") from None
     return Location(name, filesystem, path.rstrip("/"), not isinstance(filesystem, fs.LocalFileSystem))
 
 
