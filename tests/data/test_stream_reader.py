@@ -81,6 +81,10 @@ def test_a_file_that_changes_is_not_read_on(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(file).slice(1), file)
     with pytest.raises(TrainingError, match=re.escape(f"{file}: has changed since the split was opened")):
         list(StreamLoader(split, 10))
+    file.unlink()
+    sentence = rf"^{re.escape(str(file))}: cannot be read \(.*No such file or directory\)$"
+    with pytest.raises(InputError, match=sentence):
+        list(StreamLoader(split, 10))
 
 
 def test_only_the_columns_of_the_chosen_fields_are_read(tmp_path: Path) -> None:

@@ -48,14 +48,12 @@ class Location:
 
     def read(self, file: str) -> bytes:
         """Returns the content of a file of the folder."""
-        try:
-            with self.reaching(file), self.filesystem.open_input_stream(f"{self.path}/{file}") as stream:
-                return bytes(stream.read())
-        except FileNotFoundError as error:
-            with suppress(FileNotFoundError):
-                self._list(".")  # says if there is no such bucket
-            rule = f"no such file, so {self.name!r} is not a prepared data set"
-            raise InputError(f"{self.name}/{file}: {rule}") from error
+        path = f"{self.path}/{file}"
+        with self.reaching(file), suppress(FileNotFoundError), self.filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+        with self.reaching("."), suppress(FileNotFoundError):
+            self.filesystem.get_file_info(fs.FileSelector(self.path))  # says if there is no such bucket
+        raise InputError(f"{self.name}/{file}: no such file, so {self.name!r} is not a prepared data set")
 
     def parts(self, split: str) -> list[str]:
         """Returns the parquet files of a split in order, relative to the folder.
@@ -77,7 +75,9 @@ class Location:
         if info.type == fs.FileType.File:
             return [name]
         parts = []
-        for each in self._list(name):
+        with self.reaching(name):
+            listed = self.filesystem.get_file_info(fs.FileSelector(f"{self.path}/{name}"))
+        for each in listed:
             if each.base_name[0] in "_.":
                 continue
             if each.type != fs.FileType.File or not each.base_name.endswith(".parquet"):
@@ -87,19 +87,11 @@ class Location:
             raise InputError(f"{self.name}/{name}: must hold parquet files")
         return sorted(parts)
 
-    def _list(self, folder: str) -> list[fs.FileInfo]:
-        with self.reaching(folder):
-            path = self.path if folder == "." else f"{self.path}/{folder}"
-            found: list[fs.FileInfo] = self.filesystem.get_file_info(fs.FileSelector(path))
-            return found
-
     @contextmanager
     def reaching(self, file: str, error_type: type[Exception] = InputError) -> Iterator[None]:
         """Turns the errors of a file system that cannot be reached into one sentence of ``error_type``."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except (OSError, pa.ArrowException, InputError) as error:
             # a parquet file that cannot be read looks damaged, but over a network it need not be
             cause = error.__cause__ if self.is_remote and isinstance(error, InputError) else error

@@ -16,7 +16,6 @@ from torchrec_mtl.data.stream_order import StreamOrder
 from torchrec_mtl.data.stream_reader import StreamedSplit
 from torchrec_mtl.data.stream_window import WindowRows, take_rows
 
-SHUFFLE_WINDOW = 2**20  # rows
 Slabs = Callable[[int], Iterator[tuple[int, dict[str, Array]]]]  # of a row group: numbers of rows, and their arrays
 
 
@@ -45,8 +44,8 @@ class StreamLoader(StepLoader):
         seed: seed of the order, at least 0.
         rank, world_size: number of this process, and of all processes.
         drop_last: whether to leave out a last step of fewer than ``batch_size * world_size`` rows.
-        shuffle_window: number of rows, of all ranks together, that are shuffled together. It should be that of at least
-            four row groups for every rank.
+        shuffle_window: approximate number of rows, of all ranks together, that are shuffled together; by default 2^20,
+            or four of the largest row groups if these have more. It should be at least four row groups for each rank.
         pin_memory: whether batches lie in page-locked memory, for CUDA.
 
     Raises:
@@ -78,10 +77,11 @@ class StreamLoader(StepLoader):
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
-        shuffle_window: int = SHUFFLE_WINDOW,
+        shuffle_window: int | None = None,
         pin_memory: bool = False,
     ) -> None:
-        super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, shuffle_window, pin_memory)
+        window = max(2**20, 4 * int(split.group_rows.max())) if shuffle_window is None else shuffle_window
+        super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, window, pin_memory)
         self.split = split
         self._first_rows = np.concatenate([[0], split.group_rows.cumsum()])
 
@@ -141,17 +141,15 @@ class StreamLoader(StepLoader):
         """The positions ``start .. stop - 1`` of the order whose rows this rank uses, rising."""
         own = np.arange(start + (self._rank - start) % self._world_size, stop, self._world_size)
         padded = self._padded_position()
-        return (
-            own
-            if padded is None or not start <= padded < stop
-            else np.insert(own, np.searchsorted(own, padded), padded)
-        )
+        if padded is None or not start <= padded < stop:
+            return own
+        return np.insert(own, np.searchsorted(own, padded), padded)
 
     def _windows(
         self, epoch: int, first: int, slabs: Slabs
     ) -> Iterator[tuple[dict[str, Array], NDArray[np.int64], int]]:
-        """Yields arrays with this rank's rows of each window; their numbers there in the order of whole batches; and
-        the step of the first of these."""
+        """Yields arrays with this rank's rows of each window, the numbers of these rows in the order of whole batches,
+        and the step of the first batch."""
         order = StreamOrder(self.split.group_rows, self._window, self._shuffle, self._seed, epoch)
         step, end = first, min(self._num_rows, len(self) * self._step_size)
         kept: tuple[int, dict[str, Array]] = (0, {})  # rows that did not fill a batch

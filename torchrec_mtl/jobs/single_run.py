@@ -57,7 +57,6 @@ def train_model(
     def batches(split: str) -> StepLoader:
         return loader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)
 
-    window = config.training.shuffle_window
     train_batches = loader(
         splits["train"],
         config.training.batch_size // (world_size * config.training.micro_batches),
@@ -65,8 +64,8 @@ def train_model(
         seed=config.training.seed,
         rank=rank,
         world_size=world_size,
+        shuffle_window=config.training.shuffle_window or None,
         pin_memory=device.type == "cuda",
-        **({"shuffle_window": window} if window else {}),
     )
     labels = {"model": config.name, "seed": config.training.seed, "dataset": schema.name}
     monitor = Monitor(directory if rank == 0 else None, **labels)
