@@ -101,6 +101,7 @@ def test_a_missing_bucket_folder_or_split(server: S3Server, parts: Path) -> None
     ("uri", "sentence"),
     [
         ("s3://b/f?secret_key=x", "s3://b/f: option 'secret_key' must be one of ['endpoint_override'"),
+        ("s3://k:a=x@b/f", "a URI s3:// must not hold a key"),
         ("s3://b/f?request_timeout=0", "s3://b/f: option 'request_timeout' (=0) must be a number of at least 1"),
         ("s3://b/f?max_attempts=many", "s3://b/f: option 'max_attempts' (=many) must be a number of at least 1"),
         ("s4://b/f?secret=x", "s4://b/f: cannot be opened (Unrecognized filesystem type in URI"),

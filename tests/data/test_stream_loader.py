@@ -141,6 +141,17 @@ def test_seed_and_epoch_decide_the_order(tmp_path: Path) -> None:
     assert first != [ids(batch) for batch in StreamLoader(split, 8, shuffle=True, seed=4)]
 
 
+def test_the_window_is_at_least_four_row_groups(tmp_path: Path) -> None:
+    split = numbered(tmp_path, [[50] * 4])
+    assert StreamLoader(split, 8, shuffle=True).state_dict()["shuffle_window"] == 200  # the whole split
+    split.group_rows = np.array([2**19, 2**19, 2**20 - 1, 2**22])
+    assert StreamLoader(split, 8, shuffle=True).state_dict()["shuffle_window"] == len(split)
+    split.group_rows = np.full(64, 2**17)
+    assert StreamLoader(split, 8, shuffle=True).state_dict()["shuffle_window"] == 2**20
+    split.group_rows = np.full(64, 2**19)
+    assert StreamLoader(split, 8, shuffle=True).state_dict()["shuffle_window"] == 2**21
+
+
 def test_a_position_needs_the_same_files_window_and_seed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -158,7 +169,7 @@ def test_a_position_needs_the_same_files_window_and_seed(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("world_size", [1, 2, 8, 64])
 def test_a_rank_reads_its_share_of_the_row_groups(tmp_path: Path, world_size: int) -> None:
-    split, read = numbered(tmp_path, [[16] * 512]), []
+    split, read = numbered(tmp_path, [[13, 21, 14] * 171]), []
     tables = RowGroupReader.tables
     for rank in range(0, world_size, 7):
         with pytest.MonkeyPatch.context() as patch:
@@ -168,8 +179,8 @@ def test_a_rank_reads_its_share_of_the_row_groups(tmp_path: Path, world_size: in
                 lambda reader, group, *rest: read.append(group) or tables(reader, group, *rest),
             )
             at = {"rank": rank, "world_size": world_size}
-            list(StreamLoader(split, 4, shuffle=True, shuffle_window=256 * 16, **at))
-        assert len(read) == len(set(read)) <= 512 // world_size + 2 * 2  # two windows
+            list(StreamLoader(split, 4, shuffle=True, shuffle_window=256 * 16 + 5, **at))
+        assert len(read) == len(set(read)) <= 513 // world_size + 3 * 2  # three windows
         read.clear()
 
 

@@ -107,10 +107,10 @@ def locate(directory: str | Path) -> Location:
     Args:
         directory: path, or URI ``s3://``, ``gs://``, ``hdfs://``, ``abfs://``, ``file://``. Credentials come from the
             environment or the files of the provider's own tools, never from the URI. That of S3 may have options:
-            ``?endpoint_override=host:port`` (or ``AWS_ENDPOINT_URL``), ``region``, ``scheme``, ``anonymous=true``,
-            ``connect_timeout`` (seconds, 5), ``request_timeout`` (seconds without a byte, 10) and ``max_attempts`` (3).
-            A server that hangs is given up within ``2 * max_attempts * request_timeout`` seconds. Other URIs have the
-            options of `pyarrow.fs.FileSystem.from_uri`.
+            ``?endpoint_override=host:port`` (or ``AWS_ENDPOINT_URL``), ``region`` (the bucket's), ``scheme``,
+            ``anonymous=true``, ``connect_timeout`` (seconds, 5), ``request_timeout`` (seconds without a byte, 10) and
+            ``max_attempts`` (3). A server that hangs is given up within ``2 * max_attempts * request_timeout`` seconds.
+            Other URIs have the options of `pyarrow.fs.FileSystem.from_uri`.
 
     Raises:
         InputError: if the URI is wrong, or there is no such file system.
@@ -143,12 +143,16 @@ def locate(directory: str | Path) -> Location:
 
 
 def _s3(name: str, uri: str) -> fs.S3FileSystem:
+    if "@" in urlsplit(uri).netloc:
+        raise InputError("a URI s3:// must not hold a key: the environment or AWS's own files have it")
     given = dict(parse_qsl(urlsplit(uri).query))
     for option in given:
         if option not in S3_OPTIONS:
             raise InputError(f"{name}: {not_one_of('option', option, S3_OPTIONS)}")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     numbers = {option: _number(name, option, given.pop(option, default)) for option, default in S3_NUMBERS.items()}
+    if not (endpoint or given.get("endpoint_override") or given.get("region")):
+        given["region"] = fs.resolve_s3_region(name.removeprefix("s3://").split("/")[0])
     options: dict[str, Any] = {"endpoint_override": endpoint, **given, "anonymous": given.get("anonymous") == "true"}
     attempts = fs.AwsStandardS3RetryStrategy(max_attempts=int(numbers.pop("max_attempts")))
     return fs.S3FileSystem(**options, **numbers, retry_strategy=attempts)
