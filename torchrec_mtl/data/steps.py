@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.schema import Schema
-from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.errors import InputError
 
 
 class Rows(Protocol):
@@ -55,7 +55,8 @@ class StepLoader(ABC):
             ("world_size", world_size, 1),
             ("shuffle_window", shuffle_window, 1),
         ):
-            check_at_least(least, **{name: value})
+            if value < least:
+                raise InputError(f"`{name}` (={value}) must be at least {least}")
         if not 0 <= rank < world_size:
             raise InputError(f"`rank` (={rank}) must be at least 0 and below `world_size` (={world_size})")
         if drop_last and batch_size * world_size > len(split):

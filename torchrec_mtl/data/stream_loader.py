@@ -46,6 +46,7 @@ class StreamLoader(StepLoader):
         drop_last: whether to leave out a last step of fewer than ``batch_size * world_size`` rows.
         shuffle_window: approximate number of rows, of all ranks together, that are shuffled together; by default 2^20,
             or four of the largest row groups if these have more. It should be at least four row groups for each rank.
+            Without ``shuffle``, a window is one row group.
         pin_memory: whether batches lie in page-locked memory, for CUDA.
 
     Raises:
@@ -82,6 +83,7 @@ class StreamLoader(StepLoader):
     ) -> None:
         window = max(2**20, 4 * int(split.group_rows.max())) if shuffle_window is None else shuffle_window
         super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, window, pin_memory)
+        self._window = self._window if shuffle else 1
         self.split = split
         self._first_rows = np.concatenate([[0], split.group_rows.cumsum()])
 
