@@ -1,6 +1,7 @@
 """Packs the ids of many fields into few arrays, and gathers rows of them into KeyedJaggedTensors."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -137,6 +138,7 @@ def _matrix_name(field: Field) -> str:
     return f"ids_{id_type(field.num_embeddings).__name__}"
 
 
+@cache
 def id_type(num_embeddings: int) -> type[np.generic]:
     """Returns the smallest integer type that holds ids below ``num_embeddings``."""
     return next(kind for kind in ID_TYPES if num_embeddings - 1 <= np.iinfo(kind).max)
