@@ -96,6 +96,7 @@ class TableEncoder:
             ids = self.ids(declared.name, values.flat).astype(kind)
             columns[declared.name] = ids if values.offsets is None else to_lists(ids, values.offsets)
             if declared.name in rows.weights:
+                assert values.offsets is not None
                 columns[weight_column(declared.name)] = to_lists(rows.weights[declared.name], values.offsets)
         for dense in self.table.dense_fields:
             encoded = dense.encode(rows.values[dense.name].flat, self.fitted[dense.name])
