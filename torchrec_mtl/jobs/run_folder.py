@@ -15,8 +15,8 @@ from torchrec_mtl.jobs.run_config import first_difference
 
 Settings = Mapping[str, Mapping[str, Any]]  # of each model
 _LOCK = ".lock"
-_CONFIG = "config.json"
-_BEFORE_CONFIG = {_LOCK, _CONFIG + ".partial"}  # what a job that was killed at once may leave
+CONFIG_FILE = "config.json"
+_BEFORE_CONFIG = {_LOCK, CONFIG_FILE + ".partial"}  # what a job that was killed at once may leave
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def is_finished(directory: Path, settings: Settings) -> bool:
     """
     if not (directory / "results.json").exists():
         return False
-    if difference := first_difference(read_json(directory / _CONFIG), settings):
+    if difference := first_difference(read_json(directory / CONFIG_FILE), settings):
         raise InputError(f"`name` (={directory.name!r}) is that of a finished run with {difference}; name another")
     return True
 
@@ -62,7 +62,7 @@ def open_run(directory: Path, settings: Settings) -> None:
     Raises:
         InputError: if ``directory`` is no run's, or that of a run with other settings.
     """
-    file = directory / _CONFIG
+    file = directory / CONFIG_FILE
     if file.is_file():
         if difference := first_difference(read_json(file), settings):
             raise InputError(

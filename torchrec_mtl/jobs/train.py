@@ -25,6 +25,7 @@ from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.environment import require_extra
+from torchrec_mtl.jobs.loading import record_data
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data
 from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
@@ -148,7 +149,9 @@ def run_directory(args: argparse.Namespace) -> Path:
     return Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
-def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], data: str, held: ExitStack) -> Path | None:
+def begin_run(
+    args: argparse.Namespace, configs: Sequence[RunConfig], folder: Path, data: str, held: ExitStack
+) -> Path | None:
     """The folder of a new or unfinished run, which ``held`` holds from now on; None if the run is finished.
 
     Raises:
@@ -163,6 +166,7 @@ def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], data: str,
     make_folder(directory, "output")
     held.enter_context(run_lock(directory))
     open_run(directory, settings)
+    record_data(directory, folder)
     return directory
 
 
@@ -180,8 +184,8 @@ def check_models(configs: Sequence[RunConfig], schema: Schema, world_size: int) 
 
 def prepare(
     args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
-) -> tuple[Schema, dict[str, Split]]:
-    """The data of the run on this rank, after everything is checked that depends on them."""
+) -> tuple[Path, Schema, dict[str, Split]]:
+    """The folder of the data, and the data on this rank, after everything is checked that depends on them."""
     data = dataset_directory(args.dataset, args.sample, args.raw)
     schema = Schema.load(data)
     for metric in shown:
@@ -191,7 +195,7 @@ def prepare(
     if dist.get_rank() == 0:
         for sentence in absent_classes(splits, data):
             print(f"warning: {sentence}", flush=True)
-    return schema, splits
+    return data, schema, splits
 
 
 def print_plans(configs: Sequence[RunConfig], schema: Schema, world_size: int) -> None:
@@ -212,9 +216,9 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     stop = StopRequest()
     with stop.listening(), process_group(device), ExitStack() as held:
         with stop.at_once():
-            schema, splits = on_every_rank(lambda: prepare(args, configs, shown, known))
+            folder, schema, splits = on_every_rank(lambda: prepare(args, configs, shown, known))
             described = describe_data(splits)
-            directory = on_first_rank(lambda: begin_run(args, configs, described, held))
+            directory = on_first_rank(lambda: begin_run(args, configs, folder, described, held))
         if directory is None:
             return
         reports = []

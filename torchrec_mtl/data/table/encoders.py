@@ -62,6 +62,13 @@ class TableEncoder:
     multi_valued: frozenset[str]
     value_types: Mapping[str, str]
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that `encode` reads: those of the fields, the histories, and the time."""
+        table = self.table
+        read = (column for each in table.fields for column in (each.columns if each not in table.histories else ()))
+        return tuple(dict.fromkeys((*((table.time,) if table.time else ()), *read, *(h.name for h in table.histories))))
+
     def encode(self, batch: pa.RecordBatch, source: str = "rows", first_row: int = 0) -> pl.DataFrame:
         """Encodes raw rows without labels, for prediction; rows bring their histories as lists of raw values.
 
