@@ -4,7 +4,7 @@
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,19 +102,22 @@ def figures(args: argparse.Namespace, run: LoadedRun) -> Measurements:
 
 
 def table(found: Measurements, by: str) -> str:
-    """The figures in aligned columns, one line for each slice, task and space."""
-    lines: dict[tuple[Any, ...], dict[str, float]] = {}
-    for row in found:
-        lines.setdefault((row["slice"], row["task"], row["space"]), {})[row["metric"]] = row["value"]
-    names = list(dict.fromkeys(row["metric"] for row in found))
-    head = [*([by] if by else []), "task", "space", *names]
-    return "\n".join(aligned([head, *_cells(lines, names, bool(by))]))
-
-
-def _cells(lines: Mapping[tuple[Any, ...], Mapping[str, float]], names: list[str], by: bool) -> Iterator[list[str]]:
-    for (of_slice, task, space), values in lines.items():
-        shown = [_written(name, values.get(name)) for name in names]
-        yield [*([of_slice or "all"] if by else []), task, space, *shown]
+    """The figures in aligned columns: of all impressions, then of the rows where the step before happened."""
+    parts = []
+    for title, chosen in {
+        "all impressions": [row for row in found if row["space"] == "impressions"],
+        "where the step before happened": [row for row in found if row["space"] != "impressions"],
+    }.items():
+        lines: dict[tuple[Any, ...], dict[str, float]] = {}
+        for row in chosen:
+            lines.setdefault((row["slice"], row["task"]), {})[row["metric"]] = row["value"]
+        names = list(dict.fromkeys(row["metric"] for row in chosen))
+        cells = [[*([by] if by else []), "task", *names]]
+        for (of_slice, task), values in lines.items():
+            shown = (_written(name, values.get(name)) for name in names)
+            cells.append([*([of_slice or "all"] if by else []), task, *shown])
+        parts += ["", title, *aligned(cells)] if chosen else []
+    return "\n".join(parts[1:])
 
 
 def _written(name: str, value: float | None) -> str:

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
 
 from torchrec_mtl.data import Schema
+from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.data.table.columns import Part
@@ -155,9 +155,7 @@ def predict(args: argparse.Namespace, run: LoadedRun) -> int:
     return rows
 
 
-def _scored(
-    part: Part, scoring: Scoring, predictor: Predictor, logits: np.ndarray, worth: np.ndarray | None
-) -> pl.DataFrame:
+def _scored(part: Part, scoring: Scoring, predictor: Predictor, logits: Array, worth: Array | None) -> pl.DataFrame:
     scores = predictor.from_logits(logits, worth).to_polars()
     kept = {name: pl.Series(part.column(name)) for name in scoring.keep}
     for name in kept:
