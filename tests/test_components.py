@@ -33,7 +33,7 @@ ENVIRONMENT = {
 
 class TestComponents(ComponentTestCase):
     def test_each_is_a_valid_component(self):
-        for name in ("train", "compare", "prepare", "bench"):
+        for name in ("train", "compare", "prepare", "evaluate", "predict", "calibrate", "bench"):
             self.validate(components, name)
 
 
@@ -259,3 +259,21 @@ def test_a_wrong_override_is_told_too(capsys, component):
 def test_malformed_nodes_and_processes_are_refused(j):
     with pytest.raises(ValueError, match="must be nodes x processes"):
         processes_a_node(j, gpu=0)
+
+
+def test_jobs_with_a_trained_run_get_their_options():
+    for job, options in {
+        "evaluate": ["--dataset", "data", "--", "--by", "week"],
+        "predict": ["--input", "rows", "--output", "scores.parquet", "--", "--values", "click=1"],
+        "calibrate": ["--dataset", "data", "--method", "platt"],
+    }.items():
+        command = only_replica(dryrun(f"mtl.{job}", "--run", "runs/first", "-j", "1x2", *options))
+        last = re.escape(" ".join(options[-2:]))
+        assert re.search(rf"-m torchrec_mtl {job} runs/first .*{last}", " ".join(command.args))
+
+
+def test_a_wrong_option_of_a_job_with_a_trained_run_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        dryrun("mtl.calibrate", "--run", "runs/first", "--dataset", "data", "--method", "isotonics")
+    assert ended.value.code == 2
+    assert "isotonics" in capsys.readouterr().err

@@ -4,6 +4,8 @@ TorchX treats every function here as a component and imports this file for every
 components share is in `torchrec_mtl.jobs.launch`, and the module of a job is imported where its arguments are checked.
 """
 
+import importlib
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -159,6 +161,118 @@ def prepare(
 
         parse(passed)
         return launch.program("torchrec_mtl", ["prepare", *passed], image, cpu, 0, memMB, max_retries, mounts)
+
+
+def evaluate(
+    *arguments: str,
+    run: str,
+    dataset: str,
+    split: str = "test",
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Measures a trained run on a prepared data set.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --by week
+        run: folder of the run, or of a model in it
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        split: train, valid or test
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--dataset", dataset, "--split", split, *arguments]
+    return _with_run("evaluate", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def predict(
+    *arguments: str,
+    run: str,
+    input: str,
+    output: str,
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Scores rows with a trained run.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --keep user --values click=1,buy=20
+        run: folder of the run, or of a model in it
+        input: file, folder or glob of rows
+        output: parquet file for the scores
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--input", input, "--output", output, *arguments]
+    return _with_run("predict", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def calibrate(
+    *arguments: str,
+    run: str,
+    dataset: str,
+    method: str = "isotonic",
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Calibrates a trained run on the validation split.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --model tafe
+        run: folder of the run, or of a model in it
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        method: isotonic or platt
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--dataset", dataset, "--method", method, *arguments]
+    return _with_run("calibrate", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def _with_run(
+    job: str,
+    arguments: Sequence[str],
+    j: str,
+    image: str,
+    cpu: int,
+    gpu: int,
+    memMB: int,  # noqa: N803
+    rdzv_port: int,
+    mounts: str,
+) -> specs.AppDef:
+    with launch.exit_on_input_error():
+        importlib.import_module(f"torchrec_mtl.jobs.{job}").parser().parse(arguments)
+        return launch.torchrun(job, arguments, j, image, cpu, gpu, memMB, 0, 0, rdzv_port, mounts)
 
 
 def bench(

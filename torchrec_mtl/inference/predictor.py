@@ -189,6 +189,9 @@ def unlabelled(schema: Schema, frame: pl.DataFrame, source: str = "rows") -> Spl
         values = values.astype(np.int64) if not len(values) else values
         weights = () if field.weight_column is None else (from_lists(frame[field.weight_column])[0],)
         ids[field.name] = (values, offsets, *weights)
+    for name in schema.dense:
+        if not (frame[name].dtype.is_numeric() or frame[name].dtype == pl.Boolean):
+            raise InputError(f"{source}: column {name!r} must hold numbers, not {frame[name].dtype}")
     labels = np.zeros((frame.height, len(schema.tasks)), np.float32)
     dense = frame.select(schema.dense).to_numpy() if schema.dense else None
     return Split(schema, ids, labels, dense, np.ones_like(labels), source=source)
