@@ -45,11 +45,28 @@ def check_integers(source: Source, column: str, values: Array) -> None:
 
 
 def check_ids(source: Source, field: Field, ids: Array, offsets: Array | None = None) -> None:
-    """Checks that ids are integers in ``0 .. num_embeddings - 1``."""
+    """Checks that ids are integers in ``0 .. num_embeddings - 1``, whether or not there is a row for others."""
     rule = f"id (={{}}) must be at least 0 and below `num_embeddings` (={field.num_embeddings})"
     if len(ids):
         check_integers(source, field.name, ids)
         reject(source, field.name, (ids < 0) | (ids >= field.num_embeddings), rule, ids, offsets)
+
+
+def replace_unknown(source: Source, field: Field, ids: Array, offsets: Array | None = None) -> tuple[Array, int]:
+    """Returns ids with ``field.unknown_row`` in place of each that is out of range, and the number of these.
+
+    Raises `InputError` as `check_ids` does, for an id out of range only if the field has no such row.
+    """
+    if field.unknown_row is None or not len(ids):
+        check_ids(source, field, ids, offsets)
+        return ids, 0
+    check_integers(source, field.name, ids)
+    unknown = (ids < 0) | (ids >= field.num_embeddings)
+    if not unknown.any():
+        return ids, 0
+    known = np.where(unknown, 0, ids).astype(np.int64)  # the ids' own type may not hold the row
+    known[unknown] = field.unknown_row
+    return known, int(unknown.sum())
 
 
 def check_offsets(source: Source, column: str, offsets: Array, num_values: int) -> None:

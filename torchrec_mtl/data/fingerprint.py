@@ -15,7 +15,11 @@ from torchrec_mtl.data.schema import Schema
 
 def columns_text(schema: Schema) -> str:
     """The columns of ``schema`` and their meaning, in one line; names, counts and notes are left out."""
-    return json.dumps(asdict(replace(schema, name="any", num_rows={}, notes={})), allow_nan=False)
+    content = asdict(replace(schema, name="any", num_rows={}, notes={}))
+    for field in content["fields"]:
+        if field["unknown_row"] is None:  # data from before there was such a row keeps its fingerprint
+            del field["unknown_row"]
+    return json.dumps(content, allow_nan=False)
 
 
 def fingerprint(schema: Schema, index: Mapping[str, Mapping[str, Any]]) -> str:

@@ -39,20 +39,24 @@ class Field:
         num_embeddings: number of rows that the embedding table needs.
         multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
         weight_column: name of a column with a list of finite weights, one for each id; only for a multi-valued field.
+        unknown_row: row of the table, from 0 to ``num_embeddings - 1``, that stands for every id outside this range;
+            None refuses such an id. It may be a row that no other id has, or that of a known id, such as 0 for
+            "missing". A missing value is always refused.
 
     Raises:
-        InputError: if an argument is of the wrong kind.
+        InputError: if an argument is of the wrong kind or out of its range.
 
     Example::
 
-        >>> Field("store", 112)
-        Field(name='store', num_embeddings=112, multi_valued=False, weight_column=None)
+        >>> Field("store", 112, unknown_row=0)
+        Field(name='store', num_embeddings=112, multi_valued=False, weight_column=None, unknown_row=0)
     """
 
     name: str
     num_embeddings: int
     multi_valued: bool = False
     weight_column: str | None = None
+    unknown_row: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -65,6 +69,10 @@ class Field:
             raise self._error("weight_column", "must be a non-empty string or None")
         if self.weight_column is not None and not self.multi_valued:
             raise self._error("weight_column", "must be None: the field is not multi-valued")
+        if self.unknown_row is not None and (
+            type(self.unknown_row) is not int or not 0 <= self.unknown_row < self.num_embeddings
+        ):
+            raise self._error("unknown_row", f"must be None or an integer from 0 to {self.num_embeddings - 1}")
 
     def _error(self, argument: str, rule: str) -> InputError:
         return InputError(f"`{argument}` (={getattr(self, argument)!r}) of field {self.name!r} {rule}")
@@ -226,7 +234,13 @@ class Schema:
         return cls(
             name=content["name"],
             fields=[
-                Field(item["name"], item["num_embeddings"], item["multi_valued"], item.get("weight_column"))
+                Field(
+                    item["name"],
+                    item["num_embeddings"],
+                    item["multi_valued"],
+                    item.get("weight_column"),  # older files have neither
+                    item.get("unknown_row"),
+                )
                 for item in fields
             ],
             tasks=TaskChain(**tasks) if version == 1 else TaskForest(*(Task(**task) for task in tasks)),

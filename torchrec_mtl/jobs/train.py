@@ -30,6 +30,7 @@ from torchrec_mtl.jobs.run_config import RunConfig, describe_data
 from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
+from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
@@ -191,6 +192,8 @@ def prepare(
     if dist.get_rank() == 0:
         for sentence in absent_classes(splits, data):
             print(f"warning: {sentence}", flush=True)
+        for sentence in unknown_ids(splits):
+            print(sentence, flush=True)
     return schema, splits
 
 

@@ -30,6 +30,7 @@ from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
 from torchrec_mtl.jobs.run_config import describe_data
 from torchrec_mtl.jobs.settings import make_config
+from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
@@ -117,6 +118,8 @@ def plans(args: argparse.Namespace) -> list[Plan]:
         splits = {split: read_split(folder, split, schema) for split in SPLITS}
         for sentence in absent_classes(splits, folder):
             print(f"warning: {sentence}", flush=True)
+        for sentence in unknown_ids(splits):
+            print(sentence, flush=True)
         made.append(replace(plan, data=describe_data(splits)))
     return made
 
