@@ -18,11 +18,11 @@ import torch.distributed as dist
 from torchrec_mtl.data import Field, Schema, Split, read_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
-from torchrec_mtl.errors import InputError, check_choice, check_file_name, check_positive_share
+from torchrec_mtl.errors import InputError, check_choice, check_file_name, check_positive_share, redacted
 from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
+from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
@@ -76,6 +76,7 @@ def parser() -> Parser:
         "--name", default="", help="name of the run, a new one or an unfinished one to resume (date and time)"
     )
     options.add_argument("--output", default="runs", help="folder of all runs (%(default)s)")
+    options.add_argument("--redact", action="store_true", help=REDACT_HELP)
     options.add_argument(
         "--show-config",
         action="store_true",
@@ -256,7 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_plans(configs, Schema.load(args.dataset), int(os.environ.get("WORLD_SIZE", "1")))
     else:
         try:
-            run(args, configs)
+            with redacted(args.redact):
+                run(args, configs)
         except Stopped:
             if int(os.environ.get("RANK", "0")) == 0:
                 print("asked to stop before training; the same command starts again")

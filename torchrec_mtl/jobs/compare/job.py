@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from torchrec_mtl.data import SPLITS, Schema, read_split
-from torchrec_mtl.errors import InputError, check_at_least, check_positive_share, not_one_of
+from torchrec_mtl.errors import InputError, check_at_least, check_positive_share, not_one_of, redacted
 from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
+from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
@@ -66,6 +66,7 @@ def parser() -> Parser:
         help=f"metrics in the report, by commas: {', '.join(METRICS)} or package.module:METRIC (%(default)s)",
     )
     options.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
+    options.add_argument("--redact", action="store_true", help=REDACT_HELP)
     return options
 
 
@@ -177,7 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: if the user made a mistake.
     """
-    failures = run(parser().parse(argv))
+    args = parser().parse(argv)
+    with redacted(args.redact):
+        failures = run(args)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if failures else 0
