@@ -1,6 +1,7 @@
 """A run on data with unknown ids: without a row for them it is refused, with one it is as if the data had that row."""
 
 import json
+import re
 from dataclasses import replace
 
 import polars as pl
@@ -43,6 +44,7 @@ def test_a_run_reports_unknown_ids_and_is_that_on_known_ones(tmp_path, capsys):
         assert f"{split} split: " in said
     assert " ids of 'item' (" in said
     assert "are unknown, row 3 stands for them" in said
+    assert len(re.findall("split: .* are unknown", (tmp_path / "second" / "run" / "table.txt").read_text())) == 3
 
 
 def test_without_a_row_the_data_is_refused_before_anything_is_written(tmp_path, capsys):

@@ -235,7 +235,7 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
                     save_report(report, own / "report.json")
             reports.append(report)
         if dist.get_rank() == 0:
-            write_report(reports, schema, directory, list(shown), known, described)
+            write_report(reports, schema, directory, list(shown), known, described, unknown_ids(splits))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
