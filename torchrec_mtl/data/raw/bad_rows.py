@@ -1,7 +1,7 @@
 """Handles rows that break the format: refuses the file, or puts the row aside and counts it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -69,6 +69,22 @@ class BadRows:
             self._file = self._path.open("wb")
         aside = b"" if redacts() else b"\t" + row.encode("latin-1")
         self._file.write(f"{file}\t{line}\t{reason}".encode() + aside + b"\n")
+
+    def add_row(self, source: str, reason: str, row: Callable[[], str]) -> None:
+        """Handles a bad row of ``source``; ``reason`` says which row it is, and ``row()`` gives it as text.
+
+        Raises:
+            InputError: as `add` does.
+        """
+        message = f"{source}: {reason}"
+        if self.policy == "strict":
+            raise InputError(message)
+        if self.total == self.limit:
+            raise InputError(f"{message}; that is more bad rows than `bad_rows_limit` (={self.limit})")
+        self.counts[source] += 1
+        if self._file is None:
+            self._file = self._path.open("wb")
+        self._file.write(f"{source}\t\t{reason}\t{row()}\n".encode())
 
     def add_lines(self, file: RawFile, lines: Iterable[BadLine]) -> None:
         """Handles bad lines of ``file``; raises as `add` does."""
