@@ -155,6 +155,14 @@ def test_prepare_passes_a_data_sets_own_arguments_on():
     assert replica.args == command.split()
 
 
+@pytest.mark.parametrize("component", ["train", "compare", "prepare"])
+def test_redact_is_passed_on(component):
+    needed = ["--dataset", "ali_ccp", "--raw", "/raw", "--output", "/out"] if component == "prepare" else []
+    for given in ([], ["--redact", "True"]):
+        replica = only_replica(dryrun(f"mtl.{component}", *needed, *given))
+        assert (" --redact" in " ".join(replica.args)) == bool(given)
+
+
 @pytest.mark.parametrize("program", ["peers", "scaling", "embedding_throughput"])  # the last, a package
 def test_bench_runs_a_program_with_its_arguments(program):
     replica = only_replica(dryrun("mtl.bench", "--program", program, "--", "--help"))

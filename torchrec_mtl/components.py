@@ -28,6 +28,7 @@ def train(
     seed: int = 0,
     name: str = "",
     output: str = "runs",
+    redact: bool = False,
     j: str = "1x2",
     image: str = IMAGE,
     cpu: int = 2,
@@ -51,6 +52,7 @@ def train(
         seed: seed of initialisation and row order
         name: name of the run, a new one or an unfinished one to resume; by default the date and time of the launch
         output: folder in which the folder of the run is made; all nodes must see it
+        redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
         j: nodes x processes per node, such as 2x8; or fewest:most nodes, such as 1:2x8
         image: image for container schedulers
         cpu: number of cores per node
@@ -64,7 +66,7 @@ def train(
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
     arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
-    arguments += ["--output", output, *overrides]
+    arguments += ["--output", output, *launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.train import check_arguments
 
@@ -86,6 +88,7 @@ def compare(
     stages: str = "search,final,sweep,efficiency,report",
     metrics: str = "auc",
     output: str = "runs/compare",
+    redact: bool = False,
     image: str = IMAGE,
     cpu: int = 2,
     gpu: int = 0,
@@ -107,6 +110,7 @@ def compare(
         stages: stages to run, separated by commas
         metrics: metrics that the report shows, separated by commas; your own are package.module:METRIC
         output: folder of the comparison, a new one or one to resume
+        redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
         image: image for container schedulers
         cpu: number of cores
         gpu: number of GPUs
@@ -116,7 +120,8 @@ def compare(
     """
     arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
-    arguments += ["--stages", stages, "--metrics", metrics, "--output", output, *overrides]
+    arguments += ["--stages", stages, "--metrics", metrics, "--output", output]
+    arguments += [*launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.compare.job import check, parser
 
@@ -132,6 +137,7 @@ def prepare(
     output: str,
     protocol: str = "",
     bad_rows: str = "strict",
+    redact: bool = False,
     image: str = IMAGE,
     cpu: int = 2,
     memMB: int = 16384,  # noqa: N803
@@ -147,13 +153,14 @@ def prepare(
         output: folder of the prepared data set
         protocol: fields and rules; by default the data set's
         bad_rows: strict to refuse a file with a bad row, quarantine to set bad rows aside
+        redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
         image: image for container schedulers
         cpu: number of cores
         memMB: memory, in MB
         max_retries: number of times that the scheduler restarts the job
         mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
-    options = ["--raw", raw, "--output", output, "--bad-rows", bad_rows]
+    options = ["--raw", raw, "--output", output, "--bad-rows", bad_rows, *launch.flag("--redact", redact)]
     options += ["--protocol", protocol] if protocol else []
     passed = [dataset, *options, *arguments]
     with launch.exit_on_input_error():

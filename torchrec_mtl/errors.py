@@ -2,9 +2,13 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 LARGEST = 2**31 - 1  # size or count that an argument may have
+REDACTED = "<redacted>"
+_redacts: ContextVar[bool] = ContextVar("redacts", default=False)
 
 
 class InputError(ValueError):
@@ -25,6 +29,35 @@ class TrainingError(RuntimeError):
 
     Programs of this library print the sentence and exit with status 1. The last checkpoint is kept.
     """
+
+
+@contextmanager
+def redacted(redact: bool = True) -> Iterator[None]:
+    """Leaves the values of data, such as users' ids, out of messages and of the files that bad data is saved to.
+
+    It holds in the block, in this thread, and in threads that this library starts there. Names, rows and lines stay.
+
+    Example::
+
+        >>> with redacted():
+        ...     print(f"row 3: id (={shown(40389)}) must be below 9")
+        row 3: id (=<redacted>) must be below 9
+    """
+    token = _redacts.set(redact)
+    try:
+        yield
+    finally:
+        _redacts.reset(token)
+
+
+def redacts() -> bool:
+    """Whether values of data are left out, see `redacted`."""
+    return _redacts.get()
+
+
+def shown(value: object) -> str:
+    """A value of the data for a message: its text, or `REDACTED` within `redacted`."""
+    return REDACTED if redacts() else str(value)
 
 
 def nearest(text: str, known: Iterable[object]) -> str | None:

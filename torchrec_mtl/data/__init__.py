@@ -7,6 +7,7 @@ from torchrec_mtl.data.loader import BatchLoader
 from torchrec_mtl.data.reader import read_split
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.split import Split
+from torchrec_mtl.data.unknown_ids import UnknownIds
 from torchrec_mtl.data.writer import build_once
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MultiTaskBatch",
     "Schema",
     "Split",
+    "UnknownIds",
     "build_once",
     "check_batch",
     "log_round",

@@ -26,8 +26,9 @@ def check_batch(
 ) -> None:
     """Checks the values of a batch on the CPU, before it is copied to a device and before the model sees it.
 
-    Sharded tables train row 0 in place of an id that they do not have, and a loss takes any number as a label.
-    `BatchLoader` and `Split` have checked their rows already.
+    Sharded tables train row 0 in place of an id that they do not have, and a loss takes any number as a label. An id
+    that a row stands for (`Field.unknown_row`) is refused too: put the batch through `UnknownIds` first. `BatchLoader`
+    and `Split` have checked their rows already.
 
     Args:
         batch: `MultiTaskBatch`, TorchRec's ``Batch``, or anything with ``dense_features [B, num_dense]``,
@@ -59,7 +60,7 @@ def check_batch(
         sizes, num_dense = {field.name: field.num_embeddings for field in expected.fields}, len(expected.dense)
         tasks = tasks or expected.tasks
     else:
-        sizes, num_dense = _of_model(expected)
+        sizes, num_dense = sizes_of_model(expected)
     labels, num_rows = _array("labels", batch.labels), len(batch.labels)
     if tasks is None:
         tasks = TaskForest(*(Task(f"task_{number}") for number in range(labels.shape[1] if labels.ndim == 2 else 1)))
@@ -87,7 +88,7 @@ def check_batch(
         checks.check_labels(_SOURCE, tasks, labels, known)
 
 
-def _of_model(model: nn.Module) -> tuple[dict[str, int], int]:
+def sizes_of_model(model: nn.Module) -> tuple[dict[str, int], int]:
     """Returns the number of ids of each feature that a model reads, and its number of dense columns."""
     layouts = [module.layout for module in model.modules() if isinstance(module, FeatureArch)]
     if not layouts:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from torchrec_mtl.data.id_columns import id_type
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, shown
 
 VOCABULARIES_FILE = "vocabularies.parquet"
 NUM_PENDING = 2**18  # ids collected before they are counted
@@ -151,6 +151,7 @@ def log_round(values: ArrayLike, resolution: float = 1.0) -> NDArray[np.int64]:
     if bad.any():
         position = int(bad.argmax())
         raise InputError(
-            f"`values` (={array.flat[position]} at position {position}, counted from 0) must be finite and at least 0"
+            f"`values` (={shown(array.flat[position])} at position {position}, counted from 0) must be finite and at "
+            "least 0"
         )
     return np.rint(resolution * np.log2(1 + array)).astype(np.int64)

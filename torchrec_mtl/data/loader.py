@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -242,7 +244,8 @@ def prefetched(items: Iterator[T], depth: int, source: str, first_step: int = 0)
         except BaseException as error:
             queue.put(_End(error))
 
-    threading.Thread(target=compute_items, name=f"reader of {source}", daemon=True).start()
+    target = partial(copy_context().run, compute_items)  # so that `redacted` holds there too
+    threading.Thread(target=target, name=f"reader of {source}", daemon=True).start()
     step = first_step
     try:
         while True:

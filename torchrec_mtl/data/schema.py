@@ -22,7 +22,7 @@ SCHEMA_FILE = "schema.json"
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
 _POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
-_OPTIONAL = ("weight_column", "shares", "embedding_dim", "pooling", "init_std")  # of a field
+_OPTIONAL = ("weight_column", "unknown_row", "shares", "embedding_dim", "pooling", "init_std")  # of a field
 
 
 class HasEmbeddingBagConfigs(Protocol):
@@ -44,23 +44,28 @@ class Field:
         num_embeddings: number of rows that the embedding table needs.
         multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
         weight_column: name of a column with a list of finite weights, one for each id; only for a multi-valued field.
+        unknown_row: row of the table, from 0 to ``num_embeddings - 1``, that stands for every id outside this range;
+            None refuses such an id. It may be a row that no other id has, or that of a known id, such as 0 for
+            "missing". A missing value is always refused.
         shares: name of the field whose table this field looks up too; its own table by default.
         embedding_dim: dimension of the table; by default the one that the run chooses.
         pooling: how the embeddings of a row's ids are joined, "sum" or "mean".
         init_std: standard deviation of the table's first values; by default the one that the run chooses.
 
     Raises:
-        InputError: if an argument is of the wrong kind.
+        InputError: if an argument is of the wrong kind or out of its range.
 
     Example::
 
-        >>> fields = [Field("store", 112), Field("recent_stores", 112, multi_valued=True, shares="store")]
+        >>> fields = [Field("store", 112, unknown_row=0)]
+        >>> fields += [Field("recent_stores", 112, multi_valued=True, shares="store", unknown_row=0)]
     """
 
     name: str
     num_embeddings: int
     multi_valued: bool = False
     weight_column: str | None = None
+    unknown_row: int | None = None
     _: KW_ONLY
     shares: str | None = None
     embedding_dim: int | None = None
@@ -78,6 +83,10 @@ class Field:
             raise self._error("weight_column", "must be a non-empty string or None")
         if self.weight_column is not None and not self.multi_valued:
             raise self._error("weight_column", "must be None: the field is not multi-valued")
+        if self.unknown_row is not None and (
+            type(self.unknown_row) is not int or not 0 <= self.unknown_row < self.num_embeddings
+        ):
+            raise self._error("unknown_row", f"must be None or an integer from 0 to {self.num_embeddings - 1}")
         if self.shares is not None and (not isinstance(self.shares, str) or self.shares == self.name):
             raise self._error("shares", "must name another field")
         if self.pooling not in _POOLING:

@@ -36,6 +36,10 @@ class Split:
         groups: groups of the rows for GAUC, integers [N]; the attribute ``groups`` has them as int64.
         source: name of these rows in error messages; a reader gives the file.
 
+    Attributes:
+        num_unknown: number of ids that are outside their field's range, and of all ids, by the name of each field that
+            has an ``unknown_row``, which stands for them in the batches.
+
     Raises:
         InputError: on the first value that breaks a rule, naming the column, the row and the value; also if columns
             differ in length.
@@ -74,14 +78,22 @@ class Split:
             arrays["groups"] = rows.groups(groups)
         arrays |= pack_ids(schema.fields, {field.name: rows.ids(field, ids) for field in schema.fields})
         self._attach(schema, arrays, schema.field_names, str(source))
+        self.num_unknown: Mapping[str, tuple[int, int]] = rows.num_unknown
 
     @classmethod
     def from_arrays(
-        cls, schema: Schema, arrays: Mapping[str, Array], fields: Sequence[str], source: str, fingerprint: str
+        cls,
+        schema: Schema,
+        arrays: Mapping[str, Array],
+        fields: Sequence[str],
+        source: str,
+        fingerprint: str,
+        num_unknown: Mapping[str, tuple[int, int]] | None = None,
     ) -> "Split":
         """Returns a split with the ``arrays`` of another, which are not checked again, and batches of ``fields``."""
         split = cls.__new__(cls)
         split.__dict__["fingerprint"] = fingerprint
+        split.num_unknown = num_unknown or {}
         split._attach(schema, arrays, fields, source)
         return split
 
@@ -143,6 +155,7 @@ class _Checker:
 
     def __init__(self, schema: Schema, num_rows: int, source: Source) -> None:
         self.schema, self.num_rows, self.source = schema, num_rows, source
+        self.num_unknown: dict[str, tuple[int, int]] = {}
         if num_rows == 0:
             raise InputError(f"{source}: must have at least one row")
 
@@ -176,15 +189,14 @@ class _Checker:
         if not field.multi_valued:
             values = np.asarray(column)
             self._check_length(f"column {field.name!r}", len(values))
-            checks.check_ids(self.source, field, values)
-            return values
+            return self._known(field, values)
         parts = ("values", "offsets") if field.weight_column is None else ("values", "offsets", "weights")
         if not (isinstance(column, tuple) and len(column) == len(parts)):
             raise InputError(f"{self.source}: column {field.name!r} must be a tuple of {' and '.join(parts)}")
         values, offsets = np.asarray(column[0]), np.asarray(column[1])
         checks.check_offsets(self.source, field.name, offsets, len(values))
         self._check_length(f"column {field.name!r}", len(offsets) - 1)
-        checks.check_ids(self.source, field, values, offsets)
+        values = self._known(field, values, offsets)
         if field.weight_column is None:
             return Lists(values, offsets)
         weights = np.asarray(column[2], np.float32)
@@ -193,6 +205,12 @@ class _Checker:
             raise InputError(f"{self.source}: weights of column {field.name!r} {rule}")
         checks.check_id_weights(self.source, field.weight_column, weights, offsets)
         return Lists(values, offsets, weights)
+
+    def _known(self, field: Field, ids: Array, offsets: Array | None = None) -> Array:
+        known, num_unknown = checks.replace_unknown(self.source, field, ids, offsets)
+        if field.unknown_row is not None:
+            self.num_unknown[field.name] = (num_unknown, len(ids))
+        return known
 
     def _floats(self, name: str, values: ArrayLike, num_columns: int) -> Array:
         array = np.require(values, np.float32, ["C"])

@@ -18,11 +18,11 @@ import torch.distributed as dist
 from torchrec_mtl.data import Field, Schema, Split, read_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
-from torchrec_mtl.errors import InputError, check_choice, check_file_name, check_positive_share
+from torchrec_mtl.errors import InputError, check_choice, check_file_name, check_positive_share, redacted
 from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
+from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.loading import record_data
@@ -31,6 +31,7 @@ from torchrec_mtl.jobs.run_config import RunConfig, describe_data
 from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
+from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
@@ -76,6 +77,7 @@ def parser() -> Parser:
         "--name", default="", help="name of the run, a new one or an unfinished one to resume (date and time)"
     )
     options.add_argument("--output", default="runs", help="folder of all runs (%(default)s)")
+    options.add_argument("--redact", action="store_true", help=REDACT_HELP)
     options.add_argument(
         "--show-config",
         action="store_true",
@@ -195,6 +197,8 @@ def prepare(
     if dist.get_rank() == 0:
         for sentence in absent_classes(splits, data):
             print(f"warning: {sentence}", flush=True)
+        for sentence in unknown_ids(splits):
+            print(sentence, flush=True)
     return data, schema, splits
 
 
@@ -235,7 +239,7 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
                     save_report(report, own / "report.json")
             reports.append(report)
         if dist.get_rank() == 0:
-            write_report(reports, schema, directory, list(shown), known, described)
+            write_report(reports, schema, directory, list(shown), known, described, unknown_ids(splits))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -257,7 +261,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_plans(configs, Schema.load(args.dataset), int(os.environ.get("WORLD_SIZE", "1")))
     else:
         try:
-            run(args, configs)
+            with redacted(args.redact):
+                run(args, configs)
         except Stopped:
             if int(os.environ.get("RANK", "0")) == 0:
                 print("asked to stop before training; the same command starts again")

@@ -8,7 +8,7 @@ from typing import IO
 
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.lines import BadLine
-from torchrec_mtl.errors import InputError, check_choice
+from torchrec_mtl.errors import InputError, check_choice, redacts
 
 POLICIES = ("strict", "quarantine")
 BAD_ROWS_FILE = "bad_rows.tsv"
@@ -26,7 +26,8 @@ class BadRows:
 
     Args:
         policy: what happens to a bad row: "strict" raises at the first one, "quarantine" writes each to
-            ``bad_rows.tsv`` as file, line, reason and unchanged row, separated by tabs.
+            ``bad_rows.tsv`` as file, line, reason and unchanged row, separated by tabs; without the row and what the
+            reason quotes of it within `torchrec_mtl.errors.redacted`.
         limit: largest number of bad rows in all files together; one more is an error.
         folder: folder of ``bad_rows.tsv``, which is created at the first bad row.
 
@@ -53,6 +54,8 @@ class BadRows:
     def add(self, file: RawFile, line: int, row: str, reason: str) -> None:
         """Handles a bad row, given as latin-1 text: one character per byte.
 
+        What ``reason`` quotes of the row must have gone through `torchrec_mtl.errors.shown`.
+
         Raises:
             InputError: under "strict", or if there are more than ``limit`` bad rows.
         """
@@ -64,7 +67,8 @@ class BadRows:
         self.counts[file.name] += 1
         if self._file is None:
             self._file = self._path.open("wb")
-        self._file.write(f"{file}\t{line}\t{reason}\t".encode() + row.encode("latin-1") + b"\n")
+        aside = b"" if redacts() else b"\t" + row.encode("latin-1")
+        self._file.write(f"{file}\t{line}\t{reason}".encode() + aside + b"\n")
 
     def add_row(self, source: str, reason: str, row: Callable[[], str]) -> None:
         """Handles a bad row of ``source``; ``reason`` says which row it is, and ``row()`` gives it as text.

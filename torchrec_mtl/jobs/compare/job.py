@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from torchrec_mtl.data import SPLITS, Schema, read_split
-from torchrec_mtl.errors import InputError, check_at_least, check_positive_share, not_one_of
+from torchrec_mtl.errors import InputError, check_at_least, check_positive_share, not_one_of, redacted
 from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
+from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
@@ -30,6 +30,7 @@ from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
 from torchrec_mtl.jobs.run_config import describe_data
 from torchrec_mtl.jobs.settings import make_config
+from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
@@ -65,6 +66,7 @@ def parser() -> Parser:
         help=f"metrics in the report, by commas: {', '.join(METRICS)} or package.module:METRIC (%(default)s)",
     )
     options.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
+    options.add_argument("--redact", action="store_true", help=REDACT_HELP)
     return options
 
 
@@ -117,6 +119,8 @@ def plans(args: argparse.Namespace) -> list[Plan]:
         splits = {split: read_split(folder, split, schema) for split in SPLITS}
         for sentence in absent_classes(splits, folder):
             print(f"warning: {sentence}", flush=True)
+        for sentence in unknown_ids(splits):
+            print(sentence, flush=True)
         made.append(replace(plan, data=describe_data(splits)))
     return made
 
@@ -174,7 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: if the user made a mistake.
     """
-    failures = run(parser().parse(argv))
+    args = parser().parse(argv)
+    with redacted(args.redact):
+        failures = run(args)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if failures else 0
