@@ -13,6 +13,9 @@ Backends:
     auto: the fastest that runs here; the choice and the reason are logged once.
 
 If ``backend`` is "auto", the environment variable ``TORCHREC_MTL_INDUCING_ATTENTION`` can name the backend instead.
+
+Forward-mode derivatives are the reference's, and so are second derivatives of ``cpp``; where a backend has none, taking
+them raises an `InputError`.
 """
 
 import torch
