@@ -1,7 +1,11 @@
 """`evaluate`, `calibrate` and `predict` on a small trained run."""
 
+import importlib
 import json
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,6 +15,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.data.table import sources
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +33,26 @@ def run(trained, tmp_path):
     """A copy, so that a calibration of one test is not there in another."""
     shutil.copytree(trained / "run", tmp_path / "run")
     return tmp_path / "run"
+
+
+def test_the_readme_and_the_page_do_what_they_say(trained, tmp_path, monkeypatch):
+    """Their Python runs as it stands, and their commands are parsed as they stand."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained / "run", tmp_path / "runs" / "my_run")
+    rows = pl.read_parquet(trained / "tiny" / "test.parquet")
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/a_trained_run.md")]
+    for text in texts:
+        (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "load_run" in block]
+        exec(code, names := {"rows": rows})
+        assert "predictor" in names or names["predictions"].marginal.shape == (rows.height, 3)
+    commands = re.findall(r"^torchrec-mtl ((?:predict|evaluate|calibrate) .*)$", "\n".join(texts), re.M)
+    assert len(commands) == 6
+    for command in commands:
+        job, *arguments = shlex.split(command, comments=True)
+        importlib.import_module(f"torchrec_mtl.jobs.{job}").parser().parse(arguments)
+    for name in ("config.json", "data", "mmoe/checkpoints", "results.json", "table.txt", "report.png"):
+        assert f"`{name}" in texts[1]
+        assert (trained / "run" / name).exists()
 
 
 def scores(run, rows, output, *options):
