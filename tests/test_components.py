@@ -21,7 +21,7 @@ JOB = [*NODES, "--name", "first", "--models", "tafe", "--dataset", "/shared/data
 JOB += ["--max_restarts", "3", "--max_retries", "2", "--mounts", "type=bind,src=/shared,dst=/shared"]
 OVERRIDE = "tafe.model_args.num_layers=2"
 PROGRAM = "-m torchrec_mtl train --models tafe --dataset /shared/data --sample 0.2 --raw '' --settings ''"
-PROGRAM += f" --metrics auc --seed 0 --name first --output /shared/runs {OVERRIDE}"
+PROGRAM += f" --metrics auc --seed 0 --name first --output /shared/runs --timeout 600 {OVERRIDE}"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "8",
     "PET_MAX_RESTARTS": "3",
@@ -72,7 +72,7 @@ def test_train_is_torchruns_on_one_machine():
     (_, command) = replica.args[1:]
     assert command.startswith("torchrun --rdzv_backend c10d --rdzv_endpoint localhost:0 ")
     assert "--nnodes 1 --nproc_per_node 2" in command
-    assert re.search(rf"--models tafe .* --name \d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d --output runs {OVERRIDE}$", command)
+    assert re.search(rf"--models tafe .* --name \d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d --output runs --timeout 600 {OVERRIDE}$", command)
     assert replica.env["OMP_NUM_THREADS"] == "2"
     assert replica.env["PET_MAX_RESTARTS"] == "0"
 

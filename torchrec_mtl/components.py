@@ -26,6 +26,7 @@ def train(
     seed: int = 0,
     name: str = "",
     output: str = "runs",
+    timeout: int = 600,
     j: str = "1x2",
     image: str = IMAGE,
     cpu: int = 2,
@@ -49,6 +50,7 @@ def train(
         seed: seed of initialisation and row order
         name: name of the run, a new one or an unfinished one to resume; by default the date and time of the launch
         output: folder in which the folder of the run is made; all nodes must see it
+        timeout: seconds without a step after which every process leaves its stack in the folder of the run and ends
         j: nodes x processes per node, such as 2x8; or fewest:most nodes, such as 1:2x8
         image: image for container schedulers
         cpu: number of cores per node
@@ -62,7 +64,7 @@ def train(
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
     arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
-    arguments += ["--output", output, *overrides]
+    arguments += ["--output", output, "--timeout", str(timeout), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.train import check_arguments
 

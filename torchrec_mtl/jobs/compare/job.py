@@ -28,6 +28,7 @@ from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
+from torchrec_mtl.jobs.folder_lock import folder_lock
 from torchrec_mtl.jobs.run_config import describe_data
 from torchrec_mtl.jobs.settings import make_config
 from torchrec_mtl.metrics import METRICS, find_metric
@@ -145,10 +146,16 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
 def run(args: argparse.Namespace) -> list[str]:
     """Runs the whole job; returns a sentence for each failure."""
     require_extra("report", "tensorboard", "matplotlib")
-    stages = args.stages.split(",")
-    planned, failures = plans(args), []
+    planned, output = plans(args), Path(args.output)
+    make_folder(output, "output")
+    with folder_lock(output, "output", "comparison"):
+        return run_plans(planned, args)
+
+
+def run_plans(planned: Sequence[Plan], args: argparse.Namespace) -> list[str]:
+    """Runs the stages of each plan; returns a sentence for each failure."""
+    stages, failures = args.stages.split(","), []
     choices = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
-    make_folder(Path(args.output), "output")
     print(*choices, sep="\n", flush=True)
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
