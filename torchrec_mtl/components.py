@@ -118,10 +118,10 @@ def compare(
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
     arguments += ["--stages", stages, "--metrics", metrics, "--output", output, *overrides]
     with launch.exit_on_input_error():
-        from torchrec_mtl.jobs.compare.job import check, parser
+        from torchrec_mtl.jobs.compare.job import check_arguments
 
         launch.check_resources(cpu, gpu, memMB, max_retries)
-        check(parser().parse(arguments))
+        check_arguments(arguments)
         return launch.program("torchrec_mtl", ["compare", *arguments], image, cpu, gpu, memMB, max_retries, mounts)
 
 

@@ -29,6 +29,7 @@ from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
 from torchrec_mtl.jobs.folder_lock import folder_lock
+from torchrec_mtl.jobs.known_tasks import check_buildable
 from torchrec_mtl.jobs.run_config import describe_data
 from torchrec_mtl.jobs.settings import make_config
 from torchrec_mtl.metrics import METRICS, find_metric
@@ -97,6 +98,18 @@ def check(args: argparse.Namespace) -> list[System]:
             config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
             early_stopping_metric(config.training, known)
     return systems
+
+
+def check_arguments(argv: Sequence[str]) -> None:
+    """Raises `InputError` if a comparison cannot be made, whatever the rows; see `check_buildable`."""
+    args = parser().parse(argv)
+    systems = check(args)
+    protocol = PROTOCOLS[args.protocol]
+    for system in systems:  # all candidates have the same arguments but for rates and sizes, which `check` has seen
+        overrides = [*protocol.search[0], *args.overrides]
+        config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
+        for dataset in args.datasets.split(","):
+            check_buildable(config, dataset)
 
 
 def plans(args: argparse.Namespace) -> list[Plan]:
