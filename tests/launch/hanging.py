@@ -11,7 +11,7 @@ from typing import Any
 from torchrec.distributed.planner import EmbeddingShardingPlanner
 
 from torchrec_mtl.__main__ import main
-from torchrec_mtl.training import distributed, loop
+from torchrec_mtl.training import distributed
 from torchrec_mtl.training.loop import TrainingLoop
 
 
@@ -44,7 +44,6 @@ FAULTS = {
     "plan": (EmbeddingShardingPlanner, "plan", 1, 0, stuck_in_python),
     "distribute": (distributed, "start_tables", 1, 1, stuck_in_python),
     "step": (TrainingLoop, "take_step", 5, 1, stuck_in_python),
-    "evaluation": (loop, "evaluate", 1, 1, stuck_in_python),
     "lock": (TrainingLoop, "take_step", 5, 1, stuck_in_c),
     "stopped": (TrainingLoop, "take_step", 5, 1, stopped),
 }

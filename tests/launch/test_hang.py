@@ -18,22 +18,15 @@ def data(tmp_path_factory):
 
 
 def run(fault, data, output):
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        hanging.__file__,
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     sharded = "training.table.optimizer=rowwise_adagrad"
     arguments = [*job.arguments(data, output), "--timeout", str(TIMEOUT), sharded]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "2"}
-    command = [*torchrun, fault, "train", *arguments]
+    command = [*torchrun, hanging.__file__, fault, "train", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=job.SECONDS, env=environment, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", hanging.FAULTS)
 def test_every_rank_ends_and_leaves_its_stack(data, tmp_path, fault):
     done = run(fault, data, tmp_path)

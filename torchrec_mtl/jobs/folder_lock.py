@@ -83,7 +83,7 @@ def _refusal(directory: Path, argument: str, what: str, holder: str) -> InputErr
 
 def _age(file: Path) -> float:
     """Seconds since the last heartbeat, by the clock of the file system: those of two machines differ."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f"{LOCK}.") as now:
+    with tempfile.TemporaryFile(dir=file.parent) as now:
         return os.fstat(now.fileno()).st_mtime - file.stat().st_mtime
 
 
