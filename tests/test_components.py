@@ -254,6 +254,16 @@ def test_wrong_arguments_of_a_model_are_told_before_anything_is_launched(tmp_pat
         assert capsys.readouterr().err.startswith(f"error: {sentence}")
 
 
+@pytest.mark.parametrize("component", [components.train, components.compare])
+def test_a_table_that_is_not_there_is_told_before_anything_is_launched(tmp_path, capsys, component):
+    dataset = str(funnel.prepare(tmp_path / "data"))
+    options = {"dataset": dataset} if component is components.train else {"datasets": dataset, "protocol": "paper"}
+    with pytest.raises(SystemExit):
+        component("training.tables.t_usr.sharding=row_wise", models="tafe", **options)
+    told = capsys.readouterr().err
+    assert told == "error: `tables` (='t_usr') must be of the model's: ['t_item', 't_tags', 't_user']\n"
+
+
 @pytest.mark.parametrize("dataset", UNSEEN)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_only_data_without_a_second_task_are_refused_with_any_default(capsys, dataset, system):

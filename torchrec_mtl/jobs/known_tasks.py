@@ -12,6 +12,7 @@ from torchrec_mtl.jobs.datasets import find_dataset
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.systems import LOSSES, SYSTEMS
 from torchrec_mtl.tasks import TaskChain, TaskForest
+from torchrec_mtl.training.sharding import check_table_names
 
 _FIELDS = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument of ours
 
@@ -19,7 +20,7 @@ _FIELDS = [Field("first", 2), Field("second", 2)]  # which fields there are matt
 def check_buildable(config: RunConfig, dataset: str) -> None:
     """Builds the model and its loss on ``meta`` for a data set, as far as that is known.
 
-    A prepared folder has its tasks, and so have the data sets that name them in `DATASETS`. For other data, a model of
+    A prepared folder has its tables and tasks; a data set in `DATASETS` may name its tasks. For other data, a model of
     this library must suit some tasks: a chain of 1 to 3, or of as many as an argument has values.
 
     Args:
@@ -27,10 +28,10 @@ def check_buildable(config: RunConfig, dataset: str) -> None:
         dataset: what a command line names: a data set, or a folder that may not be there yet.
 
     Raises:
-        InputError: if an argument is wrong for these tasks, or for any.
+        InputError: if an argument is wrong for these tasks, or for any; or if ``tables`` names one that is not there.
     """
     if (Path(dataset) / SCHEMA_FILE).is_file():
-        build_model(config, Schema.load(dataset), torch.device("meta"))
+        check_table_names(build_model(config, Schema.load(dataset), torch.device("meta")), config.training)
         return
     found = find_dataset(dataset)
     if found is not None and found.tasks is not None:

@@ -58,8 +58,8 @@ def watched(directory: Path, timeout: timedelta = TIMEOUT) -> Iterator[None]:
             ended.set()
             thread.join()
             faulthandler.cancel_dump_traceback_later()
-            if not file.stat().st_size:
-                file.unlink()
+            if not os.fstat(stream.fileno()).st_size:
+                file.unlink(missing_ok=True)
 
 
 def longest_wait(timeout: timedelta) -> timedelta:

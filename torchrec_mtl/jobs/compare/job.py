@@ -105,7 +105,7 @@ def check_arguments(argv: Sequence[str]) -> None:
     args = parser().parse(argv)
     systems = check(args)
     protocol = PROTOCOLS[args.protocol]
-    for system in systems:  # all candidates have the same arguments but for rates and sizes, which `check` has seen
+    for system in systems:  # candidates differ in learning rates, which `check` has checked
         overrides = [*protocol.search[0], *args.overrides]
         config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
         for dataset in args.datasets.split(","):
