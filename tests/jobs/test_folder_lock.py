@@ -97,6 +97,13 @@ def test_a_job_that_was_taken_over_ends(tmp_path):
     assert (tmp_path / ".lock").read_text() == OTHER
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    sentence = rf"^`name` \(='{tmp_path.name}'\) must be a folder that can be written, but .*\.lock cannot be: Is a dir"
+    with pytest.raises(InputError, match=sentence), folder_lock(tmp_path, "name", "run"):
+        pass
+
+
 def test_the_heartbeat_goes_on(tmp_path):
     process = hold(tmp_path, KINDS[0])
     first = (tmp_path / ".lock").stat().st_mtime_ns

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from torchrec_mtl.errors import InputError
 
@@ -25,7 +26,7 @@ def folder_lock(directory: Path, argument: str, what: str) -> Iterator[None]:
     On one machine the kernel releases the lock when the process ends, however it ends. Where a file system has no
     locks, or other machines do not see them, the holder touches the lock file every 5 seconds. A job on another machine
     waits until it sees that, and is refused, or until the last touch is 30 seconds old, and takes over. A process that
-    was taken over, because it stood still, ends with status 1 before it writes more.
+    was taken over, because it stood still, ends with status 1 within 5 seconds after it continues.
 
     Args:
         directory: folder that exists.
@@ -33,10 +34,10 @@ def folder_lock(directory: Path, argument: str, what: str) -> Iterator[None]:
         what: kind of job for error messages, such as "run".
 
     Raises:
-        InputError: if another process holds it.
+        InputError: if another process holds it, or it cannot be written.
     """
     file, own = directory / LOCK, f"process {os.getpid()} on {socket.gethostname()}\n{_machine()}"
-    with file.open("a+") as handle:
+    with _open(file, directory, argument) as handle:
         locked = True
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,6 +62,14 @@ def folder_lock(directory: Path, argument: str, what: str) -> Iterator[None]:
             beating.join()
             if file.is_file() and file.read_text() == own:
                 handle.truncate(0)  # other machines need not wait
+
+
+def _open(file: Path, directory: Path, argument: str) -> TextIO:
+    try:
+        return file.open("a+")
+    except OSError as error:
+        rule = f"must be a folder that can be written, but {file} cannot be: {error.strerror}"
+        raise InputError(f"`{argument}` (={directory.name!r}) {rule}") from error
 
 
 def _machine() -> str:
