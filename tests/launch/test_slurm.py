@@ -16,7 +16,7 @@ from tests.launch import job
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 REASONS = [] if os.environ.get("TORCHREC_MTL_SLURM") else ["TORCHREC_MTL_SLURM is not set; `make verify` sets it"]
-REASONS += [f"{program} is not installed" for program in PROGRAMS if shutil.which(program) is None]
+REASONS += [f"{program} is not on the PATH" for program in PROGRAMS if shutil.which(program) is None]
 pytestmark = pytest.mark.skipif(bool(REASONS), reason="; ".join(REASONS))
 
 NODE = socket.gethostname()  # of both nodes: the first must have a name at which the second finds it
