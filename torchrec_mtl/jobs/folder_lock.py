@@ -35,6 +35,12 @@ def folder_lock(directory: Path, argument: str, what: str) -> Iterator[None]:
 
     Raises:
         InputError: if another process holds it, or it cannot be written.
+
+    Example::
+
+        >>> with tempfile.TemporaryDirectory() as folder, folder_lock(Path(folder), "name", "run"):
+        ...     os.listdir(folder)
+        ['.lock']
     """
     file, own = directory / LOCK, f"process {os.getpid()} on {socket.gethostname()}\n{_machine()}"
     with _open(file, directory, argument) as handle:

@@ -29,6 +29,13 @@ def check_buildable(config: RunConfig, dataset: str) -> None:
 
     Raises:
         InputError: if an argument is wrong for these tasks, or for any; or if ``tables`` names one that is not there.
+
+    Example::
+
+        >>> from torchrec_mtl.jobs.settings import PAPER, make_config
+        >>> check_buildable(make_config(SYSTEMS["tafe"], PAPER, ["model_args.dropout=3"]), "/not/here/yet")
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `dropout` (=3.0) must be from 0 to 1
     """
     if (Path(dataset) / SCHEMA_FILE).is_file():
         check_table_names(build_model(config, Schema.load(dataset), torch.device("meta")), config.training)

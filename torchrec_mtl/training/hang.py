@@ -46,6 +46,14 @@ def watched(directory: Path, timeout: timedelta = TIMEOUT) -> Iterator[None]:
     Args:
         directory: folder of the run.
         timeout: longest time without a call of `going_on`.
+
+    Example::
+
+        >>> import tempfile
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        >>> with tempfile.TemporaryDirectory() as folder, watched(Path(folder)):
+        ...     going_on()
+        >>> dist.destroy_process_group()
     """
     file = directory / f"stack_rank_{dist.get_rank()}.txt"
     ended = threading.Event()
