@@ -160,16 +160,16 @@ def run(args: argparse.Namespace) -> list[str]:
     """Runs the whole job; returns a sentence for each failure."""
     require_extra("report", "tensorboard", "matplotlib")
     planned, output = plans(args), Path(args.output)
+    choices = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
     make_folder(output, "output")
     with folder_lock(output, "output", "comparison"):
+        print(*choices, sep="\n", flush=True)
         return run_plans(planned, args)
 
 
 def run_plans(planned: Sequence[Plan], args: argparse.Namespace) -> list[str]:
     """Runs the stages of each plan; returns a sentence for each failure."""
     stages, failures = args.stages.split(","), []
-    choices = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
-    print(*choices, sep="\n", flush=True)
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
         for stage in ("search", "final", "sweep"):
