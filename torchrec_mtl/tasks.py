@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_file_name, not_one_of
 
 
@@ -169,6 +170,7 @@ class TaskForest:
             raise InputError(f"{needed_by} must have tasks of which some need another (`after`), not {self}")
 
 
+@checked
 def TaskChain(  # noqa: N802  (named like a class, because it makes one kind of forest)
     names: Sequence[str],
     label_columns: Sequence[str] | None = None,

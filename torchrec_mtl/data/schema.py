@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
-from torchrec_mtl.errors import LARGEST, InputError, check_file_name
+from torchrec_mtl.argument_types import check_type, checked
+from torchrec_mtl.errors import LARGEST, InputError, check_at_least, check_file_name
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
@@ -108,6 +109,9 @@ class Schema:
     vocabulary_digest: str | None = None
 
     def __post_init__(self) -> None:
+        check_type("fields", self.fields, Sequence[Field])
+        check_type("tasks", self.tasks, TaskForest)
+        check_type("dense", self.dense, Sequence[str] | str)  # a string gets a sentence of its own below
         object.__setattr__(self, "fields", tuple(self.fields))
         object.__setattr__(self, "dense", self.dense if isinstance(self.dense, str) else tuple(self.dense))
         check_file_name("`name` of a data set", self.name)
@@ -152,6 +156,7 @@ class Schema:
         group = () if self.group is None else (self.group,)
         return tuple(dict.fromkeys((*self.field_names, *self.id_weight_columns, *self.dense, *targets, *group)))
 
+    @checked
     def select(self, names: Sequence[str]) -> "Schema":
         """Returns the schema with only the fields ``names``, in that order."""
         by_name = {field.name: field for field in self.fields}
@@ -160,12 +165,14 @@ class Schema:
                 raise InputError(f"field {name!r} must be one of data set {self.name!r}: {list(by_name)}")
         return replace(self, fields=[by_name[name] for name in names])
 
+    @checked
     def embedding_configs(self, embedding_dim: int) -> list[EmbeddingBagConfig]:
         """Returns one sum-pooled table ``t_<field>`` per field, for an EmbeddingBagCollection; ``_`` stands for ``.``.
 
         Raises:
-            InputError: if a field has more ids than a table can have rows.
+            InputError: if a field has more ids than a table can have rows, or ``embedding_dim`` is below 1.
         """
+        check_at_least(1, embedding_dim=embedding_dim)
         for each in self.fields:
             if each.num_embeddings > LARGEST:
                 rule = f"must be at most {LARGEST} for an embedding table: encode its ids first"
