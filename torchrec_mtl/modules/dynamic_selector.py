@@ -157,7 +157,7 @@ class DynamicSelector(nn.Module):
         self.schedule = SmoothStepSchedule(*(() if isinstance(schedule, str) else schedule))
         start, rate, end = self.schedule
         if not (0 < start < math.inf and 0 <= rate < math.inf and 0 < end < math.inf):  # NaN neither
-            rule = "must have a finite `start` and `end` above 0, and a finite `rate` of at least 0"
+            rule = "must have `start` and `end` above 0, `rate` at least 0, all finite"
             raise InputError(f"`schedule` (={self.schedule}) {rule}")
         self.mlp = MLP(in_features, list(layer_sizes)) if layer_sizes else nn.Identity()
         self.output = nn.Linear(layer_sizes[-1] if layer_sizes else in_features, num_inducing_points)
