@@ -45,8 +45,9 @@ def check_heads(num_heads: object, dim: int | None = None) -> None:
 
         >>> check_heads(3, 8)
         Traceback (most recent call last):
-        torchrec_mtl.errors.InputError: `num_heads` (=3) must be an integer of at least 1 that divides 8
+        torchrec_mtl.errors.InputError: `num_heads` (=3) must divide the embedding dimension (=8)
     """
-    if type(num_heads) is not int or not 1 <= num_heads < 2**31 or (dim is not None and dim % num_heads):
-        divides = "" if dim is None else f" that divides {dim}"
-        raise InputError(f"`num_heads` (={num_heads!r:.60}) must be an integer of at least 1{divides}")
+    if type(num_heads) is not int or not 1 <= num_heads < 2**31:
+        raise InputError(f"`num_heads` (={num_heads!r:.60}) must be an integer of at least 1")
+    if dim is not None and dim % num_heads:
+        raise InputError(f"`num_heads` (={num_heads}) must divide the embedding dimension (={dim})")
