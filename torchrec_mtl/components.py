@@ -29,6 +29,7 @@ def train(
     name: str = "",
     output: str = "runs",
     redact: bool = False,
+    timeout: int = 600,
     j: str = "1x2",
     image: str = IMAGE,
     cpu: int = 2,
@@ -53,6 +54,7 @@ def train(
         name: name of the run, a new one or an unfinished one to resume; by default the date and time of the launch
         output: folder in which the folder of the run is made; all nodes must see it
         redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
+        timeout: seconds without a step after which every process leaves its stack in the folder of the run and ends
         j: nodes x processes per node, such as 2x8; or fewest:most nodes, such as 1:2x8
         image: image for container schedulers
         cpu: number of cores per node
@@ -66,7 +68,7 @@ def train(
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
     arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
-    arguments += ["--output", output, *launch.flag("--redact", redact), *overrides]
+    arguments += ["--output", output, "--timeout", str(timeout), *launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.train import check_arguments
 
@@ -123,10 +125,10 @@ def compare(
     arguments += ["--stages", stages, "--metrics", metrics, "--output", output]
     arguments += [*launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
-        from torchrec_mtl.jobs.compare.job import check, parser
+        from torchrec_mtl.jobs.compare.job import check_arguments
 
         launch.check_resources(cpu, gpu, memMB, max_retries)
-        check(parser().parse(arguments))
+        check_arguments(arguments)
         return launch.program("torchrec_mtl", ["compare", *arguments], image, cpu, gpu, memMB, max_retries, mounts)
 
 
