@@ -14,10 +14,10 @@ Array: TypeAlias = NDArray[Any]
 
 
 def as_array(name: str, values: Any, dtype: Any = None) -> Array:
-    """Returns ``values`` as an array.
+    """Returns ``values`` as an array, of a type of numbers if there is a ``dtype``.
 
     Raises:
-        InputError: if they are no numbers, or rows of several lengths.
+        InputError: if they are no such numbers, or rows of several lengths.
 
     Example::
 
@@ -29,7 +29,7 @@ def as_array(name: str, values: Any, dtype: Any = None) -> Array:
         array = np.asarray(values, dtype)
     except (TypeError, ValueError) as error:
         raise InputError(f"`{name}` (a {type(values).__name__}) must be an array of numbers") from error
-    if array.dtype.kind not in "biuf":
+    if dtype is not None and array.dtype.kind not in "biuf":
         raise InputError(f"`{name}` (a {type(values).__name__}) must be an array of numbers")
     return array
 
