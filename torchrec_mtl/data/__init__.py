@@ -10,6 +10,7 @@ from torchrec_mtl.data.split import Split
 from torchrec_mtl.data.stream_files import load_schema
 from torchrec_mtl.data.stream_loader import StreamLoader
 from torchrec_mtl.data.stream_reader import StreamedSplit, stream_split
+from torchrec_mtl.data.unknown_ids import UnknownIds
 from torchrec_mtl.data.writer import build_once
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Split",
     "StreamLoader",
     "StreamedSplit",
+    "UnknownIds",
     "build_once",
     "check_batch",
     "load_schema",

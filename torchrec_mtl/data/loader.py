@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.data.steps import StepLoader
@@ -59,6 +62,7 @@ class BatchLoader(StepLoader):
         2
     """
 
+    @checked
     def __init__(
         self,
         split: Split,
@@ -203,7 +207,8 @@ def prefetched(
         except BaseException as error:
             queue.put(_End(error))
 
-    threading.Thread(target=compute_items, name=f"reader of {source}", daemon=True).start()
+    target = partial(copy_context().run, compute_items)  # so that `redacted` holds there too
+    threading.Thread(target=target, name=f"reader of {source}", daemon=True).start()
     step = first_step
     try:
         while True:

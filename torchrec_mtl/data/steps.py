@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.schema import Schema
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least
 
 
 class Rows(Protocol):
@@ -49,12 +49,8 @@ class StepLoader(ABC):
         shuffle_window: int,
         pin_memory: bool,
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-            ("world_size", world_size, 1),
-            ("shuffle_window", shuffle_window, 1),
-        ):
+        check_at_least(1, batch_size=batch_size, world_size=world_size)
+        for name, value, least in (("seed", seed, 0), ("shuffle_window", shuffle_window, 1)):  # of any size
             if value < least:
                 raise InputError(f"`{name}` (={value}) must be at least {least}")
         if not 0 <= rank < world_size:

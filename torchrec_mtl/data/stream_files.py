@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.schema import SCHEMA_FILE, Schema
 from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.files import parse_json
@@ -54,6 +55,12 @@ class Location:
         with self.reaching("."), suppress(FileNotFoundError):
             self.filesystem.get_file_info(fs.FileSelector(self.path))  # says if there is no such bucket
         raise InputError(f"{self.name}/{file}: no such file, so {self.name!r} is not a prepared data set")
+
+    def files(self) -> list[str]:
+        """Returns the names of the files in the folder itself."""
+        with self.reaching("."):
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path))
+        return sorted(each.base_name for each in found if each.type == fs.FileType.File)
 
     def parts(self, split: str) -> list[str]:
         """Returns the parquet files of a split in order, relative to the folder.
@@ -168,6 +175,7 @@ def _number(name: str, option: str, value: str | float) -> float:
     return number
 
 
+@checked
 def load_schema(directory: str | Path) -> Schema:
     """Reads the schema of a prepared data set, in a folder or at a URI, see `locate`.
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.loader import PREFETCHED, prefetched
@@ -69,6 +70,7 @@ class StreamLoader(StepLoader):
         [[4, 5], [6, 7], [8]]
     """
 
+    @checked
     def __init__(
         self,
         split: StreamedSplit,

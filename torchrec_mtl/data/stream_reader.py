@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import checks, parquet
 from torchrec_mtl.data.checks import Source
 from torchrec_mtl.data.fingerprint import columns_text
@@ -26,6 +27,7 @@ OPEN_FILES = 16  # of a reader
 FOOTERS_AT_ONCE = 16
 
 
+@checked
 def stream_split(
     directory: str | Path, split: str, schema: Schema | None = None, fields: Sequence[str] | None = None
 ) -> "StreamedSplit":
@@ -105,6 +107,7 @@ class StreamedSplit:
 
     Attributes:
         group_rows: number of rows of each row group, int64 [R]; empty ones are left out.
+        num_unknown: empty: unknown ids are not counted before they are read.
         fingerprint: digest of the columns, their meaning, and the files' footers, by which a run knows its data. A
             footer has the sizes of all columns and their least and greatest values, but not every value.
     """
@@ -113,7 +116,7 @@ class StreamedSplit:
         self, schema: Schema, location: Location, files: Sequence[str], footers: Sequence[Footer], source: str
     ) -> None:
         self.schema, self.source = schema, source
-        self._location = location
+        self._location, self.num_unknown = location, dict[str, tuple[int, int]]()
         self._digests = {file: footer.digest for file, footer in zip(files, footers, strict=True)}
         self._groups = [  # file, number in the file, first row in the file
             (file, number, first)

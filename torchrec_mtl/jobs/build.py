@@ -23,7 +23,7 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
 
     tables = schema.embedding_configs(config.embedding_dim)
     for table in tables:
-        table.init_fn = init
+        table.init_fn = table.init_fn or init
     embedding_bag_collection = EmbeddingBagCollection(
         tables=tables, device=torch.device("meta"), is_weighted=bool(schema.id_weight_columns)
     )
