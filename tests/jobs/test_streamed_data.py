@@ -11,6 +11,10 @@ from tests import processes
 from tests.jobs import funnel
 from tests.s3 import BUCKET, ENVIRONMENT, S3Server
 from torchrec_mtl.__main__ import main
+from torchrec_mtl.data import Field, Schema, StreamLoader, stream_split
+from torchrec_mtl.jobs.loading import load_run
+from torchrec_mtl.jobs.unknown_ids import unknown_ids
+from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.loop import TrainingLoop
 
 OPTIONS = ["--models", "shared_bottom", "--name", "run", "--metrics", "auc,gauc"]
@@ -88,7 +92,8 @@ def test_a_run_killed_on_one_rank_resumes_on_two_that_read_a_bucket_and_ends_the
 
 def test_a_run_is_not_resumed_by_the_other_reader(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = funnel.prepare(tmp_path / "tiny")
-    assert train(folder, tmp_path) == 0
+    assert train(f"file://{folder}", tmp_path) == 0
+    assert load_run(tmp_path / "run").schema == Schema.load(folder)
     assert train(folder, tmp_path, "--reader", "mapped") == 2
     error = capsys.readouterr().err
     assert "is that of a finished run with shared_bottom.data='tiny, 1500 + 300 + 501 rows, streamed, finger" in error
@@ -116,6 +121,15 @@ def test_a_bad_row_ends_the_run_with_its_file(tmp_path: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert f"{file}: column 'item', row 1234 (counted from 0): id (=77) must be at least 0" in error
     assert "Traceback" not in error
+
+
+def test_unknown_ids_of_a_stream_have_their_row_and_are_not_counted(tmp_path: Path) -> None:
+    fields = [Field("item", 5, unknown_row=0)]
+    Schema("shop", fields, TaskChain(["click"])).save(tmp_path)
+    pl.DataFrame({"item": [4, 99, 2], "click": [0, 1, 0]}).write_parquet(tmp_path / "train.parquet")
+    split = stream_split(tmp_path, "train")
+    assert next(iter(StreamLoader(split, 3))).sparse_features.values().tolist() == [4, 0, 2]
+    assert unknown_ids({"train": split}) == ["data that are read in place: unknown ids are not counted"]
 
 
 def test_compare_says_that_it_does_not_read_from_a_uri(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
