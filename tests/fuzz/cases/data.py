@@ -14,7 +14,17 @@ from tests.fuzz.cases.drawn import batch, integer, one_of, tables
 from tests.fuzz.cell import Case
 from tests.fuzz.kinds import generator
 from torchrec_mtl import MultiTaskTrain, TaskChain, losses, models
-from torchrec_mtl.data import BatchLoader, Field, MultiTaskBatch, Schema, Split, build_once, check_batch, log_round
+from torchrec_mtl.data import (
+    BatchLoader,
+    Field,
+    MultiTaskBatch,
+    Schema,
+    Split,
+    UnknownIds,
+    build_once,
+    check_batch,
+    log_round,
+)
 from torchrec_mtl.data import read_split as read
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.systems import System
@@ -133,6 +143,19 @@ def _checked(dense_features, values, lengths, labels, weights, expected, tasks, 
     return rows
 
 
+def _unknown(rng):
+    return {
+        "expected": models.SharedBottom(tables([2, 3, 2]), CHAIN),
+        "unknown_rows": {"f0": integer(rng, 0, 10), "f1": integer(rng, 0, 6)},
+    }
+
+
+def _judge_unknown(given, unknown_ids):
+    ids = KeyedJaggedTensor(["f0", "f1", "f2"], torch.tensor([11, -1, 7, 2, 0, 4]), lengths=torch.ones(6).int())
+    row, of_second = (given["unknown_rows"][key] for key in ("f0", "f1"))
+    assert unknown_ids(ids).values().tolist() == [row, row, of_second, 2, 0, 4]
+
+
 def _batch(rng):
     rows = batch(rng, CHAIN)
     weights = torch.ones_like(rows.labels) if rows.weights is None or not rows.weights.any() else rows.weights
@@ -235,6 +258,7 @@ DATA = {
     ),
     "Split": Case(Split, _split, _judge_split),
     "BatchLoader": Case(BatchLoader, _loader, _judge_loader),
+    "UnknownIds": Case(UnknownIds, _unknown, _judge_unknown),
     "check_batch": Case(_checked, _batch, _judge_batch),
     "read_split": Case(
         read,
