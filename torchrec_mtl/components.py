@@ -282,7 +282,7 @@ def _with_run(
     mounts: str,
 ) -> specs.AppDef:
     with launch.exit_on_input_error():
-        importlib.import_module(f"torchrec_mtl.jobs.{job}").parser().parse(arguments)
+        importlib.import_module(f"torchrec_mtl.jobs.{job}").parse(arguments)
         return launch.torchrun(job, arguments, j, image, cpu, gpu, memMB, 0, 0, rdzv_port, mounts)
 
 

@@ -49,7 +49,7 @@ def test_the_readme_and_the_page_do_what_they_say(trained, tmp_path, monkeypatch
     assert len(commands) == 6
     for command in commands:
         job, *arguments = shlex.split(command, comments=True)
-        importlib.import_module(f"torchrec_mtl.jobs.{job}").parser().parse(arguments)
+        importlib.import_module(f"torchrec_mtl.jobs.{job}").parse(arguments)
     for name in ("config.json", "data", "mmoe/checkpoints", "results.json", "table.txt", "report.png"):
         assert f"`{name}" in texts[1]
         assert (trained / "run" / name).exists()

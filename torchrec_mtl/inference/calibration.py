@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from torchrec_mtl.data.lists import Array
+from torchrec_mtl.argument_types import check_fields, checked
+from torchrec_mtl.data.lists import Array, as_array
 from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.inference.conditionals import conditional_log_odds, multiplied
@@ -43,6 +45,30 @@ class Calibration:
     method: Literal["isotonic", "platt"]
     maps: Mapping[str, Mapping[str, Any]]
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_choice("method", self.method, METHODS)
+        if list(self.maps) != list(self.tasks):
+            raise InputError(f"`maps` (of {list(self.maps)}) must be of the tasks, {list(self.tasks)}")
+        for name, fitted in self.maps.items():
+            if not self._is_map(fitted):
+                kind = "a finite `slope` and `intercept`" if self.method == "platt" else "rising `x`, and `y` of 0 to 1"
+                raise InputError(f"`maps` of task {name!r} must have {kind}")
+
+    def _is_map(self, fitted: Mapping[str, Any]) -> bool:
+        keys = {"slope", "intercept"} if self.method == "platt" else {"x", "y"}
+        try:
+            values = [np.asarray(fitted[key], np.float64) for key in sorted(keys)]
+        except (KeyError, TypeError, ValueError):
+            return False
+        if not all(np.isfinite(each).all() and each.ndim == (self.method == "isotonic") for each in values):
+            return False
+        if self.method == "platt":
+            return True
+        x, y = values
+        rises = (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
+        return bool(len(x) and len(x) == len(y) and rises and y[0] >= 0 and y[-1] <= 1)
+
     def apply(self, logits: Array) -> Array:
         """Maps marginal logits ``[N, T]`` to calibrated marginal probabilities ``[N, T]``, float64."""
         log_odds = conditional_log_odds(logits, self.tasks)
@@ -71,19 +97,20 @@ class Calibration:
             return None
         content = read_json(file)
         try:
-            if list(content["maps"]) != list(tasks) or content["method"] not in METHODS:
-                raise InputError(f"{file}: must be of the tasks {list(tasks)}, not {list(content['maps'])}")
             return cls(tasks, content["method"], content["maps"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{file}: must be a calibration, but is damaged ({error!r})") from error
+        except KeyError as error:
+            raise InputError(f"{file}: key {error} is missing") from error
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
 
 
+@checked
 def fit_calibration(
-    logits: Array,
-    labels: Array,
+    logits: ArrayLike,
+    labels: ArrayLike,
     tasks: TaskForest,
     method: Literal["isotonic", "platt"] = "isotonic",
-    weights: Array | None = None,
+    weights: ArrayLike | None = None,
 ) -> Calibration:
     """Fits a calibration, normally on the validation split.
 
@@ -106,7 +133,16 @@ def fit_calibration(
         [[0.5], [0.5], [0.1], [0.1]]
     """
     check_choice("method", method, METHODS)
-    weights = np.ones(labels.shape) if weights is None else weights.astype(np.float64)
+    logits, labels = as_array("logits", logits, np.float64), as_array("labels", labels, np.float64)
+    weights = np.ones(labels.shape) if weights is None else as_array("weights", weights, np.float64)
+    for name, given in (("logits", logits), ("labels", labels), ("weights", weights)):
+        if given.ndim != 2 or given.shape != (len(logits), len(tasks)):
+            rule = f"must be [N, {len(tasks)}], of the same N"
+            raise InputError(f"`{name}` (of shape {list(given.shape)}) {rule}")
+    if not (np.isfinite(logits).all() and np.isin(labels, (0, 1)).all()):
+        raise InputError("`logits` must be finite, and `labels` 0 or 1")
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise InputError("`weights` must be finite and at least 0")
     log_odds = conditional_log_odds(logits, tasks)
     maps: dict[str, Mapping[str, Any]] = {}
     for task, (name, parent) in enumerate(zip(tasks, tasks.parents, strict=True)):

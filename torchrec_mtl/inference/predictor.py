@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import MultiTaskBatch, Schema, Split
 from torchrec_mtl.data.lists import Array, from_lists
 from torchrec_mtl.data.table import TableEncoder
@@ -76,6 +77,7 @@ class Predictor:
         ['click', 'buy', 'buy_after_click', 'score']
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -87,7 +89,7 @@ class Predictor:
     ) -> None:
         check_at_least(1, batch_size=batch_size)
         self.model, self.schema, self.encoder, self.calibration = model.eval(), schema, encoder, calibration
-        self.batch_size, self.device = batch_size, torch.device(device)
+        self.batch_size, self.device = batch_size, as_device(device)
 
     def predict(
         self,
@@ -163,6 +165,14 @@ class Predictor:
         self.model.eval()
         logits = self.model(dense_features.to(self.device), sparse_features.to(self.device))
         return np.asarray(logits.float().cpu().numpy())
+
+
+def as_device(device: torch.device | str) -> torch.device:
+    """Returns a device by its name; raises `InputError` if there is no such kind of device."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"`device` (={device!r}) must name a device, such as 'cpu' or 'cuda:0'") from error
 
 
 def unlabelled(schema: Schema, frame: pl.DataFrame, source: str = "rows") -> Split:

@@ -12,12 +12,13 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import Split
 from torchrec_mtl.data.lists import Array
+from torchrec_mtl.errors import check_positive_share
 from torchrec_mtl.inference.calibration import METHODS, fit_calibration
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.evaluate import measure
 from torchrec_mtl.jobs.loading import LoadedRun
 from torchrec_mtl.jobs.results import aligned
-from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, read_rows, run_parser
+from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
 from torchrec_mtl.metrics import METRICS
 from torchrec_mtl.training.evaluation import Measurements
 
@@ -30,6 +31,13 @@ def parser() -> Parser:
     add_dataset(options)
     options.add_argument("--method", default="isotonic", choices=METHODS, help="(%(default)s)")
     return options
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked before the run is read; raises `InputError` if it is wrong."""
+    args = parse_run(parser(), argv)
+    check_positive_share(sample=args.sample)
+    return args
 
 
 def calibrate(args: argparse.Namespace, run: LoadedRun) -> tuple[Measurements, Measurements]:
@@ -74,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: if the user made a mistake, or a step has no positives or no negatives to calibrate with.
     """
-    args = parser().parse(argv)
+    args = parse(argv)
     with opened_run(args) as run:
         before, after = calibrate(args, run)
         if dist.get_rank() == 0:

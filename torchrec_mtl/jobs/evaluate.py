@@ -15,12 +15,12 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import SPLITS, Split
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import InputError, check_choice
+from torchrec_mtl.errors import InputError, check_choice, check_positive_share
 from torchrec_mtl.files import to_json, write_whole
 from torchrec_mtl.jobs.command_line import Parser, named_metrics
 from torchrec_mtl.jobs.loading import LoadedRun
 from torchrec_mtl.jobs.results import aligned
-from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, read_rows, run_parser
+from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
 from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
@@ -39,6 +39,15 @@ def parser() -> Parser:
     options.add_argument("--metrics", default="", help="further metrics, as package.module:METRIC")
     options.add_argument("--output", default="", help="JSON file for all figures; only whole or not at all")
     return options
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked before the run is read; raises `InputError` if it is wrong."""
+    args = parse_run(parser(), argv)
+    check_choice("split", args.split, SPLITS)
+    check_positive_share(sample=args.sample)
+    args.metrics = {**METRICS, **(named_metrics(args.metrics) if args.metrics else {})}
+    return args
 
 
 def measure(
@@ -92,12 +101,11 @@ def slices(data: Path, split: str, column: str, every: str = "1d") -> dict[str, 
 def figures(args: argparse.Namespace, run: LoadedRun) -> Measurements:
     """Rows ``{slice, task, space, metric, value}``; the slice of the whole split is None."""
     data, split = read_rows(args, run, args.split)
-    metrics = {**METRICS, **(named_metrics(args.metrics) if args.metrics else {})}
     logits, tasks = logits_of(run.model, split, run.device, args.batch_size), run.schema.tasks
-    found = [{"slice": None, **row} for row in measure(logits, split, tasks, metrics)]
+    found = [{"slice": None, **row} for row in measure(logits, split, tasks, args.metrics)]
     if args.by:
         for name, rows in slices(data, args.split, args.by, args.every).items():
-            found += [{"slice": name, **row} for row in measure(logits, split, tasks, metrics, rows)]
+            found += [{"slice": name, **row} for row in measure(logits, split, tasks, args.metrics, rows)]
     return found
 
 
@@ -132,8 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: if the user made a mistake.
     """
-    args = parser().parse(argv)
-    check_choice("split", args.split, SPLITS)
+    args = parse(argv)
     with opened_run(args) as run:
         found = figures(args, run)
         if dist.get_rank() == 0:

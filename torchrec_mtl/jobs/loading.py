@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import Schema
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.data.stream_files import locate
@@ -19,6 +20,7 @@ from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.files import publish_folder, read_json
 from torchrec_mtl.inference import Calibration, Predictor
+from torchrec_mtl.inference.predictor import as_device
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name
 from torchrec_mtl.jobs.run_folder import CONFIG_FILE
@@ -67,6 +69,7 @@ class LoadedRun:
         return Predictor(self.model, self.schema, self.encoder, self.calibration, batch_size, self.device)
 
 
+@checked
 def load_run(
     folder: str | Path,
     model: str | None = None,
@@ -88,12 +91,12 @@ def load_run(
     Raises:
         InputError: if there is no such run or model, a file is damaged, or the system is unknown.
     """
+    where = as_device(device)
     run, name, settings = _find(Path(folder), model)
     config = read_config(settings, system)
     schema = Schema.load(run / DATA_FOLDER)
     encoder = TableEncoder.load(run / DATA_FOLDER) if (run / DATA_FOLDER / ENCODERS_FILE).is_file() else None
     checkpoint = best_checkpoint(run / name / "checkpoints")
-    where = torch.device(device)
     built = build_model(config, schema, where)
     if sharded:
         train_model: nn.Module = distribute(built, config.training, where)[0]

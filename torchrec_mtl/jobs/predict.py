@@ -4,6 +4,7 @@
 """
 
 import argparse
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from torchrec_mtl.inference.predictor import unlabelled
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.datasets import StageBars
 from torchrec_mtl.jobs.loading import LoadedRun
-from torchrec_mtl.jobs.scoring import check_same_columns, logits_of, opened_run, run_parser
+from torchrec_mtl.jobs.scoring import check_same_columns, logits_of, opened_run, parse_run, run_parser
 from torchrec_mtl.training.process_group import on_every_rank, on_first_rank
 
 _JOB_FILE = "job.json"
@@ -45,6 +46,13 @@ def parser() -> Parser:
     options.add_argument("--keep", default="", help="columns of the rows to write beside the scores, by commas")
     options.add_argument("--values", default="", help="value of each task for a ranking score, as click=1,buy=20")
     return options
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked before the run is read; raises `InputError` if it is wrong."""
+    args = parse_run(parser(), argv)
+    args.worth = parse_values(args.values)
+    return args
 
 
 def parse_values(text: str) -> dict[str, float] | None:
@@ -67,7 +75,7 @@ def parse_values(text: str) -> dict[str, float] | None:
             values[name] = float(number)
         except ValueError:
             equals = ""
-        if not equals or not name:
+        if not equals or not name or not math.isfinite(values[name]):
             raise InputError(f"`values` (={text!r}) must be of the form click=1,buy=20")
     return values
 
@@ -130,10 +138,10 @@ def predict(args: argparse.Namespace, run: LoadedRun) -> int:
     Returns:
         The number of rows.
     """
-    output, values = Path(args.output), parse_values(args.values)
+    output = Path(args.output)
     partial = output.with_name(output.name + ".partial")
     predictor = run.predictor(args.batch_size)
-    worth = predictor.worth(values)
+    worth = predictor.worth(args.worth)
     scoring = on_every_rank(lambda: plan(args, run))
     on_first_rank(lambda: _open(output, partial, _job(args, run, scoring)))
     bars = StageBars() if dist.get_rank() == 0 else None
@@ -215,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: if the user made a mistake.
     """
-    args = parser().parse(argv)
+    args = parse(argv)
     with opened_run(args) as run:
         rows = predict(args, run)
         if dist.get_rank() == 0:

@@ -1,7 +1,7 @@
 """What the jobs that use a trained run share: the run, the rows, the logits of all ranks."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,14 @@ def add_dataset(options: Parser) -> None:
     options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
 
 
+def parse_run(options: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses a command line, and finds the run's system if it is named; raises `InputError` if something is wrong."""
+    args = options.parse(argv)
+    check_at_least(1, batch_size=args.batch_size)
+    args.system = named("system", args.system, SYSTEMS, System) if args.system else None
+    return args
+
+
 @contextmanager
 def opened_run(args: argparse.Namespace) -> Iterator[LoadedRun]:
     """Loads the run of the options, plain in one process, sharded under torchrun.
@@ -49,12 +57,10 @@ def opened_run(args: argparse.Namespace) -> Iterator[LoadedRun]:
     Raises:
         InputError: if an option is wrong, or the run cannot be loaded.
     """
-    check_at_least(1, batch_size=args.batch_size)
     device = default_device()
-    system = named("system", args.system, SYSTEMS, System) if args.system else None
     with process_group(device):
         sharded = dist.get_world_size() > 1
-        yield load_run(args.run, args.model or None, system=system, sharded=sharded, device=device)
+        yield load_run(args.run, args.model or None, system=args.system, sharded=sharded, device=device)
 
 
 def read_rows(args: argparse.Namespace, run: LoadedRun, split: str) -> tuple[Path, Split]:

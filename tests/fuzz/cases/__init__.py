@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from tests.fuzz.cases import data, datasets, jobs, losses, metrics, models, modules, ops, tasks, training
+from tests.fuzz.cases import data, datasets, inference, jobs, losses, metrics, models, modules, ops, tasks, training
 from tests.fuzz.cell import Case
 
 _FACES: Mapping[str, Mapping[str, Case]] = {
-    "": tasks.CASES,
+    "": {**tasks.CASES, **inference.LOADING},
     "data": data.DATA,
     "datasets": datasets.CASES,
+    "inference": inference.CASES,
     "losses": losses.CASES,
     "metrics": metrics.CASES,
     "models": models.CASES,
@@ -29,6 +30,7 @@ CASES: Mapping[str, Case] = {
 CONTAINERS: Mapping[str, str] = {
     "data.MultiTaskBatch": "holds what `check_batch` checks",
     "data.StreamedSplit": "is made by `stream_split`",
+    "inference.Predictions": "is returned only",
     "metrics.CalibrationCurve": "is returned only",
     "models.MultiTaskModel": "is abstract",
     "modules.Gate": "is a protocol",

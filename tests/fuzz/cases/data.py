@@ -21,6 +21,7 @@ from torchrec_mtl.data import (
     Schema,
     Split,
     StreamLoader,
+    UnknownIds,
     build_once,
     check_batch,
     load_schema,
@@ -155,6 +156,19 @@ def _checked(dense_features, values, lengths, labels, weights, expected, tasks, 
     return rows
 
 
+def _unknown(rng):
+    return {
+        "expected": models.SharedBottom(tables([2, 3, 2]), CHAIN),
+        "unknown_rows": {"f0": integer(rng, 0, 10), "f1": integer(rng, 0, 6)},
+    }
+
+
+def _judge_unknown(given, unknown_ids):
+    ids = KeyedJaggedTensor(["f0", "f1", "f2"], torch.tensor([11, -1, 7, 2, 0, 4]), lengths=torch.ones(6).int())
+    row, of_second = (given["unknown_rows"][key] for key in ("f0", "f1"))
+    assert unknown_ids(ids).values().tolist() == [row, row, of_second, 2, 0, 4]
+
+
 def _batch(rng):
     rows = batch(rng, CHAIN)
     weights = torch.ones_like(rows.labels) if rows.weights is None or not rows.weights.any() else rows.weights
@@ -266,6 +280,7 @@ DATA = {
     "Split": Case(Split, _split, _judge_split),
     "BatchLoader": Case(BatchLoader, _loader, _judge_loader),
     "StreamLoader": Case(StreamLoader, lambda rng: {**_loader(rng), "split": _stream()}, _judge_loader),
+    "UnknownIds": Case(UnknownIds, _unknown, _judge_unknown),
     "check_batch": Case(_checked, _batch, _judge_batch),
     "read_split": Case(
         read,

@@ -1,7 +1,10 @@
 """Preparations, on small raw files: a data set that can be read, or a sentence; and the synthetic funnel."""
 
+import contextlib
+import io
 from functools import cache, partial
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +14,7 @@ from tests.fuzz.cases.data import folder
 from tests.fuzz.cases.drawn import integer, one_of
 from tests.fuzz.cell import Case
 from torchrec_mtl import datasets
+from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import Schema, read_split
 
 _NUMBER = count()
@@ -128,3 +132,13 @@ CASES = {
         refused=True,
     ),
 }
+
+
+@cache
+def trained_run() -> Path:
+    """The folder of a run of one model, trained on a little synthetic data."""
+    output = folder() / "trained"
+    arguments = ["--dataset", str(_synthetic()), "--models", "shared_bottom", "--output", str(output), "--name", "run"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(["train", *arguments, "training.batch_size=64"]) == 0
+    return output / "run"

@@ -13,7 +13,7 @@ from tests.fuzz.cell import Case
 from torchrec_mtl import components
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs import prepare, train
+from torchrec_mtl.jobs import calibrate, evaluate, predict, prepare, train
 from torchrec_mtl.jobs.compare import job as compare
 
 
@@ -120,10 +120,38 @@ def _judge_prepare(given, args):
     assert 0 < args.options["sample"] <= 1
 
 
+def _of_run(rng):
+    return {"model": "shared_bottom", "batch-size": integer(rng, 1, 64)}
+
+
+def _evaluate(rng):
+    data = {"dataset": str(_synthetic()), "sample": 0.5, "split": one_of(rng, "train", "valid", "test")}
+    return {**_of_run(rng), **data, "metrics": one_of(rng, "auc", "auc,log_loss")}
+
+
+def _predict(rng):
+    rows = {"input": str(_synthetic() / "test.parquet"), "output": str(folder() / "scores.parquet")}
+    return {**_of_run(rng), **rows, "values": one_of(rng, "step_1=1", "step_1=1,step_2=2.5")}
+
+
+def _calibrate(rng):
+    return {**_of_run(rng), "dataset": str(_synthetic()), "sample": 0.5, "method": one_of(rng, "isotonic", "platt")}
+
+
+def _judge_of_run(given, args):
+    assert args.batch_size == int(given["batch-size"]) >= 1
+
+
 def _component(name):
     """Materialised as ``torchx run`` does, from text."""
     component = getattr(components, name)
-    required = {"prepare": {"dataset": "taobao", "raw": "raw", "output": "data"}, "bench": {"program": "peers"}}
+    required = {
+        "prepare": {"dataset": "taobao", "raw": "raw", "output": "data"},
+        "bench": {"program": "peers"},
+        "evaluate": {"run": "runs/first"},
+        "predict": {"run": "runs/first", "input": "rows", "output": "scores.parquet"},
+        "calibrate": {"run": "runs/first"},
+    }
 
     def call(**given):
         words = [word for option, value in given.items() for word in (f"--{option}", str(value))]
@@ -141,7 +169,7 @@ def _component(name):
 
     def draw(rng):
         given = {n: required.get(name, {}).get(n, default) for n, default in names.items()}
-        given |= {n: str(_synthetic()) for n in ("dataset", "datasets") if n in given and name != "prepare"}
+        given |= {n: str(_synthetic()) for n in ("dataset",) if n in given and name != "prepare"}
         given |= {"models": "tafe"} if "models" in given else {}
         return given | ({"cpu": integer(rng, 1, 4)} if "cpu" in given else {})
 
@@ -165,5 +193,12 @@ CASES = {
         typed=False,
     ),
     "prepare": Case(_command_line(prepare.parse, "prepare", "taobao"), _prepare, _judge_prepare, typed=False),
+    "evaluate": Case(_command_line(evaluate.parse, "evaluate", "runs/first"), _evaluate, _judge_of_run, typed=False),
+    "predict": Case(_command_line(predict.parse, "predict", "runs/first"), _predict, _judge_of_run, typed=False),
+    "calibrate": Case(
+        _command_line(calibrate.parse, "calibrate", "runs/first"), _calibrate, _judge_of_run, typed=False
+    ),
 }
-COMPONENTS = {name: _component(name) for name in ("train", "compare", "prepare", "bench")}
+COMPONENTS = {
+    name: _component(name) for name in ("train", "compare", "prepare", "evaluate", "predict", "calibrate", "bench")
+}
