@@ -8,8 +8,10 @@ from torchrec_mtl.data.reader import read_split
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.data.writer import build_once
+from torchrec_mtl.modules.id_hash import ANY_ID
 
 __all__ = [
+    "ANY_ID",
     "SPLITS",
     "BatchLoader",
     "Field",

@@ -36,7 +36,8 @@ class Field:
 
     Args:
         name: name of the column, and key of the feature in a KeyedJaggedTensor.
-        num_embeddings: number of rows that the embedding table needs.
+        num_embeddings: number of rows that the embedding table needs; `ANY_ID`, 2^63 - 1, for ids without a
+            vocabulary, which are any integers below it.
         multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
         weight_column: name of a column with a list of finite weights, one for each id; only for a multi-valued field.
 
@@ -160,21 +161,28 @@ class Schema:
                 raise InputError(f"field {name!r} must be one of data set {self.name!r}: {list(by_name)}")
         return replace(self, fields=[by_name[name] for name in names])
 
-    def embedding_configs(self, embedding_dim: int) -> list[EmbeddingBagConfig]:
+    def embedding_configs(
+        self, embedding_dim: int, num_rows: Mapping[str, int] | None = None
+    ) -> list[EmbeddingBagConfig]:
         """Returns one sum-pooled table ``t_<field>`` per field, for an EmbeddingBagCollection; ``_`` stands for ``.``.
 
+        Args:
+            embedding_dim: dimension of the tables.
+            num_rows: rows of the tables of fields whose ids have no vocabulary, by field name.
+
         Raises:
-            InputError: if a field has more ids than a table can have rows.
+            InputError: if another field has more ids than a table can have rows.
         """
+        num_rows = num_rows or {}
         for each in self.fields:
-            if each.num_embeddings > LARGEST:
-                rule = f"must be at most {LARGEST} for an embedding table: encode its ids first"
+            if each.num_embeddings > LARGEST and each.name not in num_rows:
+                rule = f"must be at most {LARGEST} for an embedding table: encode its ids, or name it in `zch.fields`"
                 raise InputError(f"`num_embeddings` (={each.num_embeddings}) of field {each.name!r} {rule}")
         return [
             EmbeddingBagConfig(
                 name=_table_name(field.name),
                 feature_names=[field.name],
-                num_embeddings=field.num_embeddings,
+                num_embeddings=num_rows.get(field.name, field.num_embeddings),
                 embedding_dim=embedding_dim,
                 pooling=PoolingType.SUM,
             )

@@ -14,7 +14,7 @@ from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.parameters import Parameter, parameters
 from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name, plain
 from torchrec_mtl.systems import LOSSES, SYSTEMS, System
-from torchrec_mtl.training.config import TableConfig, TrainingConfig
+from torchrec_mtl.training.config import TableConfig, TrainingConfig, ZchConfig
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ PAPER = Settings(
 
 def run_parameters(system: System, loss: Callable[..., nn.Module]) -> dict[str, Parameter]:
     """Every setting of a run of ``system`` with ``loss``, by path."""
-    described = parameters(RunConfig, "", {}, skip=["system", "loss", "model_args", "loss_args", "training"])
+    described = parameters(RunConfig, "", {}, skip=["system", "loss", "model_args", "loss_args", "zch", "training"])
     own_loss = system.loss_args if loss is system.loss else {}
     description = f"class of the loss, one of {', '.join(LOSSES)}, or package.module:CLASS"
     described["loss"] = Parameter("loss", str, loss_name(loss), description)
     skip = ["features", "tasks", *system.fixed]
     described |= parameters(system.model, "model_args.", system.model_args, skip)
     described |= parameters(loss, "loss_args.", own_loss, ["tasks", *(system.fixed if own_loss else ())])
+    described |= parameters(ZchConfig, "zch.", vars(ZchConfig()))
     return described | parameters(TrainingConfig, "training.", vars(TrainingConfig()))
 
 
@@ -121,7 +122,7 @@ def _own(system: System, overrides: Sequence[str], systems: set[str]) -> dict[st
     return own
 
 
-_ROOTS = ("model_args", "loss_args", "training")
+_ROOTS = ("model_args", "loss_args", "zch", "training")
 
 
 def _values(texts: Mapping[str, str], known: Mapping[str, Parameter], system: System) -> Iterator[tuple[str, Any]]:

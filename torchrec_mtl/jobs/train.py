@@ -119,7 +119,8 @@ def check_arguments(argv: Sequence[str], world_size: int = 1) -> list[RunConfig]
     if (Path(args.dataset) / SCHEMA_FILE).is_file():
         check_models(configs, Schema.load(args.dataset), world_size)
     elif args.dataset in KNOWN_TASKS:
-        fields = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument
+        named = dict.fromkeys(["first", "second", *(name for config in configs for name in config.zch.fields)])
+        fields = [Field(name, 2) for name in named]  # which others there are matters to no argument
         check_models(configs, Schema(args.dataset, fields, KNOWN_TASKS[args.dataset]), world_size)
     return configs
 

@@ -15,9 +15,17 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 from torchrec_mtl.modules.eviction import EVICTIONS, Eviction, best_by_bucket, least_worthy, worth
-from torchrec_mtl.modules.id_hash import ANY_ID
+from torchrec_mtl.modules.id_hash import ANY_ID, unhash_ids
 
 Features = dict[str, JaggedTensor]
+
+
+def check_num_rows(name: str, num_rows: int, buckets: int) -> None:
+    """Raises `InputError` unless so many rows can be cut into buckets."""
+    if num_rows % buckets or num_rows < 2 * buckets:
+        near = max(2, -(-num_rows // buckets)) * buckets
+        rule = f"must be a multiple of `buckets` (={buckets}), with two rows for each, such as {near}"
+        raise InputError(f"`num_rows` (={num_rows}) of {name} {rule}")
 
 
 class ZeroCollisionRows(ManagedCollisionModule):
@@ -65,10 +73,7 @@ class ZeroCollisionRows(ManagedCollisionModule):
         check_choice("eviction", eviction, EVICTIONS)
         check_at_least(1, interval=interval, buckets=buckets)
         check_at_least(0, decay=decay)
-        if num_rows % buckets or num_rows < 2 * buckets:
-            near = max(2, -(-num_rows // buckets)) * buckets
-            rule = f"must be a multiple of `buckets` (={buckets}), with two rows for each, such as {near}"
-            raise InputError(f"`num_rows` (={num_rows}) of {name} {rule}")
+        check_num_rows(name, num_rows, buckets)
         super().__init__(device or torch.get_default_device(), output_segments=[0, num_rows])
         self.name, self.num_rows, self.eviction, self.interval = name, num_rows, eviction, interval
         self.num_buckets, self.decay, self.bucket_size = buckets, decay, num_rows // buckets
@@ -176,6 +181,12 @@ class ZeroCollisionRows(ManagedCollisionModule):
     def buckets_here(self) -> range:
         """The numbers of the buckets that are here."""
         return range(self.first_row // self.bucket_size, (self.first_row + self.num_rows_here) // self.bucket_size)
+
+    def ids(self) -> Tensor:
+        """The id of each row here, ``-1 - bucket`` for the rows that are shared, and `ANY_ID` for free ones."""
+        ids = unhash_ids(self.hashed_ids)
+        ids[self.bucket_size - 1 :: self.bucket_size] = -1 - torch.tensor(self.buckets_here, device=ids.device)
+        return ids
 
     def rows_of(self, hashed: Tensor) -> Tensor:
         """The row of each hashed id in the whole table: its own, or the one that ids of its bucket share."""
