@@ -216,6 +216,7 @@ def test_a_saved_collection_goes_on_in_another(eviction):
         ({"buckets": 0}, r"`buckets` \(=0\) must be at least 1"),
         ({"decay": -1.0}, r"`decay` \(=-1.0\) must be at least 0"),
         ({"buckets": 5}, r"`num_rows` \(=32\) of t_user must be a multiple of `buckets` \(=5\).* such as 35"),
+        ({"features": ["user", "user"]}, "feature 'user' must be of one table without a vocabulary"),
         ({"buckets": 32}, r"`num_rows` \(=32\) of t_user must be .*, with two rows for each, such as 64"),
     ],
 )

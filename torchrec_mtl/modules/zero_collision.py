@@ -10,6 +10,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.modules.mc_modules import ManagedCollisionCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.eviction import Eviction
 from torchrec_mtl.modules.id_hash import hash_ids
 from torchrec_mtl.modules.zero_collision_rows import ZeroCollisionRows
@@ -31,7 +32,7 @@ class ZeroCollisionEmbeddingBagCollection(ManagedCollisionEmbeddingBagCollection
         is_weighted: whether ids have weights.
 
     Raises:
-        InputError: if a value is out of its range.
+        InputError: if a value is out of its range, or a feature is of two tables.
 
     Example::
 
@@ -55,6 +56,10 @@ class ZeroCollisionEmbeddingBagCollection(ManagedCollisionEmbeddingBagCollection
         device: torch.device | None = None,
         is_weighted: bool = False,
     ) -> None:
+        features = [name for table in tables for name in table.feature_names]
+        for name in features:
+            if features.count(name) > 1:
+                raise InputError(f"feature {name!r} must be of one table without a vocabulary, not of two")
         rows: dict[str, Any] = {
             table.name: ZeroCollisionRows(
                 table.name,
@@ -72,7 +77,7 @@ class ZeroCollisionEmbeddingBagCollection(ManagedCollisionEmbeddingBagCollection
             ManagedCollisionCollection(rows, list(tables), need_preprocess=False),
         )
         self.seed = seed
-        self.feature_names = [name for table in tables for name in table.feature_names]
+        self.feature_names = features
 
     def open_slots(self) -> dict[str, torch.Tensor]:
         """Number of free rows of each table, ``[1]``."""

@@ -1,7 +1,8 @@
 """The ids that were counted and have no rows yet, as tensors of a checkpoint: one for each bucket of a table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +14,40 @@ from torchrec_mtl.training.checkpoint.reading import TensorReader
 KEY = "pending_ids"
 
 
-def pending_ids(model: nn.Module) -> dict[str, Tensor]:
-    """The pending ids of this rank's buckets."""
-    return {f"{table}/{bucket}": ids for table, rows in _tables(model) for bucket, ids in rows.pending().items()}
+Pending = dict[str, dict[str, Tensor]]
 
 
-def space_for_pending_ids(model: nn.Module, checkpoint: Path) -> dict[str, Tensor]:
+def pending_ids(model: nn.Module) -> Pending:
+    """The pending ids of this rank's buckets, under `KEY`; nothing if there are none, as a checkpoint takes tensors."""
+    return _under_key(
+        {f"{table}/{bucket}": ids for table, rows in _tables(model) for bucket, ids in rows.pending().items()}
+    )
+
+
+def space_for_pending_ids(model: nn.Module, checkpoint: Path) -> Pending:
     """Tensors to read the pending ids of this rank's buckets into, which any ranks may have written."""
     written = TensorReader(checkpoint).read_metadata().state_dict_metadata
     names = [f"{table}/{bucket}" for table, rows in _tables(model) for bucket in rows.buckets_here]
     found = {name: written.get(f"{KEY}.{name}") for name in names}
-    return {
-        name: torch.empty(tensor.size, dtype=torch.int64)
-        for name, tensor in found.items()
-        if isinstance(tensor, TensorStorageMetadata)
-    }
+    return _under_key(
+        {
+            name: torch.empty(tensor.size, dtype=torch.int64)
+            for name, tensor in found.items()
+            if isinstance(tensor, TensorStorageMetadata)
+        }
+    )
 
 
-def restore_pending_ids(model: nn.Module, pending: dict[str, Tensor]) -> None:
+def restore_pending_ids(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Continues from the ids that were read."""
+    pending = state.get(KEY, {})
     for table, rows in _tables(model):
         names = {bucket: f"{table}/{bucket}" for bucket in rows.buckets_here}
         rows.restore_pending({bucket: pending[name] for bucket, name in names.items() if name in pending})
+
+
+def _under_key(tensors: dict[str, Tensor]) -> Pending:
+    return {KEY: tensors} if tensors else {}
 
 
 def _tables(model: nn.Module) -> Iterator[tuple[str, ZeroCollisionRows]]:
