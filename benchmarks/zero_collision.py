@@ -31,8 +31,8 @@ from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import ZeroCollisionEmbeddingBagCollection
 from torchrec_mtl.modules.id_hash import hash_ids
+from torchrec_mtl.modules.row_assignment import RowAssignment
 from torchrec_mtl.modules.zero_collision import hashed_features
-from torchrec_mtl.modules.zero_collision_rows import ZeroCollisionRows
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, save_changed_rows
@@ -97,7 +97,7 @@ def plain_ids(made: list[MultiTaskBatch], num_rows: int) -> list[MultiTaskBatch]
 
 def check(model: torch.nn.Module, batch: MultiTaskBatch) -> None:
     """Stops unless every id of a batch that was just trained on has a row, which no other id has."""
-    for rows in (module for module in model.modules() if isinstance(module, ZeroCollisionRows)):
+    for rows in (module for module in model.modules() if isinstance(module, RowAssignment)):
         ids = hash_ids(batch.sparse_features[rows.name.removeprefix("t_")].values().unique())
         if not torch.isin(ids, rows.hashed_ids).all() or rows.rows_of(ids).unique().numel() < len(ids):
             sys.exit(f"error: an id of {rows.name} has no row, so nothing is timed")

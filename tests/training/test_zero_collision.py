@@ -17,8 +17,8 @@ from tests.training.test_checkpoint import check_histories, configure
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.modules.id_hash import ANY_ID, unhash_ids
+from torchrec_mtl.modules.row_assignment import RowAssignment
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
-from torchrec_mtl.modules.zero_collision_rows import ZeroCollisionRows
 from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints
 from torchrec_mtl.training.config import TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
@@ -148,7 +148,7 @@ def _where_ids_are(num_ids: int) -> None:
     model, _ = distribute(FeatureArch(_collection(128, buckets=4)), TrainingConfig(), ranks.CPU)
     ids = torch.arange(num_ids)
     model(torch.empty(num_ids, 0), KeyedJaggedTensor.from_lengths_sync(["user"], ids, torch.ones_like(ids)))
-    (rows,) = (module for module in model.modules() if isinstance(module, ZeroCollisionRows))
+    (rows,) = (module for module in model.modules() if isinstance(module, RowAssignment))
     here = rows.hashed_ids[rows.hashed_ids != ANY_ID]
     assert set((here % 4).tolist()) == set(rows.buckets_here) == [{0, 1}, {2, 3}][dist.get_rank()]
     assert 0.3 * num_ids < len(here) < 0.7 * num_ids

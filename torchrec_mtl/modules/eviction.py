@@ -13,7 +13,7 @@ def worth(eviction: Eviction, batch: int, decay: float, counts: Tensor | None, l
     """What ids are worth, float64 ``[N]`` of at least 0.
 
     Args:
-        eviction: see `ZeroCollisionRows`.
+        eviction: see `RowAssignment`.
         batch: number of the present batch.
         decay: exponent of ``"distance_lfu"``.
         counts: number of times that each id was seen; only ``"lru"`` does without.

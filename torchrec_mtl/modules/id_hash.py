@@ -1,4 +1,4 @@
-"""A bijective hash of ids, so that ids which are close or share a factor are spread evenly, and can be told again."""
+"""A bijective hash of ids, so that ids which are close or share a factor are spread evenly, and its inverse."""
 
 from typing import Any
 

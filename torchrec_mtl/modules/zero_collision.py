@@ -26,7 +26,7 @@ class ZeroCollisionEmbeddingBagCollection(ManagedCollisionEmbeddingBagCollection
 
     Args:
         tables: the tables; ``num_embeddings`` is the number of ids that have rows at a time, and of the shared rows.
-        eviction, interval, buckets, decay: see `ZeroCollisionRows`, for every table.
+        eviction, interval, buckets, decay: see `torchrec_mtl.modules.row_assignment.RowAssignment`, for every table.
         seed: seed of the values of rows that start anew.
         device: device of the tables, which may be ``meta``.
         is_weighted: whether ids have weights.

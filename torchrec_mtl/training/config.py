@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 from torchrec_mtl.modules.eviction import EVICTIONS, Eviction
-from torchrec_mtl.modules.zero_collision_rows import check_num_rows
+from torchrec_mtl.modules.row_assignment import check_num_rows
 
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam")
 SHARDINGS = (
@@ -63,7 +63,7 @@ class ZchConfig:
         num_rows_of: rows of the tables of single fields that differ, by field name: ``{"user": 1048576}``.
         eviction: whose row a new id gets when none is free: of the id that was seen the fewest times (``"lfu"``), or
             the longest time ago (``"lru"``), or of both (``"distance_lfu"``), or nobody's (``"none"``); see
-            `torchrec_mtl.modules.zero_collision_rows.ZeroCollisionRows`.
+            `torchrec_mtl.modules.row_assignment.RowAssignment`.
         interval: number of batches between two times that ids get rows. At 1 every id of a batch that is worth a row
             has one in that batch; a larger number takes less time.
         buckets: number of parts that each table is cut into. The number of processes must divide it.

@@ -18,7 +18,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import digest
 from torchrec_mtl.modules.id_hash import ANY_ID, unhash_ids
-from torchrec_mtl.modules.zero_collision_rows import ZeroCollisionRows
+from torchrec_mtl.modules.row_assignment import RowAssignment
 from torchrec_mtl.training.checkpoint.manifest import PARTIAL, VERSION, publish, read_manifest, verify
 from torchrec_mtl.training.checkpoint.reading import read_tensors
 from torchrec_mtl.training.process_group import on_every_rank, on_first_rank
@@ -165,12 +165,12 @@ def _changed(
         yield {"column": column, "ids": ids[rows.cpu()], "rows": shard.values[rows].cpu(), "removed": removed}
 
 
-def _of_ids(model: nn.Module, table: str) -> tuple[str, ZeroCollisionRows | None]:
+def _of_ids(model: nn.Module, table: str) -> tuple[str, RowAssignment | None]:
     """The name in the model's state of the ids that have a table's rows, and their module, if there is one."""
     collection, inner, name = table.partition("_embedding_module." + _OF_TABLE)
     path = f"{collection}_managed_collision_collection._managed_collision_modules.{name}"
     for of_module, module in model.named_modules():
-        if inner and isinstance(module, ZeroCollisionRows) and f".{of_module}".endswith(f".{path}"):
+        if inner and isinstance(module, RowAssignment) and f".{of_module}".endswith(f".{path}"):
             return f"{path}.hashed_ids", module
     return "", None
 

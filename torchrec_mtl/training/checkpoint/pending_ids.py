@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from torchrec_mtl.modules.zero_collision_rows import ZeroCollisionRows
+from torchrec_mtl.modules.row_assignment import RowAssignment
 from torchrec_mtl.training.checkpoint.reading import TensorReader
 
 KEY = "pending_ids"
@@ -50,7 +50,7 @@ def _under_key(tensors: dict[str, Tensor]) -> Pending:
     return {KEY: tensors} if tensors else {}
 
 
-def _tables(model: nn.Module) -> Iterator[tuple[str, ZeroCollisionRows]]:
+def _tables(model: nn.Module) -> Iterator[tuple[str, RowAssignment]]:
     """The tables with numbers: two models of a task may have tables of the same name."""
-    found = [module for module in model.modules() if isinstance(module, ZeroCollisionRows)]
+    found = [module for module in model.modules() if isinstance(module, RowAssignment)]
     return ((f"{number}/{rows.name}", rows) for number, rows in enumerate(found))
