@@ -166,7 +166,7 @@ def test_a_row_that_changes_hands_starts_anew():
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_ids_of_any_integer_type(dtype):
-    """TorchRec crashes on int32."""
+    """TorchRec fails on int32 ids that have a row."""
     model = collection()
     of_int64 = copy.deepcopy(model)
     ids = torch.arange(8)

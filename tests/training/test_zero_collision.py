@@ -114,7 +114,7 @@ def _users(hashed, weights=None):
 @pytest.mark.usefixtures("_group")
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd"])
 def test_a_row_that_changes_hands_starts_anew_with_its_optimizer_state(optimizer):
-    """TorchRec's eviction fails on a CPU, and on CUDA it zeroes the state of row-wise Adagrad alone."""
+    """TorchRec's eviction fails on a CPU with row-wise Adagrad, and leaves the old id's state with other optimizers."""
     config = TrainingConfig(table=TableConfig(optimizer, 0.5))
     model, fused = distribute(FeatureArch(_collection()), config, ranks.CPU)
     weight, *state = (
@@ -137,7 +137,7 @@ def test_a_row_that_changes_hands_starts_anew_with_its_optimizer_state(optimizer
 
 @pytest.mark.usefixtures("_group")
 def test_weights_of_ids_are_kept():
-    """TorchRec drops them where it hashes ids itself."""
+    """TorchRec drops them on the way to the rank that has the row."""
     model, _ = distribute(FeatureArch(_collection(is_weighted=True)), TrainingConfig(), ranks.CPU)
     pooled = model(torch.empty(2, 0), _users([100, 100], torch.tensor([1.0, -2.0])))
     assert pooled[0].abs().sum() > 0

@@ -83,7 +83,7 @@ def _check_zero_collision(
 ) -> None:
     """Checks that tables for ids without a vocabulary can be sharded by row, with a fused optimizer."""
     if not isinstance(collection, ZeroCollisionEmbeddingBagCollection):
-        rule = "must be a `ZeroCollisionEmbeddingBagCollection`: TorchRec's own cannot evict on a CPU"
+        rule = "must be a `ZeroCollisionEmbeddingBagCollection`"
         raise InputError(f"a collection with managed collisions (={type(collection).__name__}) {rule}")
     for name, buckets in collection._managed_collision_collection.table_to_number_buckets().items():
         settings = config.table_config(name)

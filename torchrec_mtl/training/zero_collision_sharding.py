@@ -1,6 +1,6 @@
 """Shards tables for ids without a vocabulary by row, with an eviction that works on every device.
 
-TorchRec's own eviction calls an operator of fbgemm that the CPU does not have.
+TorchRec's own eviction calls an operator of fbgemm that the CPU does not have, and only for row-wise Adagrad.
 """
 
 from typing import Any
