@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 from torchrec.modules.mc_modules import LFU_EvictionPolicy, ManagedCollisionCollection, MCHManagedCollisionModule
 
@@ -14,6 +15,7 @@ from tests import processes
 from tests.jobs import funnel
 from tests.training import ranks
 from tests.training.test_checkpoint import check_histories, configure
+from torchrec_mtl.data import BatchLoader, read_split
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.modules.id_hash import ANY_ID, unhash_ids
@@ -142,6 +144,18 @@ def test_weights_of_ids_are_kept():
     pooled = model(torch.empty(2, 0), _users([100, 100], torch.tensor([1.0, -2.0])))
     assert pooled[0].abs().sum() > 0
     assert pooled[1].equal(-2 * pooled[0])
+
+
+@pytest.mark.usefixtures("_group")
+def test_torchrecs_pipelines_find_both_collections(data):
+    losses = []
+    for pipeline_of in (TrainPipelineBase, TrainPipelineSparseDist):
+        model, optimizer = distribute(ranks.build(configure(), zero_collision=ARGUMENTS), configure(), ranks.CPU)
+        pipeline, batches = pipeline_of(model, optimizer, ranks.CPU), iter(BatchLoader(read_split(data, "train"), 64))
+        losses.append([pipeline.progress(batches)[0].item() for _ in range(5)])
+    assert losses[0] == losses[1]
+    found = {type(module).__name__ for module in pipeline._pipelined_modules}
+    assert found == {"ShardedEmbeddingBagCollection", "ShardedZeroCollisionEmbeddingBagCollection"}
 
 
 def _where_ids_are(num_ids: int) -> None:

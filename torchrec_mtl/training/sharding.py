@@ -96,7 +96,8 @@ def _check_zero_collision(
             rule = "must be 'auto' or 'row_wise', as its ids have no vocabulary"
             raise InputError(f"`sharding` (={settings.sharding!r}) of {name} {rule}")
         if buckets % world_size:
-            raise InputError(f"the number of processes (={world_size}) must divide `buckets` (={buckets}) of {name}")
+            rule = f"must divide `buckets` (={buckets}) of {name}; only a new run can have other buckets"
+            raise InputError(f"the number of processes (={world_size}) {rule}")
 
 
 def plan_sharding(
@@ -118,7 +119,8 @@ def plan_sharding(
 
     Raises:
         InputError: if ``tables`` names a table that the model does not have, the tables need more memory than the ranks
-            of the process group have, fbgemm does not support a table's dimension, or the planner finds no plan.
+            of the process group have, fbgemm does not support a table's dimension, a table for ids without a vocabulary
+            would not be sharded by row over whole buckets, or the planner finds no plan.
 
     Returns:
         The plan, which is empty if every table is replicated.
