@@ -1,19 +1,26 @@
 """Multi-task models for sequential funnels, as TorchRec models."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 if TYPE_CHECKING:
+    from torchrec_mtl.inference import Predictor
+    from torchrec_mtl.jobs.loading import load_run
     from torchrec_mtl.training import MultiTaskTrain
 
-__all__ = ["MultiTaskTrain", "Task", "TaskChain", "TaskForest"]
+__all__ = ["MultiTaskTrain", "Predictor", "Task", "TaskChain", "TaskForest", "load_run"]
+
+_ON_FIRST_USE = {  # `torchrec_mtl.ops` needs only torch, and a launcher not even that
+    "MultiTaskTrain": "torchrec_mtl.training",
+    "Predictor": "torchrec_mtl.inference",
+    "load_run": "torchrec_mtl.jobs.loading",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `MultiTaskTrain` on first use: `torchrec_mtl.ops` needs only torch, and a launcher not even that."""
-    if name != "MultiTaskTrain":
+    """Imports what needs more than Python on first use."""
+    if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from torchrec_mtl.training import MultiTaskTrain
-
-    return MultiTaskTrain
+    return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)

@@ -4,6 +4,8 @@ TorchX treats every function here as a component and imports this file for every
 components share is in `torchrec_mtl.jobs.launch`, and the module of a job is imported where its arguments are checked.
 """
 
+import importlib
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +28,8 @@ def train(
     seed: int = 0,
     name: str = "",
     output: str = "runs",
+    redact: bool = False,
+    timeout: int = 600,
     j: str = "1x2",
     image: str = IMAGE,
     cpu: int = 2,
@@ -49,6 +53,8 @@ def train(
         seed: seed of initialisation and row order
         name: name of the run, a new one or an unfinished one to resume; by default the date and time of the launch
         output: folder in which the folder of the run is made; all nodes must see it
+        redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
+        timeout: seconds without a step after which every process leaves its stack in the folder of the run and ends
         j: nodes x processes per node, such as 2x8; or fewest:most nodes, such as 1:2x8
         image: image for container schedulers
         cpu: number of cores per node
@@ -62,7 +68,7 @@ def train(
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
     arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
     arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
-    arguments += ["--output", output, *overrides]
+    arguments += ["--output", output, "--timeout", str(timeout), *launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.train import check_arguments
 
@@ -84,6 +90,7 @@ def compare(
     stages: str = "search,final,sweep,efficiency,report",
     metrics: str = "auc",
     output: str = "runs/compare",
+    redact: bool = False,
     image: str = IMAGE,
     cpu: int = 2,
     gpu: int = 0,
@@ -105,6 +112,7 @@ def compare(
         stages: stages to run, separated by commas
         metrics: metrics that the report shows, separated by commas; your own are package.module:METRIC
         output: folder of the comparison, a new one or one to resume
+        redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
         image: image for container schedulers
         cpu: number of cores
         gpu: number of GPUs
@@ -114,12 +122,13 @@ def compare(
     """
     arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
-    arguments += ["--stages", stages, "--metrics", metrics, "--output", output, *overrides]
+    arguments += ["--stages", stages, "--metrics", metrics, "--output", output]
+    arguments += [*launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
-        from torchrec_mtl.jobs.compare.job import check, parser
+        from torchrec_mtl.jobs.compare.job import check_arguments
 
         launch.check_resources(cpu, gpu, memMB, max_retries)
-        check(parser().parse(arguments))
+        check_arguments(arguments)
         return launch.program("torchrec_mtl", ["compare", *arguments], image, cpu, gpu, memMB, max_retries, mounts)
 
 
@@ -130,6 +139,7 @@ def prepare(
     output: str,
     protocol: str = "",
     bad_rows: str = "strict",
+    redact: bool = False,
     image: str = IMAGE,
     cpu: int = 2,
     memMB: int = 16384,  # noqa: N803
@@ -145,13 +155,14 @@ def prepare(
         output: folder of the prepared data set
         protocol: fields and rules; by default the data set's
         bad_rows: strict to refuse a file with a bad row, quarantine to set bad rows aside
+        redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
         image: image for container schedulers
         cpu: number of cores
         memMB: memory, in MB
         max_retries: number of times that the scheduler restarts the job
         mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
-    options = ["--raw", raw, "--output", output, "--bad-rows", bad_rows]
+    options = ["--raw", raw, "--output", output, "--bad-rows", bad_rows, *launch.flag("--redact", redact)]
     options += ["--protocol", protocol] if protocol else []
     passed = [dataset, *options, *arguments]
     with launch.exit_on_input_error():
@@ -159,6 +170,118 @@ def prepare(
 
         parse(passed)
         return launch.program("torchrec_mtl", ["prepare", *passed], image, cpu, 0, memMB, max_retries, mounts)
+
+
+def evaluate(
+    *arguments: str,
+    run: str,
+    dataset: str,
+    split: str = "test",
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Measures a trained run on a prepared data set.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --by week
+        run: folder of the run, or of a model in it
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        split: train, valid or test
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--dataset", dataset, "--split", split, *arguments]
+    return _with_run("evaluate", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def predict(
+    *arguments: str,
+    run: str,
+    input: str,
+    output: str,
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Scores rows with a trained run.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --keep user --values click=1,buy=20
+        run: folder of the run, or of a model in it
+        input: file, folder or glob of rows
+        output: parquet file for the scores
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--input", input, "--output", output, *arguments]
+    return _with_run("predict", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def calibrate(
+    *arguments: str,
+    run: str,
+    dataset: str,
+    method: str = "isotonic",
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Calibrates a trained run on the validation split.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --model tafe
+        run: folder of the run, or of a model in it
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        method: isotonic or platt
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--dataset", dataset, "--method", method, *arguments]
+    return _with_run("calibrate", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def _with_run(
+    job: str,
+    arguments: Sequence[str],
+    j: str,
+    image: str,
+    cpu: int,
+    gpu: int,
+    memMB: int,  # noqa: N803
+    rdzv_port: int,
+    mounts: str,
+) -> specs.AppDef:
+    with launch.exit_on_input_error():
+        importlib.import_module(f"torchrec_mtl.jobs.{job}").parse(arguments)
+        return launch.torchrun(job, arguments, j, image, cpu, gpu, memMB, 0, 0, rdzv_port, mounts)
 
 
 def bench(

@@ -11,7 +11,7 @@ from torchrec.datasets.utils import Batch
 
 from tests.support import NUM_DENSE, NUM_EMBEDDINGS, TASKS, batch, train_model
 from torchrec_mtl.data import BatchLoader, Field, Schema, Split, check_batch
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, redacted
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import process_group
@@ -101,6 +101,16 @@ def test_a_wrong_value_is_refused_and_its_check_can_be_skipped(expected, kind):
     name, change, sentence = WRONG[kind]
     refuse(expected, change, sentence)
     check_batch(replace(batch(SIZE), **change(batch(SIZE))), SCHEMA, skip=[name])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRONG if kind not in ("dense_width", "weights_0", "child")])
+def test_within_redacted_the_value_is_left_out(kind):
+    _, change, sentence = WRONG[kind]
+    (value,) = re.findall(r"(?:id|value|label|weight|weight of an id) \(=([^)]*)\)", sentence) or ["nan"]
+    with redacted(), pytest.raises(InputError) as refused:
+        check_batch(replace(batch(SIZE), **change(batch(SIZE))), SCHEMA)
+    assert "<redacted>" in str(refused.value)
+    assert f"(={value}) m" not in str(refused.value)
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.data.prepared import SCHEMA, write
 from torchrec_mtl.data import BatchLoader, Field, MultiTaskBatch, Schema, Split, build_once, mapped, parquet, read_split
 from torchrec_mtl.data.loader import prefetched
-from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.errors import InputError, TrainingError, redacted, shown
 from torchrec_mtl.tasks import TaskChain
 
 TASKS = TaskChain(["click"])
@@ -391,6 +391,17 @@ def test_a_stuck_reader_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("reader of")]
+
+
+def test_the_thread_of_a_loader_redacts_as_its_starter_does() -> None:
+    def items():
+        for _ in range(3):
+            yield shown(98765)
+
+    assert set(prefetched(items(), 2, "items")) == {"98765"}
+    with redacted():
+        batches = prefetched(items(), 2, "items")
+        assert set(batches) == {"<redacted>"}
 
 
 def test_an_abandoned_iteration_ends_its_thread() -> None:

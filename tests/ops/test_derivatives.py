@@ -88,3 +88,16 @@ def test_second_derivatives_are_the_references(case, frozen):
         return first, torch.autograd.grad(sum(x.square().sum() for x in first), trained)
 
     torch.testing.assert_close(second("cpp"), second("reference"))
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "compact", "triton"])
+def test_backends_without_second_derivatives_refuse(backend):
+    function, arguments = function_and_arguments("stack")
+    trained = [x.float().requires_grad_() for x in arguments]
+    loss = function(*trained, backend=backend).square().sum()
+    first = torch.autograd.grad(loss, trained, create_graph=True)
+    expected = torch.autograd.grad(function(*trained, backend="reference").square().sum(), trained)
+    torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-4)
+    for wanted in (trained[:1], trained[2:3], trained[5:6]):  # inputs, queries and values
+        with pytest.raises(InputError, match="`backend` must be 'reference' for second derivatives"):
+            torch.autograd.grad(sum(x.square().sum() for x in first), wanted, retain_graph=True)

@@ -7,6 +7,7 @@ from torchrec_mtl.data.loader import BatchLoader
 from torchrec_mtl.data.reader import read_split
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.split import Split
+from torchrec_mtl.data.unknown_ids import UnknownIds
 from torchrec_mtl.data.writer import build_once
 from torchrec_mtl.modules.id_hash import ANY_ID
 
@@ -18,6 +19,7 @@ __all__ = [
     "MultiTaskBatch",
     "Schema",
     "Split",
+    "UnknownIds",
     "build_once",
     "check_batch",
     "log_round",

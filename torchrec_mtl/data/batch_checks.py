@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl.argument_types import check_type
 from torchrec_mtl.data import checks
 from torchrec_mtl.data.checks import Source
 from torchrec_mtl.data.lists import Array
@@ -26,8 +27,9 @@ def check_batch(
 ) -> None:
     """Checks the values of a batch on the CPU, before it is copied to a device and before the model sees it.
 
-    Sharded tables train row 0 in place of an id that they do not have, and a loss takes any number as a label.
-    `BatchLoader` and `Split` have checked their rows already.
+    Sharded tables train row 0 in place of an id that they do not have, and a loss takes any number as a label. An id
+    that a row stands for (`Field.unknown_row`) is refused too: put the batch through `UnknownIds` first. `BatchLoader`
+    and `Split` have checked their rows already.
 
     Args:
         batch: `MultiTaskBatch`, TorchRec's ``Batch``, or anything with ``dense_features [B, num_dense]``,
@@ -53,13 +55,16 @@ def check_batch(
         Traceback (most recent call last):
         torchrec_mtl.errors.InputError: batch: column 'store', row 1 (counted from 0): id (=9) must be at least 0 and below `num_embeddings` (=9)
     """  # noqa: E501  (the message)
+    check_type("expected", expected, Schema | nn.Module)
+    check_type("tasks", tasks, TaskForest | None)
+    check_type("skip", skip, Sequence[str])
     for name in skip:
         check_choice("skip", name, CHECKS)
     if isinstance(expected, Schema):
         sizes, num_dense = {field.name: field.num_embeddings for field in expected.fields}, len(expected.dense)
         tasks = tasks or expected.tasks
     else:
-        sizes, num_dense = _of_model(expected)
+        sizes, num_dense = sizes_of_model(expected)
     labels, num_rows = _array("labels", batch.labels), len(batch.labels)
     if tasks is None:
         tasks = TaskForest(*(Task(f"task_{number}") for number in range(labels.shape[1] if labels.ndim == 2 else 1)))
@@ -87,7 +92,7 @@ def check_batch(
         checks.check_labels(_SOURCE, tasks, labels, known)
 
 
-def _of_model(model: nn.Module) -> tuple[dict[str, int], int]:
+def sizes_of_model(model: nn.Module) -> tuple[dict[str, int], int]:
     """Returns the number of ids of each feature that a model reads, and its number of dense columns."""
     layouts = [module.layout for module in model.modules() if isinstance(module, FeatureArch)]
     if not layouts:
@@ -100,6 +105,8 @@ def _of_model(model: nn.Module) -> tuple[dict[str, int], int]:
 
 
 def _array(name: str, tensor: Tensor) -> Array:
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"batch: `{name}` (a {type(tensor).__name__}) must be a tensor")
     if tensor.device.type != "cpu":
         raise InputError(f"batch: `{name}` (on {tensor.device}) must be on the CPU")
     tensor = tensor.detach()
@@ -114,6 +121,10 @@ def _check_shape(name: str, array: Array, shape: tuple[int, int]) -> None:
 def _check_ids(sparse: KeyedJaggedTensor, sizes: Mapping[str, int], num_rows: int) -> None:
     values, offsets = _array("sparse_features", sparse.values()), _array("sparse_features", sparse.offsets())
     weights = None if sparse.weights_or_none() is None else _array("sparse_features", sparse.weights())
+    if values.ndim != 1:
+        raise InputError(
+            f"batch: the ids of `sparse_features` (of shape {list(values.shape)}) must be one after the other"
+        )
     checks.check_integers(_SOURCE, "sparse_features", values)
     if offsets[-1] != len(values) or (weights is not None and len(weights) != len(values)):
         raise InputError(f"batch: the lengths and weights of `sparse_features` must be those of its {len(values)} ids")

@@ -1,6 +1,6 @@
 """Checks of a split's columns. Each raises `InputError` on the first row that breaks its rule.
 
-The message names the source (a file), the column, the row (counted from 0) and the value.
+The message names the source (a file), the column, the row (counted from 0) and, unless `redacted`, the value.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import Field
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, shown
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -33,7 +33,7 @@ def reject(source: Source, column: str, bad: Array, rule: str, values: Array, of
     if bad.any():
         position = bad.argmax()
         row = position if offsets is None else np.searchsorted(offsets, position, side="right") - 1
-        message = rule.format(values[position])
+        message = rule.format(shown(values[position]))
         raise InputError(f"{source}: column {column!r}, row {source.first_row + row} (counted from 0): {message}")
 
 
@@ -45,11 +45,28 @@ def check_integers(source: Source, column: str, values: Array) -> None:
 
 
 def check_ids(source: Source, field: Field, ids: Array, offsets: Array | None = None) -> None:
-    """Checks that ids are integers in ``0 .. num_embeddings - 1``."""
+    """Checks that ids are integers in ``0 .. num_embeddings - 1``, whether or not there is a row for others."""
     rule = f"id (={{}}) must be at least 0 and below `num_embeddings` (={field.num_embeddings})"
     if len(ids):
         check_integers(source, field.name, ids)
         reject(source, field.name, (ids < 0) | (ids >= field.num_embeddings), rule, ids, offsets)
+
+
+def replace_unknown(source: Source, field: Field, ids: Array, offsets: Array | None = None) -> tuple[Array, int]:
+    """Returns ids with ``field.unknown_row`` in place of each that is out of range, and the number of these.
+
+    Raises `InputError` as `check_ids` does, for an id out of range only if the field has no such row.
+    """
+    if field.unknown_row is None or not len(ids):
+        check_ids(source, field, ids, offsets)
+        return ids, 0
+    check_integers(source, field.name, ids)
+    unknown = (ids < 0) | (ids >= field.num_embeddings)
+    if not unknown.any():
+        return ids, 0
+    known = np.where(unknown, 0, ids).astype(np.int64)  # the ids' own type may not hold the row
+    known[unknown] = field.unknown_row
+    return known, int(unknown.sum())
 
 
 def check_offsets(source: Source, column: str, offsets: Array, num_values: int) -> None:
@@ -88,5 +105,5 @@ def check_labels(source: Source, tasks: TaskForest, labels: Array, known: Array)
     pairs = [(before, after) for after in range(len(tasks)) for before in tasks.ancestors(after)]
     for before, after in pairs:  # all ancestors, not only the parent: its label may be masked
         violated = (labels[:, after] == 1) & (labels[:, before] == 0) & known[:, after] & known[:, before]
-        rule = f"{tasks.names[after]!r} (={{:g}}) must not happen without {tasks.names[before]!r} (=0)"
+        rule = f"{tasks.names[after]!r} (=1) must not happen without {tasks.names[before]!r} (=0)"
         reject(source, tasks.label_columns[after], violated, rule, labels[:, after])

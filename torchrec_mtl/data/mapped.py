@@ -106,12 +106,12 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         index = read_json(file)
     except InputError as error:
-        raise InputError(f"{error}; {_remedy(folder)}") from error
+        raise InputError(f"{error}; {remedy(folder)}") from error
     for name, entry in index.items():
         if not isinstance(entry, dict) or not entry.keys() >= INDEXED:
-            raise InputError(f"{file}: damaged: {name!r} must have {sorted(INDEXED)}; {_remedy(folder)}")
+            raise InputError(f"{file}: damaged: {name!r} must have {sorted(INDEXED)}; {remedy(folder)}")
     if not index:
-        raise InputError(f"{file}: damaged: names no array; {_remedy(folder)}")
+        raise InputError(f"{file}: damaged: names no array; {remedy(folder)}")
     return index
 
 
@@ -121,12 +121,12 @@ def _map(file: Path, expected: dict[str, Any]) -> Array:
         found = {"dtype": array.dtype.str, "shape": list(array.shape)}
         status = file.stat()
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: cut short or damaged ({error}); {_remedy(file.parent)}") from error
+        raise InputError(f"{file}: cut short or damaged ({error}); {remedy(file.parent)}") from error
     indexed = {name: expected.get(name) for name in found}
     size = status.st_size - array.offset
     if found != indexed or size != array.nbytes:
         message = f"{file}: damaged: has {found} in {size} bytes, but its index says {indexed}"
-        raise InputError(f"{message}; {_remedy(file.parent)}")
+        raise InputError(f"{message}; {remedy(file.parent)}")
     if status.st_mtime_ns != expected.get("mtime_ns"):
         _check_checksum(file, array, expected)
     return np.asarray(array)
@@ -137,10 +137,11 @@ def _check_checksum(file: Path, array: Array, expected: dict[str, Any]) -> None:
     for start in range(0, len(flat), CHUNK):
         checksum = zlib.crc32(flat[start : start + CHUNK].data, checksum)
     if checksum != expected.get("checksum"):
-        raise InputError(f"{file}: damaged: its values are not the ones that were written; {_remedy(file.parent)}")
+        raise InputError(f"{file}: damaged: its values are not the ones that were written; {remedy(file.parent)}")
     with suppress(OSError):  # on a read-only disk, the file is checked each time
         os.utime(file, ns=(expected["mtime_ns"], expected["mtime_ns"]))
 
 
-def _remedy(folder: Path) -> str:
+def remedy(folder: Path) -> str:
+    """What to do about damaged files in ``folder``."""
     return f"remove {folder}, and it is written again"

@@ -6,14 +6,16 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import parquet
 from torchrec_mtl.data.fingerprint import columns_text, fingerprint
 from torchrec_mtl.data.id_columns import STARTS, values_name
-from torchrec_mtl.data.mapped import ArrayWriter, map_arrays, read_index
+from torchrec_mtl.data.mapped import ArrayWriter, map_arrays, read_index, remedy
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.errors import InputError
@@ -24,6 +26,7 @@ ORIGIN_FILE = "parquet.json"
 LAYOUT_VERSION = 3  # columns of another version are written again
 
 
+@checked
 def read_split(
     directory: str | Path, split: str, schema: Schema | None = None, fields: Sequence[str] | None = None
 ) -> Split:
@@ -40,11 +43,11 @@ def read_split(
         fields: keys of the batches, in this order; all fields by default.
 
     Raises:
-        InputError: if a file is missing, cut short or does not fit the schema, or a row breaks a rule: an id is null or
-            outside its field's range; a dense value or weight is not finite; a weight is negative; a label is neither 0
-            nor 1, is missing where its weight is not 0, or is 1 without a step that it implies. The message names the
-            file, the column, the row (counted from 0) and the value. Also if the files of the columns are cut short,
-            changed or damaged, or cannot be written.
+        InputError: if a file is missing, cut short or does not fit the schema, or a row breaks a rule: an id is null,
+            or outside the range of a field without an ``unknown_row``; a dense value or weight is not finite; a weight
+            is negative; a label is neither 0 nor 1, is missing where its weight is not 0, or is 1 without a step that
+            it implies. The message names the file, the column, the row (counted from 0) and the value. Also if the
+            files of the columns are cut short, changed or damaged, or cannot be written.
 
     Example::
 
@@ -62,7 +65,8 @@ def read_split(
     schema = Schema.load(directory) if schema is None else schema
     keys = schema.field_names if fields is None else schema.select(fields).field_names
     folder = map_columns(Path(directory), split, schema)
-    return Split.from_arrays(schema, map_arrays(folder), keys, str(folder), fingerprint(schema, read_index(folder)))
+    arrays, known_as = map_arrays(folder), fingerprint(schema, read_index(folder))
+    return Split.from_arrays(schema, arrays, keys, str(folder), known_as, _num_unknown(folder, schema.select(keys)))
 
 
 def map_columns(directory: Path, split: str, schema: Schema) -> Path:
@@ -80,8 +84,9 @@ def map_columns(directory: Path, split: str, schema: Schema) -> Path:
     def write_columns(partial: Path) -> None:
         status, sha256 = _status(file), digest(file)  # before its rows are read: a change in between is then seen
         with ArrayWriter(partial) as writer:
-            _append_slabs(file, split, schema, writer)
-        (partial / ORIGIN_FILE).write_text(to_json({"layout": LAYOUT_VERSION, **status, "sha256": sha256}))
+            num_unknown = _append_slabs(file, split, schema, writer)
+        origin = {"layout": LAYOUT_VERSION, **status, "sha256": sha256, "num_unknown": num_unknown}
+        (partial / ORIGIN_FILE).write_text(to_json(origin))
         shutil.rmtree(folder, ignore_errors=True)  # columns of a parquet file that was replaced
 
     try:
@@ -119,13 +124,28 @@ def _is_of(origin_file: Path, file: Path) -> bool:
     return True
 
 
-def _append_slabs(file: Path, split: str, schema: Schema, writer: ArrayWriter) -> None:
-    """Checks the rows of the file, slab by slab, and appends their columns."""
+def _num_unknown(folder: Path, schema: Schema) -> dict[str, tuple[int, int]]:
+    """The attribute ``num_unknown`` of a split, which was counted when its columns were written."""
+    file, fields = folder / ORIGIN_FILE, [field for field in schema.fields if field.unknown_row is not None]
+    counts: Any = read_json(file).get("num_unknown")
+    try:
+        return {field.name: (int(counts[field.name][0]), int(counts[field.name][1])) for field in fields}
+    except (TypeError, LookupError, ValueError) as error:
+        rule = f"must count the unknown ids of {[field.name for field in fields]}"
+        raise InputError(f"{file}: damaged: `num_unknown` (={counts!r:.60}) {rule}; {remedy(folder)}") from error
+
+
+def _append_slabs(file: Path, split: str, schema: Schema, writer: ArrayWriter) -> dict[str, list[int]]:
+    """Checks the rows of the file, slab by slab, and appends their columns; returns the sums of `Split.num_unknown`."""
     num_lists = sum(field.multi_valued for field in schema.fields)
     num_values = np.zeros(num_lists, np.int64)  # so far
+    num_unknown: dict[str, list[int]] = {}
     for slab in parquet.read_slabs(file, schema, schema.num_rows.get(split)):
         arrays = dict(slab.arrays)
         if num_lists:
             arrays[STARTS] = arrays[STARTS] + num_values
             num_values += [len(arrays[values_name(number)]) for number in range(num_lists)]
         writer.append(arrays)
+        for name, counts in slab.num_unknown.items():
+            num_unknown[name] = [a + b for a, b in zip(num_unknown.get(name, (0, 0)), counts, strict=True)]
+    return num_unknown

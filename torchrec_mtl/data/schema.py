@@ -3,21 +3,27 @@
 A prepared data set is a directory with ``schema.json``, ``train.parquet``, ``valid.parquet`` and ``test.parquet``.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
-from torchrec_mtl.errors import LARGEST, InputError, check_file_name
+from torchrec_mtl.argument_types import check_type, checked
+from torchrec_mtl.errors import LARGEST, InputError, check_at_least, check_file_name, not_one_of
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 SCHEMA_FILE = "schema.json"
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
+_POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
+_OPTIONAL = ("weight_column", "unknown_row", "shares", "embedding_dim", "pooling", "init_std")  # of a field
 
 
 class HasEmbeddingBagConfigs(Protocol):
@@ -40,20 +46,33 @@ class Field:
             vocabulary, which are any integers below it.
         multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
         weight_column: name of a column with a list of finite weights, one for each id; only for a multi-valued field.
+        unknown_row: row of the table, from 0 to ``num_embeddings - 1``, that stands for every id outside this range;
+            None refuses such an id. It may be a row that no other id has, or that of a known id, such as 0 for
+            "missing". A missing value is always refused.
+        shares: name of the field whose table this field looks up too; its own table by default.
+        embedding_dim: dimension of the table; by default the one that the run chooses.
+        pooling: how the embeddings of a row's ids are joined, "sum" or "mean".
+        init_std: standard deviation of the table's first values; by default the one that the run chooses.
 
     Raises:
-        InputError: if an argument is of the wrong kind.
+        InputError: if an argument is of the wrong kind or out of its range.
 
     Example::
 
-        >>> Field("store", 112)
-        Field(name='store', num_embeddings=112, multi_valued=False, weight_column=None)
+        >>> fields = [Field("store", 112, unknown_row=0)]
+        >>> fields += [Field("recent_stores", 112, multi_valued=True, shares="store", unknown_row=0)]
     """
 
     name: str
     num_embeddings: int
     multi_valued: bool = False
     weight_column: str | None = None
+    unknown_row: int | None = None
+    _: KW_ONLY
+    shares: str | None = None
+    embedding_dim: int | None = None
+    pooling: Literal["sum", "mean"] = "sum"
+    init_std: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -66,6 +85,18 @@ class Field:
             raise self._error("weight_column", "must be a non-empty string or None")
         if self.weight_column is not None and not self.multi_valued:
             raise self._error("weight_column", "must be None: the field is not multi-valued")
+        if self.unknown_row is not None and (
+            type(self.unknown_row) is not int or not 0 <= self.unknown_row < self.num_embeddings
+        ):
+            raise self._error("unknown_row", f"must be None or an integer from 0 to {self.num_embeddings - 1}")
+        if self.shares is not None and (not isinstance(self.shares, str) or self.shares == self.name):
+            raise self._error("shares", "must name another field")
+        if self.pooling not in _POOLING:
+            raise self._error("pooling", f"must be one of {list(_POOLING)}")
+        if self.embedding_dim is not None and (type(self.embedding_dim) is not int or self.embedding_dim < 1):
+            raise self._error("embedding_dim", "must be an integer of at least 1, or None")
+        if self.init_std is not None and not 0 <= self.init_std < math.inf:
+            raise self._error("init_std", "must be a finite number of at least 0, or None")
 
     def _error(self, argument: str, rule: str) -> InputError:
         return InputError(f"`{argument}` (={getattr(self, argument)!r}) of field {self.name!r} {rule}")
@@ -109,6 +140,9 @@ class Schema:
     vocabulary_digest: str | None = None
 
     def __post_init__(self) -> None:
+        check_type("fields", self.fields, Sequence[Field])
+        check_type("tasks", self.tasks, TaskForest)
+        check_type("dense", self.dense, Sequence[str] | str)  # a string gets a sentence of its own below
         object.__setattr__(self, "fields", tuple(self.fields))
         object.__setattr__(self, "dense", self.dense if isinstance(self.dense, str) else tuple(self.dense))
         check_file_name("`name` of a data set", self.name)
@@ -131,10 +165,29 @@ class Schema:
             if tables.count(table) > 1:
                 rule = f"must not become table {table!r}, as another field of data set {self.name!r} does"
                 raise InputError(f"field {name!r} {rule}")
+        for each in self.fields:
+            self._check_sharing(each)
         for split, rows in self.num_rows.items():
             if split not in SPLITS or type(rows) is not int or rows < 1:
                 rule = f"must give {list(SPLITS)} integers of at least 1"
                 raise InputError(f"`num_rows` (={dict(self.num_rows)}) {rule}")
+
+    def _check_sharing(self, field: Field) -> None:
+        owner = self.owner(field)
+        if owner.shares is not None or owner.num_embeddings != field.num_embeddings:
+            rule = f"must be a field with a table of {field.num_embeddings} ids, not {owner}"
+            raise InputError(f"`shares` (={field.shares!r}) of field {field.name!r} {rule}")
+        if field is not owner and (field.embedding_dim or field.init_std) is not None:
+            raise InputError(f"field {field.name!r} has no `embedding_dim` or `init_std`: it shares a table")
+
+    def owner(self, field: Field) -> Field:
+        """Returns the field whose table ``field`` looks up, which may be itself."""
+        if field.shares is None:
+            return field
+        found = {each.name: each for each in self.fields}.get(field.shares)
+        if found is None:
+            raise InputError(f"`shares` of field {field.name!r}: {not_one_of('field', field.shares, self.field_names)}")
+        return found
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -153,41 +206,67 @@ class Schema:
         group = () if self.group is None else (self.group,)
         return tuple(dict.fromkeys((*self.field_names, *self.id_weight_columns, *self.dense, *targets, *group)))
 
+    @checked
     def select(self, names: Sequence[str]) -> "Schema":
         """Returns the schema with only the fields ``names``, in that order."""
         by_name = {field.name: field for field in self.fields}
         for name in names:
             if name not in by_name:
                 raise InputError(f"field {name!r} must be one of data set {self.name!r}: {list(by_name)}")
-        return replace(self, fields=[by_name[name] for name in names])
+        fields: list[Field] = []
+        owners: dict[str, str] = {}  # where a field's owner is left out, the first of its table's fields owns the table
+        for each in (by_name[name] for name in names):
+            if each.shares is not None and each.shares not in names:
+                owner = self.owner(each)
+                first = owners.setdefault(owner.name, each.name)
+                if first == each.name:
+                    each = replace(each, shares=None, embedding_dim=owner.embedding_dim, init_std=owner.init_std)
+                else:
+                    each = replace(each, shares=first)
+            fields.append(each)
+        return replace(self, fields=fields)
 
+    @checked
     def embedding_configs(
         self, embedding_dim: int, num_rows: Mapping[str, int] | None = None
     ) -> list[EmbeddingBagConfig]:
-        """Returns one sum-pooled table ``t_<field>`` per field, for an EmbeddingBagCollection; ``_`` stands for ``.``.
+        """Returns one table ``t_<field>`` per field that shares no other's, for an EmbeddingBagCollection.
+
+        In the name of a table, ``_`` stands for ``.``.
 
         Args:
-            embedding_dim: dimension of the tables.
-            num_rows: rows of the tables of fields whose ids have no vocabulary, by field name.
+            embedding_dim: dimension of the tables whose fields do not name one.
+            num_rows: rows of the tables of fields whose ids have no vocabulary, by the name of the field that the table
+                is named after.
 
         Raises:
-            InputError: if another field has more ids than a table can have rows.
+            InputError: if another field has more ids than a table can have rows, ``embedding_dim`` is below 1, or
+                fields of one table differ in pooling.
         """
+        check_at_least(1, embedding_dim=embedding_dim)
         num_rows = num_rows or {}
         for each in self.fields:
-            if each.num_embeddings > LARGEST and each.name not in num_rows:
+            if each.num_embeddings > LARGEST and self.owner(each).name not in num_rows:
                 rule = f"must be at most {LARGEST} for an embedding table: encode its ids, or name it in `zch.fields`"
                 raise InputError(f"`num_embeddings` (={each.num_embeddings}) of field {each.name!r} {rule}")
-        return [
-            EmbeddingBagConfig(
-                name=_table_name(field.name),
-                feature_names=[field.name],
-                num_embeddings=num_rows.get(field.name, field.num_embeddings),
-                embedding_dim=embedding_dim,
-                pooling=PoolingType.SUM,
-            )
-            for field in self.fields
-        ]
+        owners = [each for each in self.fields if each.shares is None]
+        return [self._table(each, num_rows.get(each.name, each.num_embeddings), embedding_dim) for each in owners]
+
+    def _table(self, owner: Field, num_rows: int, embedding_dim: int) -> EmbeddingBagConfig:
+        users = [each for each in self.fields if self.owner(each) is owner]
+        pooling = {each.pooling for each in users if each.multi_valued} or {owner.pooling}
+        if len(pooling) > 1:
+            names = [each.name for each in users if each.multi_valued]
+            raise InputError(f"`pooling` of the fields {names} must be the same, as they share a table")
+        std = owner.init_std
+        return EmbeddingBagConfig(
+            name=_table_name(owner.name),
+            feature_names=[each.name for each in users],
+            num_embeddings=num_rows,
+            embedding_dim=owner.embedding_dim or embedding_dim,
+            pooling=_POOLING[pooling.pop()],
+            init_fn=None if std is None else partial(nn.init.normal_, std=std),
+        )
 
     def check_fits(self, embedding_bag_collection: HasEmbeddingBagConfigs, tasks: TaskForest) -> None:
         """Raises `InputError` unless a model with these tables and tasks can read this data."""
@@ -234,7 +313,12 @@ class Schema:
         return cls(
             name=content["name"],
             fields=[
-                Field(item["name"], item["num_embeddings"], item["multi_valued"], item.get("weight_column"))
+                Field(
+                    item["name"],
+                    item["num_embeddings"],
+                    item["multi_valued"],
+                    **{name: item[name] for name in _OPTIONAL if name in item},  # older files have none of them
+                )
                 for item in fields
             ],
             tasks=TaskChain(**tasks) if version == 1 else TaskForest(*(Task(**task) for task in tasks)),

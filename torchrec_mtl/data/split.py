@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from torchrec_mtl.argument_types import check_type
 from torchrec_mtl.data import checks
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.checks import Source
 from torchrec_mtl.data.fingerprint import fingerprint_of_arrays
 from torchrec_mtl.data.id_columns import IdColumns, pack_ids
-from torchrec_mtl.data.lists import Array, Lists
+from torchrec_mtl.data.lists import Array, Lists, as_array
 from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.errors import InputError
 
@@ -35,6 +37,10 @@ class Split:
         weights: label weights [N, T]; None stands for 1 everywhere.
         groups: groups of the rows for GAUC, integers [N]; the attribute ``groups`` has them as int64.
         source: name of these rows in error messages; a reader gives the file.
+
+    Attributes:
+        num_unknown: number of ids that are outside their field's range, and of all ids, by the name of each field that
+            has an ``unknown_row``, which stands for them in the batches.
 
     Raises:
         InputError: on the first value that breaks a rule, naming the column, the row and the value; also if columns
@@ -62,7 +68,10 @@ class Split:
         groups: ArrayLike | None = None,
         source: str | Source = "Split",
     ) -> None:
-        rows = _Checker(schema, len(np.asarray(labels)), source if isinstance(source, Source) else Source(source))
+        check_type("schema", schema, Schema)
+        check_type("ids", ids, Mapping[str, Any])
+        num_rows = len(np.atleast_1d(as_array("labels", labels, np.float32)))
+        rows = _Checker(schema, num_rows, source if isinstance(source, Source) else Source(source))
         known = None if weights is None else rows.weights(weights)
         arrays = {
             "labels": rows.labels(labels, known),
@@ -74,14 +83,22 @@ class Split:
             arrays["groups"] = rows.groups(groups)
         arrays |= pack_ids(schema.fields, {field.name: rows.ids(field, ids) for field in schema.fields})
         self._attach(schema, arrays, schema.field_names, str(source))
+        self.num_unknown: Mapping[str, tuple[int, int]] = rows.num_unknown
 
     @classmethod
     def from_arrays(
-        cls, schema: Schema, arrays: Mapping[str, Array], fields: Sequence[str], source: str, fingerprint: str
+        cls,
+        schema: Schema,
+        arrays: Mapping[str, Array],
+        fields: Sequence[str],
+        source: str,
+        fingerprint: str,
+        num_unknown: Mapping[str, tuple[int, int]] | None = None,
     ) -> "Split":
         """Returns a split with the ``arrays`` of another, which are not checked again, and batches of ``fields``."""
         split = cls.__new__(cls)
         split.__dict__["fingerprint"] = fingerprint
+        split.num_unknown = num_unknown or {}
         split._attach(schema, arrays, fields, source)
         return split
 
@@ -143,6 +160,7 @@ class _Checker:
 
     def __init__(self, schema: Schema, num_rows: int, source: Source) -> None:
         self.schema, self.num_rows, self.source = schema, num_rows, source
+        self.num_unknown: dict[str, tuple[int, int]] = {}
         if num_rows == 0:
             raise InputError(f"{source}: must have at least one row")
 
@@ -164,7 +182,9 @@ class _Checker:
         return array
 
     def groups(self, groups: ArrayLike) -> Array:
-        array = np.asarray(groups)
+        array = as_array("groups", groups)
+        if array.ndim != 1:
+            raise InputError(f"{self.source}: groups must be of shape {[self.num_rows]}, not {list(array.shape)}")
         self._check_length("groups", len(array))
         checks.check_integers(self.source, self.schema.group or "groups", array)
         return array.astype(np.int64)
@@ -174,17 +194,19 @@ class _Checker:
             raise InputError(f"{self.source}: column {field.name!r} is missing")
         column = ids[field.name]
         if not field.multi_valued:
-            values = np.asarray(column)
+            values = as_array(field.name, column)
+            if values.ndim != 1:
+                rule = f"must be of shape {[self.num_rows]}, not {list(values.shape)}"
+                raise InputError(f"{self.source}: column {field.name!r} {rule}")
             self._check_length(f"column {field.name!r}", len(values))
-            checks.check_ids(self.source, field, values)
-            return values
+            return self._known(field, values)
         parts = ("values", "offsets") if field.weight_column is None else ("values", "offsets", "weights")
         if not (isinstance(column, tuple) and len(column) == len(parts)):
             raise InputError(f"{self.source}: column {field.name!r} must be a tuple of {' and '.join(parts)}")
         values, offsets = np.asarray(column[0]), np.asarray(column[1])
         checks.check_offsets(self.source, field.name, offsets, len(values))
         self._check_length(f"column {field.name!r}", len(offsets) - 1)
-        checks.check_ids(self.source, field, values, offsets)
+        values = self._known(field, values, offsets)
         if field.weight_column is None:
             return Lists(values, offsets)
         weights = np.asarray(column[2], np.float32)
@@ -194,8 +216,14 @@ class _Checker:
         checks.check_id_weights(self.source, field.weight_column, weights, offsets)
         return Lists(values, offsets, weights)
 
+    def _known(self, field: Field, ids: Array, offsets: Array | None = None) -> Array:
+        known, num_unknown = checks.replace_unknown(self.source, field, ids, offsets)
+        if field.unknown_row is not None:
+            self.num_unknown[field.name] = (num_unknown, len(ids))
+        return known
+
     def _floats(self, name: str, values: ArrayLike, num_columns: int) -> Array:
-        array = np.require(values, np.float32, ["C"])
+        array = np.require(as_array(name, values, np.float32), np.float32, ["C"])
         if array.shape != (self.num_rows, num_columns):
             expected = [self.num_rows, num_columns]
             raise InputError(f"{self.source}: {name} must be of shape {expected}, not {list(array.shape)}")

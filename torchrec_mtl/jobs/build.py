@@ -20,7 +20,6 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     Raises:
         InputError: if an argument is out of its range, or the model or the loss does not support the data's tasks.
     """
-
     features = build_features(config, schema, device)
     model = config.system.model(features, schema.tasks, **config.model_args)
     return MultiTaskTrain(model, config.loss(schema.tasks, **config.loss_args).to(device))
@@ -41,13 +40,15 @@ def build_features(config: RunConfig, schema: Schema, device: torch.device) -> F
     for name in zch.fields:
         if name not in schema.field_names:
             raise InputError(not_one_of("`zch.fields`", name, schema.field_names))
+        if (shared := {field.name: field.shares for field in schema.fields}[name]) is not None:
+            raise InputError(f"`zch.fields` (={name!r}) must name {shared!r}, whose table this field looks up")
     tables = schema.embedding_configs(config.embedding_dim, {name: zch.rows_of(name) for name in zch.fields})
     for table in tables:
-        table.init_fn = init
-    plain = [table for table in tables if table.feature_names[0] not in zch.fields]
+        table.init_fn = table.init_fn or init
+    plain = [table for table in tables if not set(table.feature_names) & set(zch.fields)]
     collections: list[Any] = [EmbeddingBagCollection(tables=plain, **of_collections)] if plain else []
     if zch.fields:
-        of_ids = [table for table in tables if table.feature_names[0] in zch.fields]
+        of_ids = [table for table in tables if set(table.feature_names) & set(zch.fields)]
         how = {name: getattr(zch, name) for name in ("eviction", "interval", "buckets", "decay")}
         seed = config.training.seed
         collections.append(ZeroCollisionEmbeddingBagCollection(of_ids, seed=seed, **how, **of_collections))

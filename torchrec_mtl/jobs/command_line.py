@@ -10,6 +10,8 @@ from typing import Any, NoReturn, TypeVar
 from torchrec_mtl.errors import InputError, nearest, not_one_of
 from torchrec_mtl.metrics import METRICS, Metric
 
+REDACT_HELP = "leave ids and other values of the data out of messages, saved batches and bad_rows.tsv"
+
 
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that raises `InputError`; options may stand before, between and after settings."""

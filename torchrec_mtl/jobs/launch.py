@@ -56,6 +56,11 @@ def processes_a_node(j: str, gpu: int) -> int:
     return processes
 
 
+def flag(option: str, given: bool) -> list[str]:
+    """The command-line words of an option without a value."""
+    return [option] if given else []
+
+
 def check_resources(cpu: int, gpu: int, memMB: int, max_retries: int) -> None:  # noqa: N803
     """Raises `InputError` unless a node can have these resources and be started again so often.
 

@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Sequence
 
 from torchrec_mtl.data.raw.preparation import read_findings
-from torchrec_mtl.errors import check_positive_share
-from torchrec_mtl.jobs.command_line import Parser
+from torchrec_mtl.errors import check_positive_share, redacted
+from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser
 from torchrec_mtl.jobs.datasets import DATASETS, StageBars
 from torchrec_mtl.jobs.parameters import parameters
 
@@ -28,6 +28,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         options = datasets.add_parser(name)
         options.add_argument("--raw", required=True, help="folder of the raw files, as they were downloaded")
         options.add_argument("--output", required=True, help="folder of the prepared data set")
+        options.add_argument("--redact", action="store_true", help=REDACT_HELP)
         for parameter in of_dataset.values():
             description = f"{parameter.description} ({parameter.kind}; {parameter.default!r})".replace("%", "%%")
             options.add_argument(f"--{parameter.path.replace('_', '-')}", help=description)
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     bars = StageBars()
     try:
-        folder = FROM_RAW[args.dataset](args.raw, args.output, progress=bars, **args.options)
+        with redacted(args.redact):
+            folder = FROM_RAW[args.dataset](args.raw, args.output, progress=bars, **args.options)
     finally:
         bars.close()
     print(*read_findings(folder), f"prepared: {folder}", sep="\n")

@@ -119,7 +119,7 @@ def _defined(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def _aligned(cells: list[list[str]]) -> list[str]:
+def aligned(cells: list[list[str]]) -> list[str]:
     """Lines of left-aligned columns, with a rule below the first line."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -153,7 +153,7 @@ def table(
         for report in reports:
             values = (cell(report, metric, task, space) for task, space in spaces.items())
             cells.append([report.title, *values, *about.get(report.config.name, ())])
-        return ["", *_aligned(cells)]
+        return ["", *aligned(cells)]
 
     about = {"": ["samples/s", "parameters", "loss"]}
     for report in reports:
@@ -212,6 +212,7 @@ def write_report(
     metrics: Sequence[str] = ("auc",),
     known: Mapping[str, Metric] = METRICS,
     data: str | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Prints the table, and writes it with ``report.png`` and ``results.json`` into ``directory``.
 
@@ -224,13 +225,14 @@ def write_report(
         metrics: names of ``known`` metrics that the table shows, in order; the picture shows the first.
         known: all metrics that the runs measured; ``results.json`` has all of them.
         data: what `describe_data` says of the data, for ``results.json``.
+        notes: sentences below the table.
 
     Raises:
         InputError: if a metric is unknown, or needs groups that the data does not have.
     """
     for metric in metrics:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)
-    text = f"{schema.name}: {schema.tasks}\n\n{table(reports, schema.tasks, metrics, known)}"
+    text = "\n".join([f"{schema.name}: {schema.tasks}\n\n{table(reports, schema.tasks, metrics, known)}", *notes])
     (directory / "table.txt").write_text(text + "\n")
     draw(reports, schema.tasks, directory / "report.png", metrics[0], known[metrics[0]].title)
     rows = [to_json(row) for row in result_rows(reports, schema.name, data)]

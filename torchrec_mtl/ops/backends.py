@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,3 +81,26 @@ def differentiable_gradients(
         wanted = [x for x in inputs if x.requires_grad]
         found = iter(torch.autograd.grad(function(*inputs), wanted, upstream, create_graph=True))
     return [next(found) if x.requires_grad else None for x in inputs]
+
+
+def refuse_missing_second_derivatives(*inputs: Tensor) -> None:
+    """Makes second derivatives an error with the way out, if PyTorch has none of the operation that reads ``inputs``.
+
+    Call it before that operation, with tensors that nothing else reads. PyTorch knows what is missing only once the
+    first derivatives are there.
+    """
+    if torch.compiler.is_compiling():  # a compiled graph has no second derivatives at all
+        return
+    for x in inputs:
+        if x.requires_grad:
+            x.register_hook(_watch)
+
+
+def _watch(gradient: Tensor) -> None:
+    if gradient.grad_fn is not None and gradient.grad_fn.name() == "torch::autograd::NotImplemented":
+        gradient.register_hook(refuse_second_derivatives)
+
+
+def refuse_second_derivatives(*_: Any) -> None:
+    """Raises an `InputError` with the way out; a backward function."""
+    raise InputError("`backend` must be 'reference' for second derivatives, which fused kernels do not have")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 from torchrec_mtl.modules.eviction import EVICTIONS, Eviction
 from torchrec_mtl.modules.row_assignment import check_num_rows
@@ -48,6 +49,7 @@ class TableConfig:
     sharding: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("optimizer", self.optimizer, TABLE_OPTIMIZERS)
         check_choice("sharding", self.sharding, SHARDINGS)
         check_at_least(0, learning_rate=self.learning_rate)
@@ -83,9 +85,10 @@ class ZchConfig:
 
     def __post_init__(self) -> None:
         check_choice("eviction", self.eviction, EVICTIONS)
-        check_at_least(1, interval=self.interval, buckets=self.buckets)
+        check_at_least(1, num_rows=self.num_rows, interval=self.interval, buckets=self.buckets)
         check_at_least(0, decay=self.decay)
         for name in self.num_rows_of:
+            check_at_least(1, num_rows_of=self.num_rows_of[name])
             if name not in self.fields:
                 raise InputError(f"`num_rows_of` (={name!r}) must be of `fields` (={list(self.fields)})")
         for name in self.fields:
@@ -122,6 +125,7 @@ class OptimizerConfig:
     max_gradient_norm: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_at_least(0, **{name.name: getattr(self, name.name) for name in fields(self)})
 
 
@@ -143,6 +147,7 @@ class CheckpointConfig:
     asynchronous: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_at_least(0, interval=self.interval)
         check_at_least(1, keep_last=self.keep_last)
 
@@ -200,6 +205,7 @@ class TrainingConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
         check_choice("non_finite_loss", self.non_finite_loss, NON_FINITE)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.errors import TrainingError
+from torchrec_mtl.errors import TrainingError, redacts
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.step import NonFiniteLossError
 
@@ -80,19 +80,27 @@ class StopRequest:
 
 
 def save_batch(batch: Any, logits: torch.Tensor, file: Path) -> None:
-    """Writes a batch and its logits as tensors that ``torch.load(file)`` reads."""
-    sparse = batch.sparse_features
+    """Writes a batch and its logits as tensors that ``torch.load(file)`` reads.
+
+    Within `torchrec_mtl.errors.redacted`, the ids are None, and dense features and weights of ids are powers of ten, by
+    which a huge one is found.
+    """
+    sparse, hidden = batch.sparse_features, redacts()
     contents = {
-        "dense_features": batch.dense_features,
+        "dense_features": _magnitudes(batch.dense_features) if hidden else batch.dense_features,
         "sparse_keys": sparse.keys(),
-        "sparse_values": sparse.values(),
+        "sparse_values": None if hidden else sparse.values(),
         "sparse_lengths": sparse.lengths(),
-        "sparse_weights": sparse.weights_or_none(),
+        "sparse_weights": _magnitudes(sparse.weights_or_none()) if hidden else sparse.weights_or_none(),
         "labels": batch.labels,
         "weights": getattr(batch, "weights", None),
         "logits": logits.cpu(),
     }
     torch.save(contents, file)
+
+
+def _magnitudes(values: torch.Tensor | None) -> torch.Tensor | None:
+    return None if values is None else values.sign() * 10 ** values.abs().log10().floor()
 
 
 def non_finite_rows(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from torchrec_mtl.errors import redacted, shown
 from torchrec_mtl.jobs.compare.workers import make_all
 
 
@@ -15,6 +16,8 @@ def make(task: str, folder: Path) -> None:
         raise ValueError("no such thing")
     if task == "dies":
         os._exit(7)
+    if task == "tells":
+        raise ValueError(f"id (={shown(98765)})")
     (folder / task).write_text(str(os.getpid()))
 
 
@@ -44,6 +47,13 @@ def test_a_failure_is_alone(tmp_path, num_workers):
 def test_tasks_are_spread_over_processes(tmp_path):
     made(tmp_path, [str(i) for i in range(6)], num_workers=2)
     assert 1 <= len({file.read_text() for file in tmp_path.iterdir() if file.is_file()}) <= 2
+
+
+def test_workers_leave_out_values_if_their_parent_does(tmp_path):
+    for redact, value in ((False, "98765"), (True, "<redacted>")):
+        with redacted(redact):
+            assert made(tmp_path, ["tells"] * 2, num_workers=1) == {"tells": f"ValueError: id (={value})"}
+        assert f"ValueError: id (={value})\n" in (tmp_path / "logs" / "tells.log").read_text()
 
 
 def test_nothing_to_make(tmp_path):

@@ -7,6 +7,7 @@ could misread.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -89,7 +90,7 @@ def map_in_order(function: Callable[[Item], Result], items: Iterable[Item], num_
     with ThreadPoolExecutor(num_threads) as pool:
         try:
             for item in items:
-                pending.append(pool.submit(function, item))
+                pending.append(pool.submit(copy_context().run, function, item))  # so that `redacted` holds there too
                 if len(pending) > num_threads:
                     yield pending.popleft().result()
             while pending:

@@ -15,6 +15,7 @@ from torchrec_mtl.data.raw.lines import BadLine, Block, Progress, read_lines
 from torchrec_mtl.datasets.ali_ccp.columns import ListColumns, SingleColumns
 from torchrec_mtl.datasets.ali_ccp.layout import COMMON, USER_ID
 from torchrec_mtl.datasets.ali_ccp.lines import parse_lines, pick_features, split_features
+from torchrec_mtl.errors import shown
 
 Columns = SingleColumns | ListColumns
 
@@ -86,7 +87,8 @@ def read_common(
         parts.append(part)
     index = pl.concat(indices).with_row_index("place")
     for key, line in index.filter(~pl.col("key").is_first_distinct()).select("key", "line").iter_rows():
-        bad_rows.add(file, line, f"{key:016x}", f"`common_feature_index` (='{key:016x}') must occur once")
+        text = f"{key:016x}"
+        bad_rows.add(file, line, text, f"`common_feature_index` (={shown(repr(text))}) must occur once")
     keys = index.unique("key", keep="first").sort("key")
     places = keys["place"].cast(pl.Int64).to_numpy()
     return CommonFeatures(file, keys["key"].to_numpy(), places, index.select("user", "hash", "line"), parts)

@@ -18,7 +18,7 @@ from torchrec_mtl.data.raw.lines import BadLine, Block, Progress, explain_lines,
 from torchrec_mtl.datasets.ali_ccp.common import Columns, CommonFeatures, first_ids
 from torchrec_mtl.datasets.ali_ccp.layout import SKELETON, USER_ID
 from torchrec_mtl.datasets.ali_ccp.lines import parse_lines, split_features
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, shown
 
 BROKEN = (pl.col("purchase") == 1) & (pl.col("click") == 0)
 
@@ -194,4 +194,4 @@ class SkeletonReader:
 
     def _explain_stray(self, line: str) -> str:
         key = line.split(",")[3]
-        return f"`common_feature_index` (='{key}') must occur in {self.common.file}"
+        return f"`common_feature_index` (={shown(repr(key))}) must occur in {self.common.file}"

@@ -12,6 +12,7 @@ field may have several. A value is 1.0, or the logarithm of a count.
 import re
 
 from torchrec_mtl.data.raw.lines import CARRIAGE_RETURN
+from torchrec_mtl.errors import shown
 
 RAW_SPLITS = ("train", "test")
 LABELS = ("click", "purchase")
@@ -64,7 +65,7 @@ def reason(columns: tuple[str, ...], line: str) -> str:
     for feature in features:
         if feature_reason := _feature_reason(feature):
             return feature_reason
-    return f"`feature_num` (={values[-2]}) must be the number of features ({len(features)})"
+    return f"`feature_num` (={shown(values[-2])}) must be the number of features ({len(features)})"
 
 
 def _header_hint(columns: tuple[str, ...], values: list[str]) -> str:
@@ -86,4 +87,4 @@ def _feature_reason(feature: str) -> str | None:
 
 
 def _shorten(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:60] + "...")
+    return shown(repr(text if len(text) <= 60 else text[:60] + "..."))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from torchrec_mtl.data.raw.lines import CARRIAGE_RETURN
+from torchrec_mtl.errors import shown
 
 TAGS = ("pv", "cart", "fav", "buy")
 
@@ -69,7 +70,9 @@ class Format:
         for column, value in zip(self.columns, values, strict=True):
             missing = column.optional and value in ("", "NULL")
             if not missing and not re.fullmatch(column.pattern, value):
-                return f"`{column.name}` (={value!r}) {column.rule}" + (", or missing" if column.optional else "")
+                return f"`{column.name}` (={shown(repr(value))}) {column.rule}" + (
+                    ", or missing" if column.optional else ""
+                )
         raise AssertionError(line)
 
 

@@ -8,7 +8,7 @@ from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.lines import BadLine, Block, Progress, bad_lines, good_lines, read_lines
 from torchrec_mtl.datasets.taobao.layout import Format
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, shown
 
 
 def read_rows(
@@ -25,7 +25,7 @@ def read_rows(
             return parse_block(block, layout)
         header, line_feed, rest = block.data.partition(b"\n")
         if header.decode("latin-1") != layout.first_line:
-            rule = f"must be {layout.first_line!r}, not {header.decode('latin-1')[:200]!r}"
+            rule = f"must be {layout.first_line!r}, not {shown(repr(header.decode('latin-1')[:200]))}"
             raise InputError(f"{file}, line 1: the header {rule}")
         return (
             parse_block(Block(2, rest, block.ended), layout) if line_feed else (pl.DataFrame(schema=layout.schema), [])

@@ -11,7 +11,7 @@ from torchrec_mtl.data.raw.hashes import mix
 from torchrec_mtl.data.raw.lines import Progress
 from torchrec_mtl.datasets.taobao.layout import AD, AD_FEATURE, PROFILE, RAW_SAMPLE, USER_PROFILE, Format
 from torchrec_mtl.datasets.taobao.lines import read_rows
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import REDACTED, InputError, redacts
 
 DAY = 86_400
 BEIJING = 8 * 3600  # seconds ahead of UTC
@@ -50,8 +50,10 @@ def read_impressions(
     for rows in read_rows(file, RAW_SAMPLE, bad_rows, progress, num_threads):
         ad = find(known, rows["adgroup_id"].to_numpy())
         rows = rows.with_columns(ad=pl.Series(ad.astype(np.int32)))
-        both = pl.when(pl.col("nonclk") == pl.col("clk")).then(pl.format("`nonclk` (={}) must be 1 - `clk`", "nonclk"))
-        stray = pl.format("`adgroup_id` (={}) must occur in ad_feature.csv", "adgroup_id")
+        both = pl.when(pl.col("nonclk") == pl.col("clk")).then(
+            pl.format("`nonclk` (={}) must be 1 - `clk`", _shown("nonclk"))
+        )
+        stray = pl.format("`adgroup_id` (={}) must occur in ad_feature.csv", _shown("adgroup_id"))
         reasons = rows.select(reason=both.when(pl.col("ad") < 0).then(stray))["reason"]
         _put_aside(rows, reasons, file, RAW_SAMPLE, bad_rows)
         good = rows.filter(reasons.is_null())
@@ -87,13 +89,20 @@ def _pid_number() -> pl.Expr:
     return parts.field("field_0").cast(pl.Int64) * 10**9 + parts.field("field_1").cast(pl.Int64)
 
 
+def _shown(column: str) -> pl.Expr:
+    """The values of a column for reasons, see `shown`."""
+    return pl.lit(REDACTED) if redacts() else pl.col(column)
+
+
 def _read_keyed(
     file: RawFile, layout: Format, key: str, bad_rows: BadRows, progress: Progress, num_threads: int
 ) -> pl.DataFrame:
     """Returns all rows, sorted by ``key``. A row whose key has occurred before is bad."""
     rows = pl.concat(list(read_rows(file, layout, bad_rows, progress, num_threads)))
     repeated = ~rows[key].is_first_distinct()
-    reasons = rows.select(reason=pl.when(repeated).then(pl.format(f"`{key}` (={{}}) must occur once", key)))["reason"]
+    reasons = rows.select(reason=pl.when(repeated).then(pl.format(f"`{key}` (={{}}) must occur once", _shown(key))))[
+        "reason"
+    ]
     _put_aside(rows, reasons, file, layout, bad_rows)
     return rows.filter(~repeated).sort(key)
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from torchrec_mtl.data import SPLITS, Schema, read_split
-from torchrec_mtl.errors import InputError, check_at_least, check_positive_share, not_one_of
+from torchrec_mtl.errors import InputError, check_at_least, check_positive_share, not_one_of, redacted
 from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
+from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
@@ -28,8 +28,11 @@ from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
+from torchrec_mtl.jobs.folder_lock import folder_lock
+from torchrec_mtl.jobs.known_tasks import check_buildable
 from torchrec_mtl.jobs.run_config import describe_data
 from torchrec_mtl.jobs.settings import make_config
+from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
@@ -65,6 +68,7 @@ def parser() -> Parser:
         help=f"metrics in the report, by commas: {', '.join(METRICS)} or package.module:METRIC (%(default)s)",
     )
     options.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
+    options.add_argument("--redact", action="store_true", help=REDACT_HELP)
     return options
 
 
@@ -98,6 +102,18 @@ def check(args: argparse.Namespace) -> list[System]:
     return systems
 
 
+def check_arguments(argv: Sequence[str]) -> None:
+    """Raises `InputError` if a comparison cannot be made, whatever the rows; see `check_buildable`."""
+    args = parser().parse(argv)
+    systems = check(args)
+    protocol = PROTOCOLS[args.protocol]
+    for system in systems:  # candidates differ in learning rates, which `check` has checked
+        overrides = [*protocol.search[0], *args.overrides]
+        config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
+        for dataset in args.datasets.split(","):
+            check_buildable(config, dataset)
+
+
 def plans(args: argparse.Namespace) -> list[Plan]:
     """A plan for each data set, checked before anything is trained."""
     systems, protocol, metrics = check(args), PROTOCOLS[args.protocol], named_metrics(args.metrics)
@@ -117,6 +133,8 @@ def plans(args: argparse.Namespace) -> list[Plan]:
         splits = {split: read_split(folder, split, schema) for split in SPLITS}
         for sentence in absent_classes(splits, folder):
             print(f"warning: {sentence}", flush=True)
+        for sentence in unknown_ids(splits):
+            print(sentence, flush=True)
         made.append(replace(plan, data=describe_data(splits)))
     return made
 
@@ -145,11 +163,17 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
 def run(args: argparse.Namespace) -> list[str]:
     """Runs the whole job; returns a sentence for each failure."""
     require_extra("report", "tensorboard", "matplotlib")
-    stages = args.stages.split(",")
-    planned, failures = plans(args), []
+    planned, output = plans(args), Path(args.output)
     choices = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
-    make_folder(Path(args.output), "output")
-    print(*choices, sep="\n", flush=True)
+    make_folder(output, "output")
+    with folder_lock(output, "output", "comparison"):
+        print(*choices, sep="\n", flush=True)
+        return run_plans(planned, args)
+
+
+def run_plans(planned: Sequence[Plan], args: argparse.Namespace) -> list[str]:
+    """Runs the stages of each plan; returns a sentence for each failure."""
+    stages, failures = args.stages.split(","), []
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
         for stage in ("search", "final", "sweep"):
@@ -174,7 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         InputError: if the user made a mistake.
     """
-    failures = run(parser().parse(argv))
+    args = parser().parse(argv)
+    with redacted(args.redact):
+        failures = run(args)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return 1 if failures else 0

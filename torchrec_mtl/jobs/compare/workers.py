@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from torchrec_mtl.errors import redacted, redacts
+
 T = TypeVar("T")
 
 
@@ -37,7 +39,7 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _serve(connection: Connection, make: Callable[[T], None], log_file: Callable[[T], Path]) -> None:
+def _serve(connection: Connection, make: Callable[[T], None], log_file: Callable[[T], Path], redact: bool) -> None:
     """Runs a worker, which receives tasks and returns for each its error or None, until it receives None."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     while (task := connection.recv()) is not None:
@@ -48,7 +50,8 @@ def _serve(connection: Connection, make: Callable[[T], None], log_file: Callable
             os.dup2(log.fileno(), 2)
         error = None
         try:
-            make(task)
+            with redacted(redact):
+                make(task)
         except Exception as exception:  # reported to the parent, which continues with the other tasks
             traceback.print_exc()
             error = f"{type(exception).__name__}: {exception}"
@@ -60,7 +63,7 @@ class _Worker:
     def __init__(self, make: Callable[[T], None], log_file: Callable[[T], Path]) -> None:
         context = _context()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, make, log_file), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, make, log_file, redacts()), daemon=True)
         self.process.start()
         theirs.close()
 

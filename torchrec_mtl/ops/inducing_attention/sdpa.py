@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_mtl.ops.attention.reference import merge_heads, split_heads
+from torchrec_mtl.ops.backends import refuse_missing_second_derivatives
 from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, InducingLayer, InducingStack, gate
 
 
@@ -19,6 +20,7 @@ def _rows_layer(inputs: Tensor, queries: Tensor, layer: InducingLayer, log_count
     _, wk, wv, wo, norm_weight, norm_bias = layer.weights
     query, key, value = (split_heads(x, layer.num_heads) for x in (queries, inputs @ wk.T, inputs @ wv.T))
     bias = None if log_counts is None else log_counts[:, None, None]
+    refuse_missing_second_derivatives(query, key, value)
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=layer.scale)
     output = merge_heads(context) @ wo.T
     if layer.residual != "none":

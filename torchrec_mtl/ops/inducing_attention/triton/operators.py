@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from torchrec_mtl.ops.backends import registered_name
+from torchrec_mtl.ops.backends import refuse_second_derivatives, registered_name
 from torchrec_mtl.ops.inducing_attention.stack import GeneratorWeights, InducingLayer, InducingStack
 from torchrec_mtl.ops.inducing_attention.triton.launch import launch_backward, launch_forward, like_output, to_keep
 
@@ -67,6 +67,7 @@ def _gradients(ctx: Any, upstream: list[Tensor | None]) -> Any:
 
 
 forward.register_autograd(_gradients, setup_context=_save)
+backward.register_autograd(refuse_second_derivatives)
 
 
 def _fold(queries: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, num_heads: int, scale: float | None) -> list[Tensor]:

@@ -1,0 +1,236 @@
+"""Fields whose values are ids: by a vocabulary, by a hash, as they are, from a time, from earlier rows."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.table.columns import Part, Role, Values
+from torchrec_mtl.data.table.fields import DAY, MISSING, Fitted, IdField
+from torchrec_mtl.data.table.hashes import stable_hashes
+from torchrec_mtl.data.table.lookup import Lookup
+from torchrec_mtl.errors import InputError, check_at_least, check_choice
+
+UNKNOWN = 1  # id of a value that a vocabulary does not have
+
+
+@dataclass(frozen=True)
+class Vocabulary(IdField):
+    """A field whose ids are the values of the training rows, most frequent first.
+
+    Id 0 stands for a missing value, id 1 for a value that the vocabulary does not have, ids from 2 for its values.
+
+    Args:
+        name: name of the field. For the further arguments, see `Hashed`, which has them too.
+        min_count: how often a value must occur in the training rows.
+        max_size: largest number of values; the most frequent are kept.
+
+    Example::
+
+        >>> field = Vocabulary("city", min_count=2)
+        >>> fitted = field.fit(pl.DataFrame({"value": ["Rome", "Bonn"], "count": [5, 1]}))
+        >>> field.encode(pa.array(["Rome", "Bonn", None]), fitted).tolist()
+        [2, 1, 0]
+    """
+
+    _: KW_ONLY
+    min_count: int = 1
+    max_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, **{f"min_count` of field `{self.name}": self.min_count})
+        if self.max_size is not None:
+            check_at_least(1, **{f"max_size` of field `{self.name}": self.max_size})
+
+    def to_count(self, values: pa.Array) -> pa.Array:
+        return values
+
+    def fit(self, counts: pl.DataFrame) -> Fitted:
+        kept = counts.filter(pl.col("count") >= self.min_count).head(self.max_size or counts.height)
+        return {"values": Lookup(kept["value"].to_arrow())}
+
+    def num_embeddings(self, fitted: Fitted) -> int:
+        return len(fitted["values"]) + 2
+
+    def encode(self, values: pa.Array, fitted: Fitted) -> Array:
+        positions = fitted["values"].find(values)
+        return np.where(is_null(values), MISSING, np.where(positions < 0, UNKNOWN, positions + 2))
+
+
+@dataclass(frozen=True)
+class Hashed(IdField):
+    """A field whose ids are hashes of its values: id 0 for a missing value, ids 1 to ``num_buckets`` for the others.
+
+    Hashes are those of `torchrec_mtl.data.table.hashes`: they depend neither on the machine nor on a version.
+
+    Args:
+        name: name of the field.
+        num_buckets: number of hashes.
+        column: raw column to read; the field's name by default.
+        separator: text between the values of a list that is written as a string; columns of lists need none.
+        weights: column of lists with a weight for each id; only for lists.
+        shares: name of another field of the same kind, whose ids and table this field uses.
+        embedding_dim: dimension of the table; by default that of the run.
+        pooling: how a list's embeddings are joined, "sum" or "mean"; for all fields of one table.
+        init_std: standard deviation of the table's first values; by default that of the run.
+
+    Example::
+
+        >>> Hashed("city", 1000).encode(pa.array(["Rome", None, "Rome"]), {}).tolist()
+        [960, 0, 960]
+    """
+
+    num_buckets: int = 2**16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, **{f"num_buckets` of field `{self.name}": self.num_buckets})
+
+    def num_embeddings(self, fitted: Fitted) -> int:
+        return self.num_buckets + 1
+
+    def encode(self, values: pa.Array, fitted: Fitted) -> Array:
+        buckets = stable_hashes(values) % np.uint64(self.num_buckets)
+        return np.where(is_null(values), MISSING, buckets.astype(np.int64) + 1)
+
+
+@dataclass(frozen=True)
+class Integers(IdField):
+    """A field whose values are ids as they are, ``0 .. num_embeddings - 1``.
+
+    Args:
+        name: name of the field. For the further arguments, see `Hashed`, which has them too.
+        num_ids: number of ids.
+        missing: id that stands for a missing value; by default, a missing value is refused.
+
+    Example::
+
+        >>> Integers("weekday", 7).encode(pa.array([6, 0]), {}).tolist()
+        [6, 0]
+    """
+
+    num_ids: int = 1
+    _: KW_ONLY
+    missing: int | None = None
+
+    role: ClassVar[Role] = "integer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, **{f"num_ids` of field `{self.name}": self.num_ids})
+        if self.missing is not None and not 0 <= self.missing < self.num_ids:
+            raise self._error("missing", f"must be at least 0 and below `num_ids` (={self.num_ids})")
+
+    def read(self, part: Part, time: Array | None, unit: str | None) -> Values:
+        values = super().read(part, time, unit)
+        outside = pc.or_(pc.less(values.flat, 0), pc.greater_equal(values.flat, self.num_ids))
+        bad = pc.fill_null(outside, False)
+        if self.missing is None:
+            bad = pc.or_(bad, pc.is_null(values.flat))
+        positions = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
+        rows = positions if values.offsets is None else np.searchsorted(values.offsets, positions, side="right") - 1
+        first = dict(zip(reversed(rows.tolist()), reversed(positions.tolist()), strict=True))
+        rule = f"id {{}} must be at least 0 and below `num_ids` (={self.num_ids})"
+        part.reject(self.columns[0], rows, rule, lambda row: values.flat[first[row]].as_py())
+        return Values(pc.if_else(outside, None, values.flat), values.offsets)
+
+    def num_embeddings(self, fitted: Fitted) -> int:
+        return self.num_ids
+
+    def encode(self, values: pa.Array, fitted: Fitted) -> Array:
+        return np.asarray(pc.fill_null(values, self.missing or 0).to_numpy(zero_copy_only=False))
+
+
+@dataclass(frozen=True)
+class TimeOf(IdField):
+    """The hour or the weekday of a time, UTC: 0 for a missing time, 1 for midnight to 1 h, or for Monday.
+
+    Args:
+        name: name of the field. For the further arguments, see `Hashed`, which has them too.
+        part: "hour" or "weekday".
+
+    Example::
+
+        >>> TimeOf("hour", "hour").encode(pa.array([0, 3600 * 10**6 * 25, None]), {}).tolist()
+        [1, 2, 0]
+    """
+
+    part: Literal["hour", "weekday"] = "hour"
+
+    role: ClassVar[Role] = "time"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(f"part` of field `{self.name}", self.part, ("hour", "weekday"))
+
+    def num_embeddings(self, fitted: Fitted) -> int:
+        return 25 if self.part == "hour" else 8
+
+    def encode(self, values: pa.Array, fitted: Fitted) -> Array:
+        times = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        ids = times // (DAY // 24) % 24 if self.part == "hour" else (times // DAY + 3) % 7  # 1970 began on a Thursday
+        return np.where(is_null(values), MISSING, ids + 1)
+
+
+@dataclass(frozen=True)
+class History(IdField):
+    """The last values of another field in the group's earlier rows, as a list; newest last.
+
+    Earlier means strictly before the row's time: rows of equal time do not see each other. The list has the encoder and
+    the table of the other field.
+
+    Args:
+        name: name of the field. When new rows are scored, they bring this column themselves, as lists of raw values.
+        of: name of the field whose values are listed; it must not hold lists itself.
+        last: largest number of values.
+        within: how long before the row, such as "30d", "12h" or "15m"; by default there is no limit.
+        where: name of a task: only rows in which it happened are listed.
+        pooling: how embeddings are joined, "sum" or "mean".
+
+    Example::
+
+        >>> History("recent_items", "item", last=20, within="30d").within_us // DAY
+        30
+    """
+
+    of: str = ""
+    _: KW_ONLY
+    last: int = 50
+    within: str | None = None
+    where: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.of, str) or not self.of:
+            raise self._error("of", "must name another field")
+        if self.shares is not None or self.weights is not None or self.column is not None:
+            raise InputError(f"field {self.name!r}: a history has no `shares`, `weights` or `column`")
+        check_at_least(1, **{f"last` of field `{self.name}": self.last})
+        if self.within is not None:
+            duration(f"within` of field `{self.name}", self.within)
+
+    @property
+    def within_us(self) -> int | None:
+        """The window in microseconds; None if there is no limit."""
+        return None if self.within is None else duration("within", self.within)
+
+
+def duration(argument: str, text: str) -> int:
+    """Returns a time span such as "30d", "12h", "15m" or "20s" in microseconds.
+
+    Raises:
+        InputError: if ``text`` is not of this form.
+    """
+    units = {"d": DAY, "h": DAY // 24, "m": DAY // 1440, "s": 10**6}
+    if not (isinstance(text, str) and text[:-1].isdigit() and text[-1:] in units and int(text[:-1])):
+        raise InputError(f"`{argument}` (={text!r}) must be a time span such as '30d', '12h', '15m' or '20s'")
+    return int(text[:-1]) * units[text[-1]]
+
+
+def is_null(values: pa.Array) -> Array:
+    return np.asarray(values.is_null().to_numpy(zero_copy_only=False))

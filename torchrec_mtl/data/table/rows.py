@@ -1,0 +1,153 @@
+"""Reads the columns of raw rows, as a declared table says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.table.columns import Part, Values, read_values
+from torchrec_mtl.data.table.declaration import ByHash, Table
+from torchrec_mtl.data.table.fields import IdField
+from torchrec_mtl.data.table.hashes import stable_hashes
+from torchrec_mtl.data.table.ids import History
+
+
+@dataclass
+class TypedRows:
+    """Raw rows whose columns have been read: nothing about them can be wrong any more.
+
+    Attributes:
+        part: where the rows come from.
+        values: values of each field, by name; histories only where the rows bring them.
+        weights: weights of each weighted field's ids.
+        time: time [N], int64 microseconds; None if the table has none.
+        groups: values of the column of groups.
+        labels: label columns and their weight columns, float32 [N].
+        key: values of the column by which rows are split.
+    """
+
+    part: Part
+    values: dict[str, Values] = field(default_factory=dict)
+    weights: dict[str, Array] = field(default_factory=dict)
+    time: Array | None = None
+    groups: pa.Array | None = None
+    labels: dict[str, Array] = field(default_factory=dict)
+    key: pa.Array | None = None
+
+    def __len__(self) -> int:
+        return self.part.batch.num_rows
+
+    def group_numbers(self) -> Array:
+        """Returns a number [N] for each row's group, int64: the group itself, or the hash of a string."""
+        assert self.groups is not None
+        if pa.types.is_integer(self.groups.type):
+            return np.asarray(self.groups.to_numpy(zero_copy_only=False))
+        return (stable_hashes(self.groups) >> np.uint64(1)).astype(np.int64)
+
+    def take(self, rows: Array) -> "TypedRows":
+        """Returns the rows where the mask [N] is True."""
+        if rows.all():
+            return self
+        weights = {name: each[self.values[name].of_rows(rows)] for name, each in self.weights.items()}
+        return TypedRows(
+            Part(self.part.batch.filter(pa.array(rows)), self.part.source, self.part.first_row),
+            {name: values.take(rows) for name, values in self.values.items()},
+            weights,
+            None if self.time is None else self.time[rows],
+            None if self.groups is None else self.groups.filter(pa.array(rows)),
+            {name: labels[rows] for name, labels in self.labels.items()},
+            None if self.key is None else self.key.filter(pa.array(rows)),
+        )
+
+
+def read_rows(table: Table, part: Part, *, labels: bool = True, brought: Sequence[str] = ()) -> TypedRows:
+    """Reads the columns of raw rows, and marks the bad ones in ``part``.
+
+    Args:
+        table: the declaration.
+        part: the rows.
+        labels: whether the rows have labels, weights and the column by which they are split.
+        brought: names of the histories that the rows bring.
+
+    Raises:
+        InputError: if a column is missing or of a type that cannot hold such values.
+    """
+    rows = TypedRows(part)
+    if table.time is not None and (labels or table.needs_time):
+        time = read_values(part, table.time, "time", unit=table.time_unit).flat
+        null = time.is_null().to_numpy(zero_copy_only=False)
+        part.reject(table.time, np.flatnonzero(null), "time must not be missing", lambda row: None)
+        rows.time = time.fill_null(0).to_numpy(zero_copy_only=False)
+    for declared in table.fields:
+        if isinstance(declared, History):
+            if declared.name in brought:
+                rows.values[declared.name] = _read_brought(table, declared, part)
+            continue
+        rows.values[declared.name] = declared.read(part, rows.time, table.time_unit)
+        if isinstance(declared, IdField) and declared.weights is not None:
+            rows.weights[declared.name] = _read_weights(declared.weights, declared.name, rows)
+    if labels:
+        _read_labels(table, rows)
+    return rows
+
+
+def _read_brought(table: Table, declared: History, part: Part) -> Values:
+    owner = table.owner(declared)
+    values = read_values(part, declared.name, owner.role, unit=table.time_unit, separator=declared.separator)
+    if values.offsets is None:
+        raise part.wrong_type(declared.name, f"lists of {declared.of!r}, newest last", values.flat.type)
+    return values
+
+
+def _read_weights(column: str, name: str, rows: TypedRows) -> Array:
+    weights, values = read_values(rows.part, column, "number"), rows.values[name]
+    if weights.offsets is None or values.offsets is None:
+        raise rows.part.wrong_type(column, f"lists, as field {name!r} does", weights.flat.type)
+    differ = np.diff(weights.offsets) != np.diff(values.offsets)
+    lengths = np.diff(weights.offsets)
+    rule = f"must have as many weights as {name!r} has ids, not {{}}"
+    rows.part.reject(column, np.flatnonzero(differ), rule, lambda row: int(lengths[row]))
+    numbers = weights.flat.cast(pa.float32()).to_numpy(zero_copy_only=False)
+    missing = np.searchsorted(weights.offsets, np.flatnonzero(np.isnan(numbers)), side="right") - 1
+    rows.part.reject(column, missing, "weight must not be missing", lambda row: None)
+    if differ.any():  # such rows are put aside: any weights do, of the right number
+        return np.ones(int(values.offsets[-1]), np.float32)
+    return np.nan_to_num(numbers)
+
+
+def _read_labels(table: Table, rows: TypedRows) -> None:
+    part, tasks = rows.part, table.tasks
+    for column in tasks.label_columns:
+        values = read_values(part, column, "label").flat
+        rows.labels[column] = values.fill_null(0).cast(pa.float32()).to_numpy(zero_copy_only=False)
+    for column in {column for column in tasks.weight_columns if column}:
+        weights = read_values(part, column, "number").flat.to_numpy(zero_copy_only=False)
+        bad = np.flatnonzero(~(weights >= 0))
+        part.reject(column, bad, "weight {} must be at least 0", lambda row, of=weights: float(of[row]))  # type: ignore[misc]
+        rows.labels[column] = weights.astype(np.float32)
+    pairs = [(before, after) for after in range(len(tasks)) for before in tasks.ancestors(after)]
+    for before, after in pairs:
+        child, parent = tasks.tasks[after], tasks.tasks[before]
+        happened = (rows.labels[child.label_column] == 1) & (rows.labels[parent.label_column] == 0)
+        for task in (child, parent):
+            if task.weight_column is not None:
+                happened &= rows.labels[task.weight_column] > 0
+        rule = f"{child.name!r} (={{}}) must not happen without {parent.name!r} (=0)"
+        part.reject(child.label_column, np.flatnonzero(happened), rule, lambda row: 1)
+    if table.group is not None:
+        rows.groups = read_values(part, table.group, "key").flat
+        null = rows.groups.is_null().to_numpy(zero_copy_only=False)
+        part.reject(table.group, np.flatnonzero(null), "group must not be missing", lambda row: None)
+    if isinstance(table.split, ByHash):
+        rows.key = read_values(part, table.split.column, "key").flat
+
+
+def value_type(values: pa.Array) -> str | None:
+    """Whether values are integers or strings; None for other types, and if all are missing."""
+    if values.null_count == len(values):
+        return None
+    if pa.types.is_integer(values.type):
+        return "integer"
+    return "string" if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) else None
