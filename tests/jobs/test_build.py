@@ -12,6 +12,7 @@ from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import ANY_ID, BatchLoader, Field, build_once, check_batch, read_split
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.loading import load_run
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import ZeroCollisionEmbeddingBagCollection
 from torchrec_mtl.systems import SYSTEMS
@@ -45,13 +46,23 @@ OPTIONS = ["training.table.optimizer=rowwise_adagrad", "embedding_dim=4", "train
 
 
 def test_a_run_on_ids_of_any_size(data, tmp_path, capsys):
-    zch = ["zch.fields=[user, item]", "zch.num_rows=64", "zch.eviction=lru", "zch.interval=1"]
+    zch = ["zch.fields=[user, item]", "zch.num_rows=64", "zch.num_rows_of={user: 96}", "zch.eviction=lru"]
+    zch.append("zch.interval=1")
     command = ["train", "--dataset", str(data), "--models", "shared_bottom", "--output", str(tmp_path), "--name", "run"]
     assert main([*command, *OPTIONS, *zch]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())["shared_bottom"]
     assert config["zch"] == {**config["zch"], "fields": ["user", "item"], "num_rows": 64, "eviction": "lru"}
+    batch = next(iter(BatchLoader(read_split(data, "test"), 64)))
+    plain = load_run(tmp_path / "run")
+    assert plain.config.zch == ZchConfig(["user", "item"], 64, {"user": 96}, "lru", 1)
+    with process_group(CPU):
+        both = plain, load_run(tmp_path / "run", sharded=True)
+        of_both = [loaded.model(batch.dense_features, batch.sparse_features) for loaded in both]
+    torch.testing.assert_close(*of_both)
+    (tables,) = (module for module in plain.model.modules() if isinstance(module, ZeroCollisionEmbeddingBagCollection))
+    assert tables.open_slots()["t_user"] < 64  # of the rows that are not shared
     capsys.readouterr()
-    assert main([*command, *OPTIONS, *zch[:3]]) == 2
+    assert main([*command, *OPTIONS, *zch[:3], "zch.eviction=lru"]) == 2
     assert "zch.interval=1, now 10 is asked for" in capsys.readouterr().err
 
 

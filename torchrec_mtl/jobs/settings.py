@@ -122,6 +122,7 @@ def _own(system: System, overrides: Sequence[str], systems: set[str]) -> dict[st
     return own
 
 
+_ROWS = "zch.num_rows_of."
 _ROOTS = ("model_args", "loss_args", "zch", "training")
 
 
@@ -151,7 +152,9 @@ def _loss(system: System, text: str | None) -> Callable[..., nn.Module]:
 
 
 def _keys(path: str) -> list[str]:
-    """The parts of a path; the name of a table may contain dots."""
+    """The parts of a path; the name of a table or a field may contain dots."""
+    if path.startswith(_ROWS):
+        return [*_ROWS.split(".")[:-1], path.removeprefix(_ROWS)]
     if path.startswith("training.tables."):
         name, _, key = path.removeprefix("training.tables.").rpartition(".")
         return ["training", "tables", name, key]
@@ -162,6 +165,8 @@ def _parameter(path: str, known: Mapping[str, Parameter], system: System) -> Par
     if path in known:
         return known[path]
     *folders, leaf = _keys(path)
+    if path.startswith(_ROWS) and leaf:
+        return Parameter(path, int, None, "rows of the table of this field")
     if folders[:2] == ["training", "tables"] and folders[2:] and folders[2]:
         of_table = parameters(TableConfig, ".".join(folders) + ".", {})
         if path in of_table:
