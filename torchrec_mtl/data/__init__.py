@@ -12,8 +12,10 @@ from torchrec_mtl.data.stream_loader import StreamLoader
 from torchrec_mtl.data.stream_reader import StreamedSplit, stream_split
 from torchrec_mtl.data.unknown_ids import UnknownIds
 from torchrec_mtl.data.writer import build_once
+from torchrec_mtl.modules.id_hash import ANY_ID
 
 __all__ = [
+    "ANY_ID",
     "SPLITS",
     "BatchLoader",
     "Field",

@@ -25,6 +25,7 @@ from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name
 from torchrec_mtl.jobs.run_folder import CONFIG_FILE
 from torchrec_mtl.jobs.settings import Settings, make_config
+from torchrec_mtl.modules.row_assignment import RowAssignment
 from torchrec_mtl.systems import LOSSES, SYSTEMS, System
 from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights
@@ -174,8 +175,8 @@ def _find(folder: Path, model: str | None) -> tuple[Path, str, dict[str, Any]]:
 
 
 def _on_device(model: MultiTaskTrain, device: torch.device) -> MultiTaskTrain:
-    """Gives the tables, which are on ``meta``, memory on a device."""
+    """Gives the tables, and what says which ids have their rows, which are on ``meta``, memory on a device."""
     for module in model.modules():
-        if isinstance(module, EmbeddingBagCollection):
+        if isinstance(module, (EmbeddingBagCollection, RowAssignment)):
             module.to_empty(device=device)
     return model

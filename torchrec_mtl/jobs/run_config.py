@@ -12,7 +12,7 @@ from torchrec_mtl.data.fingerprint import joined
 from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.files import to_json
 from torchrec_mtl.systems import LOSSES, System
-from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.config import TrainingConfig, ZchConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RunConfig:
         loss: class of the loss; the loss of the system by default.
         model_args: arguments of the model.
         loss_args: arguments of the loss.
+        zch: fields whose ids have no vocabulary, see `ZchConfig`.
         training: settings of the training, see `TrainingConfig`.
 
     Raises:
@@ -38,6 +39,7 @@ class RunConfig:
     loss: Callable[..., nn.Module] = None  # type: ignore[assignment]  # `__post_init__`
     model_args: Mapping[str, Any] = field(default_factory=dict)
     loss_args: Mapping[str, Any] = field(default_factory=dict)
+    zch: ZchConfig = field(default_factory=ZchConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
