@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,15 @@ def write_file(file: Path, rows: list[dict[str, Any]], format: str, keys: pa.Dat
         file.write_text("".join(json.dumps(row, default=_iso) + "\n" for row in rows), encoding="utf-8")
         return
     types = {"tags": pa.list_(keys), "tag_weights": pa.list_(pa.float64())}
-    types |= dict.fromkeys(("user", "item", "seller", "city"), keys) | dict.fromkeys(("ts", "created"), pa.timestamp("us"))
+    types |= dict.fromkeys(("user", "item", "seller", "city"), keys) | dict.fromkeys(
+        ("ts", "created"), pa.timestamp("us")
+    )
     types |= dict.fromkeys(("weekday", "visits"), pa.int32()) | dict.fromkeys(("price", "age", "height"), pa.float64())
     names = dict.fromkeys(name for row in rows for name in row)
     arrays = {name: pa.array([row[name] for row in rows], types.get(name)) for name in names}
     if format in ("csv", "tsv"):
         for name in set(LISTS) & set(names):
-            arrays[name] = pa.array([_joined(row[name]) for row in rows], pa.string())
+            arrays[name] = pa.array([joined(row[name]) for row in rows], pa.string())
         pa.csv.write_csv(pa.table(arrays), file, pa.csv.WriteOptions(delimiter="," if format == "csv" else "\t"))
     elif format == "arrow":
         pa.feather.write_feather(pa.table(arrays), file, compression="zstd", chunksize=7)
@@ -146,8 +148,21 @@ def _iso(time: datetime) -> str:
     return time.isoformat()
 
 
-def _joined(values: list[Any] | None) -> str | None:
+def joined(values: list[Any] | None) -> str | None:
     return "|".join("" if value is None else str(value) for value in values) if values else None
+
+
+def as_text(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with keys as CSV files have them: as text, where no text stands for a list of one missing value."""
+    text = {name: None if row[name] is None else str(row[name]) for name in ("user", "item", "seller", "city")}
+    text |= {name: text[name] or "?" for name in ("item", "city")}
+    tags = [str(tag) for tag in row["tags"] or [] if tag is not None]
+    return {**row, **text, "tags": tags, "tag_weights": (row["tag_weights"] or [])[: len(tags)]}
+
+
+def replace_fields(table: Table, fields: list[Any]) -> Table:
+    given = {name: getattr(table, name) for name in ("split", "time", "group", "keep", "format")}
+    return Table(table.name, table.source, table.tasks, fields, **given)
 
 
 def histories(rows: list[dict[str, Any]], *, of: str, last: int, within: timedelta | None, where: str | None) -> list:
@@ -216,9 +231,11 @@ class Oracle:
         encoded["tags_weights"] = [np.float32(weight) for weight in row["tag_weights"] or []]
         missing = row["age"] is None
         spread = self.ages.std() if len(self.ages) and self.ages.std() > 0 else 1
-        encoded["age"] = 0 if missing or not len(self.ages) else (
-            np.clip(row["age"], self.ages.min(), self.ages.max()) - self.ages.mean()
-        ) / spread
+        encoded["age"] = (
+            0
+            if missing or not len(self.ages)
+            else (np.clip(row["age"], self.ages.min(), self.ages.max()) - self.ages.mean()) / spread
+        )
         return {**encoded, "age_missing": float(missing), "height": 0.0}
 
 
@@ -259,9 +276,5 @@ def _mix(value: int) -> int:
 def _hash(value: int | str) -> int:
     if isinstance(value, int):
         return _mix(value % 2**64)
-    factors = [_mix((place + 1) * 0x9E3779B97F4A7C15 % 2**64) for place in range(len(value.encode()))]
+    factors = [_mix((place + 0x9E3779B97F4A7C15) % 2**64) for place in range(len(value.encode()))]
     return _mix(sum((byte + 1) * factor for byte, factor in zip(value.encode(), factors, strict=True)) % 2**64)
-
-
-def utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=timezone.utc)

@@ -85,8 +85,9 @@ def read_rows(table: Table, part: Part, *, labels: bool = True, brought: Sequenc
             if declared.name in brought:
                 rows.values[declared.name] = _read_brought(table, declared, part)
             continue
-        rows.values[declared.name] = declared.read(part, rows.time, table.time_unit)
+        values = rows.values[declared.name] = declared.read(part, rows.time, table.time_unit)
         if isinstance(declared, IdField) and declared.weights is not None:
+            rows.values[declared.name] = values.as_lists()
             rows.weights[declared.name] = _read_weights(declared, declared.weights, rows)
     if labels:
         _read_labels(table, rows)
@@ -102,7 +103,7 @@ def _read_brought(table: Table, declared: History, part: Part) -> Values:
 
 
 def _read_weights(declared: IdField, column: str, rows: TypedRows) -> Array:
-    part, values = rows.part, rows.values[declared.name].as_lists()
+    part, values = rows.part, rows.values[declared.name]
     weights = read_values(part, column, "number", separator=declared.separator).as_lists()
     if weights.offsets is None or values.offsets is None:
         raise part.wrong_type(column, f"lists, as field {declared.name!r} does", part.column(column).type)
