@@ -22,8 +22,9 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
         nn.init.normal_(table, std=config.table_init)
 
     tables = schema.embedding_configs(config.embedding_dim)
-    for table in tables:
-        table.init_fn = table.init_fn or init
+    owners = [field for field in schema.fields if field.shares is None]
+    for table, owner in zip(tables, owners, strict=True):
+        table.init_fn = init if owner.init_std is None else table.init_fn  # which TorchRec never leaves empty
     embedding_bag_collection = EmbeddingBagCollection(
         tables=tables, device=torch.device("meta"), is_weighted=bool(schema.id_weight_columns)
     )

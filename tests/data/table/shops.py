@@ -55,7 +55,7 @@ def table(source: object, format: str = "parquet") -> Table:
         Vocabulary("user", min_count=2),
         Vocabulary("item"),
         Vocabulary("seller", max_size=3),
-        Vocabulary("tags", weights="tag_weights", separator=separator, pooling="mean"),
+        Vocabulary("tags", weights="tag_weights", separator=separator),
         Hashed("city", 50),
         Integers("weekday", 7, missing=6),
         Bins("price", 4),
