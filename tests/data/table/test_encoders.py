@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.data.table import shops
 from torchrec_mtl.data import read_split
 from torchrec_mtl.data.schema import SPLITS, Schema
-from torchrec_mtl.data.table import TableEncoder, Vocabulary, prepare_table
+from torchrec_mtl.data.table import Bins, Integers, TableEncoder, Vocabulary, prepare_table
 from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.errors import InputError
@@ -37,7 +37,7 @@ def rows_as_read(folder: Path, rows: list[dict], format: str) -> list[pa.RecordB
     return [part.batch for found in find_files(str(file)) for part in read_parts(found, [])]
 
 
-@settings(max_examples=25, phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, phases=[Phase.explicit, Phase.generate], suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**32),
     format=st.sampled_from(shops.FORMATS),
@@ -219,3 +219,25 @@ def test_a_vocabulary_of_a_field_without_values_has_two_ids(tmp_path: Path) -> N
     assert encoder.encode(new_rows())["item"].to_list() == [
         0 if row is None else 1 for row in new_rows()["item"].to_pylist()
     ]
+
+
+def test_fields_that_share_a_table_have_its_ids_and_its_rules(tmp_path: Path) -> None:
+    rows = [
+        {**row, "other_day": (row["weekday"] or 0) % 3, "liked": row["item"]}
+        for row in shops.draw(np.random.default_rng(0), 40, False, 0)
+    ]
+    (tmp_path / "raw").mkdir()
+    pl.DataFrame(rows, infer_schema_length=None).write_parquet(tmp_path / "raw/a.parquet")
+    days, prices = Integers("weekday", 7), Bins("price", 4)
+    fields = [days, Integers("other_day", shares="weekday"), prices, Bins("p2", column="price", shares="price")]
+    fields += [Vocabulary("item", min_count=3), Vocabulary("liked", shares="item")]
+    folder = prepare_table(shops.replace_fields(shops.table(tmp_path / "raw"), fields), tmp_path / "out")
+    for file in prepared(folder).values():
+        assert file["p2"].to_list() == file["price"].to_list()
+        assert file["liked"].to_list() == file["item"].to_list()
+        assert file["other_day"].to_list() == [day % 3 for day in file["weekday"].to_list()]
+    assert Schema.load(folder).embedding_configs(4)[0].num_embeddings == 7
+    with pytest.raises(
+        InputError, match=r"column 'other_day', row 5 .*id 7 must be at least 0 and below `num_ids` \(=7\)"
+    ):
+        TableEncoder.load(folder).encode(new_rows(other_day=[0, 1, 2, 3, 4, 7], liked=["x"] * 6, weekday=[0] * 6))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import datetime, timezone
 
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
@@ -165,6 +165,12 @@ class Table:
             if not isinstance(declared, History) and type(found) is not type(declared):
                 kinds = f"{type(found).__name__}, not a {type(declared).__name__}"
                 raise InputError(f"field {declared.name!r} must be of the kind of {owner!r}, a {kinds}")
+            if not isinstance(declared, History):
+                for own in fields(declared):  # of the kind: they are the other field's
+                    given, others = getattr(declared, own.name), getattr(found, own.name)
+                    if own.name not in IdField.__dataclass_fields__ and given not in (own.default, others):
+                        what = f"`{own.name}` (={given!r}) of field {declared.name!r}"
+                        raise InputError(f"{what} must be that of {owner!r}, whose table it shares, or left out")
         if isinstance(declared, History):
             for argument in ("time", "group"):
                 if getattr(self, argument) is None:
@@ -209,7 +215,7 @@ class Table:
 
     def schema(self, num_embeddings: Mapping[str, int], multi_valued: Collection[str]) -> Schema:
         """Returns the schema of the prepared data set, given numbers of ids, and the names of the fields with lists."""
-        fields = [
+        of_tables = [
             Field(
                 each.name,
                 num_embeddings[each.name],
@@ -223,7 +229,7 @@ class Table:
             for each in self.id_fields
         ]
         dense = [column for each in self.dense_fields for column in each.dense]
-        return Schema(self.name, fields, self.tasks, dense=dense, group=self.group_column)
+        return Schema(self.name, of_tables, self.tasks, dense=dense, group=self.group_column)
 
     def owner(self, declared: IdField) -> IdField:
         """Returns the field whose encoder and table ``declared`` uses, which may be itself."""

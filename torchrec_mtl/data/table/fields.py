@@ -85,7 +85,7 @@ class IdField(DeclaredField):
     Args:
         separator: text between the values of a list that is written as a string; columns of lists need none.
         weights: column of lists with a weight for each id; only for lists.
-        shares: name of another field of the same kind, whose encoder and table this field uses.
+        shares: name of another field of the same kind, whose encoder and table this field uses, as that is declared.
         embedding_dim: dimension of the table; by default that of the run.
         pooling: how a list's embeddings are joined, "sum" or "mean"; for all fields of one table.
         init_std: standard deviation of the table's first values; by default that of the run.
@@ -114,7 +114,7 @@ class IdField(DeclaredField):
         if isinstance(self.column, AgeInDays):
             return super().read(part, time, unit)
         column = self.column or self.name
-        return self.checked(read_values(part, column, self.role, unit=unit, separator=self.separator), part, column)
+        return read_values(part, column, self.role, unit=unit, separator=self.separator)
 
     def checked(self, values: Values, part: Part, column: str) -> Values:
         """Returns ``values`` of ``column``, and marks the rows of ``part`` whose values have no ids."""

@@ -85,9 +85,11 @@ def read_rows(table: Table, part: Part, *, labels: bool = True, brought: Sequenc
             if declared.name in brought:
                 rows.values[declared.name] = _read_brought(table, declared, part)
             continue
-        values = rows.values[declared.name] = declared.read(part, rows.time, table.time_unit)
-        if isinstance(declared, IdField) and declared.weights is not None:
-            rows.values[declared.name] = values.as_lists()
+        rows.values[declared.name] = values = declared.read(part, rows.time, table.time_unit)
+        if isinstance(declared, IdField):
+            values = table.owner(declared).checked(values, part, declared.columns[0])
+            rows.values[declared.name] = values.as_lists() if declared.weights else values
+        if isinstance(declared, IdField) and declared.weights:
             rows.weights[declared.name] = _read_weights(declared, declared.weights, rows)
     if labels:
         _read_labels(table, rows)
