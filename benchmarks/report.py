@@ -45,6 +45,7 @@ SECTIONS = (
         "What rows on demand cost a step.",
     ),
     Section("data_preparation", "data_preparation", "Preparing Ali-CCP", "Raw files, beside the AITM authors' steps."),
+    Section("table_preparation", "table_preparation", "Preparing a declared table", "Twelve fields, beside pandas."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
 )
 

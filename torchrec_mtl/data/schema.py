@@ -167,6 +167,9 @@ class Schema:
                 raise InputError(f"field {name!r} {rule}")
         for each in self.fields:
             self._check_sharing(each)
+            if self.id_weight_columns and each.multi_valued and each.pooling != "sum":
+                rule = "must be 'sum': PyTorch's tables can only sum where ids have weights, as in this data set"
+                raise InputError(f"`pooling` (={each.pooling!r}) of field {each.name!r} {rule}")
         for split, rows in self.num_rows.items():
             if split not in SPLITS or type(rows) is not int or rows < 1:
                 rule = f"must give {list(SPLITS)} integers of at least 1"

@@ -43,8 +43,9 @@ def build_features(config: RunConfig, schema: Schema, device: torch.device) -> F
         if (shared := {field.name: field.shares for field in schema.fields}[name]) is not None:
             raise InputError(f"`zch.fields` (={name!r}) must name {shared!r}, whose table this field looks up")
     tables = schema.embedding_configs(config.embedding_dim, {name: zch.rows_of(name) for name in zch.fields})
-    for table in tables:
-        table.init_fn = table.init_fn or init
+    owners = [field for field in schema.fields if field.shares is None]
+    for table, owner in zip(tables, owners, strict=True):
+        table.init_fn = init if owner.init_std is None else table.init_fn  # which TorchRec never leaves empty
     plain = [table for table in tables if not set(table.feature_names) & set(zch.fields)]
     collections: list[Any] = [EmbeddingBagCollection(tables=plain, **of_collections)] if plain else []
     if zch.fields:
