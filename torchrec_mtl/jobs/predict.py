@@ -20,8 +20,9 @@ from torchrec_mtl.data import Schema
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.data.table import TableEncoder
-from torchrec_mtl.data.table.columns import Part
-from torchrec_mtl.data.table.sources import SourceFile, find_files, read_parts
+from torchrec_mtl.data.table.formats import SourceFile
+from torchrec_mtl.data.table.parts import Part
+from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.data.writer import write_parquet
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole

@@ -9,7 +9,7 @@ import pyarrow as pa
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.table.columns import read_column, read_values
 from torchrec_mtl.data.table.declaration import ByHash, Table
-from torchrec_mtl.data.table.fields import AgeInDays, IdField
+from torchrec_mtl.data.table.fields import IdField
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.ids import History, is_null
 from torchrec_mtl.data.table.parts import Part, Values
