@@ -9,7 +9,7 @@ from torchrec_mtl.errors import InputError, TrainingError, not_one_of
 JOBS = {  # name: module, what it does
     "train": ("torchrec_mtl.jobs.train", "train systems on a funnel and report them side by side"),
     "compare": ("torchrec_mtl.jobs.compare.job", "compare systems: a search, seeds, one report"),
-    "prepare": ("torchrec_mtl.jobs.prepare", "prepare a public data set from its raw files"),
+    "prepare": ("torchrec_mtl.jobs.prepare", "prepare any table, or a public data set, from raw files"),
 }
 USAGE = "\n".join(
     [
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         <BLANKLINE>
           train    train systems on a funnel and report them side by side
           compare  compare systems: a search, seeds, one report
-          prepare  prepare a public data set from its raw files
+          prepare  prepare any table, or a public data set, from raw files
         0
     """
     job, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]

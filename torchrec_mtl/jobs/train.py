@@ -17,13 +17,13 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import Field, Schema, Split, read_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
-from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
+from torchrec_mtl.data.table import Table
 from torchrec_mtl.errors import InputError, check_choice, check_file_name, check_positive_share
 from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
-from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
+from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, DataSet, dataset_directory, find_dataset, table_directory
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data
@@ -36,8 +36,6 @@ from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.faults import Stopped, StopRequest
 from torchrec_mtl.training.process_group import default_device, on_every_rank, on_first_rank, process_group
 from torchrec_mtl.training.sharding import describe_plan, plan_sharding
-
-KNOWN_TASKS = {"complete_journey": COMPLETE_JOURNEY_TASKS}  # before the data are prepared
 
 
 def parser() -> Parser:
@@ -54,10 +52,11 @@ def parser() -> Parser:
     options.add_argument(
         "--dataset",
         default="complete_journey",
-        help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or folder of a prepared data set (%(default)s)",
+        help=f"{', '.join(DATASETS)}, a declared table as shop.py, package.module:DATA_SET, or folder of a prepared "
+        "data set (%(default)s)",
     )
     options.add_argument(
-        "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
+        "--sample", type=float, default=0.2, help="share of the rows of a data set known by name (%(default)s)"
     )
     options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
     options.add_argument(
@@ -91,12 +90,12 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
     check_positive_share(sample=args.sample)
     if args.name:
         check_file_name("`name`", args.name)
+    dataset = find_dataset(args.dataset)
     if args.settings:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]
     else:
-        dataset = find_dataset(args.dataset)
-        settings = PAPER if dataset is None else dataset.settings
+        settings = dataset.settings if isinstance(dataset, DataSet) else PAPER
     systems = find_systems(args.models)
     names = [system.name for system in systems]
     given = [f"training.seed={args.seed}", *args.settings_given]
@@ -112,16 +111,22 @@ def check_arguments(argv: Sequence[str], world_size: int = 1) -> list[RunConfig]
 
     Raises:
         InputError: if they cannot be made, whatever the rows. The arguments of models and losses are checked if the
-            tasks are known here, from a prepared folder or from `KNOWN_TASKS`.
+            tasks are known before the data are prepared.
     """
     args = parser().parse(argv)
     configs = configure(args)
+    check_known(args, configs, world_size)
+    return configs
+
+
+def check_known(args: argparse.Namespace, configs: Sequence[RunConfig], world_size: int) -> None:
+    """Checks the models if a prepared folder, a declaration or a data set says the tasks; reads no rows."""
+    dataset = find_dataset(args.dataset)
     if (Path(args.dataset) / SCHEMA_FILE).is_file():
         check_models(configs, Schema.load(args.dataset), world_size)
-    elif args.dataset in KNOWN_TASKS:
+    elif dataset is not None and dataset.tasks is not None:
         fields = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument
-        check_models(configs, Schema(args.dataset, fields, KNOWN_TASKS[args.dataset]), world_size)
-    return configs
+        check_models(configs, Schema("known", fields, dataset.tasks), world_size)
 
 
 def find_systems(models: str) -> list[System]:
@@ -182,6 +187,8 @@ def prepare(
     args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
 ) -> tuple[Schema, dict[str, Split]]:
     """The data of the run on this rank, after everything is checked that depends on them."""
+    if find_dataset(args.dataset) is not None:
+        check_known(args, configs, dist.get_world_size())
     data = dataset_directory(args.dataset, args.sample, args.raw)
     schema = Schema.load(data)
     for metric in shown:
@@ -249,8 +256,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n" + describe(configs))
     elif args.show_config:
         print(to_json({config.name: config.as_dict() for config in configs}, indent=2))
-        if (Path(args.dataset) / SCHEMA_FILE).is_file():
-            print_plans(configs, Schema.load(args.dataset), int(os.environ.get("WORLD_SIZE", "1")))
+        dataset = find_dataset(args.dataset)
+        folder = table_directory(dataset) if isinstance(dataset, Table) else Path(args.dataset)
+        if (folder / SCHEMA_FILE).is_file():
+            print_plans(configs, Schema.load(folder), int(os.environ.get("WORLD_SIZE", "1")))
     else:
         try:
             run(args, configs)

@@ -62,7 +62,8 @@ def prepare_table(
 
     Raises:
         InputError: if a file is missing, damaged or has other columns; a row breaks a rule, under "strict"; a split is
-            empty; a vocabulary is larger than a table can be; or ``output`` was prepared from another declaration.
+            empty; a vocabulary is larger than a table can be; or ``output`` was prepared from another declaration, or
+            before a file of the source changed.
     """
     files = files_of(table)
     preparation = to_json({"declaration": repr(table), "bad_rows": bad_rows, "bad_rows_limit": bad_rows_limit})
@@ -70,12 +71,16 @@ def prepare_table(
     def build(folder: Path) -> Schema:
         with BadRows(bad_rows, bad_rows_limit, folder) as aside:
             schema = _Preparation(table, files, folder, aside, progress).run()
-        return replace(schema, notes={"preparation": preparation})
+        return replace(schema, notes={"preparation": preparation, "source": key})
 
-    directory = build_once(output, build)
-    used = Schema.load(directory).notes.get("preparation")
-    if used != preparation:
-        raise InputError(f"`output` (={str(output)!r}) must be a new folder: it was prepared with {used}")
+    directory, key = Path(output), table_key(table)
+    build_once(directory, build)
+    notes = Schema.load(directory).notes
+    rule = f"`output` (={str(output)!r}) must be a new folder:"
+    if notes.get("preparation") != preparation:
+        raise InputError(f"{rule} it was prepared with {notes.get('preparation')}")
+    if notes.get("source") != key:
+        raise InputError(f"{rule} files of `source` (={table.source!r}) have changed since it was prepared")
     return directory
 
 
@@ -112,7 +117,12 @@ def splits_of_rows(table: Table, rows: TypedRows, split: str | None) -> Array:
         return np.searchsorted(np.array(how.edges), rows.time, side="right")
     assert isinstance(how, ByHash)
     assert rows.key is not None
-    shares = to_unit_interval(stable_hashes(rows.key) ^ np.uint64(0x9E3779B97F4A7C15))
+    return splits_by_hash(how, rows.key)
+
+
+def splits_by_hash(how: ByHash, key: pa.Array) -> Array:
+    """Returns the position in `SPLITS` of the split of each key, int64 [N]."""
+    shares = to_unit_interval(stable_hashes(key) ^ np.uint64(0x9E3779B97F4A7C15))
     return np.where(shares < how.test, 2, np.where(shares < how.test + how.valid, 1, 0))
 
 
