@@ -92,7 +92,7 @@ def test_show_says_what_would_be_done_and_writes_nothing(folder, capsys):
     assert max(map(len, lines)) <= 100
     words = [line.split() for line in lines]
     assert lines[0] == "shop: click -> cart -> buy"
-    assert "source: 1 file, csv, 119.4 KiB" in lines
+    assert "source: 1 file, csv, 116.6 KiB" in lines
     assert "  valid  from 2026-11-17, before 2026-11-19" in lines
     assert ["recent", "History", "earlier", "'item'", "item", "last=5,", "within='7d'"] in words
     assert ["hour", "TimeOf", "'ts'", "hour", "part='hour'"] in words
@@ -107,13 +107,13 @@ def test_the_first_rows_are_shown_with_their_histories(folder, capsys):
         ts=pl.Series([f"2026-11-0{day}T00:00:00" for day in (1, 2, 3)]), item=pl.Series(["a", "b", "c"])
     ).write_csv("shop.csv")
     assert main(["prepare", "table", "--declaration", "shop.py", "--show"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  recent  5")]
-    assert line.split("  ")[3:] == [] or "[2, 3]" in line  # the ids of a and b
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["recent", "5"]]
+    assert line.split()[2:] == ["[]", "[2]", "[2,", "3]"]  # ids of a and b
 
 
 WRONG = {
     "no file": (None, "shop.py: no such file"),
-    "syntax": (DECLARATION.replace("8),", "8,"), "shop.py, line 5: "),
+    "syntax": (DECLARATION.replace("8),", "8,"), "shop.py, line 9: closing parenthesis"),
     "argument": (DECLARATION.replace("min_count", "min"), "shop.py, line 3: Vocabulary.__init__() got an unexpected"),
     "value": (DECLARATION.replace("8)", "1)"), "shop.py, line 5: `num_bins` of field `price` (=1) must be at least 2"),
     "kind": (DECLARATION.replace("Bins", "Bin"), "shop.py, line 5: name 'Bin' is not defined; the nearest is 'Bins'"),
@@ -182,7 +182,7 @@ def test_train_prepares_into_the_cache_once_for_each_state_of_the_source(folder,
     (data,) = cached(folder)
     assert f"data: shop.py, in {data}" in capsys.readouterr().out
     results = json.loads(Path("runs/run/results.json").read_text())
-    assert {row["task"] for row in results} == {"click", "cart", "buy"}
+    assert {"click", "cart", "buy"} <= {row["task"] for row in results}
     made = (data / "schema.json").stat().st_mtime_ns
     assert main([*TRAIN, "--name", "again"]) == 0
     assert [(each, (each / "schema.json").stat().st_mtime_ns) for each in cached(folder)] == [(data, made)]

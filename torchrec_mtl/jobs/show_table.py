@@ -137,8 +137,10 @@ def _rows(table: Table, first: FirstRows) -> list[list[str]]:
 def _cell(declared: DeclaredField, raw: Mapping[str, Any], encoded: Any, width: int) -> str:
     if isinstance(declared, History):
         return _value(encoded, width)
-    after = _value(encoded, width // 2 - 2)
-    return f"{_value(raw[declared.columns[0]], width - 4 - len(after))} -> {after}"
+    value, after = raw[declared.columns[0]], _value(encoded, width // 2 - 2)
+    room = width - 4 - len(after)
+    is_time = isinstance(value, str) and declared.role == "time"  # its end says more
+    return f"{_from_the_end(value, room) if is_time else _value(value, room)} -> {after}"
 
 
 def _value(value: Any, width: int) -> str:

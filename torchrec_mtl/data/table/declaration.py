@@ -120,6 +120,7 @@ class Table:
     def __post_init__(self) -> None:
         check_file_name("`name` of a table", self.name)
         object.__setattr__(self, "fields", tuple(self.fields))
+        object.__setattr__(self, "keep", tuple(self.keep))
         object.__setattr__(self, "by_name", {each.name: each for each in self.fields})
         for name, count in Counter(self.names).items():
             if count > 1:

@@ -346,7 +346,7 @@ def _tasks(tasks: TaskForest) -> str:
 def _code(made: Any) -> str:
     """A dataclass as Python, without defaults; what may be given by position is."""
     written = []
-    for item in sorted(fields(made), key=lambda item: item.kw_only):
+    for item in sorted(fields(made), key=lambda item: item.kw_only is True):
         value = getattr(made, item.name)
         if value != item.default:
             text = (
