@@ -12,10 +12,18 @@ import numpy as np
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import Schema
 
+# Options of a field that data from before them does not have, and keeps its fingerprint
+_ADDED = {"shares": None, "embedding_dim": None, "pooling": "sum", "init_std": None}
+
 
 def columns_text(schema: Schema) -> str:
     """The columns of ``schema`` and their meaning, in one line; names, counts and notes are left out."""
-    return json.dumps(asdict(replace(schema, name="any", num_rows={}, notes={})), allow_nan=False)
+    content = asdict(replace(schema, name="any", num_rows={}, notes={}))
+    for field in content["fields"]:
+        for option, default in _ADDED.items():
+            if field[option] == default:
+                del field[option]
+    return json.dumps(content, allow_nan=False)
 
 
 def fingerprint(schema: Schema, index: Mapping[str, Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from torchrec_mtl.data.table import AgeInDays, ByTime, History, Table
-from torchrec_mtl.data.table.encoders import weight_column
+from torchrec_mtl.data.table.declaration import weight_column
 from torchrec_mtl.data.table.fields import DeclaredField, IdField
 from torchrec_mtl.data.table.prepare import FileOfSplit, files_of
 from torchrec_mtl.data.table.preview import FirstRows, first_rows

@@ -1,96 +1,27 @@
-"""Columns of raw rows as one of few types, and the rows that break a rule.
+"""Columns of raw rows as one of few types.
 
 Every raw column becomes one of: *keys* (strings or int64), *integers* (int64), *numbers* (float64), *times* (int64,
 microseconds since 1970, UTC), *labels* (float64, 0 or 1). Missing values stay null.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
 from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.table.parts import Part, Values, decoded
 from torchrec_mtl.errors import InputError
 
 Role = Literal["key", "integer", "number", "time", "label"]
-TIME_UNITS = {"s": 10**6, "ms": 10**3, "us": 1, "ns": None}
+TIME_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # how many are a second
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_800  # of the years 1 to 9999
 _EXACT = 2**53  # above it, a float64 does not hold every integer
-_NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$|^[+-]?(nan|NaN|NAN|inf|Inf|INF|infinity)$"
-
-
-@dataclass
-class Part:
-    """Some rows of a source.
-
-    Args:
-        batch: the rows, as they were read.
-        source: file, or another name of the rows in messages.
-        first_row: number of the first row in the source, counted from 0.
-
-    Attributes:
-        bad: for each row, whether it breaks a rule.
-        reasons: column, rule and value of the first broken rule of each bad row, by its position.
-    """
-
-    batch: pa.RecordBatch
-    source: str
-    first_row: int = 0
-    bad: Array = field(init=False)
-    reasons: dict[int, str] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.bad = np.zeros(self.batch.num_rows, bool)
-
-    def column(self, name: str) -> pa.Array:
-        """Returns a column; dictionaries are decoded.
-
-        Raises:
-            InputError: if there is no such column, or there are several.
-        """
-        names = self.batch.schema.names
-        if names.count(name) != 1:
-            what = "is missing" if name not in names else f"is there {names.count(name)} times"
-            raise InputError(f"{self.source}: column {name!r} {what}; the columns are {names}")
-        column = self.batch.column(names.index(name))
-        return column.dictionary_decode() if types.is_dictionary(column.type) else column
-
-    def reject(self, column: str, rows: Array, rule: str, value: Callable[[int], Any]) -> None:
-        """Marks the rows at positions ``rows`` as bad; ``rule`` has ``{}`` where the value belongs."""
-        for row in np.unique(rows).tolist():
-            if not self.bad[row]:
-                self.bad[row] = True
-                self.reasons[row] = f"column {column!r}, row {self.first_row + row} (counted from 0): " + rule.format(
-                    repr(value(row))[:60]
-                )
-
-    def wrong_type(self, column: str, rule: str, found: pa.DataType) -> InputError:
-        return InputError(f"{self.source}: column {column!r} must hold {rule}, not {found}")
-
-
-@dataclass(frozen=True)
-class Values:
-    """The values of a column, one for each row, or lists of values.
-
-    Args:
-        flat: values [V], null where missing.
-        offsets: offsets [N + 1] of each row's list in ``flat``; None if each row has one value.
-    """
-
-    flat: pa.Array
-    offsets: Array | None = None
-
-    def take(self, rows: Array) -> "Values":
-        """Returns the values of the rows where the mask ``rows`` [N] is True."""
-        offsets = None if self.offsets is None else np.concatenate([[0], np.diff(self.offsets)[rows].cumsum()])
-        return Values(self.flat.filter(pa.array(self.of_rows(rows))), offsets)
-
-    def of_rows(self, rows: Array) -> Array:
-        """Returns the mask [V] of the values that belong to the rows where the mask ``rows`` [N] is True."""
-        return rows if self.offsets is None else np.repeat(rows, np.diff(self.offsets))
+_ZONE = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
 
 
 def read_values(
@@ -116,101 +47,112 @@ def read_values(
     """
     array = part.column(column)
     if separator is not None:
-        if not (types.is_string(array.type) or types.is_large_string(array.type)):
+        if not (_is_text(array.type) or types.is_null(array.type)):
             raise part.wrong_type(column, f"text with {separator!r} between its values", array.type)
-        array = pc.split_pattern(pc.if_else(pc.equal(array, ""), None, array), separator)
+        array = pc.split_pattern(_text(array), separator)
     offsets = None
     if types.is_list(array.type) or types.is_large_list(array.type) or types.is_fixed_size_list(array.type):
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
-        array = pc.list_flatten(array)
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-
-    def reject(bad: Array, rule: str) -> None:
-        positions = np.flatnonzero(bad)
-        rows = positions if offsets is None else np.searchsorted(offsets, positions, side="right") - 1
-        first = dict(zip(reversed(rows.tolist()), reversed(positions.tolist()), strict=True))
-        part.reject(column, rows, rule, lambda row: array[first[row]].as_py())
-
-    values = _READERS[role](part, column, array, reject, unit)
-    return Values(values, offsets)
+        array = decoded(pc.list_flatten(array))
+    return Values(_READERS[role](_Column(part, column, array, offsets), unit), offsets)
 
 
-Reject = Callable[[Array, str], None]
+def read_column(part: Part, column: str, role: Role, *, unit: str | None = None) -> pa.Array:
+    """Returns a column of one value a row, as `read_values` does.
+
+    Raises:
+        InputError: if the column is missing, holds lists, or its type cannot hold such values.
+    """
+    values = read_values(part, column, role, unit=unit)
+    if values.offsets is not None:
+        raise part.wrong_type(column, "one value a row", part.column(column).type)
+    return values.flat
 
 
-def _keys(part: Part, column: str, array: pa.Array, reject: Reject, unit: str | None) -> pa.Array:
-    if _is_text(array.type):
-        text = array.cast(pa.large_string())
-        return pc.if_else(pc.equal(text, ""), None, text)
-    return _integers(part, column, array, reject, unit)
+@dataclass(frozen=True)
+class _Column:
+    part: Part
+    name: str
+    array: pa.Array  # values [V]
+    offsets: Array | None
+
+    def reject(self, bad: Any, rule: str) -> pa.Array:
+        """Marks the rows of ``bad`` values [V] (null counts as False); returns the mask."""
+        mask = np.asarray(pc.fill_null(bad, False).to_numpy(zero_copy_only=False))
+        rows, positions = Values(self.array, self.offsets).first_of_rows(mask)
+        first = dict(zip(rows.tolist(), positions.tolist(), strict=True))
+        self.part.reject(self.name, rows, rule, lambda row: self.array[first[row]].as_py())
+        return pa.array(mask)
+
+    def wrong_type(self, rule: str) -> InputError:
+        return self.part.wrong_type(self.name, rule, self.array.type)
 
 
-def _integers(part: Part, column: str, array: pa.Array, reject: Reject, unit: str | None) -> pa.Array:
-    if _is_text(array.type):
-        text = pc.if_else(pc.equal(array, ""), None, array)
-        bad = _mask(pc.invert(pc.match_substring_regex(text, r"^[+-]?\d{1,18}$")))
-        reject(bad, "{} must be an integer")
-        return pc.if_else(pa.array(bad), None, text).cast(pa.int64())
-    if types.is_null(array.type):
-        return array.cast(pa.int64())
-    if types.is_boolean(array.type) or (types.is_integer(array.type) and array.type != pa.uint64()):
-        return array.cast(pa.int64())
-    if array.type == pa.uint64():
-        bad = _mask(pc.greater(array, 2**63 - 1))
-        reject(bad, "{} must be below 2^63")
-        return pc.if_else(pa.array(bad), None, array).cast(pa.int64())
+def _keys(column: _Column, unit: str | None) -> pa.Array:
+    return _text(column.array) if _is_text(column.array.type) else _integers(column, unit)
+
+
+def _integers(column: _Column, unit: str | None) -> pa.Array:
+    array = column.array
     if types.is_floating(array.type):
-        numbers = pc.if_else(pc.is_nan(array), None, array.cast(pa.float64()))
-        bad = _mask(pc.not_equal(numbers, pc.trunc(numbers)))
-        reject(bad, "{} must be an integer")
-        large = _mask(pc.greater_equal(pc.abs(numbers), float(_EXACT)))
-        reject(large, "{} must be below 2^53: as a float, it may not be the integer that was meant")
-        return pc.if_else(pa.array(bad | large), None, numbers).cast(pa.int64())
-    raise part.wrong_type(column, "strings or integers", array.type)
-
-
-def _numbers(part: Part, column: str, array: pa.Array, reject: Reject, unit: str | None) -> pa.Array:
+        numbers = _without_nan(array)
+        bad = column.reject(pc.not_equal(numbers, pc.trunc(numbers)), "{} must be an integer")
+        rule = "{} must be below 2^53: as a float, it may not be the integer that was meant"
+        large = column.reject(pc.greater_equal(pc.abs(numbers), float(_EXACT)), rule)
+        return pc.if_else(pc.or_(bad, large), None, numbers).cast(pa.int64())
     if _is_text(array.type):
-        text = pc.utf8_trim_whitespace(array)
-        text = pc.if_else(pc.equal(text, ""), None, text)
-        bad = _mask(pc.invert(pc.match_substring_regex(text, _NUMBER)))
-        reject(bad, "{} must be a number")
-        numbers = pc.if_else(pa.array(bad), None, text).cast(pa.float64())
-    elif _is_number(array.type) or types.is_decimal(array.type) or types.is_null(array.type):
+        array = _text(array)
+    elif not (types.is_integer(array.type) or types.is_boolean(array.type) or types.is_null(array.type)):
+        raise column.wrong_type("strings or integers")
+    return _parsed(column, array, pl.Int64(), "{} must be an integer below 2^63")
+
+
+def _numbers(column: _Column, unit: str | None) -> pa.Array:
+    array = column.array
+    if _is_text(array.type):
+        numbers = _parsed(column, _text(pc.utf8_trim_whitespace(_text(array))), pl.Float64(), "{} must be a number")
+    elif types.is_integer(array.type) or types.is_floating(array.type) or types.is_decimal(array.type):
         numbers = array.cast(pa.float64(), safe=False)
+    elif types.is_boolean(array.type) or types.is_null(array.type):
+        numbers = array.cast(pa.float64())
     else:
-        raise part.wrong_type(column, "numbers", array.type)
-    numbers = pc.if_else(pc.is_nan(numbers), None, numbers)
-    bad = _mask(pc.is_inf(numbers))
-    reject(bad, "{} must be finite")
-    return pc.if_else(pa.array(bad), None, numbers)
+        raise column.wrong_type("numbers")
+    numbers = _without_nan(numbers)
+    return pc.if_else(column.reject(pc.is_inf(numbers), "{} must be finite"), None, numbers)
 
 
-def _times(part: Part, column: str, array: pa.Array, reject: Reject, unit: str | None) -> pa.Array:
+def _times(column: _Column, unit: str | None) -> pa.Array:
+    array, zoned = column.array, None
     if types.is_timestamp(array.type) or types.is_date(array.type):
-        return array.cast(pa.timestamp("us", getattr(array.type, "tz", None)), safe=False).cast(pa.int64())
-    if _is_text(array.type) and unit is None:
-        text = pc.if_else(pc.equal(array, ""), None, array)
-        try:
-            return text.cast(pa.timestamp("us", "UTC" if _has_zone(text) else None)).cast(pa.int64())
-        except pa.ArrowInvalid:
-            bad = np.array([_time_or_none(each) is None for each in text.to_pylist()]) & _mask(pc.is_valid(text))
-            reject(bad, "{} must be a time such as 2026-11-01 or 2026-11-01T08:30:00")
-            times = [_time_or_none(each) for each in text.to_pylist()]
-            return pa.array(times, pa.int64())
-    integers = _integers(part, column, array, reject, unit)
-    if unit is None:
-        raise part.wrong_type(column, "times, or integers with a declared `time_unit`", array.type)
-    factor = TIME_UNITS[unit]
-    return pc.divide(integers, 1000) if factor is None else pc.multiply(integers, factor)
+        zone = getattr(array.type, "tz", None)
+        zoned, times = zone is not None, array.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
+    elif _is_text(array.type) and unit is None:
+        text = _text(array)
+        has_zone = pc.match_substring_regex(text, _ZONE)
+        zoned = (pc.mean(has_zone).as_py() or 0) > 0.5
+        times = _parse_times(text, pa.timestamp("us", "UTC" if zoned else None))
+        example = "2026-11-01T08:30:00Z, with a zone as others have" if zoned else "2026-11-01 or 2026-11-01T08:30:00"
+        column.reject(pc.and_(text.is_valid(), times.is_null()), "{} must be a time such as " + example)
+    elif unit is None and not types.is_null(array.type):
+        raise column.wrong_type("times, or integers with a declared `time_unit`")
+    else:
+        per_second = TIME_UNITS[unit or "us"]
+        known = _integers(column, unit)
+        rule = "{} must be a time in the years 1 to 9999: is `time_unit` right"
+        seconds = pa.array(known.fill_null(0).to_numpy() // per_second)
+        outside = pc.or_(pc.less(seconds, _FIRST_SECOND), pc.greater_equal(seconds, _LAST_SECOND))
+        inside = pc.if_else(column.reject(outside, rule), 0, known.fill_null(0)).to_numpy()
+        microseconds = inside * (10**6 // per_second) if per_second <= 10**6 else inside // (per_second // 10**6)
+        times = pc.if_else(pc.or_(known.is_null(), outside), None, pa.array(microseconds))
+    if zoned is not None and times.null_count < len(times):
+        column.part.zoned[column.name] = zoned
+    return times
 
 
-def _labels(part: Part, column: str, array: pa.Array, reject: Reject, unit: str | None) -> pa.Array:
-    numbers = _numbers(part, column, array, reject, unit)
-    values = numbers.to_numpy(zero_copy_only=False)
-    reject(~((values == 0) | (values == 1)), "label {} must be 0 or 1")
+def _labels(column: _Column, unit: str | None) -> pa.Array:
+    numbers = _numbers(column, unit)
+    column.reject(pc.invert(pc.or_(pc.equal(numbers, 0), pc.equal(numbers, 1))), "label {} must be 0 or 1")
     return numbers
 
 
@@ -221,24 +163,29 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+def _text(array: pa.Array) -> pa.Array:
+    """Text, null where it is empty."""
+    text = array.cast(pa.large_string())
+    return pc.if_else(pc.equal(text, ""), None, text)
 
 
-def _mask(array: Any) -> Array:
-    """Returns booleans as an array, False for null."""
-    return np.asarray(pc.fill_null(array, False).to_numpy(zero_copy_only=False))
+def _without_nan(array: pa.Array) -> pa.Array:
+    numbers = array.cast(pa.float64())
+    return pc.if_else(pc.is_nan(numbers), None, numbers)
 
 
-def _has_zone(text: pa.Array) -> bool:
-    return bool(pc.any(pc.match_substring_regex(text, r"(Z|[+-]\d\d:?\d\d)$")).as_py())
+def _parsed(column: _Column, array: pa.Array, kind: pl.DataType, rule: str) -> pa.Array:
+    parsed = pl.Series(array).cast(kind, strict=False).to_arrow()
+    column.reject(pc.and_(array.is_valid(), parsed.is_null()), rule)
+    return parsed
 
 
-def _time_or_none(text: str | None) -> int | None:
-    if text is None:
-        return None
-    array = pa.array([text])
+def _parse_times(text: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Microseconds since 1970; null where there is no time of this kind."""
     try:
-        return int(array.cast(pa.timestamp("us", "UTC" if _has_zone(array) else None)).cast(pa.int64())[0].as_py())
+        return text.cast(kind).cast(pa.int64())
     except pa.ArrowInvalid:
-        return None
+        if len(text) == 1:
+            return pa.nulls(1, pa.int64())
+        half = len(text) // 2
+        return pa.concat_arrays([_parse_times(text[:half], kind), _parse_times(text[half:], kind)])

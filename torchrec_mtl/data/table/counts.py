@@ -25,7 +25,8 @@ class Counts:
         """Counts ``values``, each once; null is counted apart, in ``num_missing``."""
         self.num_missing += values.null_count
         column = pl.Series("value", values.drop_null())
-        self.add_table(column.to_frame().group_by("value").agg(pl.len().cast(pl.Int64).alias("count")))
+        if len(column):  # without values, a column may be of any type
+            self.add_table(column.to_frame().group_by("value").agg(pl.len().cast(pl.Int64).alias("count")))
 
     def add_table(self, counts: pl.DataFrame) -> None:
         """Adds counts: columns ``value`` and ``count``."""

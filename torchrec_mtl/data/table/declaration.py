@@ -1,11 +1,11 @@
 """The declaration of a table of raw rows: where it is, its labels, its fields, its splits."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timezone
 
-from torchrec_mtl.data.schema import SPLITS
+from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.table.columns import TIME_UNITS
 from torchrec_mtl.data.table.fields import AgeInDays, DeclaredField, IdField
 from torchrec_mtl.data.table.ids import History
@@ -121,6 +121,11 @@ class Table:
         check_file_name("`name` of a table", self.name)
         object.__setattr__(self, "fields", tuple(self.fields))
         object.__setattr__(self, "keep", tuple(self.keep))
+        if not isinstance(self.tasks, TaskForest):
+            raise InputError(f"`tasks` (={self.tasks!r:.60}) must be a `TaskForest`, such as a `TaskChain`")
+        for each in self.fields:
+            if not isinstance(each, DeclaredField):
+                raise InputError(f"`fields` must hold declared fields such as `Vocabulary(...)`, not {each!r:.60}")
         object.__setattr__(self, "by_name", {each.name: each for each in self.fields})
         for name, count in Counter(self.names).items():
             if count > 1:
@@ -137,6 +142,13 @@ class Table:
             raise InputError("`time` must name the column by which rows are split")
         for each in self.fields:
             self._check_references(each)
+        schema = self.schema(dict.fromkeys(self.by_name, 1), [each.name for each in self.fields])
+        prepared = [*schema.columns, *((self.time,) if self.time else ())]
+        for name in self.keep:
+            if name in prepared or self.keep.count(name) > 1:
+                raise InputError(f"`keep` must name further columns, each once, not {name!r}")
+        if self.group in self.names and self.group_column in self.names:
+            raise InputError(f"field {self.group_column!r} must have another name: the group's column has this one")
 
     def _check_references(self, declared: DeclaredField) -> None:
         if isinstance(declared.column, AgeInDays) and self.time is None:
@@ -190,12 +202,40 @@ class Table:
         read = (column for each in self.fields if not isinstance(each, History) for column in each.columns)
         return tuple(dict.fromkeys((*given, *key, *self.tasks.label_columns, *weights, *read, *self.keep)))
 
+    @property
+    def group_column(self) -> str | None:
+        """The name of the prepared column of groups: that of the raw column, unless a field has it."""
+        return f"{self.group}_group" if self.group in self.names else self.group
+
+    def schema(self, num_embeddings: Mapping[str, int], multi_valued: Collection[str]) -> Schema:
+        """Returns the schema of the prepared data set, given numbers of ids, and the names of the fields with lists."""
+        fields = [
+            Field(
+                each.name,
+                num_embeddings[each.name],
+                each.name in multi_valued,
+                weight_column(each.name) if each.weights else None,
+                shares=None if self.owner(each) is each else self.owner(each).name,
+                embedding_dim=each.embedding_dim,
+                pooling=each.pooling,
+                init_std=each.init_std,
+            )
+            for each in self.id_fields
+        ]
+        dense = [column for each in self.dense_fields for column in each.dense]
+        return Schema(self.name, fields, self.tasks, dense=dense, group=self.group_column)
+
     def owner(self, declared: IdField) -> IdField:
         """Returns the field whose encoder and table ``declared`` uses, which may be itself."""
         name = declared.of if isinstance(declared, History) else declared.shares
         found = declared if name is None else self.by_name[name]
         assert isinstance(found, IdField)
         return found
+
+
+def weight_column(name: str) -> str:
+    """The name of the prepared column with the weights of a field's ids."""
+    return f"{name}_weights"
 
 
 def _microseconds(argument: str, text: str) -> int:

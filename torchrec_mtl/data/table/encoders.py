@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from torchrec_mtl.data.id_columns import id_type
 from torchrec_mtl.data.lists import Array, to_lists
-from torchrec_mtl.data.schema import Field, Schema
-from torchrec_mtl.data.table.columns import Part, Values
-from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
+from torchrec_mtl.data.schema import Schema
+from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table, weight_column
 from torchrec_mtl.data.table.fields import AgeInDays, Fitted, IdField
+from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.ids import Hashed, History, Integers, TimeOf, Vocabulary
 from torchrec_mtl.data.table.lookup import Lookup
 from torchrec_mtl.data.table.numbers import Bins, Dense, LogRound
+from torchrec_mtl.data.table.parts import Part, Values
 from torchrec_mtl.data.table.rows import TypedRows, read_rows, value_type
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import digest, read_json, to_json
@@ -91,8 +92,7 @@ class TableEncoder:
                 ids, offsets = histories[declared.name]
                 columns[declared.name] = to_lists(ids.astype(kind), offsets)
                 continue
-            values = rows.values[declared.name]
-            self._check_values(declared.name, values, rows.part)
+            values = self._checked(declared.name, rows.values[declared.name], rows.part)
             ids = self.ids(declared.name, values.flat).astype(kind)
             columns[declared.name] = ids if values.offsets is None else to_lists(ids, values.offsets)
             if declared.name in rows.weights:
@@ -118,7 +118,8 @@ class TableEncoder:
         assert isinstance(declared, IdField)
         return self.table.owner(declared)
 
-    def _check_values(self, name: str, values: Values, part: Part) -> None:
+    def _checked(self, name: str, values: Values, part: Part) -> Values:
+        values = values.as_lists() if name in self.multi_valued else values
         if (values.offsets is not None) != (name in self.multi_valued):
             kind = "lists" if name in self.multi_valued else "one value a row"
             raise InputError(f"{part.source}: field {name!r} must have {kind}, as when it was fitted")
@@ -127,55 +128,32 @@ class TableEncoder:
             raise InputError(
                 f"{part.source}: field {name!r} must have {expected} values, as when it was fitted, not {found}"
             )
+        return values
 
-    def schema(self, notes: Mapping[str, str]) -> Schema:
+    def schema(self) -> Schema:
         """The schema of the prepared data set."""
-        table = self.table
-        return Schema(
-            table.name,
-            [
-                Field(
-                    each.name,
-                    self.num_embeddings(each.name),
-                    each.name in self.multi_valued,
-                    weight_column(each.name) if each.weights else None,
-                    shares=None if table.owner(each) is each else table.owner(each).name,
-                    embedding_dim=each.embedding_dim,
-                    pooling=each.pooling,
-                    init_std=each.init_std,
-                )
-                for each in table.id_fields
-            ],
-            table.tasks,
-            dense=[column for each in table.dense_fields for column in each.dense],
-            group=group_column(table),
-            notes=dict(notes),
-        )
+        sizes = {each.name: self.num_embeddings(each.name) for each in self.table.id_fields}
+        return self.table.schema(sizes, self.multi_valued)
 
     def save(self, folder: Path) -> str:
         """Writes ``encoders.json`` and one file a vocabulary into ``folder``; returns a digest of their meaning."""
-        content: dict[str, Any] = {}
+        files, meaning = {}, {}
         for number, (name, fitted) in enumerate(self.fitted.items()):
-            fitted = dict(fitted)
+            files[name] = meaning[name] = fitted
             if "values" in fitted:
-                file = folder / f"vocabulary_{number}.parquet"
-                pq.write_table(pa.table({"value": fitted["values"].values}), file, write_page_checksum=True)
-                fitted["values"] = {"file": file.name, "sha256": digest(file)}
-            content[name] = fitted
-        text = to_json(
-            {
-                "version": FORMAT_VERSION,
-                "table": _table_to_json(self.table),
-                "fitted": content,
-                "multi_valued": sorted(self.multi_valued),
-                "value_types": dict(self.value_types),
-            },
-            indent=1,
-            ensure_ascii=False,
-        )
-        (folder / ENCODERS_FILE).write_text(text + "\n", encoding="utf-8")
-        meaning = {name: [each.get("values", {}).get("sha256"), each] for name, each in content.items()}
-        return hashlib.sha256(to_json(meaning, sort_keys=True).encode()).hexdigest()
+                file, values = folder / f"vocabulary_{number}.parquet", fitted["values"].values
+                pq.write_table(pa.table({"value": values}), file, write_page_checksum=True)
+                files[name] = {"values": {"file": file.name, "sha256": digest(file)}}
+                meaning[name] = {"values": hashlib.sha256(stable_hashes(values).tobytes()).hexdigest()}
+        content = {
+            "table": _table_to_json(self.table),
+            "fitted": files,
+            "multi_valued": sorted(self.multi_valued),
+            "value_types": dict(self.value_types),
+        }
+        whole = {"version": FORMAT_VERSION, "sha256": _sha256(content), **content}
+        (folder / ENCODERS_FILE).write_text(to_json(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return _sha256(meaning)
 
     @classmethod
     def load(cls, folder: str | Path) -> "TableEncoder":
@@ -189,26 +167,16 @@ class TableEncoder:
         if content.get("version") != FORMAT_VERSION:
             rule = f"must be {FORMAT_VERSION}: prepare the table again"
             raise InputError(f"{file}: `version` (={content.get('version')!r}) {rule}")
-        try:
-            table = _table_from_json(content["table"])
-            fitted = {name: _load_fitted(Path(folder), values) for name, values in content["fitted"].items()}
-            return cls(table, fitted, frozenset(content["multi_valued"]), content["value_types"])
-        except KeyError as error:
-            raise InputError(f"{file}: key {error} is missing") from error
-        except (TypeError, AttributeError) as error:
-            raise InputError(f"{file}: a value is of the wrong kind ({error})") from error
+        content.pop("version")
+        if content.pop("sha256", None) != _sha256(content):
+            raise InputError(f"{file}: was changed after it was written: its `sha256` is another")
+        table = _table_from_json(content["table"])
+        fitted = {name: _load_fitted(Path(folder), values) for name, values in content["fitted"].items()}
+        return cls(table, fitted, frozenset(content["multi_valued"]), content["value_types"])
 
 
-def group_column(table: Table) -> str | None:
-    """The name of the prepared column of groups: that of the raw column, unless a field has it."""
-    if table.group is None:
-        return None
-    return f"{table.group}_group" if table.group in table.names else table.group
-
-
-def weight_column(name: str) -> str:
-    """The name of the prepared column with the weights of a field's ids."""
-    return f"{name}_weights"
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(to_json(content, sort_keys=True).encode()).hexdigest()
 
 
 def _load_fitted(folder: Path, fitted: dict[str, Any]) -> dict[str, Any]:
@@ -248,6 +216,5 @@ def _table_from_json(content: dict[str, Any]) -> Table:
     if split is not None:
         split = {"ByTime": ByTime, "ByHash": ByHash}[split.pop("kind")](**split)
     rest = {name: content[name] for name in ("name", "source", "time", "time_unit", "group", "format", "keep")}
-    return replace(
-        Table(tasks=TaskForest(*(Task(**task) for task in content["tasks"])), fields=declared, split=split, **rest)
-    )
+    tasks = TaskForest(*(Task(**task) for task in content["tasks"]))
+    return Table(tasks=tasks, fields=declared, split=split, **rest)

@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.data.table.columns import Part, Role, Values, read_values
+from torchrec_mtl.data.table.columns import Role, read_column, read_values
+from torchrec_mtl.data.table.parts import Part, Values
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 
 MISSING = 0  # id of no value, of all kinds but `Integers`
@@ -49,6 +50,8 @@ class DeclaredField:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise InputError(f"`name` (={self.name!r}) of a field must be a non-empty string")
+        if isinstance(self.column, AgeInDays) and self.role != "number":
+            raise self._error("column", f"must be a column: a {type(self).__name__} has no numbers")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,8 +63,8 @@ class DeclaredField:
         """Returns the field's values, and marks the rows of ``part`` that have none; ``time`` is that of the rows."""
         column = self.column or self.name
         if isinstance(column, AgeInDays):
-            return Values(_ages(read_values(part, column.column, "time", unit=unit).flat, time))
-        return read_values(part, column, self.role, unit=unit, separator=getattr(self, "separator", None))
+            return Values(_ages(read_column(part, column.column, "time", unit=unit), time))
+        return Values(read_column(part, column, self.role, unit=unit))
 
     def to_count(self, values: pa.Array) -> pa.Array | None:
         """Returns what is to be counted in the training rows; None if there is nothing to fit."""
@@ -106,6 +109,16 @@ class IdField(DeclaredField):
         for argument, least in (("embedding_dim", 1), ("init_std", 0)):
             if getattr(self, argument) is not None:
                 check_at_least(least, **{f"{argument}` of field `{self.name}": getattr(self, argument)})
+
+    def read(self, part: Part, time: Array | None, unit: str | None) -> Values:
+        if isinstance(self.column, AgeInDays):
+            return super().read(part, time, unit)
+        column = self.column or self.name
+        return self.checked(read_values(part, column, self.role, unit=unit, separator=self.separator), part, column)
+
+    def checked(self, values: Values, part: Part, column: str) -> Values:
+        """Returns ``values`` of ``column``, and marks the rows of ``part`` whose values have no ids."""
+        return values
 
     @property
     def columns(self) -> tuple[str, ...]:

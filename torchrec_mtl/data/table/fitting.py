@@ -1,5 +1,7 @@
 """Fits the encoders of a declared table on its training rows."""
 
+import polars as pl
+
 from torchrec_mtl.data.table.counts import Counts
 from torchrec_mtl.data.table.declaration import Table
 from torchrec_mtl.data.table.encoders import TableEncoder
@@ -19,29 +21,33 @@ class Fitting:
     def __init__(self, table: Table) -> None:
         self.table = table
         self.counts = {each.name: Counts() for each in table.fields if not isinstance(each, History)}
-        self._multi_valued: dict[str, bool] = {}
-        self._value_types: dict[str, str] = {}
+        self._shapes: dict[str, str] = {}  # of fields
+        self._value_types: dict[str, str] = {}  # of fields
+        self._further_types: dict[str, str] = {}  # of times, the group and the key of a split
 
     def look(self, rows: TypedRows) -> None:
-        """Notes which fields hold lists, and which hold integers or strings; all parts must agree.
+        """Notes which fields hold lists, which columns integers or strings, and which times have a zone.
+
+        All parts must agree, or one user would be two.
 
         Raises:
             InputError: if they do not.
         """
+        source = rows.part.source
         for name, values in rows.values.items():
-            is_list, kind = values.offsets is not None, value_type(values.flat)
-            if not len(values.flat) or (kind is None and not is_list):
-                continue
-            if self._multi_valued.setdefault(name, is_list) != is_list:
-                raise InputError(f"{rows.part.source}: field {name!r} must have lists in all files, or in none")
-            declared = self.table.by_name[name]
-            if is_list and not isinstance(declared, IdField):
-                raise InputError(f"{rows.part.source}: field {name!r} must have one number a row, not lists")
-            if kind and self._value_types.setdefault(name, kind) != kind:
-                expected = self._value_types[name]
-                raise InputError(
-                    f"{rows.part.source}: field {name!r} must have {expected} values, as other files, not {kind}"
-                )
+            if values.offsets is not None or values.flat.null_count < len(values.flat):
+                shape = "one value a row" if values.offsets is None else "lists"
+                _agree(source, f"field {name!r} must have", self._shapes, name, shape)
+            _agree(source, f"field {name!r} must have values of type", self._value_types, name, value_type(values.flat))
+        for column, keys in (("group", rows.groups), ("key of the split", rows.key)):
+            kind = None if keys is None else value_type(keys)
+            _agree(source, f"the {column} must have values of type", self._further_types, column, kind)
+        for column in self.table.keep:
+            kind = str(pl.Series(rows.part.column(column)).dtype)
+            _agree(source, f"column {column!r} must hold", self._further_types, f"kept {column}", kind)
+        for column, zoned in rows.part.zoned.items():
+            zone = "with a time zone" if zoned else "without a time zone"
+            _agree(source, f"column {column!r} must have times", self._further_types, f"zone of {column}", zone)
 
     def add(self, rows: TypedRows) -> None:
         """Counts training rows."""
@@ -63,7 +69,7 @@ class Fitting:
             for each in self.table.fields
             if not isinstance(each, IdField) or self.table.owner(each) is each
         }
-        lists = {name for name, is_list in self._multi_valued.items() if is_list}
+        lists = {name for name, shape in self._shapes.items() if shape == "lists"}
         for each in self.table.histories:
             if each.of in lists:
                 raise InputError(f"history {each.name!r} must be of a field with one value a row, not of {each.of!r}")
@@ -72,3 +78,8 @@ class Fitting:
                 raise InputError(f"field {declared.name!r} must have lists, as it has `weights`")
         lists |= {each.name for each in self.table.histories}
         return TableEncoder(self.table, fitted, frozenset(lists), self._value_types)
+
+
+def _agree(source: str, subject: str, known: dict[str, str], name: str, kind: str | None) -> None:
+    if kind is not None and known.setdefault(name, kind) != kind:
+        raise InputError(f"{source}: {subject} {known[name]}, as the rows before, not {kind}")

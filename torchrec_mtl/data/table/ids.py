@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.data.table.columns import Part, Role, Values
+from torchrec_mtl.data.table.columns import Role
 from torchrec_mtl.data.table.fields import DAY, MISSING, Fitted, IdField
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.lookup import Lookup
+from torchrec_mtl.data.table.parts import Part, Values
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 
 UNKNOWN = 1  # id of a value that a vocabulary does not have
@@ -126,17 +127,14 @@ class Integers(IdField):
         if self.missing is not None and not 0 <= self.missing < self.num_ids:
             raise self._error("missing", f"must be at least 0 and below `num_ids` (={self.num_ids})")
 
-    def read(self, part: Part, time: Array | None, unit: str | None) -> Values:
-        values = super().read(part, time, unit)
+    def checked(self, values: Values, part: Part, column: str) -> Values:
         outside = pc.or_(pc.less(values.flat, 0), pc.greater_equal(values.flat, self.num_ids))
-        bad = pc.fill_null(outside, False)
         if self.missing is None:
-            bad = pc.or_(bad, pc.is_null(values.flat))
-        positions = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
-        rows = positions if values.offsets is None else np.searchsorted(values.offsets, positions, side="right") - 1
-        first = dict(zip(reversed(rows.tolist()), reversed(positions.tolist()), strict=True))
+            outside = outside.fill_null(True)
+        rows, positions = values.first_of_rows(outside.fill_null(False).to_numpy(zero_copy_only=False))
+        first = dict(zip(rows.tolist(), positions.tolist(), strict=True))
         rule = f"id {{}} must be at least 0 and below `num_ids` (={self.num_ids})"
-        part.reject(self.columns[0], rows, rule, lambda row: values.flat[first[row]].as_py())
+        part.reject(column, rows, rule, lambda row: values.flat[first[row]].as_py())
         return Values(pc.if_else(outside, None, values.flat), values.offsets)
 
     def num_embeddings(self, fitted: Fitted) -> int:

@@ -19,7 +19,8 @@ _BITS = 16  # numbers are counted to so many significant bits
 class Bins(IdField):
     """A numeric field whose ids are quantile bins of the training rows: 0 for a missing value, then 1, 2, ... .
 
-    A value below or above all training rows falls into the first or the last bin.
+    A value below or above all training rows falls into the first or the last bin. Numbers are rounded to 16 significant
+    bits, in training rows and later ones alike: an edge is off by at most one in 2^16.
 
     Args:
         name: name of the field. For the further arguments, see `Hashed`, which has them too.
@@ -47,9 +48,7 @@ class Bins(IdField):
     def fit(self, counts: pl.DataFrame) -> Fitted:
         edges = _quantiles(counts, np.arange(1, self.num_bins) / self.num_bins)
         largest = counts["value"].max()
-        return (
-            {"edges": sorted({edge for edge in edges.tolist() if edge < largest})} if counts.height else {"edges": []}
-        )
+        return {"edges": sorted({edge for edge in edges.tolist() if edge < largest})}
 
     def num_embeddings(self, fitted: Fitted) -> int:
         return len(fitted["edges"]) + 2
@@ -98,8 +97,9 @@ class LogRound(IdField):
 
     def fit(self, counts: pl.DataFrame) -> Fitted:
         if not counts.height:
-            return {"smallest": 0, "largest": 0}
-        return {"smallest": int(counts["value"].min()), "largest": int(counts["value"].max())}  # type: ignore[arg-type]
+            return {"smallest": 0, "largest": 0, "resolution": self.resolution}
+        values = counts["value"].to_numpy()
+        return {"smallest": int(values.min()), "largest": int(values.max()), "resolution": self.resolution}
 
     def num_embeddings(self, fitted: Fitted) -> int:
         return int(fitted["largest"] - fitted["smallest"]) + 2
@@ -151,9 +151,9 @@ class Dense(DeclaredField):
             return {"low": 0.0, "high": 0.0, "mean": 0.0, "std": 1.0}
         low, high = _quantiles(counts, np.array(self.clip)).tolist()
         values, weights = np.clip(counts["value"].to_numpy(), low, high), counts["count"].to_numpy()
-        mean = float(np.average(values, weights=weights))
+        mean = float(np.average(values, weights=weights)) if low < high else low  # which rounding would miss
         std = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
-        return {"low": low, "high": high, "mean": mean, "std": std or 1.0}
+        return {"low": low, "high": high, "mean": mean, "std": std if low < high else 1.0}
 
     def encode(self, values: pa.Array, fitted: Fitted) -> Array:
         """Returns dense values [N, 1 or 2], float32, of numbers [N]."""

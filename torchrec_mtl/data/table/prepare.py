@@ -18,12 +18,13 @@ from torchrec_mtl.data.raw.hashes import to_unit_interval
 from torchrec_mtl.data.raw.preparation import REPORT_FILE, without_progress
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
-from torchrec_mtl.data.table.encoders import FORMAT_VERSION, TableEncoder, group_column
+from torchrec_mtl.data.table.encoders import FORMAT_VERSION, TableEncoder
 from torchrec_mtl.data.table.fitting import Fitting
+from torchrec_mtl.data.table.formats import SourceFile
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.history import HistoryBuilder
 from torchrec_mtl.data.table.rows import TypedRows, read_rows
-from torchrec_mtl.data.table.sources import SourceFile, find_files, read_parts
+from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.data.writer import SplitFiles, build_once
 from torchrec_mtl.errors import LARGEST, InputError
 from torchrec_mtl.files import to_json
@@ -141,6 +142,7 @@ class _Preparation:
             if (number := encoder.num_embeddings(each.name)) > LARGEST:
                 rule = f"must have at most {LARGEST} ids, not {number}"
                 raise InputError(f"field {each.name!r} {rule}: set `max_size`, or use `Hashed`")
+        encoder.schema().embedding_configs(embedding_dim=1)  # refuses what tables cannot be
         histories = self._histories(encoder) if self.table.histories else None
         try:
             with SplitFiles(self.folder, long_lists=bool(self.table.histories)) as splits:
@@ -148,21 +150,23 @@ class _Preparation:
                 for rows, split in self._read("encode", again=True):
                     lists = None if reader is None else reader.take(len(rows))
                     self._write(splits, encoder.encode_rows(rows, lists), rows, split)
-                splits.check_not_empty(str(self.table.source))
         finally:
             if histories is not None:
                 histories.close()
         self._report(encoder, splits.num_rows)
-        return replace(encoder.schema({}), vocabulary_digest=encoder.save(self.folder))
+        return replace(encoder.schema(), vocabulary_digest=encoder.save(self.folder))
 
     def _fit(self) -> TableEncoder:
         fitting = Fitting(self.table)
+        num_rows = np.zeros(len(SPLITS), np.int64)
         for rows, split in self._read("fit", again=False):
             fitting.look(rows)
             fitting.add(rows.take(split == SPLITS.index("train")))
-            self.num_rows += len(rows)
-        if not self.num_rows:
-            raise InputError(f"`source` (={self.table.source!r}) must have at least one row")
+            num_rows += np.bincount(split, minlength=len(SPLITS))
+        self.num_rows = int(num_rows.sum())
+        for name, found in zip(SPLITS, num_rows.tolist(), strict=True):
+            if not found:
+                raise InputError(f"split {name!r} of `source` (={self.table.source!r}) must have at least one row")
         return fitting.fit()
 
     def _histories(self, encoder: TableEncoder) -> HistoryBuilder:
@@ -193,12 +197,11 @@ class _Preparation:
         table = self.table
         further: dict[str, Any] = dict(rows.labels)
         if rows.groups is not None:
-            further[group_column(table) or ""] = rows.group_numbers()
+            further[table.group_column or ""] = rows.group_numbers()
         if rows.time is not None and table.time not in table.names:
             further[table.time or ""] = pl.Series(rows.time).cast(pl.Datetime("us", "UTC"))
         columns = [pl.Series(name, column) for name, column in further.items() if name not in encoded.columns]
-        kept = [name for name in table.keep if name not in encoded.columns and name not in further]
-        columns += [pl.Series(name, pa.array(rows.part.column(name))) for name in kept]
+        columns += [pl.Series(name, rows.part.column(name)) for name in table.keep]
         whole = encoded.hstack(columns)
         for number, split in enumerate(SPLITS):
             chosen = of_rows == number
@@ -227,9 +230,4 @@ def listed_values(encoder: TableEncoder, rows: TypedRows) -> tuple[dict[str, Arr
 
 def _as_json(part: Any, position: int) -> str:
     row = part.batch.slice(position, 1).to_pylist()[0]
-    return to_json(
-        {
-            name: value if isinstance(value, (int, float, str, list, type(None))) else str(value)
-            for name, value in row.items()
-        }
-    )
+    return to_json(row, default=str)

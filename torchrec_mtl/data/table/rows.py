@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.data.table.columns import Part, Values, read_values
+from torchrec_mtl.data.table.columns import read_column, read_values
 from torchrec_mtl.data.table.declaration import ByHash, Table
-from torchrec_mtl.data.table.fields import IdField
+from torchrec_mtl.data.table.fields import AgeInDays, IdField
 from torchrec_mtl.data.table.hashes import stable_hashes
-from torchrec_mtl.data.table.ids import History
+from torchrec_mtl.data.table.ids import History, is_null
+from torchrec_mtl.data.table.parts import Part, Values
 
 
 @dataclass
@@ -52,7 +53,7 @@ class TypedRows:
             return self
         weights = {name: each[self.values[name].of_rows(rows)] for name, each in self.weights.items()}
         return TypedRows(
-            Part(self.part.batch.filter(pa.array(rows)), self.part.source, self.part.first_row),
+            Part(self.part.batch.filter(pa.array(rows)), self.part.source, self.part.first_row, self.part.zoned),
             {name: values.take(rows) for name, values in self.values.items()},
             weights,
             None if self.time is None else self.time[rows],
@@ -75,19 +76,19 @@ def read_rows(table: Table, part: Part, *, labels: bool = True, brought: Sequenc
         InputError: if a column is missing or of a type that cannot hold such values.
     """
     rows = TypedRows(part)
-    if table.time is not None:
-        time = read_values(part, table.time, "time", unit=table.time_unit).flat
-        null = time.is_null().to_numpy(zero_copy_only=False)
-        part.reject(table.time, np.flatnonzero(null), "time must not be missing", lambda row: None)
+    if table.time is not None and (labels or any(isinstance(each.column, AgeInDays) for each in table.fields)):
+        time = read_column(part, table.time, "time", unit=table.time_unit)
+        _reject_missing(part, table.time, time, "time")
         rows.time = time.fill_null(0).to_numpy(zero_copy_only=False)
     for declared in table.fields:
         if isinstance(declared, History):
             if declared.name in brought:
                 rows.values[declared.name] = _read_brought(table, declared, part)
             continue
-        rows.values[declared.name] = declared.read(part, rows.time, table.time_unit)
+        values = rows.values[declared.name] = declared.read(part, rows.time, table.time_unit)
         if isinstance(declared, IdField) and declared.weights is not None:
-            rows.weights[declared.name] = _read_weights(declared.weights, declared.name, rows)
+            rows.values[declared.name] = values.as_lists()
+            rows.weights[declared.name] = _read_weights(declared, declared.weights, rows)
     if labels:
         _read_labels(table, rows)
     return rows
@@ -95,38 +96,43 @@ def read_rows(table: Table, part: Part, *, labels: bool = True, brought: Sequenc
 
 def _read_brought(table: Table, declared: History, part: Part) -> Values:
     owner = table.owner(declared)
-    values = read_values(part, declared.name, owner.role, unit=table.time_unit, separator=declared.separator)
+    values = read_values(part, declared.name, owner.role, unit=table.time_unit, separator=declared.separator).as_lists()
     if values.offsets is None:
         raise part.wrong_type(declared.name, f"lists of {declared.of!r}, newest last", values.flat.type)
-    return values
+    return owner.checked(values, part, declared.name)
 
 
-def _read_weights(column: str, name: str, rows: TypedRows) -> Array:
-    weights, values = read_values(rows.part, column, "number"), rows.values[name]
+def _read_weights(declared: IdField, column: str, rows: TypedRows) -> Array:
+    part, values = rows.part, rows.values[declared.name]
+    weights = read_values(part, column, "number", separator=declared.separator).as_lists()
     if weights.offsets is None or values.offsets is None:
-        raise rows.part.wrong_type(column, f"lists, as field {name!r} does", weights.flat.type)
-    differ = np.diff(weights.offsets) != np.diff(values.offsets)
+        raise part.wrong_type(column, f"lists, as field {declared.name!r} does", part.column(column).type)
     lengths = np.diff(weights.offsets)
-    rule = f"must have as many weights as {name!r} has ids, not {{}}"
-    rows.part.reject(column, np.flatnonzero(differ), rule, lambda row: int(lengths[row]))
-    numbers = weights.flat.cast(pa.float32()).to_numpy(zero_copy_only=False)
-    missing = np.searchsorted(weights.offsets, np.flatnonzero(np.isnan(numbers)), side="right") - 1
-    rows.part.reject(column, missing, "weight must not be missing", lambda row: None)
+    differ = lengths != np.diff(values.offsets)
+    rule = f"must have as many weights as {declared.name!r} has ids, not {{}}"
+    part.reject(column, np.flatnonzero(differ), rule, lambda row: int(lengths[row]))
+    missing, _ = weights.first_of_rows(is_null(weights.flat))
+    part.reject(column, missing, "weight must not be missing", lambda row: None)
     if differ.any():  # such rows are put aside: any weights do, of the right number
         return np.ones(int(values.offsets[-1]), np.float32)
-    return np.nan_to_num(numbers)
+    return np.asarray(weights.flat.fill_null(0).cast(pa.float32()).to_numpy())
 
 
 def _read_labels(table: Table, rows: TypedRows) -> None:
     part, tasks = rows.part, table.tasks
-    for column in tasks.label_columns:
-        values = read_values(part, column, "label").flat
-        rows.labels[column] = values.fill_null(0).cast(pa.float32()).to_numpy(zero_copy_only=False)
-    for column in {column for column in tasks.weight_columns if column}:
-        weights = read_values(part, column, "number").flat.to_numpy(zero_copy_only=False)
+    for column in dict.fromkeys(column for column in tasks.weight_columns if column):
+        weights = read_column(part, column, "number").to_numpy(zero_copy_only=False)
         bad = np.flatnonzero(~(weights >= 0))
         part.reject(column, bad, "weight {} must be at least 0", lambda row, of=weights: float(of[row]))  # type: ignore[misc]
         rows.labels[column] = weights.astype(np.float32)
+    for task in tasks.tasks:
+        labels = read_column(part, task.label_column, "label")
+        missing = is_null(labels)
+        if task.weight_column is not None:
+            missing &= rows.labels[task.weight_column] > 0
+        rule = "label must not be missing, unless its weight is 0"
+        part.reject(task.label_column, np.flatnonzero(missing), rule, lambda row: None)
+        rows.labels[task.label_column] = labels.cast(pa.float32()).to_numpy(zero_copy_only=False)
     pairs = [(before, after) for after in range(len(tasks)) for before in tasks.ancestors(after)]
     for before, after in pairs:
         child, parent = tasks.tasks[after], tasks.tasks[before]
@@ -137,11 +143,15 @@ def _read_labels(table: Table, rows: TypedRows) -> None:
         rule = f"{child.name!r} (={{}}) must not happen without {parent.name!r} (=0)"
         part.reject(child.label_column, np.flatnonzero(happened), rule, lambda row: 1)
     if table.group is not None:
-        rows.groups = read_values(part, table.group, "key").flat
-        null = rows.groups.is_null().to_numpy(zero_copy_only=False)
-        part.reject(table.group, np.flatnonzero(null), "group must not be missing", lambda row: None)
+        rows.groups = read_column(part, table.group, "key")
+        _reject_missing(part, table.group, rows.groups, "group")
     if isinstance(table.split, ByHash):
-        rows.key = read_values(part, table.split.column, "key").flat
+        rows.key = read_column(part, table.split.column, "key")
+        _reject_missing(part, table.split.column, rows.key, "key of a split")
+
+
+def _reject_missing(part: Part, column: str, values: pa.Array, what: str) -> None:
+    part.reject(column, np.flatnonzero(is_null(values)), f"{what} must not be missing", lambda row: None)
 
 
 def value_type(values: pa.Array) -> str | None:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from torchrec_mtl.data.table.columns import Part, Role, Values, read_values
+from torchrec_mtl.data.table.columns import Role, read_values
+from torchrec_mtl.data.table.parts import Part, Values
 from torchrec_mtl.errors import InputError
 
 FEW_TEXTS, FEW_INTEGERS = 1000, 100  # distinct values: with more, rare ones get no id, and integers are numbers
@@ -71,6 +72,11 @@ class Column:
         return self.values is not None and self.values.offsets is not None
 
     @property
+    def is_key(self) -> bool:
+        """Whether rows have one text or integer each, by which they can be grouped or split."""
+        return self.kind in ("key", "integer") and not self.is_list
+
+    @property
     def num_distinct(self) -> int:
         """Number of distinct values, without the missing one."""
         return int(pc.count_distinct(self.flat).as_py())
@@ -96,6 +102,14 @@ class Column:
         """Whether the values are keys of something, rather than amounts."""
         named = self.is_named([*_USERS, *_ITEMS]) or any(word in _IDS for word in self.words)
         return self.kind == "key" or (self.kind == "integer" and (named or self.num_distinct <= FEW_INTEGERS))
+
+    @property
+    def is_label(self) -> bool:
+        """Whether every row has 0 or 1."""
+        if self.kind not in ("integer", "number") or self.is_list or self.flat.null_count:
+            return False
+        least, most = pc.min_max(self.flat).as_py().values()
+        return bool(least in (0, 1) and most in (0, 1) and self.num_distinct <= 2)
 
     @property
     def event(self) -> int | None:
