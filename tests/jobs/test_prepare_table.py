@@ -10,9 +10,11 @@ from torchx.runner import get_runner
 
 from examples import shop_log
 from torchrec_mtl.__main__ import main
-from torchrec_mtl.data import Schema
+from torchrec_mtl.data import SPLITS, Schema, read_split
 from torchrec_mtl.data.table import TableEncoder
+from torchrec_mtl.jobs.compare.job import parser, plans
 from torchrec_mtl.jobs.declarations import find_table
+from torchrec_mtl.jobs.run_config import describe_data
 
 DECLARATION = """\
 from torchrec_mtl import *
@@ -193,6 +195,13 @@ def test_train_prepares_into_the_cache_once_for_each_state_of_the_source(folder,
     Path("shop.py").write_text(DECLARATION.replace("last=5", "last=6"))
     assert main([*TRAIN, "--name", "longer"]) == 0
     assert len(cached(folder)) == 3
+
+
+def test_compare_plans_runs_on_it(folder):
+    options = ["--datasets", "shop.py,shop.py:SHOP", "--models", "shared_bottom", "--protocol", "paper"]
+    first, second = plans(parser().parse(options))
+    assert [first.dataset] == [second.dataset] == cached(folder)
+    assert first.data == describe_data({split: read_split(first.dataset, split) for split in SPLITS})
 
 
 def test_a_table_of_a_module(folder, capsys, monkeypatch):

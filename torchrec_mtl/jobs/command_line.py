@@ -115,7 +115,7 @@ def faults_with_line(files: tuple[str, ...], otherwise: str) -> Iterator[None]:
         lines = [(frame.filename, frame.lineno) for frame in found if frame.filename.endswith(files)]
         if isinstance(error, SyntaxError) and error.filename is not None:
             lines.append((error.filename, error.lineno))
-        place = f"{os.path.relpath(lines[-1][0])}, line {lines[-1][1]}: " if lines else ""
+        place = f"{lines[-1][0].removeprefix(os.getcwd() + os.sep)}, line {lines[-1][1]}: " if lines else ""
         kind = "" if isinstance(error, InputError) else f" ({type(error).__name__})"
         message = error.msg if isinstance(error, SyntaxError) else str(error) or "no reason given"
         reason = " ".join(message.split()) + _meant(message) + kind

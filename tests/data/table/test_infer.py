@@ -76,6 +76,18 @@ def test_a_shop_of_text_alone(tmp_path):
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_twelve_fields_are_fifteen_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows, rng = shop(), np.random.default_rng(1)
+    rows |= {name: rng.integers(0, 9, 400).tolist() for name in ("shop", "cat", "city", "device")}
+    rows["dwell"] = rng.lognormal(size=400).tolist()
+    out = ("signup", "tags", "row_id", "country", "purchased")
+    table, text = inferred(Path(), {name: rows[name] for name in rows if name not in out}, name="log.csv")
+    assert len(table.fields) == 12
+    assert len(text.splitlines()) <= 15
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_a_funnel_with_branches(tmp_path):
     rows = shop()
     rows["like"] = [click * (number % 2) for number, click in enumerate(rows["click"])]
