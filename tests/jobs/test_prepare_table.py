@@ -103,6 +103,38 @@ def test_show_says_what_would_be_done_and_writes_nothing(folder, capsys):
     assert shown[2:4] == [first["user"], "->"]
 
 
+def test_show_says_how_rows_are_split(folder, capsys):
+    show = ["prepare", "table", "--declaration", "shop.py", "--show"]
+    Path("shop.py").write_text(DECLARATION.replace('ByTime("2026-11-17", "2026-11-19")', 'ByHash("user", test=0.3)'))
+    assert main(show) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = lines[lines.index("splits by a hash of 'user'") :]
+    assert found[1:4] == ["  train  0.6 of its values", "  valid  0.1 of its values", "  test   0.3 of its values"]
+    sources = {split: f"{split}.csv" for split in ("train", "valid", "test")}
+    for file in sources.values():
+        Path(file).write_bytes(Path("shop.csv").read_bytes())
+    text = DECLARATION.replace('"shop.csv"', repr(sources)).replace(', split=ByTime("2026-11-17", "2026-11-19")', "")
+    Path("shop.py").write_text(text)
+    assert main(show) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "splits: as the source names them" in lines
+    assert [line.split()[::3] for line in lines[3:6]] == [[file, split] for split, file in sources.items()]
+    assert "  of these rows: 2,000 train, 0 valid, 0 test" in lines
+
+
+def test_long_names_and_lists_are_cut(folder, capsys):
+    name = "a_column_with_a_name_of_more_than_forty_characters"
+    rows = pl.read_csv("shop.csv", infer_schema=False).with_columns(pl.lit("|".join("abcdefghi" * 9)).alias(name))
+    rows.rename({"user": "user_" * 9}).write_csv("shop.csv")
+    text = DECLARATION.replace('"user"', f'"{"user_" * 9}"')
+    Path("shop.py").write_text(text.replace("    Bins(", f'    Vocabulary("{name}", separator="|"),\n    Bins('))
+    assert main(["prepare", "table", "--declaration", "shop.py", "--show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    (line,) = [line for line in lines if line.startswith("  a_column_with_a_n...") and "->" in line]
+    assert line.count("a|b|c|... -> [.. 10]") == 3
+
+
 def test_the_first_rows_are_shown_with_their_histories(folder, capsys):
     rows = pl.read_csv("shop.csv", infer_schema=False)
     pl.concat([rows.slice(0, 1)] * 3).with_columns(

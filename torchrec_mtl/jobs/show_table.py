@@ -147,9 +147,9 @@ def _value(value: Any, width: int) -> str:
     if isinstance(value, (list, pl.Series)):
         listed = [_value(each, width) for each in value]
         text = f"[{', '.join(listed)}]"
-        while len(text) > width and len(listed) > 1:
+        while len(text) > width and listed:  # the newest of a history are last
             listed.pop(0)
-            text = f"[{len(value) - len(listed)} more, {', '.join(listed)}]"
+            text = f"[.. {', '.join(listed)}]"
         return _cut(text, width)
     if value is None:
         return "missing"

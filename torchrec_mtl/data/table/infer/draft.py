@@ -153,9 +153,7 @@ class _Draft:
             few = column.num_distinct <= FEW_TEXTS
             declared_id = Vocabulary(column.name, min_count=1 if few else 2, separator=column.separator)
             what = "texts" if column.kind == "key" else "integers"
-            self.fields.append(
-                (declared_id, f"{'lists of ' * column.is_list}{column.num_distinct:,} {what}{_rows(column)}")
-            )
+            self.fields.append((declared_id, f"{column.num_distinct:,} {what}{_rows(column)}"))
         else:
             least, most = pc.min_max(column.flat).as_py().values()
             share = least >= 0 and most <= 1 and not column.is_list and f"{column.name}_missing" not in self.used
@@ -168,9 +166,10 @@ class _Draft:
         if column.kind == "time":
             if self.time is None or column.is_list:
                 return "a time, and no column is the row's time"
-            if column.unit != self.time.unit and not pa.types.is_temporal(self.part.column(column.name).type):
-                return "a time in another unit"
-            return "the row's day" if column.time_rank == 0 else ""
+            if column.time_rank == 0:
+                return f"another time of the row, beside {self.time.name}"
+            other = column.unit != self.time.unit and not pa.types.is_temporal(self.part.column(column.name).type)
+            return "a time in another unit" if other else ""
         if distinct <= 1 and not column.flat.null_count:
             return "one value in all rows"
         if distinct == rows > 50 and column.is_id and not column.is_list and column is not self.whole.group:
@@ -232,7 +231,7 @@ class _Draft:
 def _rows(column: Column) -> str:
     """Of how many values the comment speaks, and how many of them are missing."""
     share = column.flat.null_count / max(1, len(column.flat))
-    of_rows = f" in {len(column.flat):,} {'listed' if column.is_list else 'rows'}"
+    of_rows = f" among {len(column.flat):,} in lists" if column.is_list else f" in {len(column.flat):,} rows"
     return of_rows + (f", {100 * share:.1f} % missing" if share else "")
 
 
