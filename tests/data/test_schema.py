@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
 from tests.data.prepared import SCHEMA
 from torchrec_mtl.data import Field, Schema
+from torchrec_mtl.data.fingerprint import columns_text
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
@@ -148,3 +150,27 @@ def test_a_tree_is_kept(tmp_path: Path) -> None:
     schema.save(tmp_path)
     assert Schema.load(tmp_path) == schema
     assert schema.columns == ("a", "click", "like", "buy", "w")
+
+
+OPTIONS = ("shares", "embedding_dim", "pooling", "init_std")
+
+
+def test_files_of_before_tables_had_options_load_and_keep_their_fingerprint(tmp_path: Path) -> None:
+    SCHEMA.save(tmp_path)
+    content = json.loads((tmp_path / "schema.json").read_text())
+    for field in content["fields"]:
+        for option in OPTIONS:
+            del field[option]
+    (tmp_path / "schema.json").write_text(json.dumps(content))
+    assert Schema.load(tmp_path) == SCHEMA
+    assert not any(option in columns_text(SCHEMA) for option in OPTIONS)
+
+
+@pytest.mark.parametrize("option", [{"embedding_dim": 4}, {"pooling": "mean"}, {"init_std": 0.5}, {"shares": "other"}])
+def test_options_of_a_table_are_saved_and_in_the_fingerprint(tmp_path: Path, option: dict) -> None:
+    fields = [Field("tags", 4, multi_valued=True), Field("other", 4, multi_valued=True)]
+    with_option = [replace(fields[0], **option), fields[1]]
+    schemas = [Schema("shop", each, TaskChain(["click"])) for each in (fields, with_option)]
+    assert columns_text(schemas[0]) != columns_text(schemas[1])
+    schemas[1].save(tmp_path)
+    assert Schema.load(tmp_path) == schemas[1]

@@ -153,6 +153,9 @@ class Schema:
                 raise InputError(f"field {name!r} {rule}")
         for each in self.fields:
             self._check_sharing(each)
+            if self.id_weight_columns and each.multi_valued and each.pooling != "sum":
+                rule = "must be 'sum': PyTorch's tables can only sum where ids have weights, as in this data set"
+                raise InputError(f"`pooling` (={each.pooling!r}) of field {each.name!r} {rule}")
         for split, rows in self.num_rows.items():
             if split not in SPLITS or type(rows) is not int or rows < 1:
                 rule = f"must give {list(SPLITS)} integers of at least 1"
@@ -271,7 +274,11 @@ class Schema:
         file = Path(directory) / SCHEMA_FILE
         if not file.is_file():
             raise InputError(f"{file}: no such file, so {str(directory)!r} is not a prepared data set")
-        content = read_json(file)
+        return cls.from_json(read_json(file), file)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], file: object) -> "Schema":
+        """Makes a schema of the content of ``file``. Raises `InputError` if it is wrong."""
         try:
             return cls._from_json(content)
         except KeyError as error:

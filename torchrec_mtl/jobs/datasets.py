@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from tqdm import tqdm
 
+from torchrec_mtl.data.stream_files import is_uri
 from torchrec_mtl.data.table import Table, prepare_table
 from torchrec_mtl.data.table.prepare import table_key
 from torchrec_mtl.datasets import (
@@ -21,13 +22,14 @@ from torchrec_mtl.datasets import (
 )
 from torchrec_mtl.datasets.complete_journey import sizes
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
-from torchrec_mtl.errors import InputError, check_positive_share
+from torchrec_mtl.errors import InputError, check_choice, check_positive_share
 from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.declarations import is_declaration, load_table
 from torchrec_mtl.jobs.settings import PAPER, Settings
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.monitor import progress_bar
 
+READERS = ("auto", "mapped", "stream")
 SYNTHETIC_ROWS = {"train": 1_000_000, "valid": 125_000, "test": 250_000}
 
 
@@ -103,7 +105,7 @@ SETTINGS = {"paper": PAPER} | {name: each.settings for name, each in DATASETS.it
 
 
 def find_dataset(dataset: str) -> DataSet | Table | None:
-    """The data set called ``dataset``; None for a folder.
+    """The data set called ``dataset``; None for a folder or a URI.
 
     Args:
         dataset: a key of `DATASETS`, a declared table's file (see `load_table`), or ``package.module:NAME`` of either.
@@ -115,7 +117,7 @@ def find_dataset(dataset: str) -> DataSet | Table | None:
         return DATASETS[dataset]
     if is_declaration(dataset):
         return load_table(dataset)
-    if ":" not in dataset or Path(dataset).exists():
+    if ":" not in dataset or is_uri(dataset) or Path(dataset).exists():
         return None
     found: DataSet | Table = named("data set", dataset, DATASETS, (DataSet, Table))
     return found
@@ -124,6 +126,18 @@ def find_dataset(dataset: str) -> DataSet | Table | None:
 def table_directory(table: Table) -> Path:
     """The folder in the cache for a declared table and the present files of its source."""
     return _cache() / f"{table.name}-{table_key(table)}"
+
+
+def is_streamed(dataset: str, reader: str) -> bool:
+    """Whether the data set called ``dataset`` is read in place, under the choice ``reader`` of `READERS`.
+
+    Raises:
+        InputError: if ``reader`` is another, or "mapped" for a URI.
+    """
+    check_choice("reader", reader, READERS)
+    if reader == "mapped" and is_uri(dataset):
+        raise InputError(f"`reader` (='mapped') must be 'stream' or 'auto' for a URI ({dataset.split('?')[0]})")
+    return reader == "stream" or (reader == "auto" and is_uri(dataset))
 
 
 def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
@@ -135,10 +149,12 @@ def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
         raw: folder of the raw files, for "ali_ccp" (under protocol "aitm") and "taobao" (clicks alone).
 
     Raises:
-        InputError: if ``sample`` is not above 0 and at most 1, or ``raw`` is missing.
+        InputError: if ``sample`` is not above 0 and at most 1, ``raw`` is missing, or ``dataset`` is a URI.
     """
     found = find_dataset(dataset)
     if found is None:
+        if is_uri(dataset):
+            raise InputError(f"`dataset` (={dataset.split('?')[0]!r}) must be a folder: only `train` reads from a URI")
         return Path(dataset)
     check_positive_share(sample=sample)
     if isinstance(found, Table):

@@ -15,15 +15,25 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data import Field, Schema, Split, read_split
+from torchrec_mtl.data import Field, Schema, Split, StreamedSplit, load_schema, read_split, stream_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.data.stream_files import is_uri
 from torchrec_mtl.data.table import Table
 from torchrec_mtl.errors import InputError, check_choice, check_file_name, check_positive_share
 from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import Parser, named, named_metrics
-from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, DataSet, dataset_directory, find_dataset, table_directory
+from torchrec_mtl.jobs.datasets import (
+    DATASETS,
+    READERS,
+    SETTINGS,
+    DataSet,
+    dataset_directory,
+    find_dataset,
+    is_streamed,
+    table_directory,
+)
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data
@@ -52,8 +62,14 @@ def parser() -> Parser:
     options.add_argument(
         "--dataset",
         default="complete_journey",
-        help=f"{', '.join(DATASETS)}, a declared table as shop.py, package.module:DATA_SET, or folder of a prepared "
-        "data set (%(default)s)",
+        help=f"{', '.join(DATASETS)}, a declared table as shop.py, package.module:DATA_SET, or folder or URI (s3://, "
+        "gs://, hdfs://, abfs://) of a prepared data set (%(default)s)",
+    )
+    options.add_argument(
+        "--reader",
+        default="auto",
+        help=f"how rows are read, {', '.join(READERS)}: mapped from columns that are written beside the data once, or "
+        "streamed in place; auto streams from a URI (%(default)s)",
     )
     options.add_argument(
         "--sample", type=float, default=0.2, help="share of the rows of a data set known by name (%(default)s)"
@@ -88,6 +104,7 @@ def parser() -> Parser:
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The runs of the models, checked before any data is read."""
     check_positive_share(sample=args.sample)
+    is_streamed(args.dataset, args.reader)  # checks the choice
     if args.name:
         check_file_name("`name`", args.name)
     dataset = find_dataset(args.dataset)
@@ -185,16 +202,17 @@ def check_models(configs: Sequence[RunConfig], schema: Schema, world_size: int) 
 
 def prepare(
     args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
-) -> tuple[Schema, dict[str, Split]]:
+) -> tuple[Schema, dict[str, Split | StreamedSplit]]:
     """The data of the run on this rank, after everything is checked that depends on them."""
     if find_dataset(args.dataset) is not None:
         check_known(args, configs, dist.get_world_size())
-    data = dataset_directory(args.dataset, args.sample, args.raw)
-    schema = Schema.load(data)
+    data = args.dataset if is_uri(args.dataset) else dataset_directory(args.dataset, args.sample, args.raw)
+    schema = load_schema(data)
     for metric in shown:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)
     check_models(configs, schema, dist.get_world_size())
-    splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+    read = stream_split if is_streamed(args.dataset, args.reader) else read_split
+    splits = {split: read(data, split, schema) for split in ("train", "valid", "test")}
     if dist.get_rank() == 0:
         for sentence in absent_classes(splits, data):
             print(f"warning: {sentence}", flush=True)

@@ -19,7 +19,7 @@ from torchrec.distributed.planner.types import (
     TrainerConfig,
 )
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
@@ -54,13 +54,17 @@ def _constraints(
         if config.sharding not in ("auto", REPLICATED):
             raise InputError(f"`sharding` (={config.sharding!r}) of {table.name} must be 'auto' with adam on a CPU")
         return ParameterConstraints(sharding_types=[REPLICATED], compute_kernels=["dense"])
+    is_averaged = getattr(table, "pooling", None) == PoolingType.MEAN  # TorchRec sums the averages of grid's shards
+    if config.sharding == "grid_shard" and is_averaged:
+        raise InputError(f"`sharding` (='grid_shard') of {table.name} must be another: its lists are averaged")
     if config.sharding != "auto":
         # as many column shards as ranks; fbgemm needs multiples of four columns
         narrowest = max(4, -(-table.embedding_dim // (4 * world_size)) * 4)
         return ParameterConstraints(sharding_types=[config.sharding], min_partition=narrowest)
     # the planner likes to replicate small tables, but a replicated table cannot have a fused optimizer
+    left_out = (REPLICATED, "grid_shard") if is_averaged else (REPLICATED,)
     offered = EmbeddingBagCollectionSharder().sharding_types(device.type)
-    return ParameterConstraints(sharding_types=[kind for kind in offered if kind != REPLICATED])
+    return ParameterConstraints(sharding_types=[kind for kind in offered if kind not in left_out])
 
 
 def plan_sharding(

@@ -55,7 +55,7 @@ def table(source: object, format: str = "parquet") -> Table:
         Vocabulary("user", min_count=2),
         Vocabulary("item"),
         Vocabulary("seller", max_size=3),
-        Vocabulary("tags", weights="tag_weights", separator=separator, pooling="mean"),
+        Vocabulary("tags", weights="tag_weights", separator=separator),
         Hashed("city", 50),
         Integers("weekday", 7, missing=6),
         Bins("price", 4),
@@ -133,6 +133,7 @@ def write_file(file: Path, rows: list[dict[str, Any]], format: str, keys: pa.Dat
     )
     types |= dict.fromkeys(("weekday", "visits"), pa.int32()) | dict.fromkeys(("price", "age", "height"), pa.float64())
     names = dict.fromkeys(name for row in rows for name in row)
+    types = {name: kind for name, kind in types.items() if name in LISTS or not isinstance(rows[0][name], str)}
     arrays = {name: pa.array([row[name] for row in rows], types.get(name)) for name in names}
     if format in ("csv", "tsv"):
         for name in set(LISTS) & set(names):

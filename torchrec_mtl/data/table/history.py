@@ -149,6 +149,8 @@ class HistoryReader:
 
     def take(self, num_rows: int) -> dict[str, tuple[Array, Array]]:
         """Returns ids and offsets of each history for the next rows."""
+        if not num_rows:
+            return {each.name: (np.empty(0, np.int64), np.zeros(1, np.int64)) for each in self._histories}
         stop, pieces = self._next_row + num_rows, []
         for number, stream in enumerate(self._streams):
             while (table := self._waiting[number]) is not None:
@@ -162,7 +164,7 @@ class HistoryReader:
         whole = pa.concat_tables(pieces).sort_by("row").combine_chunks() if pieces else None
         if whole is None or whole.num_rows != num_rows:
             raise RuntimeError("more rows were read than were added")
-        lists = {each.name: whole[each.name].chunk(0) for each in self._histories} if num_rows else {}
+        lists = {each.name: whole[each.name].chunk(0) for each in self._histories}
         return {
             name: (array.flatten().to_numpy(), (array.offsets.to_numpy() - array.offsets[0].as_py()))
             for name, array in lists.items()

@@ -85,8 +85,8 @@ class LogRound(IdField):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.resolution > 0:
-            raise self._error("resolution", "must be above 0")
+        if not 0 < self.resolution < np.inf:
+            raise self._error("resolution", "must be above 0 and finite")
 
     def _rounds(self, values: pa.Array) -> Array:
         numbers = _floats(values)

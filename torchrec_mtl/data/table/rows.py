@@ -113,9 +113,9 @@ def _read_weights(declared: IdField, column: str, rows: TypedRows) -> Array:
     part.reject(column, np.flatnonzero(differ), rule, lambda row: int(lengths[row]))
     missing, _ = weights.first_of_rows(is_null(weights.flat))
     part.reject(column, missing, "weight must not be missing", lambda row: None)
-    if differ.any():  # such rows are put aside: any weights do, of the right number
-        return np.ones(int(values.offsets[-1]), np.float32)
-    return np.asarray(weights.flat.fill_null(0).cast(pa.float32()).to_numpy())
+    chosen, numbers = values.of_rows(~differ), np.ones(len(values.flat), np.float32)
+    numbers[chosen] = weights.flat.fill_null(0).cast(pa.float32()).to_numpy()[weights.of_rows(~differ)]
+    return numbers  # the other rows are put aside: any weights do, of the right number
 
 
 def _read_labels(table: Table, rows: TypedRows) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.fs
 
+from torchrec_mtl.data.stream_files import locate
 from torchrec_mtl.data.table.formats import PART_ROWS, SourceFile, format_of, read_batches
 from torchrec_mtl.data.table.parts import Part
 from torchrec_mtl.errors import InputError
@@ -24,7 +25,8 @@ def find_files(source: str | Sequence[str], format: str | None = None) -> list[S
     ``.crc``). Folders named ``column=value`` are hive partitions. A glob may also name folders.
 
     Args:
-        source: file, folder, or glob with ``*``, ``?`` or ``[``; a local path or a URI; or several of them.
+        source: file, folder, or glob with ``*``, ``?`` or ``[``; a local path or a URI, see
+            `torchrec_mtl.data.stream_files.locate`, where ``?`` begins the options; or several of them.
         format: format of the rows; by default, file names say it.
 
     Raises:
@@ -41,29 +43,30 @@ def find_files(source: str | Sequence[str], format: str | None = None) -> list[S
     """
     if not isinstance(source, str):
         return [file for each in source for file in find_files(each, format)]
-    filesystem, path = _resolve(source)
+    location = locate(source)
+    filesystem, path = location.filesystem, location.path
     is_glob = any(character in path for character in "*?[")
     base = _before_glob(path) if is_glob else path
-    with _reaching(source):
+    with _reaching(location.name):
         info = filesystem.get_file_info(base)
         if info.type == pa.fs.FileType.NotFound:
-            raise InputError(f"{source}: no such file or folder")
+            raise InputError(f"{location.name}: no such file or folder")
         if info.type == pa.fs.FileType.File:
             infos = [info]
         else:
             infos = filesystem.get_file_info(pa.fs.FileSelector(base, recursive=True))
-    prefix = source.removesuffix(path)  # of a URI
+    prefix = location.name.removesuffix(path)  # of a URI
     files = []
     for each in sorted(infos, key=lambda info: info.path):
         if each.type != pa.fs.FileType.File or not _matches(each.path, path):
             continue
-        name = f"{prefix}{each.path}" if prefix != source else each.path
+        name = f"{prefix}{each.path}"
         if not each.size:
             raise InputError(f"{name}: is empty (0 bytes); remove it if it belongs to no finished job")
         kind, partition = format or format_of(name), _hive_partition(PurePosixPath(each.path).parts[:-1])
         files.append(SourceFile(name, each.path, filesystem, each.size, kind, partition, each.mtime_ns))
     if not files:
-        raise InputError(f"{source}: there is no file of rows")
+        raise InputError(f"{location.name}: there is no file of rows")
     return files
 
 
@@ -94,16 +97,12 @@ def read_parts(file: SourceFile, columns: Sequence[str]) -> Iterator[Part]:
 def _check_unchanged(file: SourceFile) -> None:
     with _reaching(file.name):
         info = file.filesystem.get_file_info(file.path)
-    if (info.size, info.mtime_ns) != (file.size, file.changed):
+    precision = (
+        1 if isinstance(file.filesystem, pa.fs.LocalFileSystem) else 10**9
+    )  # an object store gives whole seconds
+    times = [(time or 0) // precision for time in (info.mtime_ns, file.changed)]
+    if info.size != file.size or times[0] != times[1]:
         raise InputError(f"{file.name}: was changed while it was read; wait until it is whole, and prepare again")
-
-
-def _resolve(source: str) -> tuple[pa.fs.FileSystem, str]:
-    if "://" not in source:
-        return pa.fs.LocalFileSystem(), source
-    with _reaching(source):
-        found: tuple[pa.fs.FileSystem, str] = pa.fs.FileSystem.from_uri(source)
-        return found
 
 
 def _before_glob(path: str) -> str:
