@@ -107,6 +107,28 @@ def test_a_label_that_happens_without_the_other_needs_it_not(tmp_path):
     assert {task.name: task.after for task in table.tasks.tasks}["add_to_cart"] is None
 
 
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        ({}, {"tasks": ["click", "add_to_cart"]}),
+        ({"purchased": [None] * 5 + shop()["purchased"][5:]}, {}),
+        ({"target": shop()["purchased"], "purchased": None}, {}),
+    ],
+)
+def test_no_label_becomes_a_field(tmp_path, change, options):
+    rows = {name: values for name, values in {**shop(), **change}.items() if values is not None}
+    table, text = inferred(tmp_path, rows, **options)
+    assert table.tasks.names == ("click", "add_to_cart")
+    assert not {"purchased", "target"} & table.by_name.keys()
+    assert "(0 and 1, as an event: a task if no row lacks it" in text.replace("\n#", "")
+
+
+def test_a_field_named_after_an_event_is_asked_about(tmp_path):
+    _, text = inferred(tmp_path, {**shop(), "order_value": shop()["price"]})
+    (line,) = [line for line in text.splitlines() if "order_value" in line]
+    assert line.endswith("; is it known before the row?")
+
+
 def test_what_the_first_rows_do_not_say_of_labels_and_times(tmp_path):
     rows = shop()
     table, _ = inferred(tmp_path, rows, num_rows=20)

@@ -104,12 +104,17 @@ class Column:
         return self.kind == "key" or (self.kind == "integer" and (named or self.num_distinct <= FEW_INTEGERS))
 
     @property
-    def is_label(self) -> bool:
-        """Whether every row has 0 or 1."""
-        if self.kind not in ("integer", "number") or self.is_list or self.flat.null_count:
+    def is_binary(self) -> bool:
+        """Whether rows have 0 or 1, or none."""
+        if self.kind not in ("integer", "number") or self.is_list:
             return False
         least, most = pc.min_max(self.flat).as_py().values()
         return bool(least in (0, 1) and most in (0, 1) and self.num_distinct <= 2)
+
+    @property
+    def is_label(self) -> bool:
+        """Whether every row has 0 or 1."""
+        return self.is_binary and not self.flat.null_count
 
     @property
     def event(self) -> int | None:

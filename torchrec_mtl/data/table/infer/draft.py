@@ -170,6 +170,8 @@ class _Draft:
                 return f"another time of the row, beside {self.time.name}"
             other = column.unit != self.time.unit and not pa.types.is_temporal(self.part.column(column.name).type)
             return "a time in another unit" if other else ""
+        if column.is_binary and column.event is not None:  # as a field, it might tell what is to be predicted
+            return "0 and 1, as an event: a task if no row lacks it, a field if it is known before the row"
         if distinct <= 1 and not column.flat.null_count:
             return "one value in all rows"
         if distinct == rows > 50 and column.is_id and not column.is_list and column is not self.whole.group:
@@ -231,8 +233,9 @@ class _Draft:
 def _rows(column: Column) -> str:
     """Of how many values the comment speaks, and how many of them are missing."""
     share = column.flat.null_count / max(1, len(column.flat))
+    question = "" if column.event is None else "; is it known before the row?"
     of_rows = f" among {len(column.flat):,} in lists" if column.is_list else f" in {len(column.flat):,} rows"
-    return of_rows + (f", {100 * share:.1f} % missing" if share else "")
+    return of_rows + (f", {100 * share:.1f} % missing" if share else "") + question
 
 
 def _name(source: str) -> str:
