@@ -6,11 +6,48 @@ from typing import TYPE_CHECKING, Any
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 if TYPE_CHECKING:
+    from torchrec_mtl.data.table import (
+        AgeInDays,
+        Bins,
+        ByHash,
+        ByTime,
+        Dense,
+        Hashed,
+        History,
+        Integers,
+        LogRound,
+        Table,
+        TableEncoder,
+        TimeOf,
+        Vocabulary,
+        prepare_table,
+    )
     from torchrec_mtl.inference import Predictor
     from torchrec_mtl.jobs.loading import load_run
     from torchrec_mtl.training import MultiTaskTrain
 
-__all__ = ["MultiTaskTrain", "Predictor", "Task", "TaskChain", "TaskForest", "load_run"]
+__all__ = [
+    "AgeInDays",
+    "Bins",
+    "ByHash",
+    "ByTime",
+    "Dense",
+    "Hashed",
+    "History",
+    "Integers",
+    "LogRound",
+    "MultiTaskTrain",
+    "Predictor",
+    "Table",
+    "TableEncoder",
+    "Task",
+    "TaskChain",
+    "TaskForest",
+    "TimeOf",
+    "Vocabulary",
+    "load_run",
+    "prepare_table",
+]
 
 _ON_FIRST_USE = {  # `torchrec_mtl.ops` needs only torch, and a launcher not even that
     "MultiTaskTrain": "torchrec_mtl.training",
@@ -21,6 +58,6 @@ _ON_FIRST_USE = {  # `torchrec_mtl.ops` needs only torch, and a launcher not eve
 
 def __getattr__(name: str) -> Any:
     """Imports what needs more than Python on first use."""
-    if name not in _ON_FIRST_USE:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+    return getattr(importlib.import_module(_ON_FIRST_USE.get(name, "torchrec_mtl.data.table")), name)

@@ -9,7 +9,7 @@ from torchrec_mtl.errors import InputError, TrainingError, not_one_of
 JOBS = {  # name: module, what it does
     "train": ("torchrec_mtl.jobs.train", "train systems on a funnel and report them side by side"),
     "compare": ("torchrec_mtl.jobs.compare.job", "compare systems: a search, seeds, one report"),
-    "prepare": ("torchrec_mtl.jobs.prepare", "prepare a public data set from its raw files"),
+    "prepare": ("torchrec_mtl.jobs.prepare", "prepare any table, or a public data set, from raw files"),
     "evaluate": ("torchrec_mtl.jobs.evaluate", "measure a trained run, whole and by slices"),
     "predict": ("torchrec_mtl.jobs.predict", "score rows with a trained run"),
     "calibrate": ("torchrec_mtl.jobs.calibrate", "calibrate the probabilities of a trained run"),
@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         <BLANKLINE>
           train     train systems on a funnel and report them side by side
           compare   compare systems: a search, seeds, one report
-          prepare   prepare a public data set from its raw files
+          prepare   prepare any table, or a public data set, from raw files
           evaluate  measure a trained run, whole and by slices
           predict   score rows with a trained run
-          calibrate  calibrate the probabilities of a trained run
+          calibrate calibrate the probabilities of a trained run
         0
     """
     job, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]

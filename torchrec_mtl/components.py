@@ -46,9 +46,10 @@ def train(
     Args:
         overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
         models: names of the models, separated by commas; a model from your own module is package.module:SYSTEM
-        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; a prepared folder or its URI
+        dataset: complete_journey, synthetic, ali_ccp or taobao; a declared table as shop.py; package.module:DATA_SET;
+            a prepared folder or its URI
         reader: how rows are read: mapped, from columns written once; stream, in place; auto streams from a URI
-        sample: share of the rows of a named data set, above 0 and at most 1
+        sample: share of the rows of a data set known by name, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
         settings: initial settings, complete_journey or paper; by default the data set's, otherwise paper
         metrics: metrics that tables show, separated by commas; a metric from your own module is package.module:METRIC
@@ -105,8 +106,8 @@ def compare(
     Args:
         overrides: settings to replace in every run, path=value
         protocol: protocol of the comparison: complete_journey, paper, or one of the papers' tables
-        datasets: names of data sets or prepared folders, separated by commas
-        sample: share of the rows of a named data set, above 0 and at most 1
+        datasets: names of data sets, declared tables as shop.py, or prepared folders, separated by commas
+        sample: share of the rows of data sets known by name, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
         models: names of models of the protocol, separated by commas; all by default; your own are package.module:SYSTEM
         seeds: number of seeds
@@ -137,8 +138,9 @@ def compare(
 def prepare(
     *arguments: str,
     dataset: str,
-    raw: str,
     output: str,
+    raw: str = "",
+    declaration: str = "",
     protocol: str = "",
     bad_rows: str = "strict",
     redact: bool = False,
@@ -148,13 +150,14 @@ def prepare(
     max_retries: int = 0,
     mounts: str = "",
 ) -> specs.AppDef:
-    """Prepares a public data set from its raw files.
+    """Prepares a public data set from its raw files, or any table as it is declared.
 
     Args:
         arguments: further arguments of the data set, after --, as in -- --sample 0.1
-        dataset: name of the data set, such as ali_ccp
-        raw: folder of the raw files, as they were downloaded
+        dataset: name of the data set, such as ali_ccp; or table
         output: folder of the prepared data set
+        raw: folder of the raw files of a public data set, as they were downloaded
+        declaration: declaration of a table, such as shop.py
         protocol: fields and rules; by default the data set's
         bad_rows: strict to refuse a file with a bad row, quarantine to set bad rows aside
         redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
@@ -164,8 +167,9 @@ def prepare(
         max_retries: number of times that the scheduler restarts the job
         mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
-    options = ["--raw", raw, "--output", output, "--bad-rows", bad_rows, *launch.flag("--redact", redact)]
-    options += ["--protocol", protocol] if protocol else []
+    given = {"raw": raw, "declaration": declaration, "output": output, "bad-rows": bad_rows, "protocol": protocol}
+    options = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    options += launch.flag("--redact", redact)
     passed = [dataset, *options, *arguments]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.prepare import parse

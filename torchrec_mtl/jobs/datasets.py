@@ -11,6 +11,8 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from torchrec_mtl.data.stream_files import is_uri
+from torchrec_mtl.data.table import Table, prepare_table
+from torchrec_mtl.data.table.prepare import table_key
 from torchrec_mtl.datasets import (
     SyntheticFunnel,
     prepare_ali_ccp,
@@ -22,6 +24,7 @@ from torchrec_mtl.datasets.complete_journey import sizes
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
 from torchrec_mtl.errors import InputError, check_choice, check_positive_share
 from torchrec_mtl.jobs.command_line import named
+from torchrec_mtl.jobs.declarations import is_declaration, load_table
 from torchrec_mtl.jobs.settings import PAPER, Settings
 from torchrec_mtl.tasks import TaskChain, TaskForest
 from torchrec_mtl.training.monitor import progress_bar
@@ -102,17 +105,28 @@ DATASETS: dict[str, DataSet] = {
 SETTINGS = {"paper": PAPER} | {name: each.settings for name, each in DATASETS.items() if each.settings is not PAPER}
 
 
-def find_dataset(dataset: str) -> DataSet | None:
-    """The data set called ``dataset``: a key of `DATASETS` or ``package.module:DATA_SET``; None for a folder or a URI.
+def find_dataset(dataset: str) -> DataSet | Table | None:
+    """The data set called ``dataset``; None for a folder or a URI.
+
+    Args:
+        dataset: a key of `DATASETS`, a declared table's file (see `load_table`), or ``package.module:NAME`` of either.
 
     Raises:
-        InputError: if it has the form of the latter, is not a folder, and names no data set.
+        InputError: if it has one of these forms, is not a folder, and names no data set.
     """
     if dataset in DATASETS:
         return DATASETS[dataset]
+    if is_declaration(dataset):
+        return load_table(dataset)
     if ":" not in dataset or is_uri(dataset) or Path(dataset).exists():
         return None
-    return named("data set", dataset, DATASETS, DataSet)
+    found: DataSet | Table = named("data set", dataset, DATASETS, (DataSet, Table))
+    return found
+
+
+def table_directory(table: Table) -> Path:
+    """The folder in the cache for a declared table and the present files of its source."""
+    return _cache() / f"{table.name}-{table_key(table)}"
 
 
 def is_streamed(dataset: str, reader: str) -> bool:
@@ -132,7 +146,7 @@ def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
 
     Args:
         dataset: name of the data set, see `find_dataset`, or folder of a prepared one.
-        sample: share of the rows of a named data set.
+        sample: share of the rows of a named data set; a declared table is used whole.
         raw: folder of the raw files, for "ali_ccp" (under protocol "aitm") and "taobao" (clicks alone).
 
     Raises:
@@ -144,7 +158,18 @@ def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
             raise InputError(f"`dataset` (={dataset.split('?')[0]!r}) must be a folder: only `train` reads from a URI")
         return Path(dataset)
     check_positive_share(sample=sample)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"
+    if isinstance(found, Table):
+        folder = table_directory(found)
+        _tell(f"data: {dataset}, in {folder}")
+        return prepare_table(found, folder, progress=StageBars())
+    _tell(f"data: {dataset}, {sample:.0%} of its rows, in {_cache()}")
+    return found.prepare(_cache(), sample, raw)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"
+
+
+def _tell(sentence: str) -> None:
     if not dist.is_initialized() or dist.get_rank() == 0:
-        print(f"data: {dataset}, {sample:.0%} of its rows, in {cache}", flush=True)
-    return found.prepare(cache, sample, raw)
+        print(sentence, flush=True)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torchrec_mtl.data import Schema, Split, StreamedSplit, load_schema, read_split, stream_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.data.stream_files import is_uri
+from torchrec_mtl.data.table import Table
 from torchrec_mtl.errors import (
     InputError,
     check_at_least,
@@ -30,7 +31,16 @@ from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
-from torchrec_mtl.jobs.datasets import DATASETS, READERS, SETTINGS, dataset_directory, find_dataset, is_streamed
+from torchrec_mtl.jobs.datasets import (
+    DATASETS,
+    READERS,
+    SETTINGS,
+    DataSet,
+    dataset_directory,
+    find_dataset,
+    is_streamed,
+    table_directory,
+)
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.folder_lock import folder_lock
 from torchrec_mtl.jobs.known_tasks import check_buildable
@@ -64,8 +74,8 @@ def parser() -> Parser:
     options.add_argument(
         "--dataset",
         default="complete_journey",
-        help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or folder or URI (s3://, gs://, hdfs://, abfs://) of a "
-        "prepared data set (%(default)s)",
+        help=f"{', '.join(DATASETS)}, a declared table as shop.py, package.module:DATA_SET, or folder or URI (s3://, "
+        "gs://, hdfs://, abfs://) of a prepared data set (%(default)s)",
     )
     options.add_argument(
         "--reader",
@@ -74,7 +84,7 @@ def parser() -> Parser:
         "streamed in place; auto streams from a URI (%(default)s)",
     )
     options.add_argument(
-        "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
+        "--sample", type=float, default=0.2, help="share of the rows of a data set known by name (%(default)s)"
     )
     options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
     options.add_argument(
@@ -118,12 +128,12 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
     check_at_least(1, timeout=args.timeout)
     if args.name:
         check_file_name("`name`", args.name)
+    dataset = find_dataset(args.dataset)
     if args.settings:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]
     else:
-        dataset = find_dataset(args.dataset)
-        settings = PAPER if dataset is None else dataset.settings
+        settings = dataset.settings if isinstance(dataset, DataSet) else PAPER
     systems = find_systems(args.models)
     names = [system.name for system in systems]
     given = [f"training.seed={args.seed}", *args.settings_given]
@@ -142,10 +152,15 @@ def check_arguments(argv: Sequence[str], world_size: int = 1) -> list[RunConfig]
     """
     args = parser().parse(argv)
     configs = configure(args)
+    check_known(args, configs, world_size)
+    return configs
+
+
+def check_known(args: argparse.Namespace, configs: Sequence[RunConfig], world_size: int) -> None:
+    """Checks batch sizes, and models as far as the data are known; reads no rows. Raises `InputError`."""
     for config in configs:
         check_batch_size(config, world_size)
         check_buildable(config, args.dataset)
-    return configs
 
 
 def find_systems(models: str) -> list[System]:
@@ -214,6 +229,8 @@ def prepare(
     args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
 ) -> tuple[str | Path, Schema, dict[str, Split | StreamedSplit]]:
     """The folder of the data, and the data on this rank, after everything is checked that depends on them."""
+    if find_dataset(args.dataset) is not None:  # before it is prepared
+        check_known(args, configs, dist.get_world_size())
     data = args.dataset if is_uri(args.dataset) else dataset_directory(args.dataset, args.sample, args.raw)
     schema = load_schema(data)
     for metric in shown:
@@ -286,8 +303,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n" + describe(configs))
     elif args.show_config:
         print(to_json({config.name: config.as_dict() for config in configs}, indent=2))
-        if (Path(args.dataset) / SCHEMA_FILE).is_file():
-            print_plans(configs, Schema.load(args.dataset), int(os.environ.get("WORLD_SIZE", "1")))
+        dataset = find_dataset(args.dataset)
+        folder = table_directory(dataset) if isinstance(dataset, Table) else Path(args.dataset)
+        if (folder / SCHEMA_FILE).is_file():
+            print_plans(configs, Schema.load(folder), int(os.environ.get("WORLD_SIZE", "1")))
         else:
             print(
                 f"{args.dataset}: not a prepared folder here, so the bytes of tables are not known yet", file=sys.stderr

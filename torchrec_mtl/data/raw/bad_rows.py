@@ -58,16 +58,8 @@ class BadRows:
         Raises:
             InputError: under "strict", or if there are more than ``limit`` bad rows.
         """
-        message = f"{file}, line {line}: {reason}"
-        if self.policy == "strict":
-            raise InputError(message)
-        if self.total == self.limit:
-            raise InputError(f"{message}; that is more bad rows than `bad_rows_limit` (={self.limit})")
-        self.counts[file.name] += 1
-        if self._file is None:
-            self._file = self._path.open("wb")
-        aside = b"" if redacts() else b"\t" + row.encode("latin-1")
-        self._file.write(f"{file}\t{line}\t{reason}".encode() + aside + b"\n")
+        place = f"{file}, line {line}"
+        self._put_aside(file.name, f"{place}: {reason}", f"{file}\t{line}\t{reason}", lambda: row.encode("latin-1"))
 
     def add_row(self, source: str, reason: str, row: Callable[[], str]) -> None:
         """Handles a bad row of ``source``; ``reason`` says which row it is, and ``row()`` gives it as text.
@@ -75,15 +67,17 @@ class BadRows:
         Raises:
             InputError: as `add` does.
         """
-        message = f"{source}: {reason}"
+        self._put_aside(source, f"{source}: {reason}", f"{source}\t\t{reason}", lambda: row().encode())
+
+    def _put_aside(self, name: str, message: str, line: str, row: Callable[[], bytes]) -> None:
         if self.policy == "strict":
             raise InputError(message)
         if self.total == self.limit:
             raise InputError(f"{message}; that is more bad rows than `bad_rows_limit` (={self.limit})")
-        self.counts[source] += 1
+        self.counts[name] += 1
         if self._file is None:
             self._file = self._path.open("wb")
-        self._file.write(f"{source}\t\t{reason}\t{row()}\n".encode())
+        self._file.write(line.encode() + (b"" if redacts() else b"\t" + row()) + b"\n")
 
     def add_lines(self, file: RawFile, lines: Iterable[BadLine]) -> None:
         """Handles bad lines of ``file``; raises as `add` does."""

@@ -12,7 +12,7 @@ import pyarrow.fs
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, shown
 
 PART_ROWS = 2**18  # rows in memory at once
 _FORMATS = {
@@ -156,8 +156,10 @@ def _bad_line(file: SourceFile, lines: bytes, first_row: int, error: Exception) 
             is_object = False
         if not is_object:
             text = repr(line.decode(errors="replace"))[:60]
-            return InputError(f"{file.name}: row {first_row + row} (counted from 0): {text} must be a JSON object")
-    return InputError(f"{file.name}: values of a column must be of one kind, from row {first_row} on ({error})")
+            return InputError(
+                f"{file.name}: row {first_row + row} (counted from 0): {shown(text)} must be a JSON object"
+            )
+    return InputError(f"{file.name}: values of a column must be of one kind, from row {first_row} on ({shown(error)})")
 
 
 _READERS = {"parquet": _read_parquet, "csv": _read_csv, "tsv": _read_csv, "arrow": _read_arrow, "jsonl": _read_jsonl}

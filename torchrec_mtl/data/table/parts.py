@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, shown
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Part:
         """Marks the rows at positions ``rows`` as bad; ``rule`` has ``{}`` where the value belongs."""
         for row in np.unique(rows[~self.bad[rows]]).tolist():
             self.bad[row] = True
-            reason = rule.format(repr(value(row))[:60])
+            reason = rule.format(shown(repr(value(row))[:60]))
             self.reasons[row] = f"column {column!r}, row {self.first_row + row} (counted from 0): {reason}"
 
     def wrong_type(self, column: str, rule: str, found: pa.DataType) -> InputError:

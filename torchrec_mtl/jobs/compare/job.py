@@ -26,7 +26,7 @@ from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
-from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
+from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
 from torchrec_mtl.jobs.folder_lock import folder_lock
 from torchrec_mtl.jobs.known_tasks import check_buildable
@@ -48,10 +48,11 @@ def parser() -> Parser:
     options.add_argument(
         "--datasets",
         default="complete_journey",
-        help=f"data sets, by commas: {', '.join(DATASETS)}, package.module:DATA_SET, or prepared folders (%(default)s)",
+        help=f"data sets, by commas: {', '.join(DATASETS)}, declared tables as shop.py, package.module:DATA_SET, or "
+        "prepared folders (%(default)s)",
     )
     options.add_argument(
-        "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
+        "--sample", type=float, default=0.2, help="share of the rows of data sets known by name (%(default)s)"
     )
     options.add_argument("--raw", default="", help="folder of the raw files, for ali_ccp or taobao")
     options.add_argument(
@@ -91,6 +92,8 @@ def check(args: argparse.Namespace) -> list[System]:
     for stage in args.stages.split(","):
         if stage not in STAGES:
             raise InputError(not_one_of("stage", stage, STAGES))
+    for dataset in args.datasets.split(","):
+        find_dataset(dataset)
     of_protocol = {name: SYSTEMS[name] for name in protocol.systems}
     names = args.models.split(",") if args.models else list(of_protocol)
     systems = [named(f"model of protocol {args.protocol}:", name, of_protocol, System) for name in names]
