@@ -159,7 +159,8 @@ def _bad_line(file: SourceFile, lines: bytes, first_row: int, error: Exception) 
             return InputError(
                 f"{file.name}: row {first_row + row} (counted from 0): {shown(text)} must be a JSON object"
             )
-    return InputError(f"{file.name}: values of a column must be of one kind, from row {first_row} on ({shown(error)})")
+    rule = f"values of a column must be of one kind, from row {first_row} on"
+    return InputError(f"{file.name}: {rule} ({shown(error)})")
 
 
 _READERS = {"parquet": _read_parquet, "csv": _read_csv, "tsv": _read_csv, "arrow": _read_arrow, "jsonl": _read_jsonl}
