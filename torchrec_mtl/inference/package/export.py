@@ -2,7 +2,7 @@
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def export_package(
     calibration: Calibration | None = None,
     march: str = "",
     beside: tuple[Path, ...] = (),
+    accept: Callable[[Package], None] = lambda package: None,
 ) -> Path:
     """Compiles a trained model into a package, checks it, and returns its folder.
 
@@ -63,6 +64,7 @@ def export_package(
         calibration: calibration of the probabilities, if there is one.
         march: processors that the package is for, "x86-64-v3" or "x86-64-v4"; by default this machine's.
         beside: further files to keep in the package, such as a schema and encoders.
+        accept: function called with the finished package before the folder appears; if it raises, there is none.
 
     Raises:
         InputError: if an argument is wrong, ``output`` exists, or the model's features cannot be exported.
@@ -91,6 +93,7 @@ def export_package(
         package = load_package(partial)  # scores the golden batch
         for size in (1, 2 * _ROWS):
             _check(graph, package, size)
+        accept(package)
 
     build_folder(folder, (folder / MANIFEST_FILE).is_file, build)
     return folder
