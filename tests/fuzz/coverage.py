@@ -33,11 +33,15 @@ def main(names: list[str]) -> None:
             ended = Counter(draw(name, case, kind, seed) for seed in range(DRAWS))
             values = (name, kind, DRAWS, ended["worked"], ended["refused"])
             rows[name, kind] = {column: str(value) for column, value in zip(COLUMNS, values, strict=True)}
+        _write(list(rows.values()))  # so that a stop loses one callable
+
+
+def _write(rows: list[dict[str, str]]) -> None:
     order = {name: place for place, name in enumerate(CASES)}
     with FILE.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(rows.values(), key=lambda row: order[row["callable"]]))
+        writer.writerows(sorted(rows, key=lambda row: order[row["callable"]]))
 
 
 if __name__ == "__main__":

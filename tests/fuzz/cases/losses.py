@@ -32,12 +32,9 @@ def _sigmoid(x):
 
 
 def _weighted(terms, weights):
-    with np.errstate(all="ignore"):
-        return (
-            terms.sum() / len(terms)
-            if weights is None
-            else np.where(weights == 0, 0.0, terms * weights).sum() / len(terms)
-        )
+    """The mean over rows; 0 of no rows."""
+    kept = terms if weights is None else np.where(weights == 0, 0.0, terms * weights)
+    return kept.sum() / max(len(terms), 1)
 
 
 def _of_pairs(weights, edges):
