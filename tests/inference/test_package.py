@@ -5,6 +5,7 @@ import os
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch.export import Dim
@@ -12,10 +13,12 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from torchrec.modules.embedding_configs import PoolingType
 
 from tests.support import TASKS, batch, build
-from torchrec_mtl import TaskChain
-from torchrec_mtl.data import Field, MultiTaskBatch, Schema
+from torchrec_mtl import TaskChain, load_run
+from torchrec_mtl.__main__ import main
+from torchrec_mtl.data import Field, MultiTaskBatch, Schema, build_once
+from torchrec_mtl.data.writer import write_parquet
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.inference import Calibration, Predictor
+from torchrec_mtl.inference import Calibration
 from torchrec_mtl.inference.package import export_package, load_package
 from torchrec_mtl.inference.package.graph import InferenceGraph, example
 from torchrec_mtl.inference.package.load import Arguments, arguments_of
@@ -124,24 +127,40 @@ def test_an_id_without_a_table_row_is_refused_or_named():
             graph(given.dense_features, refused, given.lengths, None, graph.rows)
 
 
-SCHEMA = Schema("shop", [Field("item", 9), Field("tags", 5, multi_valued=True)], TaskChain(["click", "buy"]), ["price"])
+SCHEMA = Schema(
+    "shop",
+    [Field("item", 9), Field("tags", 5, multi_valued=True, unknown_row=0)],
+    TaskChain(["click", "buy"]),
+    ["price"],
+)
 ROWS = [{"item": n % 9, "tags": [n % 5] * (n % 3), "price": n / 10} for n in range(20)]
+
+
+def prepare(folder):
+    def write(partial):
+        rng = np.random.default_rng(0)
+        for split, num_rows in (("train", 600), ("valid", 200), ("test", 100)):
+            labels = (rng.random((num_rows, 2)) < 0.5).cumprod(axis=1)
+            columns = {"item": rng.integers(0, 9, num_rows), "price": rng.normal(size=num_rows)}
+            columns |= {"tags": [rng.integers(0, 5, n).tolist() for n in rng.integers(0, 3, num_rows)]}
+            columns |= {"click": labels[:, 0], "buy": labels[:, 1]}
+            write_parquet(pl.DataFrame(columns), partial / f"{split}.parquet")
+        return SCHEMA
+
+    return str(build_once(folder, write))
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A model and its package, compiled once for all tests."""
-    torch.manual_seed(0)
+    """A trained and calibrated run, and its package, compiled once for all tests."""
     folder = tmp_path_factory.mktemp("shop")
-    SCHEMA.save(folder)
-    collection = EmbeddingBagCollection(tables=SCHEMA.embedding_configs(4))
-    model = SharedBottom(FeatureArch(collection, dense_in_features=1), SCHEMA.tasks, bottom_layer_sizes=(8,)).eval()
-    ids = KeyedJaggedTensor(["item", "tags"], torch.tensor([3, 8, 1]), lengths=torch.tensor([1, 1, 0, 1]))
-    golden = MultiTaskBatch(torch.tensor([[0.5], [1.0]]), ids, torch.zeros(2, 2))
-    package = export_package(
-        model, SCHEMA.tasks, folder / "package", golden, unknown_rows={"tags": 0}, beside=(folder / "schema.json",)
-    )
-    return model, package
+    data, run = prepare(folder / "data"), str(folder / "run")
+    options = ["--models", "shared_bottom", "--output", str(folder), "--name", "run", "training.batch_size=200"]
+    assert main(["train", "--dataset", data, *options]) == 0
+    assert main(["calibrate", run, "--dataset", data, "--method", "platt"]) == 0
+    output = folder / "package"
+    assert main(["export", run, "--dataset", data, "--output", str(output), "--table-type", "fp32"]) == 0
+    return load_run(run).predictor(), output
 
 
 @pytest.fixture
@@ -152,8 +171,9 @@ def package(shop, tmp_path):
 
 @pytest.mark.slow
 def test_a_package_scores_as_the_model(shop):
-    model, folder = shop
-    loaded, predictor = load_package(folder), Predictor(model, SCHEMA)
+    predictor, folder = shop
+    assert predictor.calibration is not None
+    loaded = load_package(folder)
     for rows in (ROWS, ROWS[:1], ROWS[:2], ROWS * 50):
         found, expected = (each.predict(rows, values={"buy": 3.0}) for each in (loaded, predictor))
         np.testing.assert_allclose(found.marginal, expected.marginal, atol=1e-6)

@@ -10,6 +10,7 @@ _FACES: Mapping[str, Mapping[str, Case]] = {
     "data": data.DATA,
     "datasets": datasets.CASES,
     "inference": inference.CASES,
+    "inference.package": inference.PACKAGE,
     "losses": losses.CASES,
     "metrics": metrics.CASES,
     "models": models.CASES,
@@ -30,6 +31,7 @@ CASES: Mapping[str, Case] = {
 CONTAINERS: Mapping[str, str] = {
     "data.MultiTaskBatch": "holds what `check_batch` checks",
     "inference.Predictions": "is returned only",
+    "inference.package.Package": "is made by `load_package`",
     "metrics.CalibrationCurve": "is returned only",
     "models.MultiTaskModel": "is abstract",
     "modules.Gate": "is a protocol",
