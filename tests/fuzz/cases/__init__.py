@@ -6,7 +6,7 @@ from tests.fuzz.cases import data, datasets, inference, jobs, losses, metrics, m
 from tests.fuzz.cell import Case
 
 _FACES: Mapping[str, Mapping[str, Case]] = {
-    "": {**tasks.CASES, **inference.LOADING},
+    "": {**tasks.CASES, **inference.TOP},
     "data": data.DATA,
     "datasets": datasets.CASES,
     "inference": inference.CASES,

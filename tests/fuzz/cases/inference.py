@@ -129,6 +129,8 @@ PACKAGE = {  # right ones take a minute: tests/inference/test_package.py
 CASES = {
     "fit_calibration": Case(_fit, _rows, _judge_fit),
     "Calibration": Case(Calibration, _calibration, _judge_calibration),
-    "Predictor": Case(Predictor, _predictor, _judge_predictor),
 }
-LOADING = {"load_run": Case(load_run, _load, _judge_load)}
+TOP = {
+    "Predictor": Case(Predictor, _predictor, _judge_predictor),
+    "load_run": Case(load_run, _load, _judge_load),
+}
