@@ -255,7 +255,8 @@ def test_a_changed_or_missing_file_is_found_before_anything_runs(name, package, 
         ({"files": {}}, "must name 'golden.npz' among its files"),
         ({"files": {"../../etc/passwd": "0"}}, "is no name of a file of a package"),
         ({"tasks": 3}, "a value is of the wrong kind"),
-        ({"keys": None}, "cannot be loaded|wrong kind|must"),
+        ({"num_rows_files": "1"}, "`num_rows_files`"),
+        ({"keys": None}, r"`keys` \(=None\) must be of type list of str"),
     ],
 )
 def test_a_wrong_manifest_is_one_sentence(change, message, package):

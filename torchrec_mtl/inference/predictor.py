@@ -203,9 +203,8 @@ def unlabelled(schema: Schema, frame: pl.DataFrame, source: str = "rows") -> Spl
         if not field.multi_valued:
             ids[field.name] = column.to_numpy()
             continue
-        values, offsets = from_lists(column)
-        values = values.astype(np.int64) if not len(values) else values
-        weights = () if field.weight_column is None else (from_lists(frame[field.weight_column])[0],)
+        values, offsets = _lists(column, pl.Int64)
+        weights = () if field.weight_column is None else (_lists(frame[field.weight_column], pl.Float32)[0],)
         ids[field.name] = (values, offsets, *weights)
     for name in schema.dense:
         if not (frame[name].dtype.is_numeric() or frame[name].dtype == pl.Boolean):
@@ -213,6 +212,11 @@ def unlabelled(schema: Schema, frame: pl.DataFrame, source: str = "rows") -> Spl
     labels = np.zeros((frame.height, len(schema.tasks)), np.float32)
     dense = frame.select(schema.dense).to_numpy() if schema.dense else None
     return Split(schema, ids, labels, dense, np.ones_like(labels), source=source)
+
+
+def _lists(column: pl.Series, kind: type[pl.DataType]) -> tuple[Array, Array]:
+    """As `from_lists`; a column of empty lists alone has no type of values."""
+    return from_lists(column.cast(pl.List(kind)) if column.dtype == pl.List(pl.Null) else column)
 
 
 def _frame(rows: Rows) -> pl.DataFrame:

@@ -75,9 +75,9 @@ class InferenceGraph(nn.Module):
         feature = torch.repeat_interleave(lengths.sum(1), output_size=values.shape[0])
         unknown = (values < 0) | (values >= self.sizes[feature])
         row = self.unknown_rows[feature]
-        known = torch.where(unknown & (row >= 0), row, values)
-        # what is still outside its table is refused: -1, which the lookup would take for an empty place, is too large
-        known = torch.where(known < 0, torch.iinfo(torch.int64).max, known)
+        # the lookup refuses ids far beyond the tables' bytes, but reads -1 as nothing, and a little beyond a table
+        refused = torch.iinfo(torch.int64).max
+        known = torch.where(unknown, torch.where(row >= 0, row, refused), values)
         return self.output(self.model(dense_features, Ids(known, offsets, lengths, weights, rows)))
 
 

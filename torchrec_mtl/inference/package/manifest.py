@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import digest, read_json, to_json, write_whole
 from torchrec_mtl.tasks import Task, TaskForest
@@ -52,6 +53,9 @@ class Manifest:
     tolerance: float
     files: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def save(self, folder: Path) -> None:
         """Writes ``manifest.json`` with the hashes of all other files in ``folder``."""
         files = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE}
@@ -81,7 +85,7 @@ class Manifest:
             manifest._check_files(folder)
         except KeyError as error:
             raise InputError(f"{file}: key {error} is missing") from error
-        except (TypeError, AttributeError) as error:
+        except TypeError as error:
             raise InputError(f"{file}: a value is of the wrong kind ({error})") from error
         manifest._check_machine(folder)
         return manifest
