@@ -38,6 +38,12 @@ SECTIONS = (
     Section("inducing_attention_cpu", "attention", "TAFE's attention on a CPU", "The stack and whole models.", PATHS),
     Section("inducing_attention_cuda", "gpu", "TAFE's attention on a GPU", "The stack at three sizes.", CUDA_PATHS),
     Section("scaling_measured", "scaling", "Several processes", "The training loop beside bare TorchRec."),
+    Section(
+        "zero_collision",
+        "zero_collision",
+        "Ids without a vocabulary",
+        "What rows on demand cost a step.",
+    ),
     Section("data_preparation", "data_preparation", "Preparing Ali-CCP", "Raw files, beside the AITM authors' steps."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
 )

@@ -59,13 +59,17 @@ def sources(draw: st.DrawFn) -> Source:
 
 
 def assert_has_rows(batch: MultiTaskBatch, source: Source, rows: list[int]) -> None:
+    """The last ``num_padded`` rows have no ids, so that no rank counts them."""
     assert batch.dense_features.tolist() == [[row] for row in rows]
     assert batch.labels.tolist() == [list(source.labels[row]) for row in rows]
     sparse = batch.sparse_features
     assert sparse.keys() == [field.name for field in source.fields]
     assert sparse.stride() == len(rows)
     values, lengths, offsets = sparse.values().tolist(), sparse.lengths().tolist(), sparse.offsets().tolist()
-    lists = [column[row] if isinstance(column[row], list) else [column[row]] for column in source.ids for row in rows]
+    of_rows, padding = rows[: len(rows) - batch.num_padded], [[]] * batch.num_padded
+    lists = []
+    for column in source.ids:
+        lists += [column[row] if isinstance(column[row], list) else [column[row]] for row in of_rows] + padding
     assert values == [value for ids in lists for value in ids]
     assert lengths == [len(ids) for ids in lists]
     assert offsets == [sum(lengths[:position]) for position in range(len(lengths) + 1)]

@@ -1,7 +1,10 @@
 """A run of `fit` on any number of ranks, for tests that compare them."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +21,7 @@ from torchrec_mtl.data import BatchLoader, read_split
 from torchrec_mtl.losses import DependenceLoss
 from torchrec_mtl.models import TAFE
 from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.loop import TrainingLoop, TrainingResult
@@ -25,15 +29,23 @@ from torchrec_mtl.training.monitor import Monitor
 from torchrec_mtl.training.process_group import set_seed
 
 CPU = torch.device("cpu")
+ZERO_COLLISION_ROWS = {"t_user": 16, "t_item": 12}  # for 20 and 10 ids; one row of each of 4 buckets is shared
 
 
-def build(config: TrainingConfig, **arguments: object) -> nn.Module:
-    """A TAFE without dropout, whose selector, adapters and towers all train; tables on ``meta``."""
+def build(config: TrainingConfig, zero_collision: Mapping[str, Any] | None = None, **arguments: object) -> nn.Module:
+    """A TAFE without dropout, whose selector, adapters and towers all train; tables on ``meta``.
+
+    With arguments ``zero_collision`` of tables for ids without a vocabulary, users and items have too few rows.
+    """
     set_seed(config.seed)
-    tables = funnel.SCHEMA.embedding_configs(8)
-    collection = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
+    tables, meta, of_ids = funnel.SCHEMA.embedding_configs(8), torch.device("meta"), None
+    if zero_collision is not None:
+        few = [replace(table, num_embeddings=ZERO_COLLISION_ROWS[table.name]) for table in tables[:2]]
+        of_ids = ZeroCollisionEmbeddingBagCollection(few, seed=config.seed, device=meta, **zero_collision)
+        tables = tables[2:]
     small = {"num_layers": 2, "num_inducing_points": 4, "tower_layer_sizes": (4,), "schedule": (10.0, 0.05, 0.1)}
-    features = FeatureArch(collection, dense_in_features=1)
+    collection = EmbeddingBagCollection(tables=tables, device=meta)
+    features = FeatureArch(collection, zero_collision=of_ids, dense_in_features=1)
     model = TAFE(features, funnel.SCHEMA.tasks, **{**small, **arguments})
     return MultiTaskTrain(model, DependenceLoss(funnel.SCHEMA.tasks))
 

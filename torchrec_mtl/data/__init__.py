@@ -7,19 +7,28 @@ from torchrec_mtl.data.loader import BatchLoader
 from torchrec_mtl.data.reader import read_split
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.split import Split
+from torchrec_mtl.data.stream_files import load_schema
+from torchrec_mtl.data.stream_loader import StreamLoader
+from torchrec_mtl.data.stream_reader import StreamedSplit, stream_split
 from torchrec_mtl.data.unknown_ids import UnknownIds
 from torchrec_mtl.data.writer import build_once
+from torchrec_mtl.modules.id_hash import ANY_ID
 
 __all__ = [
+    "ANY_ID",
     "SPLITS",
     "BatchLoader",
     "Field",
     "MultiTaskBatch",
     "Schema",
     "Split",
+    "StreamLoader",
+    "StreamedSplit",
     "UnknownIds",
     "build_once",
     "check_batch",
+    "load_schema",
     "log_round",
     "read_split",
+    "stream_split",
 ]

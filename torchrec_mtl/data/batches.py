@@ -38,10 +38,11 @@ class MultiTaskBatch(Pipelineable):
     num_padded: int = 0
 
     def padded(self, num_padded: int) -> "MultiTaskBatch":
-        """Returns the batch with its last ``num_padded`` rows marked as padding."""
+        """Returns the batch with its last ``num_padded`` rows as padding: masked, and without ids."""
         weights = torch.ones_like(self.labels) if self.weights is None else self.weights.clone()
         weights[len(weights) - num_padded :] = 0
-        return replace(self, weights=weights, num_padded=num_padded)
+        sparse = _without_ids(self.sparse_features, len(weights) - num_padded)
+        return replace(self, sparse_features=sparse, weights=weights, num_padded=num_padded)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MultiTaskBatch":
         """Returns the batch on ``device``."""
@@ -70,3 +71,18 @@ class MultiTaskBatch(Pipelineable):
             weights=None if self.weights is None else self.weights.pin_memory(),
             num_padded=self.num_padded,
         )
+
+
+def _without_ids(sparse: KeyedJaggedTensor, first: int) -> KeyedJaggedTensor:
+    """The features without the ids of the rows from ``first`` on, which would be counted as seen once a rank."""
+    lengths = sparse.lengths().view(len(sparse.keys()), -1)
+    has_ids = torch.arange(lengths.shape[1]).expand_as(lengths) < first
+    kept = has_ids.flatten().repeat_interleave(lengths.flatten())
+    weights = sparse.weights_or_none()
+    return KeyedJaggedTensor(
+        sparse.keys(),
+        sparse.values()[kept],
+        weights=None if weights is None else weights[kept],
+        lengths=(lengths * has_ids).flatten(),
+        stride=sparse.stride(),
+    )

@@ -42,7 +42,8 @@ class Field:
 
     Args:
         name: name of the column, and key of the feature in a KeyedJaggedTensor.
-        num_embeddings: number of rows that the embedding table needs.
+        num_embeddings: number of rows that the embedding table needs; `ANY_ID`, 2^63 - 1, for ids without a
+            vocabulary, which are any integers below it.
         multi_valued: whether a row holds a list of ids, possibly empty, rather than one id.
         weight_column: name of a column with a list of finite weights, one for each id; only for a multi-valued field.
         unknown_row: row of the table, from 0 to ``num_embeddings - 1``, that stands for every id outside this range;
@@ -226,26 +227,32 @@ class Schema:
         return replace(self, fields=fields)
 
     @checked
-    def embedding_configs(self, embedding_dim: int) -> list[EmbeddingBagConfig]:
+    def embedding_configs(
+        self, embedding_dim: int, num_rows: Mapping[str, int] | None = None
+    ) -> list[EmbeddingBagConfig]:
         """Returns one table ``t_<field>`` per field that shares no other's, for an EmbeddingBagCollection.
 
         In the name of a table, ``_`` stands for ``.``.
 
         Args:
             embedding_dim: dimension of the tables whose fields do not name one.
+            num_rows: rows of the tables of fields whose ids have no vocabulary, by the name of the field that the table
+                is named after.
 
         Raises:
-            InputError: if a field has more ids than a table can have rows, ``embedding_dim`` is below 1, or fields of
-                one table differ in pooling.
+            InputError: if another field has more ids than a table can have rows, ``embedding_dim`` is below 1, or
+                fields of one table differ in pooling.
         """
         check_at_least(1, embedding_dim=embedding_dim)
+        num_rows = num_rows or {}
         for each in self.fields:
-            if each.num_embeddings > LARGEST:
-                rule = f"must be at most {LARGEST} for an embedding table: encode its ids first"
+            if each.num_embeddings > LARGEST and self.owner(each).name not in num_rows:
+                rule = f"must be at most {LARGEST} for an embedding table: encode its ids, or name it in `zch.fields`"
                 raise InputError(f"`num_embeddings` (={each.num_embeddings}) of field {each.name!r} {rule}")
-        return [self._table(each, embedding_dim) for each in self.fields if each.shares is None]
+        owners = [each for each in self.fields if each.shares is None]
+        return [self._table(each, num_rows.get(each.name, each.num_embeddings), embedding_dim) for each in owners]
 
-    def _table(self, owner: Field, embedding_dim: int) -> EmbeddingBagConfig:
+    def _table(self, owner: Field, num_rows: int, embedding_dim: int) -> EmbeddingBagConfig:
         users = [each for each in self.fields if self.owner(each) is owner]
         pooling = {each.pooling for each in users if each.multi_valued} or {owner.pooling}
         if len(pooling) > 1:
@@ -255,7 +262,7 @@ class Schema:
         return EmbeddingBagConfig(
             name=_table_name(owner.name),
             feature_names=[each.name for each in users],
-            num_embeddings=owner.num_embeddings,
+            num_embeddings=num_rows,
             embedding_dim=owner.embedding_dim or embedding_dim,
             pooling=_POOLING[pooling.pop()],
             init_fn=None if std is None else partial(nn.init.normal_, std=std),
@@ -288,7 +295,11 @@ class Schema:
         file = Path(directory) / SCHEMA_FILE
         if not file.is_file():
             raise InputError(f"{file}: no such file, so {str(directory)!r} is not a prepared data set")
-        content = read_json(file)
+        return cls.from_json(read_json(file), file)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], file: object) -> "Schema":
+        """Makes a schema of the content of ``file``. Raises `InputError` if it is wrong."""
         try:
             return cls._from_json(content)
         except KeyError as error:

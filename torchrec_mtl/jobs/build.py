@@ -1,13 +1,16 @@
 """Builds the model of a run from its settings."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
-from torchrec_mtl.data import Schema, Split
+from torchrec_mtl.data import Schema, Split, StreamedSplit
+from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
 from torchrec_mtl.jobs.run_config import RunConfig
-from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollection
 from torchrec_mtl.training import MultiTaskTrain
 
 
@@ -17,22 +20,47 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     Raises:
         InputError: if an argument is out of its range, or the model or the loss does not support the data's tasks.
     """
-
-    def init(table: torch.Tensor) -> None:
-        nn.init.normal_(table, std=config.table_init)
-
-    tables = schema.embedding_configs(config.embedding_dim)
-    for table in tables:
-        table.init_fn = table.init_fn or init
-    embedding_bag_collection = EmbeddingBagCollection(
-        tables=tables, device=torch.device("meta"), is_weighted=bool(schema.id_weight_columns)
-    )
-    features = FeatureArch(embedding_bag_collection, dense_in_features=len(schema.dense), dense_device=device)
+    features = build_features(config, schema, device)
     model = config.system.model(features, schema.tasks, **config.model_args)
     return MultiTaskTrain(model, config.loss(schema.tasks, **config.loss_args).to(device))
 
 
-def build_to_train(config: RunConfig, split: Split, device: torch.device) -> MultiTaskTrain:
+def build_features(config: RunConfig, schema: Schema, device: torch.device) -> FeatureArch:
+    """Builds the tables of the fields with a vocabulary and of those without, on ``meta``.
+
+    Raises:
+        InputError: if ``zch.fields`` names a field that the data do not have.
+    """
+
+    def init(table: torch.Tensor) -> None:
+        nn.init.normal_(table, std=config.table_init)
+
+    zch = config.zch
+    of_collections: dict[str, Any] = {"device": torch.device("meta"), "is_weighted": bool(schema.id_weight_columns)}
+    for name in zch.fields:
+        if name not in schema.field_names:
+            raise InputError(not_one_of("`zch.fields`", name, schema.field_names))
+        if (shared := {field.name: field.shares for field in schema.fields}[name]) is not None:
+            raise InputError(f"`zch.fields` (={name!r}) must name {shared!r}, whose table this field looks up")
+    tables = schema.embedding_configs(config.embedding_dim, {name: zch.rows_of(name) for name in zch.fields})
+    for table in tables:
+        table.init_fn = table.init_fn or init
+    plain = [table for table in tables if not set(table.feature_names) & set(zch.fields)]
+    collections: list[Any] = [EmbeddingBagCollection(tables=plain, **of_collections)] if plain else []
+    if zch.fields:
+        of_ids = [table for table in tables if set(table.feature_names) & set(zch.fields)]
+        how = {name: getattr(zch, name) for name in ("eviction", "interval", "buckets", "decay")}
+        seed = config.training.seed
+        collections.append(ZeroCollisionEmbeddingBagCollection(of_ids, seed=seed, **how, **of_collections))
+    return FeatureArch(
+        collections[0],
+        zero_collision=collections[1] if collections[1:] else None,
+        dense_in_features=len(schema.dense),
+        dense_device=device,
+    )
+
+
+def build_to_train(config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> MultiTaskTrain:
     """Builds the model as `build_model` does; if it can, it predicts the split's base rates before it is trained.
 
     Raises:

@@ -58,7 +58,8 @@ def _error(config: RunConfig, tasks: TaskForest) -> InputError | None:
 
 
 def _build(config: RunConfig, tasks: TaskForest) -> None:
-    build_model(config, Schema("unseen", _FIELDS, tasks), torch.device("meta"))
+    fields = [*_FIELDS, *(Field(name, 2) for name in config.zch.fields if name not in {each.name for each in _FIELDS})]
+    build_model(config, Schema("unseen", fields, tasks), torch.device("meta"))
 
 
 def _some_tasks(config: RunConfig) -> list[TaskForest]:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchrec import EmbeddingBagCollection
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import Schema
 from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.data.stream_files import locate
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import InputError, not_one_of
@@ -23,6 +25,7 @@ from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name
 from torchrec_mtl.jobs.run_folder import CONFIG_FILE
 from torchrec_mtl.jobs.settings import Settings, make_config
+from torchrec_mtl.modules.row_assignment import RowAssignment
 from torchrec_mtl.systems import LOSSES, SYSTEMS, System
 from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights
@@ -106,17 +109,19 @@ def load_run(
     return LoadedRun(train_model, schema, config, run / name, checkpoint, encoder, calibration, where)
 
 
-def record_data(run: Path, data: Path) -> None:
-    """Copies the schema and the encoders of prepared data into the folder of a run, whole or not at all."""
+def record_data(run: Path, data: str | Path) -> None:
+    """Copies the schema and the encoders of prepared data, in a folder or at a URI, into the folder of a run, whole or
+    not at all."""
     folder = run / DATA_FOLDER
     if folder.exists():
         return
     partial = run / f".{DATA_FOLDER}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    for file in (data / SCHEMA_FILE, data / ENCODERS_FILE, *data.glob("vocabulary_*.parquet")):
-        if file.is_file():
-            shutil.copyfile(file, partial / file.name)
+    location = locate(data)
+    for name in location.files():
+        if any(fnmatch(name, pattern) for pattern in (SCHEMA_FILE, ENCODERS_FILE, "vocabulary_*.parquet")):
+            (partial / name).write_bytes(location.read(name))
     publish_folder(partial, folder)
 
 
@@ -170,8 +175,8 @@ def _find(folder: Path, model: str | None) -> tuple[Path, str, dict[str, Any]]:
 
 
 def _on_device(model: MultiTaskTrain, device: torch.device) -> MultiTaskTrain:
-    """Gives the tables, which are on ``meta``, memory on a device."""
+    """Gives the tables, and what says which ids have their rows, which are on ``meta``, memory on a device."""
     for module in model.modules():
-        if isinstance(module, EmbeddingBagCollection):
+        if isinstance(module, (EmbeddingBagCollection, RowAssignment)):
             module.to_empty(device=device)
     return model

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from torchrec_mtl.data import Split
+from torchrec_mtl.data import Split, StreamedSplit
 from torchrec_mtl.data.fingerprint import joined
 from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.files import to_json
 from torchrec_mtl.systems import LOSSES, System
-from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.config import TrainingConfig, ZchConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RunConfig:
         loss: class of the loss; the loss of the system by default.
         model_args: arguments of the model.
         loss_args: arguments of the loss.
+        zch: fields whose ids have no vocabulary, see `ZchConfig`.
         training: settings of the training, see `TrainingConfig`.
 
     Raises:
@@ -38,6 +39,7 @@ class RunConfig:
     loss: Callable[..., nn.Module] = None  # type: ignore[assignment]  # `__post_init__`
     model_args: Mapping[str, Any] = field(default_factory=dict)
     loss_args: Mapping[str, Any] = field(default_factory=dict)
+    zch: ZchConfig = field(default_factory=ZchConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -82,15 +84,16 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def describe_data(splits: Mapping[str, Split]) -> str:
+def describe_data(splits: Mapping[str, Split | StreamedSplit]) -> str:
     """The name, the rows and the fingerprint of a data set: what a run records, so that it is not mixed with others.
 
     Args:
         splits: all splits, in the order of `SPLITS`.
     """
     rows = " + ".join(str(len(split)) for split in splits.values())
-    fingerprint = joined(split.fingerprint for split in splits.values())
-    return f"{next(iter(splits.values())).schema.name}, {rows} rows, fingerprint {fingerprint}"
+    fingerprint, first = joined(split.fingerprint for split in splits.values()), next(iter(splits.values()))
+    streamed = ", streamed" if isinstance(first, StreamedSplit) else ""  # and so of another order
+    return f"{first.schema.name}, {rows} rows{streamed}, fingerprint {fingerprint}"
 
 
 def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.parameters import Parameter, parameters
 from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name, plain
 from torchrec_mtl.systems import LOSSES, SYSTEMS, System
-from torchrec_mtl.training.config import TableConfig, TrainingConfig
+from torchrec_mtl.training.config import TableConfig, TrainingConfig, ZchConfig
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ PAPER = Settings(
 
 def run_parameters(system: System, loss: Callable[..., nn.Module]) -> dict[str, Parameter]:
     """Every setting of a run of ``system`` with ``loss``, by path."""
-    described = parameters(RunConfig, "", {}, skip=["system", "loss", "model_args", "loss_args", "training"])
+    described = parameters(RunConfig, "", {}, skip=["system", "loss", "model_args", "loss_args", "zch", "training"])
     own_loss = system.loss_args if loss is system.loss else {}
     description = f"class of the loss, one of {', '.join(LOSSES)}, or package.module:CLASS"
     described["loss"] = Parameter("loss", str, loss_name(loss), description)
     skip = ["features", "tasks", *system.fixed]
     described |= parameters(system.model, "model_args.", system.model_args, skip)
     described |= parameters(loss, "loss_args.", own_loss, ["tasks", *(system.fixed if own_loss else ())])
+    described |= parameters(ZchConfig, "zch.", vars(ZchConfig()))
     return described | parameters(TrainingConfig, "training.", vars(TrainingConfig()))
 
 
@@ -121,7 +122,8 @@ def _own(system: System, overrides: Sequence[str], systems: set[str]) -> dict[st
     return own
 
 
-_ROOTS = ("model_args", "loss_args", "training")
+_ROWS = "zch.num_rows_of."
+_ROOTS = ("model_args", "loss_args", "zch", "training")
 
 
 def _values(texts: Mapping[str, str], known: Mapping[str, Parameter], system: System) -> Iterator[tuple[str, Any]]:
@@ -150,7 +152,9 @@ def _loss(system: System, text: str | None) -> Callable[..., nn.Module]:
 
 
 def _keys(path: str) -> list[str]:
-    """The parts of a path; the name of a table may contain dots."""
+    """The parts of a path; the name of a table or a field may contain dots."""
+    if path.startswith(_ROWS):
+        return [*_ROWS.split(".")[:-1], path.removeprefix(_ROWS)]
     if path.startswith("training.tables."):
         name, _, key = path.removeprefix("training.tables.").rpartition(".")
         return ["training", "tables", name, key]
@@ -161,6 +165,8 @@ def _parameter(path: str, known: Mapping[str, Parameter], system: System) -> Par
     if path in known:
         return known[path]
     *folders, leaf = _keys(path)
+    if path.startswith(_ROWS) and leaf:
+        return Parameter(path, int, None, "rows of the table of this field")
     if folders[:2] == ["training", "tables"] and folders[2:] and folders[2]:
         of_table = parameters(TableConfig, ".".join(folders) + ".", {})
         if path in of_table:

@@ -21,6 +21,7 @@ from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_la
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
 from torchrec_mtl.modules.towers import TaskTowers, Tower, hidden_layers
+from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
 
 __all__ = [
     "Attention",
@@ -50,6 +51,7 @@ __all__ = [
     "TaskAwareExtraction",
     "TaskTowers",
     "Tower",
+    "ZeroCollisionEmbeddingBagCollection",
     "advance_schedules",
     "as_features",
     "conditional_rates",

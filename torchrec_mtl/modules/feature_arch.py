@@ -16,7 +16,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least, check_sizes
 from torchrec_mtl.modules.batch_layout import BatchLayout
+from torchrec_mtl.modules.id_hash import ANY_ID
 from torchrec_mtl.modules.initialization import initialize_linear_layers
+from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
 
 
 def _inner(collection: Any) -> Any:
@@ -43,14 +45,17 @@ def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagC
     return configs
 
 
-def batch_layout(embedding_bag_collection: nn.Module, dense_in_features: int) -> BatchLayout:
-    """Returns what batches for this collection and so many dense columns must look like."""
+def batch_layout(
+    embedding_bag_collection: nn.Module, dense_in_features: int, zero_collision: nn.Module | None = None
+) -> BatchLayout:
+    """Returns what batches for these collections and so many dense columns must look like."""
     sizes: dict[str, int] = {}
-    for config in embedding_configs(embedding_bag_collection):
-        for key in config.feature_names:
-            sizes[key] = min(config.num_embeddings, sizes.get(key, config.num_embeddings))
-    if isinstance(embedding_bag_collection, ManagedCollisionEmbeddingBagCollection):
-        sizes = dict.fromkeys(sizes, 2**63 - 1)  # any id finds a row; the largest marks free rows
+    for collection in (embedding_bag_collection, *filter(None, [zero_collision])):
+        takes_any_id = isinstance(collection, ManagedCollisionEmbeddingBagCollection)
+        for config in embedding_configs(collection):
+            for key in config.feature_names:
+                size = ANY_ID if takes_any_id else config.num_embeddings
+                sizes[key] = min(size, sizes.get(key, size))
     # processors make the weights themselves
     made = isinstance(embedding_bag_collection, FeatureProcessedEmbeddingBagCollection)
     is_weighted = None if made else getattr(_inner(embedding_bag_collection), "is_weighted", None)
@@ -69,6 +74,7 @@ class FeatureArch(nn.Module):
     Args:
         embedding_bag_collection: embedding tables: an EmbeddingBagCollection, sharded or not, or TorchRec's collection
             with managed collisions or with processed features, which have the same interface.
+        zero_collision: tables of further features, whose ids have no vocabulary; their fields come after the others.
         dense_in_features: number of dense features; with 0 there is no dense field.
         dense_arch_layer_sizes: layer widths of the MLP on the dense features; the last is the dimension of their field.
         dense_device: device of this MLP and of the model's other dense parameters.
@@ -101,6 +107,7 @@ class FeatureArch(nn.Module):
         self,
         embedding_bag_collection: nn.Module,
         *,
+        zero_collision: ZeroCollisionEmbeddingBagCollection | None = None,
         dense_in_features: int = 0,
         dense_arch_layer_sizes: Sequence[int] = (64,),
         dense_device: torch.device | None = None,
@@ -108,15 +115,20 @@ class FeatureArch(nn.Module):
     ) -> None:
         super().__init__()
         configs = embedding_configs(embedding_bag_collection)
+        names = get_embedding_names_by_table(configs)
+        if zero_collision is not None:
+            configs += embedding_configs(zero_collision)
+            names += get_embedding_names_by_table(embedding_configs(zero_collision))
         check_at_least(0, dense_in_features=dense_in_features)
         check_sizes(1 if dense_in_features else 0, dense_arch_layer_sizes=dense_arch_layer_sizes)
         self.embedding_bag_collection = embedding_bag_collection
+        self.zero_collision = zero_collision
         self.returns_ids = isinstance(embedding_bag_collection, ManagedCollisionEmbeddingBagCollection)
-        names = get_embedding_names_by_table(configs)
         self.embedding_names = [name for table in names for name in table]
+        self._num_plain = len(self.embedding_names) - len(zero_collision.feature_names if zero_collision else ())
         self.field_dims = [c.embedding_dim for c, table in zip(configs, names, strict=True) for _ in table]
         self.widest = max(self.field_dims)
-        self.layout = batch_layout(embedding_bag_collection, dense_in_features)
+        self.layout = batch_layout(embedding_bag_collection, dense_in_features, zero_collision)
         self.check_batches = check_batches
         self._dtype = torch.get_default_dtype()
         self.dense_device = dense_device or torch.get_default_device()
@@ -144,7 +156,10 @@ class FeatureArch(nn.Module):
         if self.returns_ids:
             pooled = pooled[0]
         embeddings = pooled.to_dict()
-        fields = [embeddings[name] for name in self.embedding_names]
+        fields = [embeddings[name] for name in self.embedding_names[: self._num_plain]]
+        if self.zero_collision is not None:
+            embeddings = self.zero_collision(sparse_features)[0].to_dict()
+            fields += [embeddings[name] for name in self.embedding_names[self._num_plain :]]
         if self.dense_arch is not None:
             fields.append(self.dense_arch(self._cast(dense_features)))
         return self._cast(torch.cat(fields, dim=1))

@@ -1,11 +1,13 @@
 """The settings of a training run: plain frozen values, checked where they are made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
+from torchrec_mtl.modules.eviction import EVICTIONS, Eviction
+from torchrec_mtl.modules.row_assignment import check_num_rows
 
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam")
 SHARDINGS = (
@@ -51,6 +53,57 @@ class TableConfig:
         check_choice("optimizer", self.optimizer, TABLE_OPTIMIZERS)
         check_choice("sharding", self.sharding, SHARDINGS)
         check_at_least(0, learning_rate=self.learning_rate)
+
+
+@dataclass(frozen=True)
+class ZchConfig:
+    """Which fields have ids without a vocabulary, and how their ids get rows ("zero-collision hashing" in TorchRec).
+
+    Args:
+        fields: names of the fields.
+        num_rows: rows of the table of each of these fields, a multiple of ``buckets``.
+        num_rows_of: rows of the tables of single fields that differ, by field name: ``{"user": 1048576}``.
+        eviction: whose row a new id gets when none is free: of the id that was seen the fewest times (``"lfu"``), or
+            the longest time ago (``"lru"``), or of both (``"distance_lfu"``), or nobody's (``"none"``); see
+            `torchrec_mtl.modules.row_assignment.RowAssignment`.
+        interval: number of batches between two times that ids get rows. At 1 every id of a batch that is worth a row
+            has one in that batch; a larger number takes less time.
+        buckets: number of parts that each table is cut into. The number of processes must divide it.
+        decay: exponent of ``"distance_lfu"``: the larger, the sooner an id is forgotten.
+
+    Raises:
+        InputError: if a value is out of its range.
+    """
+
+    fields: Sequence[str] = ()
+    num_rows: int = 65_536
+    num_rows_of: Mapping[str, int] = field(default_factory=dict)
+    eviction: Eviction = "lfu"
+    interval: int = 10
+    buckets: int = 32
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("eviction", self.eviction, EVICTIONS)
+        check_at_least(1, num_rows=self.num_rows, interval=self.interval, buckets=self.buckets)
+        check_at_least(0, decay=self.decay)
+        for name in self.num_rows_of:
+            check_at_least(1, num_rows_of=self.num_rows_of[name])
+            if name not in self.fields:
+                raise InputError(f"`num_rows_of` (={name!r}) must be of `fields` (={list(self.fields)})")
+        for name in self.fields:
+            check_num_rows(name, self.rows_of(name), self.buckets)
+
+    def rows_of(self, name: str) -> int:
+        """Rows of the table of the field ``name``.
+
+        Example::
+
+            >>> zch = ZchConfig(fields=["user", "item"], num_rows_of={"user": 1_048_576})
+            >>> zch.rows_of("user"), zch.rows_of("item")
+            (1048576, 65536)
+        """
+        return self.num_rows_of.get(name, self.num_rows)
 
 
 @dataclass(frozen=True)
@@ -109,7 +162,7 @@ class TrainingConfig:
             the other. Gradients of dense parameters and replicated tables are accumulated; tables with fused optimizers
             are updated by every part.
         shuffle_window: number of rows that are shuffled together, see `torchrec_mtl.data.BatchLoader`; 0 for the whole
-            split.
+            split. For data that are read in place, see `StreamLoader`; 0 for 2^20, or four row groups.
         max_epochs: largest number of passes over the training split.
         evaluations_per_epoch: number of times that the validation split is evaluated in an epoch.
         early_stopping_metric: name of the metric by which validation chooses the best weights: its mean over the tasks,

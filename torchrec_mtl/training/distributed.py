@@ -18,7 +18,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.hang import going_on
-from torchrec_mtl.training.sharding import TableSharder, collections, is_replicated, plan_sharding
+from torchrec_mtl.training.sharding import collections, is_replicated, plan_sharding, planned, sharders
 
 _BLOCK_ELEMENTS = 2**20  # of a table, drawn together
 
@@ -66,10 +66,9 @@ def distribute_as_planned(
                 optimizer, options = _OPTIMIZERS[settings.optimizer]
                 weights = collection.embedding_bags[table.name].parameters()
                 apply_optimizer_in_backward(optimizer, weights, {"lr": settings.learning_rate, **options})
-        if plan.get_plan_for_module(path) is None:
+        if planned(plan, path) is None:
             collection.to_empty(device=device)  # which sharding does for the other tables
-    sharders: Any = [TableSharder()]
-    model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=sharders)
+    model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=sharders())
     start_tables(model, {name: init_fn for name, (_, init_fn) in tables.items()}, config.seed)
 
     stepped = dict(in_backward_optimizer_filter(model.named_parameters()))

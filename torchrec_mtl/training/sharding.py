@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,11 +21,15 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.feature_arch import embedding_configs
+from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
 from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
 from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, shard_bytes, table_bytes
 from torchrec_mtl.training.process_group import on_first_rank
+from torchrec_mtl.training.zero_collision_sharding import ZeroCollisionSharder
 
 REPLICATED = ShardingType.DATA_PARALLEL.value
 
@@ -37,9 +42,19 @@ class TableSharder(EmbeddingBagCollectionSharder):
         return list(SHARDINGS[1:])
 
 
+def sharders() -> list[Any]:
+    """The sharders of everything that `plan_sharding` plans."""
+    return [TableSharder(), ZeroCollisionSharder()]
+
+
 def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection]]:
     """The collections of tables in the model, each with its path."""
     return ((path, m) for path, m in model.named_modules() if isinstance(m, EmbeddingBagCollection))
+
+
+def planned(plan: ShardingPlan, path: str) -> Any:
+    """The plan of the tables of `collections` at ``path``; None if they are replicated."""
+    return plan.get_plan_for_module(path.removesuffix("._embedding_module"))
 
 
 def check_table_names(model: nn.Module, config: TrainingConfig) -> dict[str, BaseEmbeddingConfig]:
@@ -74,6 +89,28 @@ def _constraints(
     return ParameterConstraints(sharding_types=[kind for kind in offered if kind != REPLICATED])
 
 
+def _check_zero_collision(
+    collection: ManagedCollisionEmbeddingBagCollection, config: TrainingConfig, device: torch.device, world_size: int
+) -> None:
+    """Checks that tables for ids without a vocabulary can be sharded by row, with a fused optimizer."""
+    if not isinstance(collection, ZeroCollisionEmbeddingBagCollection):
+        rule = "must be a `ZeroCollisionEmbeddingBagCollection`"
+        raise InputError(f"a collection with managed collisions (={type(collection).__name__}) {rule}")
+    for name, buckets in collection._managed_collision_collection.table_to_number_buckets().items():
+        settings = config.table_config(name)
+        if settings.optimizer == "adam" and device.type == "cpu":
+            raise InputError(
+                f"`optimizer` (='adam') of {name} must be 'rowwise_adagrad', 'adagrad' or 'sgd' on a CPU, as its ids "
+                "have no vocabulary: a row that changes hands starts anew with its optimizer state"
+            )
+        if settings.sharding not in ("auto", "row_wise"):
+            rule = "must be 'auto' or 'row_wise', as its ids have no vocabulary"
+            raise InputError(f"`sharding` (={settings.sharding!r}) of {name} {rule}")
+        if buckets % world_size:
+            rule = f"must divide `buckets` (={buckets}) of {name}; only a new run can have other buckets"
+            raise InputError(f"the number of processes (={world_size}) {rule}")
+
+
 def plan_sharding(
     model: nn.Module,
     config: TrainingConfig,
@@ -93,7 +130,8 @@ def plan_sharding(
 
     Raises:
         InputError: if ``tables`` names a table that the model does not have, the tables need more memory than the ranks
-            of the process group have, fbgemm does not support a table's dimension, or the planner finds no plan.
+            of the process group have, fbgemm does not support a table's dimension, a table for ids without a vocabulary
+            would not be sharded by row over whole buckets, or the planner finds no plan.
 
     Returns:
         The plan, which is empty if every table is replicated.
@@ -102,10 +140,16 @@ def plan_sharding(
     together = world_size is None
     world_size = dist.get_world_size() if world_size is None else world_size
     local_world_size = local_world_size or get_local_size(world_size)
+    managed = [m for m in model.modules() if isinstance(m, ManagedCollisionEmbeddingBagCollection)]
+    for of_ids in managed:
+        _check_zero_collision(of_ids, config, device, world_size)
     gpu, host = device_memory(device), host_memory() // local_world_size if together else None
     constraints = {
         name: _constraints(table, config.table_config(name), device, world_size) for name, table in configs.items()
     }
+    for of_ids in managed:
+        by_row = ParameterConstraints(sharding_types=[ShardingType.ROW_WISE.value])
+        constraints |= {table.name: by_row for table in embedding_configs(of_ids)}
     if host is not None:
         settings = {name: config.table_config(name) for name in configs}
         sizes = [(configs[name], of.optimizer, is_replicated(of, device)) for name, of in settings.items()]
@@ -130,7 +174,7 @@ def plan_sharding(
 
     def make() -> ShardingPlan:
         try:
-            return planner.plan(model, [TableSharder()])
+            return planner.plan(model, sharders())
         except PlannerError as error:
             reason = " ".join(str(error).split())
             message = f"`sharding` of the tables must have a plan over {world_size} ranks: {reason}"
@@ -164,8 +208,8 @@ def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, 
     for path, collection in collections(model):
         of_tables |= {id(p) for p in collection.parameters()}
         for table in collection.embedding_bag_configs():
-            planned = plan.get_plan_for_module(path)
-            sharding = ParameterSharding(REPLICATED, "dense") if planned is None else planned[table.name]  # type: ignore[index]
+            of_tables_here = planned(plan, path)
+            sharding = ParameterSharding(REPLICATED, "dense") if of_tables_here is None else of_tables_here[table.name]
             optimizer = config.table_config(table.name).optimizer
             shards = _shards(sharding, table.num_embeddings, table.embedding_dim, world_size)
             for rank, rows, columns in shards:

@@ -31,6 +31,7 @@ from torchrec_mtl.training.checkpoint.manifest import (
     remove,
     verify,
 )
+from torchrec_mtl.training.checkpoint.pending_ids import pending_ids, restore_pending_ids, space_for_pending_ids
 from torchrec_mtl.training.checkpoint.random_state import random_state, restore_random_state
 from torchrec_mtl.training.checkpoint.reading import read_tensors
 from torchrec_mtl.training.process_group import on_first_rank
@@ -105,6 +106,7 @@ class Checkpointer:
         """
         self.wait()
         tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random_state()}
+        tensors |= pending_ids(model)
         _check_tensors(tensors)
         self._check_finite(step, tensors)
         body = {"version": VERSION, "run": self.run, "step": step, "score": score, "state": state}
@@ -228,10 +230,12 @@ class Checkpointer:
         tensors: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         if same_ranks := manifest["world_size"] == dist.get_world_size():
             tensors["random"] = random_state()
+        tensors |= space_for_pending_ids(model, checkpoint)
         read_tensors(tensors, checkpoint, self.group)
         model.load_state_dict(tensors["model"])
         optimizer.load_state_dict(tensors["optimizer"])
         optimizer.zero_grad()
+        restore_pending_ids(model, tensors)
         if same_ranks:
             restore_random_state(tensors["random"])
         return manifest["state"]
