@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 class TestComponents(ComponentTestCase):
     def test_each_is_a_valid_component(self):
-        for name in ("train", "compare", "prepare", "evaluate", "predict", "calibrate", "bench"):
+        for name in ("train", "compare", "prepare", "evaluate", "predict", "calibrate", "export", "bench"):
             self.validate(components, name)
 
 
@@ -312,9 +312,11 @@ def test_jobs_with_a_trained_run_get_their_options():
         "evaluate": ["--dataset", "data", "--", "--by", "week"],
         "predict": ["--input", "rows", "--output", "scores.parquet", "--", "--values", "click=1"],
         "calibrate": ["--dataset", "data", "--method", "platt"],
+        "export": ["--dataset", "data", "--output", "package", "--table_type", "fp16"],
     }.items():
-        command = only_replica(dryrun(f"mtl.{job}", "--run", "runs/first", "-j", "1x2", *options))
-        last = re.escape(" ".join(options[-2:]))
+        ranks = [] if job == "export" else ["-j", "1x2"]
+        command = only_replica(dryrun(f"mtl.{job}", "--run", "runs/first", *ranks, *options))
+        last = re.escape(" ".join(options[-2:]).replace("_", "-"))
         assert re.search(rf"-m torchrec_mtl {job} runs/first .*{last}", " ".join(command.args))
 
 

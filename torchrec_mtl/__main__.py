@@ -13,6 +13,7 @@ JOBS = {  # name: module, what it does
     "evaluate": ("torchrec_mtl.jobs.evaluate", "measure a trained run, whole and by slices"),
     "predict": ("torchrec_mtl.jobs.predict", "score rows with a trained run"),
     "calibrate": ("torchrec_mtl.jobs.calibrate", "calibrate the probabilities of a trained run"),
+    "export": ("torchrec_mtl.jobs.export", "make a package of a trained run that scores without the training code"),
 }
 USAGE = "\n".join(
     [
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           evaluate  measure a trained run, whole and by slices
           predict   score rows with a trained run
           calibrate calibrate the probabilities of a trained run
+          export    make a package of a trained run that scores without the training code
         0
     """
     job, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]

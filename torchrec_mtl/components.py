@@ -274,6 +274,38 @@ def calibrate(
     return _with_run("calibrate", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
 
 
+def export(
+    *arguments: str,
+    run: str,
+    dataset: str,
+    output: str,
+    table_type: str = "int8",
+    image: str = IMAGE,
+    cpu: int = 2,
+    memMB: int = 8192,  # noqa: N803
+    mounts: str = "",
+) -> specs.AppDef:
+    """Exports a trained run as a package that scores rows without the training code.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --march x86-64-v3
+        run: folder of the run, or of a model in it
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        output: folder of the package, a new one
+        table_type: type of the tables' rows: fp32, fp16, int8 or int4
+        image: image for container schedulers
+        cpu: number of cores
+        memMB: memory, in MB
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--dataset", dataset, "--output", output, "--table-type", table_type, *arguments]
+    with launch.exit_on_input_error():
+        from torchrec_mtl.jobs.export import parse
+
+        parse(passed)
+        return launch.program("torchrec_mtl", ["export", *passed], image, cpu, 0, memMB, 0, mounts)
+
+
 def _with_run(
     job: str,
     arguments: Sequence[str],

@@ -59,6 +59,14 @@ def test_all_forms_of_ids_give_the_same_scores():
     np.testing.assert_allclose(expected, logits.detach().numpy(), rtol=1e-12)
 
 
+def test_rows_without_any_id_of_a_list_are_scored():
+    empty = [{**row, "tags": [], "tag_weights": []} for row in ROWS]
+    found = Predictor(model_of(SCHEMA), SCHEMA).predict(empty[:1]).marginal
+    np.testing.assert_allclose(
+        found, Predictor(model_of(SCHEMA), SCHEMA).predict([*empty[:1], ROWS[0]]).marginal[:1], rtol=1e-5
+    )
+
+
 def test_batches_do_not_change_scores():
     rows = [{**ROWS[n % 3], "item": n % 9} for n in range(50)]
     model = model_of(SCHEMA)

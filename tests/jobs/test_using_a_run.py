@@ -42,11 +42,11 @@ def test_the_readme_and_the_page_do_what_they_say(trained, tmp_path, monkeypatch
     rows = pl.read_parquet(trained / "tiny" / "test.parquet")
     texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/a_trained_run.md")]
     for text in texts:
-        (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "load_run" in block]
+        (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "import load_run" in block]
         exec(code, names := {"rows": rows})
         assert "predictor" in names or names["predictions"].marginal.shape == (rows.height, 3)
-    commands = re.findall(r"^torchrec-mtl ((?:predict|evaluate|calibrate) .*)$", "\n".join(texts), re.M)
-    assert len(commands) == 6
+    commands = re.findall(r"^torchrec-mtl ((?:predict|evaluate|calibrate|export) .*)$", "\n".join(texts), re.M)
+    assert len(commands) == 8
     for command in commands:
         job, *arguments = shlex.split(command, comments=True)
         importlib.import_module(f"torchrec_mtl.jobs.{job}").parse(arguments)

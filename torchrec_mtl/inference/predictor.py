@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.data import MultiTaskBatch, Schema, Split
+from torchrec_mtl.data import Schema, Split
 from torchrec_mtl.data.lists import Array, from_lists
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
@@ -113,12 +113,12 @@ class Predictor:
         Raises:
             InputError: if a column is missing, a value breaks a rule, there is no row, or ``values`` names no task.
         """
-        worth = self.worth(values)
+        worth = value_of_tasks(self.schema.tasks, values)
         if isinstance(rows, KeyedJaggedTensor):
             dense = torch.empty(rows.stride(), 0) if dense_features is None else dense_features
             logits = self._logits(dense, rows)
         else:
-            split = self._split(_frame(rows), source, first_row)
+            split = read_rows(rows, self.schema, self.encoder, source, first_row)
             starts = range(0, len(split), self.batch_size)
             batches = (split.batch(torch.arange(start, min(start + self.batch_size, len(split)))) for start in starts)
             logits = np.concatenate([self._logits(each.dense_features, each.sparse_features) for each in batches])
@@ -136,35 +136,43 @@ class Predictor:
             conditional = _sigmoid(conditional_log_odds(logits, tasks))
         return Predictions(tasks, marginal, conditional, None if worth is None else marginal @ worth)
 
-    def worth(self, values: Mapping[str, float] | None) -> Array | None:
-        """Returns the value of each task, ``[T]``, given values by name; None for None.
-
-        Raises:
-            InputError: if ``values`` names no task, or one is not finite.
-        """
-        if values is None:
-            return None
-        tasks = self.schema.tasks
-        for name, value in values.items():
-            if name not in tasks.names:
-                raise InputError(f"`values`: {not_one_of('task', name, tasks.names)}")
-            if not np.isfinite(value):
-                raise InputError(f"`values` (={value}) of task {name!r} must be finite")
-        return np.array([values.get(name, 0.0) for name in tasks])
-
-    def _split(self, frame: pl.DataFrame, source: str, first_row: int) -> Split:
-        if not frame.height:
-            raise InputError(f"{source}: must have at least one row")
-        if self.encoder is not None:
-            batch = frame.to_arrow().combine_chunks().to_batches()[0]
-            frame = self.encoder.encode(batch, source, first_row)
-        return unlabelled(self.schema, frame, source)
-
     @torch.no_grad()
     def _logits(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Array:
         self.model.eval()
         logits = self.model(dense_features.to(self.device), sparse_features.to(self.device))
         return np.asarray(logits.float().cpu().numpy())
+
+
+def value_of_tasks(tasks: TaskForest, values: Mapping[str, float] | None) -> Array | None:
+    """Returns the value of each task, ``[T]``, given values by name; None for None.
+
+    Raises:
+        InputError: if ``values`` names no task, or one is not finite.
+    """
+    if values is None:
+        return None
+    for name, value in values.items():
+        if name not in tasks.names:
+            raise InputError(f"`values`: {not_one_of('task', name, tasks.names)}")
+        if not np.isfinite(value):
+            raise InputError(f"`values` (={value}) of task {name!r} must be finite")
+    return np.array([values.get(name, 0.0) for name in tasks])
+
+
+def read_rows(
+    rows: Rows, schema: Schema, encoder: TableEncoder | None = None, source: str = "rows", first_row: int = 0
+) -> Split:
+    """Returns rows in any form as ids and dense columns: raw rows if there is an encoder.
+
+    Raises:
+        InputError: if there is no row, a column is missing, or a value breaks a rule.
+    """
+    frame = _frame(rows)
+    if not frame.height:
+        raise InputError(f"{source}: must have at least one row")
+    if encoder is not None:
+        frame = encoder.encode(frame.to_arrow().combine_chunks().to_batches()[0], source, first_row)
+    return unlabelled(schema, frame, source)
 
 
 def as_device(device: torch.device | str) -> torch.device:
@@ -195,9 +203,8 @@ def unlabelled(schema: Schema, frame: pl.DataFrame, source: str = "rows") -> Spl
         if not field.multi_valued:
             ids[field.name] = column.to_numpy()
             continue
-        values, offsets = from_lists(column)
-        values = values.astype(np.int64) if not len(values) else values
-        weights = () if field.weight_column is None else (from_lists(frame[field.weight_column])[0],)
+        values, offsets = _lists(column, pl.Int64)
+        weights = () if field.weight_column is None else (_lists(frame[field.weight_column], pl.Float32)[0],)
         ids[field.name] = (values, offsets, *weights)
     for name in schema.dense:
         if not (frame[name].dtype.is_numeric() or frame[name].dtype == pl.Boolean):
@@ -207,10 +214,9 @@ def unlabelled(schema: Schema, frame: pl.DataFrame, source: str = "rows") -> Spl
     return Split(schema, ids, labels, dense, np.ones_like(labels), source=source)
 
 
-def batch_of(schema: Schema, frame: pl.DataFrame, source: str = "rows") -> MultiTaskBatch:
-    """Returns rows of ids and dense columns as one batch; see `unlabelled`."""
-    split = unlabelled(schema, frame, source)
-    return split.batch(torch.arange(len(split)))
+def _lists(column: pl.Series, kind: type[pl.DataType]) -> tuple[Array, Array]:
+    """As `from_lists`; a column of empty lists alone has no type of values."""
+    return from_lists(column.cast(pl.List(kind)) if column.dtype == pl.List(pl.Null) else column)
 
 
 def _frame(rows: Rows) -> pl.DataFrame:

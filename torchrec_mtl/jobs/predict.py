@@ -27,7 +27,7 @@ from torchrec_mtl.data.writer import write_parquet
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.inference import Predictor
-from torchrec_mtl.inference.predictor import unlabelled
+from torchrec_mtl.inference.predictor import unlabelled, value_of_tasks
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.datasets import StageBars
 from torchrec_mtl.jobs.loading import LoadedRun
@@ -142,7 +142,7 @@ def predict(args: argparse.Namespace, run: LoadedRun) -> int:
     output = Path(args.output)
     partial = output.with_name(output.name + ".partial")
     predictor = run.predictor(args.batch_size)
-    worth = predictor.worth(args.worth)
+    worth = value_of_tasks(run.schema.tasks, args.worth)
     scoring = on_every_rank(lambda: plan(args, run))
     on_first_rank(lambda: _open(output, partial, _job(args, run, scoring)))
     bars = StageBars() if dist.get_rank() == 0 else None

@@ -6,10 +6,11 @@ from tests.fuzz.cases import data, datasets, inference, jobs, losses, metrics, m
 from tests.fuzz.cell import Case
 
 _FACES: Mapping[str, Mapping[str, Case]] = {
-    "": {**tasks.CASES, **inference.LOADING},
+    "": {**tasks.CASES, **inference.TOP},
     "data": data.DATA,
     "datasets": datasets.CASES,
     "inference": inference.CASES,
+    "inference.package": inference.PACKAGE,
     "losses": losses.CASES,
     "metrics": metrics.CASES,
     "models": models.CASES,
@@ -31,6 +32,7 @@ CONTAINERS: Mapping[str, str] = {
     "data.MultiTaskBatch": "holds what `check_batch` checks",
     "data.StreamedSplit": "is made by `stream_split`",
     "inference.Predictions": "is returned only",
+    "inference.package.Package": "is made by `load_package`",
     "metrics.CalibrationCurve": "is returned only",
     "models.MultiTaskModel": "is abstract",
     "modules.Gate": "is a protocol",

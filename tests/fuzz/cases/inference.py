@@ -8,13 +8,14 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from torchrec import EmbeddingBagCollection
 
-from tests.fuzz.cases.data import CHAIN, SCHEMA
+from tests.fuzz.cases.data import CHAIN, SCHEMA, folder
 from tests.fuzz.cases.datasets import trained_run
-from tests.fuzz.cases.drawn import integer, one_of
+from tests.fuzz.cases.drawn import batch, integer, one_of
 from tests.fuzz.cell import Case
 from torchrec_mtl import Predictor, load_run, models
 from torchrec_mtl.inference import Calibration, fit_calibration
 from torchrec_mtl.inference.conditionals import conditional_log_odds
+from torchrec_mtl.inference.package import export_package, load_package
 from torchrec_mtl.modules import FeatureArch
 
 
@@ -97,9 +98,39 @@ def _judge_load(given, run):
     assert all(torch.isfinite(each).all() for each in run.model.parameters())
 
 
+def _package(rng):
+    return {
+        "model": _model(),
+        "tasks": CHAIN,
+        "output": one_of(rng, str(_there()), _there()),
+        "golden": batch(rng, CHAIN),
+        "table_type": one_of(rng, "fp32", "fp16", "int8", "int4"),
+        "unknown_rows": one_of(rng, None, {"f0": 1}),
+        "calibration": None,
+        "march": one_of(rng, "x86-64-v3", "x86-64-v4"),
+    }
+
+
+@cache
+def _there():
+    made = folder() / "there"
+    made.mkdir()
+    return made
+
+
+def _judge_none(given, result):
+    raise AssertionError("a package was made, or loaded, where there can be none")
+
+
+PACKAGE = {  # right ones take a minute: tests/inference/test_package.py
+    "export_package": Case(export_package, _package, _judge_none, refused=True),
+    "load_package": Case(load_package, lambda rng: {"folder": str(_there())}, _judge_none, refused=True),
+}
 CASES = {
     "fit_calibration": Case(_fit, _rows, _judge_fit),
     "Calibration": Case(Calibration, _calibration, _judge_calibration),
-    "Predictor": Case(Predictor, _predictor, _judge_predictor),
 }
-LOADING = {"load_run": Case(load_run, _load, _judge_load)}
+TOP = {
+    "Predictor": Case(Predictor, _predictor, _judge_predictor),
+    "load_run": Case(load_run, _load, _judge_load),
+}

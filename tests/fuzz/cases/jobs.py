@@ -138,6 +138,11 @@ def _calibrate(rng):
     return {**_of_run(rng), "dataset": str(_synthetic()), "sample": 0.5, "method": one_of(rng, "isotonic", "platt")}
 
 
+def _export(rng):
+    data = {"dataset": str(_synthetic()), "sample": 0.5, "output": str(folder() / "package")}
+    return {**_of_run(rng), **data, "table-type": one_of(rng, "fp32", "fp16", "int8", "int4"), "march": "x86-64-v3"}
+
+
 def _judge_of_run(given, args):
     assert args.batch_size == int(given["batch-size"]) >= 1
 
@@ -151,6 +156,7 @@ def _component(name):
         "evaluate": {"run": "runs/first"},
         "predict": {"run": "runs/first", "input": "rows", "output": "scores.parquet"},
         "calibrate": {"run": "runs/first"},
+        "export": {"run": "runs/first", "output": "package"},
     }
 
     def call(**given):
@@ -200,5 +206,6 @@ CASES = {
     ),
 }
 COMPONENTS = {
-    name: _component(name) for name in ("train", "compare", "prepare", "evaluate", "predict", "calibrate", "bench")
+    name: _component(name)
+    for name in ("train", "compare", "prepare", "evaluate", "predict", "calibrate", "export", "bench")
 }

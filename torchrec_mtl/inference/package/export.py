@@ -1,0 +1,149 @@
+"""Makes a package of a trained model, and refuses to if it does not score as the model does."""
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.data import MultiTaskBatch
+from torchrec_mtl.errors import InputError, TrainingError, check_choice
+from torchrec_mtl.files import build_folder
+from torchrec_mtl.inference.calibration import Calibration
+from torchrec_mtl.inference.package.graph import InferenceGraph, example
+from torchrec_mtl.inference.package.load import Arguments, Package, arguments_of, load_package
+from torchrec_mtl.inference.package.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    PROCESSORS,
+    Manifest,
+    rows_file,
+    this_processor,
+)
+from torchrec_mtl.inference.package.tables import TABLE_TYPES
+from torchrec_mtl.tasks import TaskForest
+
+TOLERANCE = 1e-5  # of a package's scores to those of its graph, which has the same rows
+_ROWS = 37  # of the batch that is traced: equal to no size of a model
+_VECTORS = {"x86-64-v3": 256, "x86-64-v4": 512}  # bits
+
+
+@checked
+def export_package(
+    model: nn.Module,
+    tasks: TaskForest,
+    output: str | Path,
+    golden: MultiTaskBatch,
+    *,
+    table_type: str = "fp32",
+    unknown_rows: Mapping[str, int] | None = None,
+    calibration: Calibration | None = None,
+    march: str = "",
+    beside: tuple[Path, ...] = (),
+    accept: Callable[[Package], None] = lambda package: None,
+) -> Path:
+    """Compiles a trained model into a package, checks it, and returns its folder.
+
+    The folder appears when it is whole. It has the compiled graph, the rows of the tables, which are mapped from files
+    and can be exchanged without compiling, a manifest with every file's hash, and a golden batch with its scores.
+
+    Args:
+        model: trained model with a `FeatureArch`, not sharded, on the CPU.
+        tasks: the ``T`` tasks.
+        output: folder of the package, which must not exist.
+        golden: rows that are stored with their scores, and scored again whenever the package is loaded.
+        table_type: type of the tables' rows: "fp32", "fp16", "int8" or "int4".
+        unknown_rows: row for ids that a table does not have, by key; ids of other keys are refused.
+        calibration: calibration of the probabilities, if there is one.
+        march: processors that the package is for, "x86-64-v3" or "x86-64-v4"; by default this machine's.
+        beside: further files to keep in the package, such as a schema and encoders.
+        accept: function called with the finished package before the folder appears; if it raises, there is none.
+
+    Raises:
+        InputError: if an argument is wrong, ``output`` exists, or the model's features cannot be exported.
+        TrainingError: if the compiled graph does not score the golden batch as the model with the same rows does.
+    """
+    folder, march = Path(output), march or this_processor()
+    check_choice("table_type", table_type, list(TABLE_TYPES))
+    check_choice("march", march, list(PROCESSORS))
+    if folder.exists():
+        raise InputError(f"`output` (={str(output)!r}) must not exist")
+    graph = InferenceGraph(copy.copy(model), tasks, table_type, dict(unknown_rows or {}), calibration).eval()
+    for key, row in (unknown_rows or {}).items():
+        if key not in graph.keys or not 0 <= row < graph.sizes[graph.keys.index(key)]:
+            raise InputError(f"`unknown_rows` (={unknown_rows}) must have a row of its table for a key of {graph.keys}")
+
+    def build(partial: Path) -> None:
+        _compile(graph, partial / MODEL_FILE, march)
+        for number, rows in enumerate(graph.rows):
+            np.save(partial / rows_file(number), rows.numpy())
+        for file in beside:
+            shutil.copyfile(file, partial / file.name)
+        given = arguments_of(golden, graph.keys, graph.is_weighted)
+        golden_batch: dict[str, Any] = {"scores": _scores(graph, given).numpy(), **given.arrays()}
+        np.savez(partial / GOLDEN_FILE, **golden_batch)
+        _manifest(graph, table_type, unknown_rows, calibration, march).save(partial)
+        package = load_package(partial)  # scores the golden batch
+        for size in (1, 2 * _ROWS):
+            _check(graph, package, size)
+        accept(package)
+
+    build_folder(folder, (folder / MANIFEST_FILE).is_file, build)
+    return folder
+
+
+@torch.no_grad()
+def _compile(graph: InferenceGraph, file: Path, march: str) -> None:
+    import torch._inductor
+    import torch._inductor.config
+
+    batch, num_values = Dim("batch", min=1, max=2**20), Dim("num_values", min=0, max=2**31)
+    of_rows = [{0: Dim(f"bytes_{number}", min=1, max=2**40)} for number in range(len(graph.rows))]
+    weights = {0: num_values} if graph.is_weighted else None
+    shapes = ({0: batch}, {0: num_values}, {1: batch}, weights, of_rows)
+    program = torch.export.export(graph, example(graph, _ROWS), dynamic_shapes=shapes, strict=False)
+    with torch._inductor.config.patch({"cpp.march": march, "cpp.simdlen": _VECTORS[march]}):
+        torch._inductor.aoti_compile_and_package(program, package_path=str(file))
+
+
+@torch.no_grad()
+def _scores(graph: InferenceGraph, given: Arguments) -> Tensor:
+    scores: Tensor = graph(given.dense_features, given.values, given.lengths, given.weights, graph.rows)
+    return scores
+
+
+def _check(graph: InferenceGraph, package: Package, num_rows: int) -> None:
+    given = Arguments(*example(graph, num_rows)[:4])
+    difference = float((package.run(given) - _scores(graph, given)).abs().max())
+    if not difference <= TOLERANCE:
+        raise TrainingError(f"the package's scores of {num_rows} rows differ from the model's by {difference:.2g}")
+
+
+def _manifest(
+    graph: InferenceGraph,
+    table_type: str,
+    unknown_rows: Mapping[str, int] | None,
+    calibration: Calibration | None,
+    march: str,
+) -> Manifest:
+    return Manifest(
+        graph.tasks,
+        tuple(graph.keys),
+        tuple(graph.sizes.tolist()),
+        dict(unknown_rows or {}),
+        graph.num_dense,
+        graph.is_weighted,
+        table_type,
+        calibration is not None,
+        march,
+        torch.__version__,
+        len(graph.rows),
+        TOLERANCE,
+    )
