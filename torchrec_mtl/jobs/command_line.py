@@ -3,10 +3,14 @@
 import argparse
 import importlib
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
+import torchrec_mtl
 from torchrec_mtl.errors import InputError, nearest, not_one_of
 from torchrec_mtl.metrics import METRICS, Metric
 
@@ -62,7 +66,7 @@ def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
         what: kind of thing for error messages, such as "model".
         text: text that was typed.
         known: this library's objects by name.
-        kind: class that the object must be an instance of; `type` for a class.
+        kind: class that the object must be an instance of, or several; `type` for a class.
 
     Raises:
         InputError: if there is no such object, or it is of another kind.
@@ -79,15 +83,52 @@ def named(what: str, text: str, known: Mapping[str, T], kind: Any) -> T:
         raise InputError(f"{not_one_of(what, text, known)}; one of your own is package.module:NAME")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m` does
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise InputError(f"{what} {text!r}: {module} cannot be imported ({error})") from error
-    except AttributeError as error:
-        raise InputError(f"{what} {text!r}: {module} has no {name!r}") from error
+    path = module.replace(".", "/")
+    with faults_with_line((f"/{path}.py", f"/{path}/__init__.py"), f"{what} {text!r}: {module} cannot be imported"):
+        imported = importlib.import_module(module)
+    if not hasattr(imported, name):
+        raise InputError(f"{what} {text!r}: {module} has no {name!r}")
+    found = getattr(imported, name)
     if not isinstance(found, kind):
-        raise InputError(f"{what} {text!r} must be a {kind.__name__}, not a {type(found).__name__}")
+        kinds = " or a ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise InputError(f"{what} {text!r} must be a {kinds}, not a {type(found).__name__}")
     return found
+
+
+@contextmanager
+def faults_with_line(files: tuple[str, ...], otherwise: str) -> Iterator[None]:
+    """Turns what a user's own file raises while it runs into an `InputError` that gives the file's line.
+
+    Args:
+        files: how the path of the file may end.
+        otherwise: beginning of the sentence if no line of the file is to blame.
+
+    Example::
+
+        >>> with faults_with_line(("shop.py",), "shop.py"):
+        ...     exec(compile("first = 1\\nsecond = 1 / 0", "shop.py", "exec"))
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: shop.py, line 2: division by zero (ZeroDivisionError)
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        found = traceback.extract_tb(error.__traceback__)
+        lines = [(frame.filename, frame.lineno) for frame in found if frame.filename.endswith(files)]
+        if isinstance(error, SyntaxError) and error.filename is not None:
+            lines.append((error.filename, error.lineno))
+        place = f"{os.path.relpath(lines[-1][0])}, line {lines[-1][1]}: " if lines else ""
+        kind = "" if isinstance(error, InputError) else f" ({type(error).__name__})"
+        message = error.msg if isinstance(error, SyntaxError) else str(error) or "no reason given"
+        reason = " ".join(message.split()) + _meant(message) + kind
+        raise InputError(f"{place}{reason}" if lines else f"{otherwise} ({reason})") from error
+
+
+def _meant(message: str) -> str:
+    """The name of this library that an unknown one in Python's message was probably meant to be."""
+    unknown = re.search(r"cannot import name '(\w+)' from 'torchrec_mtl|^name '(\w+)' is not defined", message)
+    near = nearest(unknown[1] or unknown[2], torchrec_mtl.__all__) if unknown else None
+    return f"; the nearest is {near!r}" if near else ""
 
 
 def named_metrics(text: str) -> dict[str, Metric]:

@@ -1,5 +1,7 @@
 """Prepares a declared table: fits its encoders on the training rows, and writes the encoded splits."""
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +18,7 @@ from torchrec_mtl.data.raw.hashes import to_unit_interval
 from torchrec_mtl.data.raw.preparation import REPORT_FILE, without_progress
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
-from torchrec_mtl.data.table.encoders import TableEncoder, group_column
+from torchrec_mtl.data.table.encoders import FORMAT_VERSION, TableEncoder, group_column
 from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.history import HistoryBuilder
@@ -30,9 +32,11 @@ Progress = Callable[[str, int, float], None]
 
 
 @dataclass(frozen=True)
-class _File:
+class FileOfSplit:
+    """A file of a source, and its split; None if its rows say their split."""
+
     file: SourceFile
-    split: str | None  # None if rows say their split
+    split: str | None
 
 
 def prepare_table(
@@ -60,7 +64,7 @@ def prepare_table(
         InputError: if a file is missing, damaged or has other columns; a row breaks a rule, under "strict"; a split is
             empty; a vocabulary is larger than a table can be; or ``output`` was prepared from another declaration.
     """
-    files = _files(table)
+    files = files_of(table)
     preparation = to_json({"declaration": repr(table), "bad_rows": bad_rows, "bad_rows_limit": bad_rows_limit})
 
     def build(folder: Path) -> Schema:
@@ -75,34 +79,47 @@ def prepare_table(
     return directory
 
 
-def first_rows(table: Table, num_rows: int = 5) -> tuple[pl.DataFrame, TableEncoder]:
-    """Fits the encoders on the first part of the source, and returns its first rows as encoded, without histories."""
-    for file in _files(table):
-        for part in read_parts(file.file, table.columns):
-            rows = read_rows(table, part)
-            for position in np.flatnonzero(part.bad)[:1].tolist():
-                raise InputError(f"{part.source}: {part.reasons[position]}")
-            fitting = Fitting(table)
-            fitting.look(rows)
-            fitting.add(rows)
-            encoder = fitting.fit()
-            nothing = np.empty(0, np.int64), np.zeros(len(rows) + 1, np.int64)
-            return encoder.encode_rows(rows, {each.name: nothing for each in table.histories}).head(num_rows), encoder
-    raise InputError("`source` must have at least one row")
+def files_of(table: Table) -> list[FileOfSplit]:
+    """Returns the files of a table's source.
 
-
-def _files(table: Table) -> list[_File]:
+    Raises:
+        InputError: if there is none, one cannot be reached, or one is in two splits.
+    """
     if not isinstance(table.source, Mapping):
-        return [_File(file, None) for file in find_files(table.source, table.format)]
-    files = [_File(file, split) for split in SPLITS for file in find_files(table.source[split], table.format)]
+        return [FileOfSplit(file, None) for file in find_files(table.source, table.format)]
+    files = [FileOfSplit(file, split) for split in SPLITS for file in find_files(table.source[split], table.format)]
     for name, count in Counter(each.file.name for each in files).items():
         if count > 1:
             raise InputError(f"{name}: must be in one split, or splits overlap")
     return files
 
 
+def table_key(table: Table) -> str:
+    """Returns a digest of a declaration and of its source's files, by path, size and time of the last change."""
+    files = [each.file for each in files_of(table)]
+    paths = [file.name if "://" in file.name else os.path.abspath(file.name) for file in files]
+    states = [[path, file.size, file.changed] for path, file in zip(paths, files, strict=True)]
+    return hashlib.sha256(to_json([FORMAT_VERSION, repr(table), states]).encode()).hexdigest()[:16]
+
+
+def splits_of_rows(table: Table, rows: TypedRows, split: str | None) -> Array:
+    """Returns the position of each row's split in `SPLITS`, int64 [N]; ``split`` is that of the file, if it has one."""
+    if split is not None:
+        return np.full(len(rows), SPLITS.index(split))
+    how = table.split
+    if isinstance(how, ByTime):
+        assert rows.time is not None
+        return np.searchsorted(np.array(how.edges), rows.time, side="right")
+    assert isinstance(how, ByHash)
+    assert rows.key is not None
+    shares = to_unit_interval(stable_hashes(rows.key) ^ np.uint64(0x9E3779B97F4A7C15))
+    return np.where(shares < how.test, 2, np.where(shares < how.test + how.valid, 1, 0))
+
+
 class _Preparation:
-    def __init__(self, table: Table, files: list[_File], folder: Path, bad_rows: BadRows, progress: Progress) -> None:
+    def __init__(
+        self, table: Table, files: list[FileOfSplit], folder: Path, bad_rows: BadRows, progress: Progress
+    ) -> None:
         self.table, self.files, self.folder = table, files, folder
         self.bad_rows, self.progress = bad_rows, progress
         self.total_size = sum(each.file.size for each in files)
@@ -141,13 +158,8 @@ class _Preparation:
     def _histories(self, encoder: TableEncoder) -> HistoryBuilder:
         histories = HistoryBuilder(self.table.histories, self.num_rows, self.folder / ".histories")
         for rows, _ in self._read("histories", again=True):
-            values, listed = {}, {}
-            for each in self.table.histories:
-                values[each.name] = encoder.ids(each.name, rows.values[each.of].flat)
-                task = None if each.where is None else self.table.tasks.tasks[self.table.tasks.index(each.where)]
-                listed[each.name] = np.ones(len(rows), bool) if task is None else rows.labels[task.label_column] == 1
             assert rows.time is not None
-            histories.add(rows.group_numbers(), rows.time, values, listed)
+            histories.add(rows.group_numbers(), rows.time, *listed_values(encoder, rows))
         return histories
 
     def _read(self, stage: str, *, again: bool) -> Iterator[tuple[TypedRows, Array]]:
@@ -163,21 +175,9 @@ class _Preparation:
                     rows = rows.take(~part.bad)
                 num_rows += len(rows)
                 self.progress(stage, num_rows, size / self.total_size)
-                yield rows, self._splits(rows, each.split)
+                yield rows, splits_of_rows(self.table, rows, each.split)
             size += each.file.size
             self.progress(stage, num_rows, size / self.total_size)
-
-    def _splits(self, rows: TypedRows, split: str | None) -> Array:
-        if split is not None:
-            return np.full(len(rows), SPLITS.index(split))
-        how = self.table.split
-        if isinstance(how, ByTime):
-            assert rows.time is not None
-            return np.searchsorted(np.array(how.edges), rows.time, side="right")
-        assert isinstance(how, ByHash)
-        assert rows.key is not None
-        shares = to_unit_interval(stable_hashes(rows.key) ^ np.uint64(0x9E3779B97F4A7C15))
-        return np.where(shares < how.test, 2, np.where(shares < how.test + how.valid, 1, 0))
 
     def _write(self, splits: SplitFiles, encoded: pl.DataFrame, rows: TypedRows, of_rows: Array) -> None:
         table = self.table
@@ -203,6 +203,16 @@ class _Preparation:
         report = {"num_rows": dict(num_rows), "num_embeddings": ids, "bad_rows": dict(self.bad_rows.counts)}
         text = to_json({**report, "findings": findings}, indent=2)
         (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def listed_values(encoder: TableEncoder, rows: TypedRows) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Returns for each history the ids [N] of rows, and whether later rows list them [N]."""
+    values, listed, tasks = {}, {}, encoder.table.tasks
+    for each in encoder.table.histories:
+        values[each.name] = encoder.ids(each.name, rows.values[each.of].flat)
+        task = None if each.where is None else tasks.tasks[tasks.index(each.where)]
+        listed[each.name] = np.ones(len(rows), bool) if task is None else rows.labels[task.label_column] == 1
+    return values, listed
 
 
 def _as_json(part: Any, position: int) -> str:

@@ -45,6 +45,7 @@ class SourceFile:
         size: size in bytes.
         format: format of its rows.
         partition: hive partition columns with their value, None for a missing one.
+        changed: when the file was changed last, in nanoseconds since 1970; None if its store does not say.
     """
 
     name: str
@@ -53,6 +54,7 @@ class SourceFile:
     size: int
     format: str
     partition: dict[str, str | None] = field(default_factory=dict)
+    changed: int | None = None
 
 
 def find_files(source: str | Sequence[str], format: str | None = None) -> list[SourceFile]:
@@ -102,9 +104,8 @@ def find_files(source: str | Sequence[str], format: str | None = None) -> list[S
         if not each.size:
             raise InputError(f"{name}: is empty (0 bytes); remove it if it belongs to no finished job")
         folders = PurePosixPath(each.path).parts[:-1] if is_glob else inside[:-1]
-        files.append(
-            SourceFile(name, each.path, filesystem, each.size, format or _format_of(name), _hive_partition(folders))
-        )
+        kind, partition = format or _format_of(name), _hive_partition(folders)
+        files.append(SourceFile(name, each.path, filesystem, each.size, kind, partition, each.mtime_ns))
     if not files:
         raise InputError(f"{source}: there is no file of rows")
     return files
