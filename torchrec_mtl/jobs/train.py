@@ -23,7 +23,11 @@ from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
+from torchrec_mtl.jobs.daily.bounds import Bounds
+from torchrec_mtl.jobs.daily.folder import parse_days
+from torchrec_mtl.jobs.daily.job import DailyRun
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
+from torchrec_mtl.jobs.declarations import find_table
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data
@@ -71,6 +75,19 @@ def parser() -> Parser:
         default="auc",
         help=f"metrics in tables, separated by commas (%(default)s): {', '.join(METRICS)}, or package.module:METRIC",
     )
+    options.add_argument(
+        "--days",
+        default="",
+        help="days of a declared table, 2026-11-01..2026-11-07: each is scored with the model of the day before, then "
+        "trained on and published in the folder days of the run; one of --models",
+    )
+    options.add_argument(
+        "--bounds",
+        default="",
+        help="bounds within which a day is published: least_auc=0.6,least_auc.buy=0.7,most_auc_fall=0.05,"
+        "most_calibration_error=0.2,most_normalized_entropy=1",
+    )
+    options.add_argument("--skip-days", default="", help="days to leave out, separated by commas")
     options.add_argument("--seed", type=int, default=0, help="seed of initialisation and row order (%(default)s)")
     options.add_argument(
         "--name", default="", help="name of the run, a new one or an unfinished one to resume (date and time)"
@@ -97,7 +114,7 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]
     else:
-        dataset = find_dataset(args.dataset)
+        dataset = None if args.days else find_dataset(args.dataset)
         settings = PAPER if dataset is None else dataset.settings
     systems = find_systems(args.models)
     names = [system.name for system in systems]
@@ -238,8 +255,20 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
             write_report(reports, schema, directory, list(shown), known, described, unknown_ids(splits))
 
 
+def run_days(args: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
+    """Runs the job over days, and returns its status."""
+    if len(configs) != 1:
+        raise InputError(f"`models` (={args.models!r}) must name one model with `days`")
+    days = parse_days(args.days)
+    skipped = [day for text in filter(None, args.skip_days.split(",")) for day in parse_days(text)]
+    metrics = {**METRICS, **named_metrics(args.metrics)}
+    table = find_table(args.dataset)
+    daily = DailyRun(configs[0], table, run_directory(args), Bounds.parse(args.bounds), metrics)
+    return daily.run(days, skipped)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job and returns status 0, also if the job was asked to stop.
+    """Runs the job and returns status 0, also if the job was asked to stop; `BEYOND_BOUNDS` if a day is not published.
 
     Raises:
         InputError: if the user made a mistake.
@@ -258,6 +287,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         try:
             with redacted(args.redact):
+                if args.days:
+                    return run_days(args, configs)
                 run(args, configs)
         except Stopped:
             if int(os.environ.get("RANK", "0")) == 0:
