@@ -46,7 +46,7 @@ class Bounds:
             name, equals, number = each.partition("=")
             kind, dot, task = name.partition(".")
             if kind not in _KINDS:
-                raise InputError(not_one_of("`bounds`:", kind, _KINDS))
+                raise InputError(f"`bounds`: {not_one_of('kind', kind, _KINDS)}")
             try:
                 value = float(number)
             except ValueError:

@@ -28,12 +28,12 @@ def write_days(reports: Sequence[DayReport], tasks: TaskForest, directory: Path)
     for report in reports:
         published = int(not report.broken)
         for row in report.scored:
-            named = (row[name] for name in ("task", "space", "metric", "value"))
-            figures.append((report.day, published, report.num_rows, *named))
+            named = (row[name] for name in ("task", "space", "metric"))
+            figures.append((report.day, published, report.num_rows, *named, _written(row["value"])))
         for name, counts in report.fields.items():
             numbers = (counts.missing, counts.unknown, report.stability.get(name, math.nan))
             ids = (of.get(name, "") for of in (report.new_ids, report.left_out))
-            drift.append((report.day, name, *(f"{number:.6g}" for number in numbers), *ids))
+            drift.append((report.day, name, *map(_written, numbers), *ids))
     for file, rows in (("days.csv", figures), ("drift.csv", drift)):
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
@@ -84,7 +84,7 @@ def draw(reports: Sequence[DayReport], tasks: TaskForest, file: Path) -> None:
 
     days = [report.day for report in reports]
     with plt.rc_context({"font.size": 9, "lines.linewidth": 1.5, "axes.grid": True, "grid.alpha": 0.3}):
-        figure, axes = plt.subplots(5, 1, figsize=(3.9, 11), sharex=True, layout="constrained")
+        figure, axes = plt.subplots(6, 1, figsize=(3.9, 13), sharex=True, layout="constrained")
         for axis, (metric, title) in zip(axes, FIGURES.items(), strict=False):
             for task in tasks:
                 axis.plot(
@@ -92,11 +92,15 @@ def draw(reports: Sequence[DayReport], tasks: TaskForest, file: Path) -> None:
                 )
             axis.set_title(f"{title}, by the model of the day before", fontsize=9, loc="left")
         axes[2].axhline(1, color="grey", linewidth=1, linestyle="--")
-        unknown = {name: [report.fields[name].unknown for report in reports] for name in reports[0].fields}
-        nan = math.nan
-        stability = {name: [report.stability.get(name, nan) for report in reports] for name in reports[0].fields}
-        panels = ("share of unknown ids", unknown), ("population stability index", stability)
-        for axis, (title, of_fields) in zip(axes[3:], panels, strict=True):
+        fields = reports[0].fields
+        panels = {
+            "share of unknown ids": {name: [each.fields[name].unknown for each in reports] for name in fields},
+            "share of missing values": {name: [each.fields[name].missing for each in reports] for name in fields},
+            "population stability index": {
+                name: [each.stability.get(name, math.nan) for each in reports] for name in fields
+            },
+        }
+        for axis, (title, of_fields) in zip(axes[3:], panels.items(), strict=True):
             for name in _largest(of_fields):
                 axis.plot(days, of_fields[name], marker="o", markersize=3, label=name)
             axis.set_title(title, fontsize=9, loc="left")
@@ -115,6 +119,11 @@ def draw(reports: Sequence[DayReport], tasks: TaskForest, file: Path) -> None:
         figure.savefig(partial, dpi=200)
         plt.close(figure)
     partial.replace(file)
+
+
+def _written(number: float) -> str:
+    """A number in a table; an undefined one is empty."""
+    return "" if math.isnan(number) else f"{number:.6g}"
 
 
 def _largest(of_fields: Mapping[str, Sequence[float]]) -> list[str]:
