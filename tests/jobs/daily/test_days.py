@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from torchrec_mtl.metrics import METRICS
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights, read_manifest, verify
 from torchrec_mtl.training.evaluation import evaluate
+from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.process_group import process_group
 
 MODEL = "shared_bottom"
@@ -258,6 +260,26 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(table, wh
         assert weights(tmp_path / "run", day) == weights(whole, day)
     assert (tmp_path / "run" / "days.csv").read_text() == (whole / "days.csv").read_text()
     assert sorted(path.name for path in (tmp_path / "run" / "days").iterdir()) == [*DAYS, "newest"]
+
+
+def test_a_day_that_is_asked_to_stop_is_not_published(table, whole, tmp_path, capsys, monkeypatch):
+    take_step = TrainingLoop.take_step
+
+    def stopped_in_the_third_step(loop):
+        if loop.result.step == 2 and "2026-11-02" in str(loop.directory):
+            signal.raise_signal(signal.SIGTERM)
+        take_step(loop)
+
+    monkeypatch.setattr(TrainingLoop, "take_step", stopped_in_the_third_step)
+    assert main(arguments(table, tmp_path)) == 0
+    assert (
+        "asked to stop; 2026-11-02 is not published, and the same command begins with it again"
+        in capsys.readouterr().out
+    )
+    assert published(tmp_path / "run") == DAYS[:1]
+    monkeypatch.undo()
+    assert main(arguments(table, tmp_path, days=DAYS[1])) == 0
+    assert weights(tmp_path / "run", DAYS[1]) == weights(whole, DAYS[1])
 
 
 def test_two_ranks_do_the_days_too(table, whole, tmp_path):

@@ -10,12 +10,14 @@ import polars as pl
 
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import Schema
+from torchrec_mtl.data.table.counts import Counts
 from torchrec_mtl.data.table.declaration import Table
 from torchrec_mtl.data.table.drift import FieldCounts, added, count_rows_of_fields
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fields import DAY
 from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.data.table.history import HistoryBuilder
+from torchrec_mtl.data.table.ids import Vocabulary
 from torchrec_mtl.data.table.prepare import listed_values, with_further_columns
 from torchrec_mtl.data.table.rows import TypedRows, read_rows
 from torchrec_mtl.data.table.sources import SourceFile, find_files, read_parts
@@ -30,7 +32,7 @@ class DayCounts:
     Attributes:
         num_rows: number of rows.
         num_read: number of rows, with the earlier ones that histories list.
-        values: ``value`` and ``count`` of each field that is fitted.
+        values: ``value`` and ``count`` of each vocabulary's values.
         fields: values, missing and unknown ones, and bins of each field, with the encoders of the day before.
     """
 
@@ -69,15 +71,17 @@ def count_day(encoder: TableEncoder, day: date) -> DayCounts:
     Raises:
         InputError: as `fit_day` does.
     """
-    counts, fitting = DayCounts(), Fitting(encoder.table)
-    for rows, of_day in _read(encoder.table, day, with_earlier=bool(encoder.table.histories)):
+    counts, table = DayCounts(), encoder.table
+    values = {each.name: Counts() for each in table.fields if isinstance(each, Vocabulary) and each.shares is None}
+    for rows, of_day in _read(table, day, with_earlier=bool(table.histories)):
         counts.num_read += len(rows)
         counts.num_rows += int(of_day.sum())
         rows = rows.take(of_day)
-        fitting.add(rows)
+        for name, counted in values.items():
+            counted.add(rows.values[name].flat)
         counts.fields = added(counts.fields, count_rows_of_fields(encoder, rows))
-    _check_rows(encoder.table, day, counts.num_rows)
-    counts.values = {name: counted.table() for name, counted in fitting.counts.items()}
+    _check_rows(table, day, counts.num_rows)
+    counts.values = {name: counted.table() for name, counted in values.items()}
     return counts
 
 

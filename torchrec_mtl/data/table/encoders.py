@@ -125,8 +125,8 @@ class TableEncoder:
         fitted, left_out = dict(self.fitted), {}
         for name, counted in counts.items():
             declared = self.table.by_name[name]
-            if isinstance(declared, Vocabulary):
-                fitted[name], left_out[name] = declared.extended(self.fitted[name], counted)
+            assert isinstance(declared, Vocabulary)
+            fitted[name], left_out[name] = declared.extended(self.fitted[name], counted)
         return replace(self, fitted=fitted), left_out
 
     def num_known(self, name: str) -> int:

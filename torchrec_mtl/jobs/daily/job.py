@@ -20,7 +20,7 @@ from torchrec_mtl.data.table.days import check_days, count_day, fit_day, write_d
 from torchrec_mtl.data.table.drift import added, population_stability
 from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.files import make_folder, to_json, write_whole
-from torchrec_mtl.jobs.daily.bounds import Bounds
+from torchrec_mtl.jobs.daily.bounds import LAST_DAYS, Bounds
 from torchrec_mtl.jobs.daily.folder import NEWEST, DayReport, DaysFolder, days_to_do
 from torchrec_mtl.jobs.daily.one_day import DayModel
 from torchrec_mtl.jobs.daily.report import summary, write_days
@@ -172,7 +172,7 @@ class DailyRun:
 
     def _within_bounds(self, folder: DaysFolder, report: DayReport) -> DayReport:
         """Returns the report with the bounds that its figures break; with one, the day is put aside."""
-        earlier = [folder.report(day).scored for day in folder.published()]
+        earlier = [folder.report(day).scored for day in folder.published()[-LAST_DAYS:]]
         report = replace(report, broken=self.bounds.broken(report.scored, [scored for scored in earlier if scored]))
         if report.broken:
             folder.refuse(report)
