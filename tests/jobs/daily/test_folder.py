@@ -33,6 +33,8 @@ def test_days_go_on_after_the_last_published_one():
     assert days_to_do(days, days, []) == []
     assert days_to_do(days[:1], days[:2], []) == []
     assert days_to_do([THIRD], [FIRST], [SECOND]) == [THIRD]
+    with pytest.raises(InputError, match=r"`skip_days` must leave a day of `days` \(=2026-11-01..2026-11-03\)"):
+        days_to_do(days, [], days)
     with pytest.raises(InputError, match=r"`days` \(=2026-11-03..2026-11-03\) must begin at 2026-11-02, the day after"):
         days_to_do([THIRD], [FIRST], [])
 

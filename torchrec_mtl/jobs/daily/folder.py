@@ -165,7 +165,7 @@ def days_to_do(wanted: Sequence[date], published: Sequence[date], skipped: Seque
     """Returns the days that are to be trained on: those after the last published one, without the skipped ones.
 
     Raises:
-        InputError: if a day between the last published one and these would be left out.
+        InputError: if a day between the last published one and these would be left out, or none is left.
 
     Example::
 
@@ -173,7 +173,10 @@ def days_to_do(wanted: Sequence[date], published: Sequence[date], skipped: Seque
         [datetime.date(2026, 11, 2), datetime.date(2026, 11, 3)]
     """
     if not published:
-        return [day for day in wanted if day not in skipped]
+        first = [day for day in wanted if day not in skipped]
+        if not first:
+            raise InputError(f"`skip_days` must leave a day of `days` (={wanted[0]}..{wanted[-1]})")
+        return first
     to_do = [day for day in wanted if day > published[-1]]
     following = published[-1] + timedelta(days=1)
     while to_do and following < to_do[0]:

@@ -96,15 +96,15 @@ class DailyRun:
                 report = self._do(day, device, stop)
                 if report is None:
                     return 0
-                on_first_rank(
-                    lambda: write_days(DaysFolder(self.directory).reports(), self.table.tasks, self.directory)
-                )
+                on_first_rank(self._write)
                 if dist.get_rank() == 0:
                     print(summary(report, self.table.tasks), flush=True)
                 if report.broken:
                     if dist.get_rank() == 0:
                         print(self._refusal(report, to_do[number + 1 :]), flush=True)
                     return BEYOND_BOUNDS
+            if not to_do:
+                on_first_rank(self._write)  # which a killed job has not done
             if dist.get_rank() == 0:
                 done = "" if to_do else "; nothing was left to do"
                 print(f"{DaysFolder(self.directory).path / NEWEST}: the newest model{done}", flush=True)
@@ -117,6 +117,9 @@ class DailyRun:
         folder = DaysFolder(self.directory)
         folder.clear()
         return days_to_do(days, folder.published(), skipped)
+
+    def _write(self) -> None:
+        write_days(DaysFolder(self.directory).reports(), self.table.tasks, self.directory)
 
     def _do(self, day: date, device: torch.device, stop: StopRequest) -> DayReport | None:
         """Scores, trains on and publishes a day; None if a rank was asked to stop."""
@@ -192,7 +195,7 @@ class DailyRun:
     def _refusal(self, report: DayReport, left: Sequence[date]) -> str:
         folder = DaysFolder(self.directory)
         newest = folder.published()[-1]
-        waiting = f", and {len(left)} later days wait" if left else ""
+        waiting = f", and the days from {left[0]} on wait" if left else ""
         return (
             f"{report.day} is not published: {', '.join(report.broken)}; {newest} stays the newest{waiting}. "
             f"Other `bounds`, or `skip_days`, go on"
