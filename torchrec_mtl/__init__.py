@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         Vocabulary,
         prepare_table,
     )
+    from torchrec_mtl.inference import Predictor
+    from torchrec_mtl.jobs.loading import load_run
     from torchrec_mtl.training import MultiTaskTrain
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Integers",
     "LogRound",
     "MultiTaskTrain",
+    "Predictor",
     "Table",
     "TableEncoder",
     "Task",
@@ -42,13 +45,19 @@ __all__ = [
     "TaskForest",
     "TimeOf",
     "Vocabulary",
+    "load_run",
     "prepare_table",
 ]
 
+_ON_FIRST_USE = {  # `torchrec_mtl.ops` needs only torch, and a launcher not even that
+    "MultiTaskTrain": "torchrec_mtl.training",
+    "Predictor": "torchrec_mtl.inference",
+    "load_run": "torchrec_mtl.jobs.loading",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Imports a name on first use: `torchrec_mtl.ops` needs only torch, and a launcher not even that."""
+    """Imports what needs more than Python on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "torchrec_mtl.training" if name == "MultiTaskTrain" else "torchrec_mtl.data.table"
-    return getattr(importlib.import_module(module), name)
+    return getattr(importlib.import_module(_ON_FIRST_USE.get(name, "torchrec_mtl.data.table")), name)

@@ -10,12 +10,15 @@ JOBS = {  # name: module, what it does
     "train": ("torchrec_mtl.jobs.train", "train systems on a funnel and report them side by side"),
     "compare": ("torchrec_mtl.jobs.compare.job", "compare systems: a search, seeds, one report"),
     "prepare": ("torchrec_mtl.jobs.prepare", "prepare a public data set from its raw files"),
+    "evaluate": ("torchrec_mtl.jobs.evaluate", "measure a trained run, whole and by slices"),
+    "predict": ("torchrec_mtl.jobs.predict", "score rows with a trained run"),
+    "calibrate": ("torchrec_mtl.jobs.calibrate", "calibrate the probabilities of a trained run"),
 }
 USAGE = "\n".join(
     [
         "usage: torchrec-mtl JOB ...; torchrec-mtl JOB --help says what a job takes",
         "",
-        *(f"  {name:<8} {what}" for name, (_, what) in JOBS.items()),
+        *(f"  {name:<9} {what}" for name, (_, what) in JOBS.items()),
     ]
 )
 
@@ -30,9 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["--help"])
         usage: torchrec-mtl JOB ...; torchrec-mtl JOB --help says what a job takes
         <BLANKLINE>
-          train    train systems on a funnel and report them side by side
-          compare  compare systems: a search, seeds, one report
-          prepare  prepare a public data set from its raw files
+          train     train systems on a funnel and report them side by side
+          compare   compare systems: a search, seeds, one report
+          prepare   prepare a public data set from its raw files
+          evaluate  measure a trained run, whole and by slices
+          predict   score rows with a trained run
+          calibrate  calibrate the probabilities of a trained run
         0
     """
     job, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]

@@ -4,6 +4,8 @@ TorchX treats every function here as a component and imports this file for every
 components share is in `torchrec_mtl.jobs.launch`, and the module of a job is imported where its arguments are checked.
 """
 
+import importlib
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +32,7 @@ def train(
     name: str = "",
     output: str = "runs",
     redact: bool = False,
+    timeout: int = 600,
     j: str = "1x2",
     image: str = IMAGE,
     cpu: int = 2,
@@ -57,6 +60,7 @@ def train(
         name: name of the run, a new one or an unfinished one to resume; by default the date and time of the launch
         output: folder in which the folder of the run is made; all nodes must see it
         redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
+        timeout: seconds without a step after which every process leaves its stack in the folder of the run and ends
         j: nodes x processes per node, such as 2x8; or fewest:most nodes, such as 1:2x8
         image: image for container schedulers
         cpu: number of cores per node
@@ -72,7 +76,7 @@ def train(
     arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
     of_days = {"--days": days, "--bounds": bounds, "--skip-days": skip_days}
     arguments += [text for option, value in of_days.items() if value for text in (option, value)]
-    arguments += ["--output", output, *launch.flag("--redact", redact), *overrides]
+    arguments += ["--output", output, "--timeout", str(timeout), *launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.train import check_arguments
 
@@ -129,10 +133,10 @@ def compare(
     arguments += ["--stages", stages, "--metrics", metrics, "--output", output]
     arguments += [*launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
-        from torchrec_mtl.jobs.compare.job import check, parser
+        from torchrec_mtl.jobs.compare.job import check_arguments
 
         launch.check_resources(cpu, gpu, memMB, max_retries)
-        check(parser().parse(arguments))
+        check_arguments(arguments)
         return launch.program("torchrec_mtl", ["compare", *arguments], image, cpu, gpu, memMB, max_retries, mounts)
 
 
@@ -174,6 +178,118 @@ def prepare(
 
         parse(passed)
         return launch.program("torchrec_mtl", ["prepare", *passed], image, cpu, 0, memMB, max_retries, mounts)
+
+
+def evaluate(
+    *arguments: str,
+    run: str,
+    dataset: str,
+    split: str = "test",
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Measures a trained run on a prepared data set.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --by week
+        run: folder of the run, or of a model in it
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        split: train, valid or test
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--dataset", dataset, "--split", split, *arguments]
+    return _with_run("evaluate", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def predict(
+    *arguments: str,
+    run: str,
+    input: str,
+    output: str,
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Scores rows with a trained run.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --keep user --values click=1,buy=20
+        run: folder of the run, or of a model in it
+        input: file, folder or glob of rows
+        output: parquet file for the scores
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--input", input, "--output", output, *arguments]
+    return _with_run("predict", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def calibrate(
+    *arguments: str,
+    run: str,
+    dataset: str,
+    method: str = "isotonic",
+    j: str = "1x1",
+    image: str = IMAGE,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 4096,  # noqa: N803
+    rdzv_port: int = 29500,
+    mounts: str = "",
+) -> specs.AppDef:
+    """Calibrates a trained run on the validation split.
+
+    Args:
+        arguments: further options of the job, after --, as in -- --model tafe
+        run: folder of the run, or of a model in it
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        method: isotonic or platt
+        j: nodes x processes per node, such as 2x8; tables are sharded over several processes
+        image: image for container schedulers
+        cpu: number of cores per node
+        gpu: number of GPUs per node
+        memMB: memory per node, in MB
+        rdzv_port: port of the first node, at which the nodes meet
+        mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
+    """
+    passed = [run, "--dataset", dataset, "--method", method, *arguments]
+    return _with_run("calibrate", passed, j, image, cpu, gpu, memMB, rdzv_port, mounts)
+
+
+def _with_run(
+    job: str,
+    arguments: Sequence[str],
+    j: str,
+    image: str,
+    cpu: int,
+    gpu: int,
+    memMB: int,  # noqa: N803
+    rdzv_port: int,
+    mounts: str,
+) -> specs.AppDef:
+    with launch.exit_on_input_error():
+        importlib.import_module(f"torchrec_mtl.jobs.{job}").parse(arguments)
+        return launch.torchrun(job, arguments, j, image, cpu, gpu, memMB, 0, 0, rdzv_port, mounts)
 
 
 def bench(

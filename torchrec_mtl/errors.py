@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Real
 
 LARGEST = 2**31 - 1  # size or count that an argument may have
 REDACTED = "<redacted>"
@@ -110,6 +111,11 @@ def check_file_name(what: str, name: object) -> None:
         raise InputError(f"{what} (={name!r:.60}) must be a name of 1 to 200 bytes without slashes")
 
 
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"`{name}` (={value!r:.60}) must be a number")
+
+
 def check_at_least(least: float, **values: float) -> None:
     """Raises `InputError` unless all ``values`` are finite numbers of at least ``least``.
 
@@ -120,6 +126,7 @@ def check_at_least(least: float, **values: float) -> None:
         torchrec_mtl.errors.InputError: `num_layers` (=0) must be at least 1
     """
     for name, value in values.items():
+        _check_number(name, value)
         if not least <= value < math.inf:  # false for NaN too
             raise InputError(f"`{name}` (={value}) must be at least {least}")
         if value > LARGEST and isinstance(value, int):
@@ -136,6 +143,7 @@ def check_share(**values: float) -> None:
         torchrec_mtl.errors.InputError: `dropout` (=1.5) must be from 0 to 1
     """
     for name, value in values.items():
+        _check_number(name, value)
         if not 0 <= value <= 1:
             raise InputError(f"`{name}` (={value}) must be from 0 to 1")
 
@@ -150,6 +158,7 @@ def check_positive_share(**values: float) -> None:
         torchrec_mtl.errors.InputError: `sample` (=0.0) must be above 0 and at most 1
     """
     for name, value in values.items():
+        _check_number(name, value)
         if not 0 < value <= 1:  # false for NaN too
             raise InputError(f"`{name}` (={value}) must be above 0 and at most 1")
 

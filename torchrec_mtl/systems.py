@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 
 from torchrec_mtl import losses, models
+from torchrec_mtl.argument_types import check_fields
+from torchrec_mtl.errors import check_file_name
 from torchrec_mtl.modules import DSelectK, SmoothStepSchedule
 
 LOSSES: Mapping[str, Callable[..., nn.Module]] = {
@@ -36,6 +38,9 @@ class System:
         fixed: names of model and loss arguments that no setting may replace, as that would make another system.
         small: arguments that make the model small, for tests.
         ablation_of: name of the system that this one removes a part of; it has the settings and choices of that system.
+
+    Raises:
+        InputError: if an argument is of another type, or ``name`` cannot be that of a folder.
     """
 
     name: str
@@ -47,6 +52,10 @@ class System:
     fixed: tuple[str, ...] = ()
     small: Mapping[str, Any] = field(default_factory=dict)
     ablation_of: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_file_name("`name` of a system", self.name)
 
     @property
     def base(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from torchrec_mtl.argument_types import check_type
 from torchrec_mtl.errors import InputError, check_file_name, not_one_of
 
 
@@ -194,7 +195,9 @@ def TaskChain(  # noqa: N802  (named like a class, because it makes one kind of 
     """
     if isinstance(names, str) or not names:
         raise InputError(f"`names` (={names!r}) must be a sequence of at least one task name")
+    check_type("names", names, Sequence[str])
     for argument, given in {"label_columns": label_columns, "weight_columns": weight_columns}.items():
+        check_type(argument, given, Sequence[str | None] | None)
         if given is not None and len(given) != len(names):
             raise InputError(f"`{argument}` (={list(given)}) must have one entry a task ({len(names)})")
     tasks = []

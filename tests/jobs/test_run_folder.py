@@ -1,13 +1,9 @@
 """The folder of a run: what makes a name usable, and what makes it another's."""
 
-import multiprocessing
-import os
-import signal
-
 import pytest
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
+from torchrec_mtl.jobs.run_folder import is_finished, open_run
 from torchrec_mtl.jobs.train import check_arguments
 
 
@@ -22,11 +18,10 @@ SETTINGS, OTHERS = settings(), settings("training.patience=2")
 def test_a_job_killed_before_it_wrote_its_settings_leaves_a_usable_name(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text("{")
-    with run_lock(tmp_path):
-        open_run(tmp_path, SETTINGS)
-        open_run(tmp_path, SETTINGS)
-        with pytest.raises(InputError, match=r"was made with tafe.training.patience=3, now 2 is asked for"):
-            open_run(tmp_path, OTHERS)
+    open_run(tmp_path, SETTINGS)
+    open_run(tmp_path, SETTINGS)
+    with pytest.raises(InputError, match=r"was made with tafe.training.patience=3, now 2 is asked for"):
+        open_run(tmp_path, OTHERS)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -42,27 +37,3 @@ def test_damaged_settings_are_named(tmp_path, contents, look):
     (tmp_path / "results.json").touch()
     with pytest.raises(InputError, match=rf"^{tmp_path}/config.json: (cannot be read as JSON|must hold a JSON object)"):
         look(tmp_path, SETTINGS)
-
-
-def _hold(directory, connection):
-    with run_lock(directory):
-        connection.send(os.getpid())
-        signal.pause()
-
-
-def test_a_folder_is_held_until_its_process_dies(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_hold, args=(tmp_path, theirs))
-    process.start()
-    held_by = ours.recv()
-    sentence = (
-        rf"`name` \(='{tmp_path.name}'\) must not be that of a run in progress, but process {held_by} on .* trains"
-    )
-    with pytest.raises(InputError, match=sentence), run_lock(tmp_path):
-        pass
-    process.kill()
-    process.join()
-    for _ in range(2):
-        with run_lock(tmp_path):
-            pass

@@ -199,6 +199,14 @@ def test_show_config_prints_the_bytes_of_each_table_with_optimizer_state_and_of_
     assert "tables with optimizer states, MB a rank: 0.3" in said.err
 
 
+@pytest.mark.parametrize("dataset", ["complete_journey", "synthetic", "ali_ccp", "taobao", "/not/here"])
+def test_show_config_says_where_the_bytes_of_tables_are_not_known(capsys, dataset):
+    assert main(["train", "--models", "shared_bottom", "--dataset", dataset, "--show-config"]) == 0
+    said = capsys.readouterr()
+    assert "shared_bottom" in json.loads(said.out)
+    assert said.err == f"{dataset}: not a prepared folder here, so the bytes of tables are not known yet\n"
+
+
 LINES = [
     ([], 0, "usage: torchrec-mtl JOB"),
     (["--help"], 0, "usage: torchrec-mtl JOB"),

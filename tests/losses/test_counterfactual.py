@@ -78,7 +78,7 @@ def test_other_estimates_are_biased():
     for risk in (
         ips_risk(errors, observed, funnel.wrong_propensities, weights),
         dr_risk(errors, funnel.wrong_imputed, observed, funnel.wrong_propensities, weights),
-        ips_risk(errors, observed, (observed * weights).mean(0), weights),
+        ips_risk(errors, observed, (observed * weights).mean(0).expand_as(errors), weights),
     ):
         assert abs(risk.item() - funnel.entire_space_risk) > 0.1
 

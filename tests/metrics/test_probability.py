@@ -174,7 +174,7 @@ def test_wrong_arguments_raise() -> None:
     for metric in (log_loss, normalized_entropy, calibration, calibration_curve):
         with pytest.raises(InputError, match=r"`logits` must be finite, but entry \[1\] is nan"):
             metric(torch.tensor([0.0, math.nan]), two)
-    with pytest.raises(InputError, match=r"`num_bins` \(=0\) must be above 0"):
+    with pytest.raises(InputError, match=r"`num_bins` \(=0\) must be at least 1"):
         calibration_curve(two, two, num_bins=0)
     with pytest.raises(InputError, match=r"`previous_logits` must have shape \[2\], not \[3\]"):
         conditional_logits(two, torch.zeros(3))

@@ -3,14 +3,17 @@
 import multiprocessing
 import os
 import socket
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
+import torchrec_mtl
 from tests import processes
 from torchrec_mtl.errors import InputError, TrainingError
-from torchrec_mtl.training.process_group import on_every_rank, on_first_rank, process_group
+from torchrec_mtl.training.process_group import gloo_group, on_every_rank, on_first_rank, process_group
 
 
 def _meet(rank: int, port: int, restarts: int) -> None:
@@ -39,6 +42,15 @@ def test_agents_that_count_restarts_differently_meet():
     for each in ranks:
         each.kill()
     assert codes == [0, 0]
+
+
+def test_all_groups_wait_as_long_as_the_default_one():
+    with process_group(torch.device("cpu"), timedelta(seconds=77)):
+        group = gloo_group()
+        assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=77)
+        dist.destroy_process_group(group)
+    makers = [path for path in Path(torchrec_mtl.__file__).parent.rglob("*.py") if "dist.new_group" in path.read_text()]
+    assert [path.name for path in makers] == ["process_group.py"]
 
 
 def _one_rank_fails(failing: int) -> None:

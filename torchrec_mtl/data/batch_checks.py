@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl.argument_types import check_type
 from torchrec_mtl.data import checks
 from torchrec_mtl.data.checks import Source
 from torchrec_mtl.data.lists import Array
@@ -54,6 +55,9 @@ def check_batch(
         Traceback (most recent call last):
         torchrec_mtl.errors.InputError: batch: column 'store', row 1 (counted from 0): id (=9) must be at least 0 and below `num_embeddings` (=9)
     """  # noqa: E501  (the message)
+    check_type("expected", expected, Schema | nn.Module)
+    check_type("tasks", tasks, TaskForest | None)
+    check_type("skip", skip, Sequence[str])
     for name in skip:
         check_choice("skip", name, CHECKS)
     if isinstance(expected, Schema):
@@ -101,6 +105,8 @@ def sizes_of_model(model: nn.Module) -> tuple[dict[str, int], int]:
 
 
 def _array(name: str, tensor: Tensor) -> Array:
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"batch: `{name}` (a {type(tensor).__name__}) must be a tensor")
     if tensor.device.type != "cpu":
         raise InputError(f"batch: `{name}` (on {tensor.device}) must be on the CPU")
     tensor = tensor.detach()
@@ -115,6 +121,10 @@ def _check_shape(name: str, array: Array, shape: tuple[int, int]) -> None:
 def _check_ids(sparse: KeyedJaggedTensor, sizes: Mapping[str, int], num_rows: int) -> None:
     values, offsets = _array("sparse_features", sparse.values()), _array("sparse_features", sparse.offsets())
     weights = None if sparse.weights_or_none() is None else _array("sparse_features", sparse.weights())
+    if values.ndim != 1:
+        raise InputError(
+            f"batch: the ids of `sparse_features` (of shape {list(values.shape)}) must be one after the other"
+        )
     checks.check_integers(_SOURCE, "sparse_features", values)
     if offsets[-1] != len(values) or (weights is not None and len(weights) != len(values)):
         raise InputError(f"batch: the lengths and weights of `sparse_features` must be those of its {len(values)} ids")

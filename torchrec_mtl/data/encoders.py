@@ -9,8 +9,8 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from torchrec_mtl.data.id_columns import id_type
-from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import InputError, shown
+from torchrec_mtl.data.lists import Array, as_array
+from torchrec_mtl.errors import InputError, check_at_least, shown
 
 VOCABULARIES_FILE = "vocabularies.parquet"
 NUM_PENDING = 2**18  # ids collected before they are counted
@@ -144,9 +144,10 @@ def log_round(values: ArrayLike, resolution: float = 1.0) -> NDArray[np.int64]:
         >>> log_round([0, 1, 2, 3], resolution=4).tolist()
         [0, 4, 6, 8]
     """
-    if not resolution > 0:
+    check_at_least(0, resolution=resolution)
+    if not resolution:
         raise InputError(f"`resolution` (={resolution}) must be above 0")
-    array = np.asarray(values, np.float64)
+    array = as_array("values", values, np.float64)
     bad = ~(np.isfinite(array) & (array >= 0))
     if bad.any():
         position = int(bad.argmax())
@@ -154,4 +155,7 @@ def log_round(values: ArrayLike, resolution: float = 1.0) -> NDArray[np.int64]:
             f"`values` (={shown(array.flat[position])} at position {position}, counted from 0) must be finite and at "
             "least 0"
         )
-    return np.rint(resolution * np.log2(1 + array)).astype(np.int64)
+    ids = np.rint(resolution * np.log2(1 + array))
+    if ids.size and ids.max() >= 2**63:
+        raise InputError(f"`resolution` (={resolution}) must be small enough for ids of 64 bits")
+    return ids.astype(np.int64)

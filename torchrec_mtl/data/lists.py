@@ -8,7 +8,30 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from torchrec_mtl.errors import InputError
+
 Array: TypeAlias = NDArray[Any]
+
+
+def as_array(name: str, values: Any, dtype: Any = None) -> Array:
+    """Returns ``values`` as an array, of a type of numbers if there is a ``dtype``.
+
+    Raises:
+        InputError: if they are no such numbers, or rows of several lengths.
+
+    Example::
+
+        >>> as_array("labels", [[0, 1], ["click", 1]], np.float32)
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `labels` (a list) must be an array of numbers
+    """
+    try:
+        array = np.asarray(values, dtype)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`{name}` (a {type(values).__name__}) must be an array of numbers") from error
+    if dtype is not None and array.dtype.kind not in "biuf":
+        raise InputError(f"`{name}` (a {type(values).__name__}) must be an array of numbers")
+    return array
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.split import Split
-from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.errors import InputError, TrainingError, check_at_least
 
 T = TypeVar("T")
 PREFETCHED = 2  # batches
@@ -60,6 +61,7 @@ class BatchLoader:
         2
     """
 
+    @checked
     def __init__(
         self,
         split: Split,
@@ -79,8 +81,7 @@ class BatchLoader:
             ("world_size", world_size, 1),
             ("shuffle_window", window, 1),
         ):
-            if value < least:
-                raise InputError(f"`{name}` (={value}) must be at least {least}")
+            check_at_least(least, **{name: value})
         if not 0 <= rank < world_size:
             raise InputError(f"`rank` (={rank}) must be at least 0 and below `world_size` (={world_size})")
         if drop_last and batch_size * world_size > len(split):

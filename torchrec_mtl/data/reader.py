@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import parquet
 from torchrec_mtl.data.fingerprint import columns_text, fingerprint
 from torchrec_mtl.data.id_columns import STARTS, values_name
@@ -25,6 +26,7 @@ ORIGIN_FILE = "parquet.json"
 LAYOUT_VERSION = 3  # columns of another version are written again
 
 
+@checked
 def read_split(
     directory: str | Path, split: str, schema: Schema | None = None, fields: Sequence[str] | None = None
 ) -> Split:

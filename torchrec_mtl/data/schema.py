@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
-from torchrec_mtl.errors import LARGEST, InputError, check_file_name, not_one_of
+from torchrec_mtl.argument_types import check_type, checked
+from torchrec_mtl.errors import LARGEST, InputError, check_at_least, check_file_name, not_one_of
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
@@ -138,6 +139,9 @@ class Schema:
     vocabulary_digest: str | None = None
 
     def __post_init__(self) -> None:
+        check_type("fields", self.fields, Sequence[Field])
+        check_type("tasks", self.tasks, TaskForest)
+        check_type("dense", self.dense, Sequence[str] | str)  # a string gets a sentence of its own below
         object.__setattr__(self, "fields", tuple(self.fields))
         object.__setattr__(self, "dense", self.dense if isinstance(self.dense, str) else tuple(self.dense))
         check_file_name("`name` of a data set", self.name)
@@ -201,6 +205,7 @@ class Schema:
         group = () if self.group is None else (self.group,)
         return tuple(dict.fromkeys((*self.field_names, *self.id_weight_columns, *self.dense, *targets, *group)))
 
+    @checked
     def select(self, names: Sequence[str]) -> "Schema":
         """Returns the schema with only the fields ``names``, in that order."""
         by_name = {field.name: field for field in self.fields}
@@ -220,6 +225,7 @@ class Schema:
             fields.append(each)
         return replace(self, fields=fields)
 
+    @checked
     def embedding_configs(self, embedding_dim: int) -> list[EmbeddingBagConfig]:
         """Returns one table ``t_<field>`` per field that shares no other's, for an EmbeddingBagCollection.
 
@@ -229,8 +235,10 @@ class Schema:
             embedding_dim: dimension of the tables whose fields do not name one.
 
         Raises:
-            InputError: if a field has more ids than a table can have rows, or fields of one table differ in pooling.
+            InputError: if a field has more ids than a table can have rows, ``embedding_dim`` is below 1, or fields of
+                one table differ in pooling.
         """
+        check_at_least(1, embedding_dim=embedding_dim)
         for each in self.fields:
             if each.num_embeddings > LARGEST:
                 rule = f"must be at most {LARGEST} for an embedding table: encode its ids first"

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from torchrec_mtl.argument_types import check_type
 from torchrec_mtl.data import checks
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.checks import Source
 from torchrec_mtl.data.fingerprint import fingerprint_of_arrays
 from torchrec_mtl.data.id_columns import IdColumns, pack_ids
-from torchrec_mtl.data.lists import Array, Lists
+from torchrec_mtl.data.lists import Array, Lists, as_array
 from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.errors import InputError
 
@@ -66,7 +68,10 @@ class Split:
         groups: ArrayLike | None = None,
         source: str | Source = "Split",
     ) -> None:
-        rows = _Checker(schema, len(np.asarray(labels)), source if isinstance(source, Source) else Source(source))
+        check_type("schema", schema, Schema)
+        check_type("ids", ids, Mapping[str, Any])
+        num_rows = len(np.atleast_1d(as_array("labels", labels, np.float32)))
+        rows = _Checker(schema, num_rows, source if isinstance(source, Source) else Source(source))
         known = None if weights is None else rows.weights(weights)
         arrays = {
             "labels": rows.labels(labels, known),
@@ -177,7 +182,9 @@ class _Checker:
         return array
 
     def groups(self, groups: ArrayLike) -> Array:
-        array = np.asarray(groups)
+        array = as_array("groups", groups)
+        if array.ndim != 1:
+            raise InputError(f"{self.source}: groups must be of shape {[self.num_rows]}, not {list(array.shape)}")
         self._check_length("groups", len(array))
         checks.check_integers(self.source, self.schema.group or "groups", array)
         return array.astype(np.int64)
@@ -187,7 +194,10 @@ class _Checker:
             raise InputError(f"{self.source}: column {field.name!r} is missing")
         column = ids[field.name]
         if not field.multi_valued:
-            values = np.asarray(column)
+            values = as_array(field.name, column)
+            if values.ndim != 1:
+                rule = f"must be of shape {[self.num_rows]}, not {list(values.shape)}"
+                raise InputError(f"{self.source}: column {field.name!r} {rule}")
             self._check_length(f"column {field.name!r}", len(values))
             return self._known(field, values)
         parts = ("values", "offsets") if field.weight_column is None else ("values", "offsets", "weights")
@@ -213,7 +223,7 @@ class _Checker:
         return known
 
     def _floats(self, name: str, values: ArrayLike, num_columns: int) -> Array:
-        array = np.require(values, np.float32, ["C"])
+        array = np.require(as_array(name, values, np.float32), np.float32, ["C"])
         if array.shape != (self.num_rows, num_columns):
             expected = [self.num_rows, num_columns]
             raise InputError(f"{self.source}: {name} must be of shape {expected}, not {list(array.shape)}")

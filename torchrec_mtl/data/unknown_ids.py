@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.batch_checks import sizes_of_model
 from torchrec_mtl.data.schema import Schema
 from torchrec_mtl.errors import InputError
@@ -38,6 +39,7 @@ class UnknownIds(nn.Module):
         tensor([4, 0, 0])
     """
 
+    @checked
     def __init__(self, expected: Schema | nn.Module, unknown_rows: Mapping[str, int] | None = None) -> None:
         super().__init__()
         rows: dict[str, int] = dict(unknown_rows or {})

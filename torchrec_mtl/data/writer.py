@@ -8,6 +8,7 @@ from types import TracebackType
 import polars as pl
 import pyarrow.parquet as pq
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.parquet import count_rows
 from torchrec_mtl.data.reader import map_columns
 from torchrec_mtl.data.schema import SCHEMA_FILE, SPLITS, Schema
@@ -17,6 +18,7 @@ from torchrec_mtl.files import build_folder
 LIST_ROW_GROUP = 8192  # rows, if each has lists of several hundred ids
 
 
+@checked
 def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
     """Builds the prepared data set ``directory`` unless it exists, and returns its path.
 

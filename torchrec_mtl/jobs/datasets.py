@@ -18,9 +18,11 @@ from torchrec_mtl.datasets import (
     prepare_taobao,
 )
 from torchrec_mtl.datasets.complete_journey import sizes
+from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
 from torchrec_mtl.errors import InputError, check_positive_share
 from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.settings import PAPER, Settings
+from torchrec_mtl.tasks import TaskChain, TaskForest
 from torchrec_mtl.training.monitor import progress_bar
 
 SYNTHETIC_ROWS = {"train": 1_000_000, "valid": 125_000, "test": 250_000}
@@ -37,11 +39,14 @@ class DataSet:
         settings: settings that hold unless the command line replaces them.
         from_raw: function ``from_raw(raw, output, *, progress, ...)`` behind ``torchrec-mtl prepare``, which turns its
             further arguments into options; None where there are no raw files.
+        tasks: funnel of the data, with which arguments of models are checked before a job is submitted; None if it is
+            known only once they are prepared.
     """
 
     prepare: Callable[[Path, float, str], Path]
     settings: Settings = field(default_factory=lambda: PAPER)
     from_raw: Callable[..., Path] | None = None
+    tasks: TaskForest | None = None
 
 
 class StageBars:
@@ -74,23 +79,23 @@ def _synthetic(cache: Path, sample: float, raw: str) -> Path:
     return prepare_synthetic(cache, SyntheticFunnel(), num_rows)
 
 
-def _with_raw_files(name: str, from_raw: Callable[..., Path]) -> DataSet:
+def _with_raw_files(name: str, from_raw: Callable[..., Path], tasks: TaskForest) -> DataSet:
     def prepare(cache: Path, sample: float, raw: str) -> Path:
         if not raw:
             raise InputError(f"`raw` must name the folder of {name}'s raw files")
         digest = hashlib.sha256(str(Path(raw).resolve()).encode()).hexdigest()[:8]
         return from_raw(raw, cache / f"{name}-{float(sample)}-{digest}", sample=sample, progress=StageBars())
 
-    return DataSet(prepare, from_raw=from_raw)
+    return DataSet(prepare, from_raw=from_raw, tasks=tasks)
 
 
 COMPLETE_JOURNEY = Settings(sizes.COMMON, sizes.SYSTEMS)
 
 DATASETS: dict[str, DataSet] = {
-    "ali_ccp": _with_raw_files("ali_ccp", prepare_ali_ccp),
-    "complete_journey": DataSet(_complete_journey, COMPLETE_JOURNEY),
-    "synthetic": DataSet(_synthetic),
-    "taobao": _with_raw_files("taobao", prepare_taobao),
+    "ali_ccp": _with_raw_files("ali_ccp", prepare_ali_ccp, TaskChain(["click", "purchase"])),
+    "complete_journey": DataSet(_complete_journey, COMPLETE_JOURNEY, tasks=COMPLETE_JOURNEY_TASKS),
+    "synthetic": DataSet(_synthetic, tasks=SyntheticFunnel().schema.tasks),
+    "taobao": _with_raw_files("taobao", prepare_taobao, TaskChain(["click"])),
 }
 SETTINGS = {"paper": PAPER} | {name: each.settings for name, each in DATASETS.items() if each.settings is not PAPER}
 

@@ -6,7 +6,6 @@ jsonargparse parses values and checks them against annotations.
 import ast
 import inspect
 import json
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
+from torchrec_mtl.argument_types import type_name
 from torchrec_mtl.errors import InputError
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -45,7 +45,7 @@ class Parameter:
             >>> Parameter("x", typing.Literal["a", "b"], "a", "").kind, Parameter("x", int | None, 1, "").kind
             ("one of 'a', 'b'", 'int or None')
         """
-        return _kind(self.annotation)
+        return type_name(self.annotation)
 
     def parse(self, text: str) -> Any:
         """Parses ``text``, written as in JSON, YAML or Python; a bare word is a string.
@@ -130,22 +130,3 @@ def _is_plain(annotation: Any) -> bool:
 
 def _allows_none(annotation: Any) -> bool:
     return annotation in (None, type(None)) or any(map(_allows_none, typing.get_args(annotation)))
-
-
-def _kind(annotation: Any) -> str:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return f"one of {', '.join(map(repr, arguments))}"
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_kind(a) for a in arguments)
-    if annotation is type(None):
-        return "None"
-    if origin is tuple and Ellipsis not in arguments:
-        return f"({', '.join(_kind(a) for a in arguments)})"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return "mapping"
-    if origin is not None:
-        return f"list of {_kind(arguments[0])}"
-    if hasattr(annotation, "_fields"):
-        return f"({', '.join(annotation._fields)})"
-    return getattr(annotation, "__name__", str(annotation))

@@ -119,7 +119,7 @@ def _defined(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def _aligned(cells: list[list[str]]) -> list[str]:
+def aligned(cells: list[list[str]]) -> list[str]:
     """Lines of left-aligned columns, with a rule below the first line."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -153,7 +153,7 @@ def table(
         for report in reports:
             values = (cell(report, metric, task, space) for task, space in spaces.items())
             cells.append([report.title, *values, *about.get(report.config.name, ())])
-        return ["", *_aligned(cells)]
+        return ["", *aligned(cells)]
 
     about = {"": ["samples/s", "parameters", "loss"]}
     for report in reports:

@@ -1,46 +1,17 @@
-"""The folder of a run: a new one, or that of an unfinished run with the same settings; one job at a time holds it."""
+"""The folder of a run: a new one, or that of an unfinished run with the same settings."""
 
-import fcntl
-import os
-import socket
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
+from torchrec_mtl.jobs.folder_lock import LOCK
 from torchrec_mtl.jobs.run_config import first_difference
 
 Settings = Mapping[str, Mapping[str, Any]]  # of each model
-_LOCK = ".lock"
-_CONFIG = "config.json"
-_BEFORE_CONFIG = {_LOCK, _CONFIG + ".partial"}  # what a job that was killed at once may leave
-
-
-@contextmanager
-def run_lock(directory: Path) -> Iterator[None]:
-    """Holds the folder of a run. The kernel releases it when the process ends, however it ends.
-
-    Raises:
-        InputError: if another process holds it.
-    """
-    with (directory / _LOCK).open("a+") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            message = (
-                f"`name` (={directory.name!r}) must not be that of a run in progress, but {handle.read()} trains it"
-            )
-            raise InputError(message) from None
-        except OSError as error:  # a file system without locks
-            print(f"warning: {directory}: cannot be locked ({error}); start no other job of this name", file=sys.stderr)
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
-        yield
+CONFIG_FILE = "config.json"
+_BEFORE_CONFIG = {LOCK, CONFIG_FILE + ".partial"}  # what a job that was killed at once may leave
 
 
 def is_finished(directory: Path, settings: Settings) -> bool:
@@ -51,7 +22,7 @@ def is_finished(directory: Path, settings: Settings) -> bool:
     """
     if not (directory / "results.json").exists():
         return False
-    if difference := first_difference(read_json(directory / _CONFIG), settings):
+    if difference := first_difference(read_json(directory / CONFIG_FILE), settings):
         raise InputError(f"`name` (={directory.name!r}) is that of a finished run with {difference}; name another")
     return True
 
@@ -62,7 +33,7 @@ def open_run(directory: Path, settings: Settings) -> None:
     Raises:
         InputError: if ``directory`` is no run's, or that of a run with other settings.
     """
-    file = directory / _CONFIG
+    file = directory / CONFIG_FILE
     if file.is_file():
         if difference := first_difference(read_json(file), settings):
             raise InputError(

@@ -8,17 +8,23 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data import Field, Schema, Split, read_split
+from torchrec_mtl.data import Schema, Split, read_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
-from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
-from torchrec_mtl.errors import InputError, check_choice, check_file_name, check_positive_share, redacted
+from torchrec_mtl.errors import (
+    InputError,
+    check_at_least,
+    check_choice,
+    check_file_name,
+    check_positive_share,
+    redacted,
+)
 from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
@@ -29,9 +35,12 @@ from torchrec_mtl.jobs.daily.job import DailyRun
 from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
 from torchrec_mtl.jobs.declarations import find_table
 from torchrec_mtl.jobs.environment import require_extra
+from torchrec_mtl.jobs.folder_lock import folder_lock
+from torchrec_mtl.jobs.known_tasks import check_buildable
+from torchrec_mtl.jobs.loading import record_data
 from torchrec_mtl.jobs.results import read_report, save_report, write_report
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data
-from torchrec_mtl.jobs.run_folder import is_finished, open_run, run_lock
+from torchrec_mtl.jobs.run_folder import is_finished, open_run
 from torchrec_mtl.jobs.settings import PAPER, describe, make_config
 from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.jobs.unknown_ids import unknown_ids
@@ -39,10 +48,9 @@ from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.faults import Stopped, StopRequest
+from torchrec_mtl.training.hang import TIMEOUT, longest_wait, watched
 from torchrec_mtl.training.process_group import default_device, on_every_rank, on_first_rank, process_group
 from torchrec_mtl.training.sharding import describe_plan, plan_sharding
-
-KNOWN_TASKS = {"complete_journey": COMPLETE_JOURNEY_TASKS}  # before the data are prepared
 
 
 def parser() -> Parser:
@@ -95,6 +103,13 @@ def parser() -> Parser:
     options.add_argument("--output", default="runs", help="folder of all runs (%(default)s)")
     options.add_argument("--redact", action="store_true", help=REDACT_HELP)
     options.add_argument(
+        "--timeout",
+        type=int,
+        default=int(TIMEOUT.total_seconds()),
+        help="seconds without a step after which every process leaves its stack in the folder of the run and ends "
+        "(%(default)s)",
+    )
+    options.add_argument(
         "--show-config",
         action="store_true",
         help="print the settings of the runs and, for a prepared folder, the bytes of each table and rank; and stop",
@@ -108,6 +123,7 @@ def parser() -> Parser:
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The runs of the models, checked before any data is read."""
     check_positive_share(sample=args.sample)
+    check_at_least(1, timeout=args.timeout)
     if args.name:
         check_file_name("`name`", args.name)
     if args.settings:
@@ -130,16 +146,14 @@ def check_arguments(argv: Sequence[str], world_size: int = 1) -> list[RunConfig]
     """The runs that a command line asks for, on ``world_size`` processes.
 
     Raises:
-        InputError: if they cannot be made, whatever the rows. The arguments of models and losses are checked if the
-            tasks are known here, from a prepared folder or from `KNOWN_TASKS`.
+        InputError: if they cannot be made, whatever the rows, see `check_buildable`.
     """
     args = parser().parse(argv)
     configs = configure(args)
-    if (Path(args.dataset) / SCHEMA_FILE).is_file():
-        check_models(configs, Schema.load(args.dataset), world_size)
-    elif args.dataset in KNOWN_TASKS:
-        fields = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument
-        check_models(configs, Schema(args.dataset, fields, KNOWN_TASKS[args.dataset]), world_size)
+    for config in configs:
+        check_batch_size(config, world_size)
+        if not args.days:  # a declaration may be of files that only the job sees
+            check_buildable(config, args.dataset)
     return configs
 
 
@@ -167,7 +181,9 @@ def run_directory(args: argparse.Namespace) -> Path:
     return Path(args.output) / (args.name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
-def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], data: str, held: ExitStack) -> Path | None:
+def begin_run(
+    args: argparse.Namespace, configs: Sequence[RunConfig], folder: Path, data: str, held: ExitStack
+) -> Path | None:
     """The folder of a new or unfinished run, which ``held`` holds from now on; None if the run is finished.
 
     Raises:
@@ -180,27 +196,33 @@ def begin_run(args: argparse.Namespace, configs: Sequence[RunConfig], data: str,
         print(f"{directory}: is finished, and nothing is left to do; the results are in {directory / 'results.json'}")
         return None
     make_folder(directory, "output")
-    held.enter_context(run_lock(directory))
+    held.enter_context(folder_lock(directory, "name", "run"))
     open_run(directory, settings)
+    record_data(directory, folder)
     return directory
 
 
 def check_models(configs: Sequence[RunConfig], schema: Schema, world_size: int) -> None:
     """Builds every model on ``meta``, so that a wrong argument of any is reported before the first is trained."""
     for config in configs:
-        parts = world_size * config.training.micro_batches
-        if config.training.batch_size % parts:
-            raise InputError(
-                f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes times "
-                f"`micro_batches` ({parts})"
-            )
+        check_batch_size(config, world_size)
         build_model(config, schema, torch.device("meta"))
+
+
+def check_batch_size(config: RunConfig, world_size: int) -> None:
+    """Raises `InputError` unless a batch can be divided among ``world_size`` processes."""
+    parts = world_size * config.training.micro_batches
+    if config.training.batch_size % parts:
+        raise InputError(
+            f"`batch_size` (={config.training.batch_size}) must be a multiple of the number of processes times "
+            f"`micro_batches` ({parts})"
+        )
 
 
 def prepare(
     args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
-) -> tuple[Schema, dict[str, Split]]:
-    """The data of the run on this rank, after everything is checked that depends on them."""
+) -> tuple[Path, Schema, dict[str, Split]]:
+    """The folder of the data, and the data on this rank, after everything is checked that depends on them."""
     data = dataset_directory(args.dataset, args.sample, args.raw)
     schema = Schema.load(data)
     for metric in shown:
@@ -212,7 +234,7 @@ def prepare(
             print(f"warning: {sentence}", flush=True)
         for sentence in unknown_ids(splits):
             print(sentence, flush=True)
-    return schema, splits
+    return data, schema, splits
 
 
 def print_plans(configs: Sequence[RunConfig], schema: Schema, world_size: int) -> None:
@@ -231,13 +253,15 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
     shown = named_metrics(args.metrics)
     known = {**METRICS, **shown}
     stop = StopRequest()
-    with stop.listening(), process_group(device), ExitStack() as held:
+    timeout = timedelta(seconds=args.timeout)
+    with stop.listening(), process_group(device, longest_wait(timeout)), ExitStack() as held:
         with stop.at_once():
-            schema, splits = on_every_rank(lambda: prepare(args, configs, shown, known))
+            folder, schema, splits = on_every_rank(lambda: prepare(args, configs, shown, known))
             described = describe_data(splits)
-            directory = on_first_rank(lambda: begin_run(args, configs, described, held))
+            directory = on_first_rank(lambda: begin_run(args, configs, folder, described, held))
         if directory is None:
             return
+        held.enter_context(watched(directory, timeout))
         reports = []
         for config in configs:
             own = directory / config.name
@@ -259,11 +283,12 @@ def run_days(args: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
     """Runs the job over days, and returns its status."""
     if len(configs) != 1:
         raise InputError(f"`models` (={args.models!r}) must name one model with `days`")
+    check_batch_size(configs[0], int(os.environ.get("WORLD_SIZE", "1")))
     days = parse_days(args.days)
     skipped = [day for text in filter(None, args.skip_days.split(",")) for day in parse_days(text)]
     metrics = {**METRICS, **named_metrics(args.metrics)}
-    table = find_table(args.dataset)
-    daily = DailyRun(configs[0], table, run_directory(args), Bounds.parse(args.bounds), metrics)
+    bounds, timeout = Bounds.parse(args.bounds), timedelta(seconds=args.timeout)
+    daily = DailyRun(configs[0], find_table(args.dataset), run_directory(args), bounds, metrics, timeout)
     return daily.run(days, skipped)
 
 
@@ -284,6 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(to_json({config.name: config.as_dict() for config in configs}, indent=2))
         if (Path(args.dataset) / SCHEMA_FILE).is_file():
             print_plans(configs, Schema.load(args.dataset), int(os.environ.get("WORLD_SIZE", "1")))
+        else:
+            print(
+                f"{args.dataset}: not a prepared folder here, so the bytes of tables are not known yet", file=sys.stderr
+            )
     else:
         try:
             with redacted(args.redact):

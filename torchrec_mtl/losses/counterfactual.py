@@ -3,7 +3,7 @@
 Symbols, each ``[B, E]`` with one column for every task that needs another: ``o``, ``observed``, is whether the previous
 task happened; ``o^``, ``propensities``, is its estimated probability; ``delta``, ``errors``, is the cross entropy of
 the step's conditional probability, which is known where ``o = 1``; ``delta^``, ``imputed_errors``, is an estimate of
-it; ``e^ = delta - delta^``.
+it; ``e^ = delta - delta^``. A risk raises `InputError` if one of them has another shape.
 
 The risks estimate ``E[delta]`` over the entire space, as if the previous step had happened in every row. They are
 unbiased if, given x, the outcome of a step does not depend on the previous step. Weights work as in
@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least, check_positive_share
 from torchrec_mtl.losses import functional
 from torchrec_mtl.losses.functional import (
     check_shapes,
+    check_tensor,
     columns,
     known_labels,
     mean_over_rows,
@@ -30,6 +32,20 @@ from torchrec_mtl.losses.modules import TaskWeightedLoss
 from torchrec_mtl.tasks import TaskForest
 
 
+def _check_like(errors: Tensor, **others: Tensor | None) -> None:
+    """Raises `InputError` unless the errors are ``[B, E]``, and the others have their shape: none is broadcast."""
+    check_tensor("errors", errors)
+    if errors.dim() != 2:
+        raise InputError(f"`errors` (of shape {list(errors.shape)}) must be [B, E]")
+    for name, other in others.items():
+        if other is None:
+            continue
+        check_tensor(name, other)
+        if other.shape != errors.shape:
+            shape = f"`{name}` (of shape {list(other.shape)})"
+            raise InputError(f"{shape} must have the shape of `errors`: {list(errors.shape)}")
+
+
 def ips_risk(errors: Tensor, observed: Tensor, propensities: Tensor, weights: Tensor | None = None) -> Tensor:
     """``E[o delta / o^]``, unbiased if the propensities are true.
 
@@ -38,6 +54,7 @@ def ips_risk(errors: Tensor, observed: Tensor, propensities: Tensor, weights: Te
         >>> ips_risk(torch.tensor([[2.0], [9.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([[0.5], [0.5]]))
         tensor(2.)
     """
+    _check_like(errors, observed=observed, propensities=propensities, weights=weights)
     return mean_over_rows(observed * errors / propensities, weights)
 
 
@@ -52,6 +69,7 @@ def dr_risk(
         >>> dr_risk(errors, imputed, torch.tensor([[1.0], [0.0]]), torch.tensor([[0.5], [0.5]]))
         tensor(2.5000)
     """
+    _check_like(errors, imputed_errors=imputed_errors, observed=observed, propensities=propensities, weights=weights)
     return mean_over_rows(imputed_errors + observed * (errors - imputed_errors) / propensities, weights)
 
 
@@ -66,6 +84,7 @@ def imputation_loss(
         >>> imputation_loss(errors, imputed, torch.tensor([[1.0], [0.0]]), torch.tensor([[0.5], [0.5]]))
         tensor(1.)
     """
+    _check_like(errors, imputed_errors=imputed_errors, observed=observed, propensities=propensities, weights=weights)
     return mean_over_rows(observed * (errors - imputed_errors).square() / propensities, weights)
 
 
@@ -80,6 +99,8 @@ def _known_weights(
 ) -> Tensor:
     """Checks the shapes, and returns the weights, or 1 for every label."""
     check_shapes(logits, labels=labels, weights=weights, conditional_logits=conditional_logits)
+    if imputed_errors is not None:
+        check_tensor("imputed_errors", imputed_errors)
     if imputed_errors is not None and imputed_errors.shape != (len(logits), num_edges):
         given, edges = list(imputed_errors.shape), [len(logits), num_edges]
         raise InputError(f"`imputed_errors` (of shape {given}) must have one column a task that needs another: {edges}")
@@ -141,6 +162,7 @@ class CounterfactualLoss(TaskWeightedLoss):
         tensor(2.2181)
     """
 
+    @checked
     def __init__(
         self,
         tasks: TaskForest,

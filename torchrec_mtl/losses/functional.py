@@ -12,7 +12,7 @@ Logits, labels and weights must have one shape: a column ``[B, 1]`` would be bro
 To `torch.fx` a term is one call, as it cannot trace what depends on a shape or on whether there are weights.
 
 Raises:
-    InputError: from every term, if a tensor has another shape than the logits.
+    InputError: from every term, if a tensor has another shape than the logits, or an edge is no pair of tasks.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_positive_share
 
 Edges = Sequence[tuple[int, int]]
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raises `InputError` unless ``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"`{name}` (a {type(value).__name__}) must be a tensor")
+
+
+def check_edges(edges: Edges, num_tasks: int) -> None:
+    """Raises `InputError` unless each edge is a pair of positions of two of the tasks.
+
+    Example::
+
+        >>> check_edges([(0, 2)], num_tasks=2)
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `edges` (=[(0, 2)]) must be pairs (parent, child) of positions below 2
+    """
+    pairs = isinstance(edges, list | tuple) and all(isinstance(edge, list | tuple) and len(edge) == 2 for edge in edges)
+    if not pairs or not all(type(place) is int and 0 <= place < num_tasks for edge in edges for place in edge):
+        raise InputError(f"`edges` (={edges!r:.60}) must be pairs (parent, child) of positions below {num_tasks}")
 
 
 def check_shapes(logits: Tensor, **others: Tensor | None) -> None:
@@ -36,10 +56,14 @@ def check_shapes(logits: Tensor, **others: Tensor | None) -> None:
         torchrec_mtl.errors.InputError: `weights` (of shape [3, 1]) must have one row a sample and one column a task, \
 like the logits: [3, 2]
     """
+    check_tensor("logits", logits)
     if logits.dim() != 2:
         raise InputError(f"`logits` (of shape {list(logits.shape)}) must be [B, T], one column a task")
     for name, other in others.items():
-        if other is not None and other.shape != logits.shape:
+        if other is None:
+            continue
+        check_tensor(name, other)
+        if other.shape != logits.shape:
             raise InputError(
                 f"`{name}` (of shape {list(other.shape)}) must have one row a sample and one column a task, "
                 f"like the logits: {list(logits.shape)}"
@@ -106,8 +130,12 @@ def cross_entropy(
         tensor(1.3863)
     """
     check_shapes(logits, labels=labels, weights=weights)
+    if task_weights is not None:
+        check_tensor("task_weights", task_weights)
     if task_weights is not None and task_weights.shape != logits.shape[1:]:
-        raise InputError(f"`logits` (of shape {list(logits.shape)}) must have {len(task_weights)} columns, one a task")
+        raise InputError(
+            f"`logits` (of shape {list(logits.shape)}) must have {task_weights.numel()} columns, one a task"
+        )
     terms = F.binary_cross_entropy_with_logits(logits, known_labels(labels, weights), reduction="none")
     return mean_over_rows(terms if task_weights is None else terms * task_weights, weights)
 
@@ -125,6 +153,7 @@ def calibrator(logits: Tensor, edges: Edges, weights: Tensor | None = None) -> T
         (tensor(0.4621), tensor(0.))
     """
     check_shapes(logits, weights=weights)
+    check_edges(edges, logits.shape[1])
     return mean_over_rows(
         step(logits.sigmoid(), edges).relu(), None if weights is None else pair_weights(weights, edges)
     )
@@ -141,6 +170,7 @@ def dependence(logits: Tensor, labels: Tensor, edges: Edges, weights: Tensor | N
         tensor(1.)
     """
     check_shapes(logits, labels=labels, weights=weights)
+    check_edges(edges, logits.shape[1])
     differences = step(logits.sigmoid(), edges) - step(known_labels(labels, weights), edges)
     pairs = None if weights is None else pair_weights(weights, edges)
     return mean_over_rows(differences.square(), pairs)
@@ -164,6 +194,8 @@ def step_propensity(logits: Tensor, labels: Tensor, edges: Edges, min_propensity
         ``[B, E]`` in [``min_propensity``, 1].
     """
     check_shapes(logits, labels=labels)
+    check_edges(edges, logits.shape[1])
+    check_positive_share(min_propensity=min_propensity)
     # (p_{t-1} - p_t) / (1 - p_t) = 1 - (1 - p_{t-1}) / (1 - p_t), where 1 - p may underflow but its log does not
     ratio = -torch.expm1(-step(F.logsigmoid(-logits.detach()), edges))
     _, happened = parents_and_children(labels, edges)
@@ -193,6 +225,13 @@ def local_space_bce(
         tensor(1.0397)
     """
     check_shapes(logits, labels=labels, weights=weights)
+    check_edges(edges, logits.shape[1])
+    check_tensor("propensities", propensities)
+    if propensities.shape != (len(logits), len(edges)):
+        given, expected = list(propensities.shape), [len(logits), len(edges)]
+        raise InputError(
+            f"`propensities` (of shape {given}) must have one column a task that needs another: {expected}"
+        )
     labels = known_labels(labels, weights)  # so a row whose parent is masked is outside
     terms = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     happened, _ = parents_and_children(labels, edges)

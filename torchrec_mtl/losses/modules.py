@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least, check_positive_share
 from torchrec_mtl.losses import functional
 from torchrec_mtl.tasks import TaskForest
@@ -68,6 +69,7 @@ class CrossEntropyLoss(TaskWeightedLoss):
         tensor(1.0397)
     """
 
+    @checked
     def __init__(self, tasks: TaskForest, *, task_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.set_task_weights(tasks, task_weights)
@@ -99,6 +101,7 @@ class CalibratedLoss(TaskWeightedLoss):
         tensor(1.3863)
     """
 
+    @checked
     def __init__(self, tasks: TaskForest, *, alpha: float = 0.6, task_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.set_task_weights(tasks, task_weights)
@@ -134,6 +137,7 @@ class DependenceLoss(TaskWeightedLoss):
         tensor(1.3863)
     """
 
+    @checked
     def __init__(
         self, tasks: TaskForest, *, dependence_weight: float = 1.0, task_weights: Sequence[float] | None = None
     ) -> None:
@@ -173,6 +177,7 @@ class LocalSpaceLoss(nn.Module):
         tensor(1.3863)
     """
 
+    @checked
     def __init__(self, tasks: TaskForest, *, min_propensity: float = 1e-3) -> None:
         super().__init__()
         tasks.require_edges("LocalSpaceLoss")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torchrec_mtl.argument_types import check_fields, checked
 from torchrec_mtl.errors import InputError, check_choice, not_one_of
 from torchrec_mtl.metrics.probability import calibration, log_loss, normalized_entropy
 from torchrec_mtl.metrics.ranking import auc, gauc
@@ -48,6 +49,7 @@ class Metric:
     grouped: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, choices in (("better", tuple(_MERITS)), ("score", _SCORES)):
             check_choice(name, getattr(self, name), choices)
 
@@ -71,6 +73,7 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+@checked
 def measured_as(name: str, metric: Metric, space: str) -> dict[str, str]:
     """Returns the names, with titles, under which :class:`MultiTaskMetrics` measures a metric in a sample space.
 
@@ -100,6 +103,7 @@ AUCS = (*measured_as("auc", METRICS["auc"], "impressions"), *measured_as("auc", 
 """The names under which AUCs are measured; RelaImpr and Gain are defined for them."""
 
 
+@checked
 def find_metric(name: str, known: Mapping[str, Metric], argument: str, with_groups: bool) -> Metric:
     """Returns the metric called ``name``.
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics.metric import METRICS, Metric, measured_as
 from torchrec_mtl.metrics.probability import CalibrationCurve, calibration_curve, conditional_logits, log_conditional
@@ -66,6 +67,7 @@ class MultiTaskMetrics:
         purchase after click marginal_auc 1.0
     """
 
+    @checked
     def __init__(self, tasks: TaskForest, with_groups: bool = False, metrics: Mapping[str, Metric] = METRICS) -> None:
         self.tasks = tasks
         self.with_groups = with_groups
@@ -82,6 +84,7 @@ class MultiTaskMetrics:
         groups = [torch.empty(0, dtype=torch.int64)] if self.with_groups else []
         self._batches = [[none, none.bool(), none, *groups]]  # so that a rank without rows has columns
 
+    @checked
     def update(
         self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, groups: Tensor | None = None
     ) -> None:

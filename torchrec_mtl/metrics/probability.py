@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.metrics.rows import check_shape, checked_rows
 
 _LARGEST_CONDITIONAL = 1 - 1e-12  # the clamp of torchrec.metrics.ne
 
 
+@checked
 def log_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     """Mean binary cross entropy in nats, weighted: BPCM eq. (11) for one task.
 
@@ -38,6 +40,7 @@ def log_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> f
     return float((rows.weights * losses).sum() / rows.weights.sum())
 
 
+@checked
 def normalized_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     """Log loss divided by the log loss of always predicting the base rate: below 1 is better than the base rate.
 
@@ -59,6 +62,7 @@ def normalized_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = 
     return log_loss(logits, labels, weights) / entropy if entropy > 0 else math.nan
 
 
+@checked
 def calibration(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     """Sum of the predicted probabilities divided by the sum of the labels: above 1 predicts too many positives.
 
@@ -86,6 +90,7 @@ class CalibrationCurve(NamedTuple):
     num_rows: Tensor
 
 
+@checked
 def calibration_curve(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, num_bins: int = 10
 ) -> CalibrationCurve:
@@ -105,8 +110,7 @@ def calibration_curve(
         >>> [column.tolist() for column in curve[1:]]
         [[0.0, 0.5], [2, 2]]
     """
-    if num_bins < 1:
-        raise InputError(f"`num_bins` (={num_bins}) must be above 0")
+    check_at_least(1, num_bins=num_bins)
     rows = checked_rows(logits, labels, weights, "logits")
     _, cell = torch.unique(rows.scores, return_inverse=True)
     cell_weight = torch.bincount(cell, rows.weights)
@@ -120,6 +124,7 @@ def calibration_curve(
     return CalibrationCurve((predicted / weight)[filled], (observed / weight)[filled], num_rows[filled])
 
 
+@checked
 def log_conditional(logits: Tensor, previous_logits: Tensor) -> Tensor:
     """Returns ``log p_t - log p_{t-1}``, the score by which conversion rates are ranked.
 
@@ -144,6 +149,7 @@ def log_conditional(logits: Tensor, previous_logits: Tensor) -> Tensor:
     return logsigmoid(logits.double()) - logsigmoid(previous_logits.double())
 
 
+@checked
 def conditional_logits(logits: Tensor, previous_logits: Tensor) -> Tensor:
     """Returns the logit of ``min(p_t / p_{t-1}, 1)``: a task given that the previous step happened.
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.metrics.rows import WeightedRows, check_groups, checked_rows
 
 _SUSPICIOUS_MARGIN = 0.005
@@ -17,6 +19,7 @@ def _class_weights(rows: WeightedRows, cell: Tensor) -> tuple[Tensor, Tensor]:
     return positives, torch.bincount(cell, rows.weights * (1 - rows.labels))
 
 
+@checked
 def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     """Area under the ROC curve: the chance that a positive outscores a negative, a tie counting one half.
 
@@ -66,6 +69,7 @@ def _cumsum_by_group(values: Tensor, group: Tensor) -> Tensor:
     return total
 
 
+@checked
 def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None = None) -> float:
     """Group AUC: the AUC inside each group (usually a user), averaged with the groups' impressions as weights.
 
@@ -111,6 +115,7 @@ def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None 
     return float(((area / positives / negatives)[both] * impressions).sum() / impressions.sum())
 
 
+@checked
 def rela_impr(auc: float, auc_base: float) -> float:
     """BPCM eq. (14): relative change of the AUC above chance, ``(auc - 0.5) / (auc_base - 0.5) - 1``.
 
@@ -124,6 +129,7 @@ def rela_impr(auc: float, auc_base: float) -> float:
     return (auc - 0.5) / (auc_base - 0.5) - 1 if auc_base > 0.5 else math.nan
 
 
+@checked
 def gain(auc: float, auc_base: float) -> float:
     """TAFE table 2: relative change of the AUC, ``auc / auc_base - 1``, as a fraction.
 
@@ -137,6 +143,7 @@ def gain(auc: float, auc_base: float) -> float:
     return auc / auc_base - 1 if auc_base > 0 else math.nan
 
 
+@checked
 def suspicious(auc: float, positives: float, negatives: float) -> str | None:
     """Returns one sentence if an AUC hints at a mistake in the data or the training, else None.
 
@@ -148,6 +155,7 @@ def suspicious(auc: float, positives: float, negatives: float) -> str | None:
         'AUC 0.5000 (120 positives, 9880 negatives) is that of chance: the model may have learnt nothing'
         >>> suspicious(0.62, positives=120, negatives=9880)
     """
+    check_at_least(0, positives=positives, negatives=negatives)
     rows = f"({positives:.0f} positives, {negatives:.0f} negatives)"
     if not (positives and negatives):
         return f"AUC is undefined without both classes {rows}"

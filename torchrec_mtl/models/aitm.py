@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_sizes
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
@@ -47,6 +48,7 @@ class AITMArch(nn.Module):
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -94,6 +96,7 @@ class AITM(MultiTaskModel):
             ``dropout`` is not between 0 and 1.
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

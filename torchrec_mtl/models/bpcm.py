@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
     BehaviorPatternConversion,
@@ -44,6 +45,7 @@ class BPCMArch(nn.Module):
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         num_fields: int,
@@ -117,6 +119,7 @@ class BPCM(MultiTaskModel):
             does not divide ``D``, a feature tower has neither of its units, or a size or probability is out of range.
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.errors import check_sizes
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import CrossStitchLayer, FeatureArch, TaskTowers, as_features, initialize_linear_layers
 from torchrec_mtl.tasks import TaskForest
@@ -32,6 +33,7 @@ class CrossStitchArch(nn.Module):
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -43,6 +45,7 @@ class CrossStitchArch(nn.Module):
         stitch: Literal["channel", "layer"] = "channel",
     ) -> None:
         super().__init__()
+        check_at_least(1, num_tasks=num_tasks, in_features=in_features)
         check_sizes(layer_sizes=layer_sizes)
         self.num_tasks = num_tasks
         widths = [in_features, *layer_sizes]
@@ -80,6 +83,7 @@ class CrossStitch(MultiTaskModel):
             not between 0 and 1.
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_choice
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
@@ -48,6 +49,7 @@ class ESCM2Arch(nn.Module):
         {'logits': (2, 3), 'conditional_logits': (2, 3), 'imputed_errors': (2, 2)}
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -105,6 +107,7 @@ class ESCM2(MultiTaskModel):
             a layer width is below 1, or ``dropout`` is not between 0 and 1.
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
     FeatureArch,
@@ -38,6 +39,7 @@ class ESMMArch(nn.Module):
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -78,6 +80,7 @@ class ESMM(MultiTaskModel):
             between 0 and 1.
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
     FeatureArch,
@@ -43,6 +44,7 @@ class MMoEArch(nn.Module):
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -85,6 +87,7 @@ class MMoE(MultiTaskModel):
             between 0 and 1. For errors of the gate, see `DSelectK`.
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
@@ -45,6 +46,7 @@ class PLEArch(nn.Module):
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -106,6 +108,7 @@ class PLE(MultiTaskModel):
             ``dropout`` is not between 0 and 1. For errors of the gates, see `DSelectK`.
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

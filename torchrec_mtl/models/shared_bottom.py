@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
-from torchrec_mtl.errors import check_sizes
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import FeatureArch, TaskTowers, as_features, initialize_linear_layers
 from torchrec_mtl.tasks import TaskForest
@@ -29,6 +30,7 @@ class SharedBottomArch(nn.Module):
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -39,6 +41,7 @@ class SharedBottomArch(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_at_least(1, in_features=in_features)
         check_sizes(1, bottom_layer_sizes=bottom_layer_sizes)
         self.num_tasks = num_tasks
         self.bottom = MLP(in_features, list(bottom_layer_sizes))
@@ -80,6 +83,7 @@ class SharedBottom(MultiTaskModel):
         torch.Size([2, 2])
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_sizes
 from torchrec_mtl.modules import FeatureArch, Tower, as_features, initialize_linear_layers
+from torchrec_mtl.modules.towers import check_base_rates
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -39,6 +41,7 @@ class SingleTask(nn.Module):
         torch.Size([2, 2])
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module | Sequence[FeatureArch | nn.Module],
@@ -77,12 +80,14 @@ class SingleTask(nn.Module):
             logits.append(tower(features(dense, sparse_features)))
         return torch.cat(logits, dim=1)
 
+    @checked
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """Sets the output biases so that the untrained model predicts each task's share of positives, ``[T]``.
 
         Raises:
-            InputError: if a rate is not between 0 and 1.
+            InputError: if there is not one rate per task, or a rate is not between 0 and 1.
         """
+        check_base_rates(base_rates, len(self.over_arch))
         for tower, rate in zip(self.over_arch, base_rates.tolist(), strict=True):
             assert isinstance(tower, Tower)
             tower.start_from_base_rate(rate)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
     FeatureArch,
@@ -49,6 +50,7 @@ class TAFEArch(nn.Module):
         torch.Size([2, 3])
     """
 
+    @checked
     def __init__(
         self,
         num_fields: int,
@@ -132,6 +134,7 @@ class TAFE(MultiTaskModel):
             not one of the above.
     """
 
+    @checked
     def __init__(
         self,
         features: FeatureArch | nn.Module,

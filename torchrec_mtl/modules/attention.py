@@ -3,12 +3,14 @@
 from torch import Tensor, nn
 
 from torchrec_mtl import ops
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.ops.attention import reference
 
 
 def check_heads(embedding_dim: int, num_heads: int) -> None:
-    """Raises `InputError` unless ``num_heads`` divides ``embedding_dim``."""
+    """Raises `InputError` unless ``num_heads`` divides ``embedding_dim``, which is at least 1."""
+    check_at_least(1, embedding_dim=embedding_dim)
     if num_heads < 1 or embedding_dim % num_heads:
         raise InputError(f"`num_heads` (={num_heads}) must divide `embedding_dim` (={embedding_dim})")
 
@@ -30,9 +32,10 @@ class Attention(nn.Module):
         output_projection: whether a last matrix ``Wo`` mixes the heads, as in TAFE eq. (19); BPCM has none.
 
     Raises:
-        InputError: if ``num_heads`` does not divide ``embedding_dim``.
+        InputError: if ``embedding_dim`` is below 1, or ``num_heads`` does not divide it.
     """
 
+    @checked
     def __init__(self, embedding_dim: int, num_heads: int = 1, output_projection: bool = False) -> None:
         super().__init__()
         check_heads(embedding_dim, num_heads)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_share
 from torchrec_mtl.modules.attention import Attention
 
@@ -29,6 +30,7 @@ class BehaviorPatternConversion(nn.Module):
         torch.Size([2, 6, 8])
     """
 
+    @checked
     def __init__(self, embedding_dim: int, num_heads: int = 1, dropout: float = 0.1, layer_norm: bool = False) -> None:
         super().__init__()
         check_share(message_dropout=dropout)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
-from torchrec_mtl.errors import check_choice
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import check_at_least, check_choice
 from torchrec_mtl.modules.tracing import unbind
 
 
@@ -24,7 +25,7 @@ class CrossStitchUnit(nn.Module):
             that all ``D`` channels share.
 
     Raises:
-        InputError: if ``per`` is neither.
+        InputError: if a number is below 1, or ``per`` is neither.
 
     Example::
 
@@ -33,9 +34,11 @@ class CrossStitchUnit(nn.Module):
         tensor([0.9000, 0.1000], grad_fn=<ViewBackward0>)
     """
 
+    @checked
     def __init__(self, num_tasks: int, features: int, per: Literal["channel", "layer"] = "channel") -> None:
         super().__init__()
         check_choice("stitch", per, ("channel", "layer"))
+        check_at_least(1, num_tasks=num_tasks, features=features)
         channels = () if per == "layer" else (features,)
         self.alpha = nn.Parameter(torch.empty(*channels, num_tasks, num_tasks))
         self.equation = "st,btd->bsd" if per == "layer" else "dst,btd->bsd"
@@ -63,13 +66,15 @@ class CrossStitchLayer(nn.Module):
         per: see `CrossStitchUnit`.
 
     Raises:
-        InputError: if ``per`` is neither ``"channel"`` nor ``"layer"``.
+        InputError: if a number is below 1, or ``per`` is neither ``"channel"`` nor ``"layer"``.
     """
 
+    @checked
     def __init__(
         self, num_tasks: int, in_features: int, out_features: int, per: Literal["channel", "layer"] = "channel"
     ) -> None:
         super().__init__()
+        check_at_least(1, num_tasks=num_tasks, in_features=in_features, out_features=out_features)
         self.networks = nn.ModuleList(MLP(in_features, [out_features]) for _ in range(num_tasks))
         self.unit = CrossStitchUnit(num_tasks, out_features, per)
 

@@ -1,5 +1,6 @@
 """TAFE's dynamic selector, eq. (14)-(16), and the schedule that sharpens it."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, cast
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
+from torchrec_mtl.argument_types import check_type, checked
 from torchrec_mtl.errors import InputError, check_at_least, check_sizes
 
 
@@ -24,11 +26,16 @@ class SmoothStepSchedule(NamedTuple):
     def over(cls, num_steps: int) -> "SmoothStepSchedule":
         """Returns the schedule that goes from the paper's start to its end in ``num_steps`` steps.
 
+        Raises:
+            InputError: if ``num_steps`` is below 1.
+
         Example::
 
             >>> round(SmoothStepSchedule.over(1000).rate, 6)
             0.009999
         """
+        check_type("num_steps", num_steps, int)
+        check_at_least(1, num_steps=num_steps)
         return cls(rate=(cls().start - cls().end) / num_steps)
 
 
@@ -42,6 +49,7 @@ class Scheduled(Protocol):
         """Advances by one optimizer step of a run of ``num_steps`` steps; None if that number is not known."""
 
 
+@checked
 def find_schedules(model: nn.Module) -> list[Scheduled]:
     """Returns the modules in ``model`` that `advance_schedules` advances, so that a loop can look for them once."""
     # look at the type: a compiled module forwards attributes of the module it wraps, which is in the model too
@@ -74,14 +82,32 @@ def advance_schedules(model: nn.Module, num_steps: int | None = None) -> None:
         schedule.advance_schedule(num_steps)
 
 
+def check_gamma(gamma: Tensor | float) -> None:
+    """Raises `InputError` unless the width of a smooth step is above 0 and finite; of a tensor reads only the shape."""
+    if isinstance(gamma, Tensor):
+        if gamma.ndim:
+            raise InputError(f"`gamma` (of shape {list(gamma.shape)}) must be a number")
+        return
+    check_at_least(0, gamma=gamma)
+    if not gamma:
+        raise InputError(f"`gamma` (={gamma}) must be above 0")
+
+
 def smooth_step(x: Tensor, gamma: Tensor | float) -> Tensor:
     """TAFE eq. (16): a cubic from exactly 0 at ``-gamma / 2`` and below to exactly 1 at ``gamma / 2`` and above.
+
+    Raises:
+        InputError: if ``x`` is no tensor, or ``gamma`` is neither a number above 0 nor a tensor of one.
 
     Example::
 
         >>> smooth_step(torch.tensor([-5.0, 0.0, 2.0, 5.0]), 8.0)
         tensor([0.0000, 0.5000, 0.8438, 1.0000])
     """
+    if not isinstance(x, Tensor | torch.fx.Proxy):
+        raise InputError(f"`x` (a {type(x).__name__}) must be a tensor")
+    if not isinstance(gamma, torch.fx.Proxy):
+        check_gamma(gamma)
     u = (x / gamma).clamp(-0.5, 0.5)
     return (1.5 - 2 * u * u) * u + 0.5
 
@@ -101,7 +127,7 @@ class DynamicSelector(nn.Module):
 
     Raises:
         InputError: if a size is below 1, if the schedule is a string other than ``"run"``, if its ``start`` or ``end``
-            is not positive, or if its ``rate`` is negative.
+            is not positive, or if its ``rate`` is negative, or one of them not finite.
 
     Example::
 
@@ -114,6 +140,7 @@ class DynamicSelector(nn.Module):
     step: Tensor
     num_steps: Tensor
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -128,8 +155,10 @@ class DynamicSelector(nn.Module):
             raise InputError(f"`schedule` (={schedule!r}) must be 'run' or have a `start`, a `rate` and an `end`")
         self.spans_run = schedule == "run"
         self.schedule = SmoothStepSchedule(*(() if isinstance(schedule, str) else schedule))
-        if self.schedule.start <= 0 or self.schedule.end <= 0 or self.schedule.rate < 0:
-            raise InputError(f"`schedule` (={self.schedule}) must have `start` and `end` above 0, `rate` at least 0")
+        start, rate, end = self.schedule
+        if not (0 < start < math.inf and 0 <= rate < math.inf and 0 < end < math.inf):  # NaN neither
+            rule = "must have `start` and `end` above 0, `rate` at least 0, all finite"
+            raise InputError(f"`schedule` (={self.schedule}) {rule}")
         self.mlp = MLP(in_features, list(layer_sizes)) if layer_sizes else nn.Identity()
         self.output = nn.Linear(layer_sizes[-1] if layer_sizes else in_features, num_inducing_points)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -151,6 +180,7 @@ class DynamicSelector(nn.Module):
         if self.spans_run:
             if num_steps is None:
                 raise InputError("`schedule` (='run') needs the run's steps: give `advance_schedules` its `num_steps`")
+            check_type("num_steps", num_steps, int)
             check_at_least(1, num_steps=num_steps)
             self.num_steps.fill_(num_steps)
         self.step += 1

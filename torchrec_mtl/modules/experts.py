@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.modules.gates import Gate, SoftmaxGate
 from torchrec_mtl.modules.initialization import he_normal_
@@ -50,9 +51,10 @@ class Experts(nn.Module):
         torch.Size([2, 3, 4])
     """
 
+    @checked
     def __init__(self, num_experts: int, in_features: int, layer_sizes: Sequence[int]) -> None:
         super().__init__()
-        check_at_least(1, num_experts=num_experts)
+        check_at_least(1, num_experts=num_experts, in_features=in_features)
         check_sizes(1, expert_layer_sizes=layer_sizes)
         widths = [in_features, *layer_sizes]
         self.weights = _Weights(
@@ -94,6 +96,7 @@ class MixtureOfExperts(nn.Module):
         torch.Size([2, 3, 5])
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -104,6 +107,7 @@ class MixtureOfExperts(nn.Module):
         num_gates: int,
     ) -> None:
         super().__init__()
+        check_at_least(1, num_gates=num_gates)
         self.experts = Experts(num_experts, in_features, layer_sizes)
         self.gate = gate(in_features, num_experts, num_gates)
 
@@ -140,6 +144,7 @@ class ExtractionLayer(nn.Module):
         [(5, 4), (5, 4), (5, 4)]
     """
 
+    @checked
     def __init__(
         self,
         num_tasks: int,
@@ -153,7 +158,7 @@ class ExtractionLayer(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least(0, num_task_experts=num_task_experts)
-        check_at_least(1, num_shared_experts=num_shared_experts)
+        check_at_least(1, num_tasks=num_tasks, num_shared_experts=num_shared_experts)
         self.num_tasks = num_tasks
         self.task_experts = nn.ModuleList(
             Experts(num_task_experts, in_features, layer_sizes) for _ in range(num_tasks if num_task_experts else 0)

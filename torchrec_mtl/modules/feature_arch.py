@@ -13,6 +13,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.modules.mlp import MLP
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least, check_sizes
 from torchrec_mtl.modules.batch_layout import BatchLayout
 from torchrec_mtl.modules.initialization import initialize_linear_layers
@@ -95,6 +96,7 @@ class FeatureArch(nn.Module):
         (torch.Size([2, 18]), [8, 4, 6])
     """
 
+    @checked
     def __init__(
         self,
         embedding_bag_collection: nn.Module,
@@ -164,6 +166,7 @@ class FeatureArch(nn.Module):
                 raise InputError("`sparse_features` must have at least one row, as TorchRec's tables need one")
 
 
+@checked
 def as_features(features: nn.Module) -> FeatureArch:
     """Returns ``features`` if it is a `FeatureArch`, and otherwise makes one from it, a bare collection of tables."""
     return features if isinstance(features, FeatureArch) else FeatureArch(features)
@@ -177,7 +180,7 @@ class FieldProjection(nn.Module):
         embedding_dim: embedding dimension, ``D``.
 
     Raises:
-        InputError: if ``embedding_dim`` is below 1.
+        InputError: if there is no field, or a dimension is below 1.
 
     Example::
 
@@ -185,8 +188,10 @@ class FieldProjection(nn.Module):
         torch.Size([2, 3, 4])
     """
 
+    @checked
     def __init__(self, field_dims: Sequence[int], embedding_dim: int) -> None:
         super().__init__()
+        check_sizes(1, field_dims=field_dims)
         check_at_least(1, embedding_dim=embedding_dim)
         self.field_dims = list(field_dims)
         self.embedding_dim = embedding_dim

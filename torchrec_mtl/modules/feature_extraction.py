@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from torchrec_mtl import ops
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator
 from torchrec_mtl.modules.task_adapter import TaskAdapter
@@ -35,6 +36,7 @@ class TaskAwareExtraction(nn.Module):
         (torch.Size([4, 3, 8]), True)
     """
 
+    @checked
     def __init__(self, generator: RepresentationGenerator, adapter: TaskAdapter, backend: str = "auto") -> None:
         super().__init__()
         check_choice("backend", backend, ("modules", *BACKENDS))

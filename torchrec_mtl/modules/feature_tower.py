@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
-from torchrec_mtl.modules.attention import Attention
+from torchrec_mtl.modules.attention import Attention, check_heads
 
 
 class FeatureAggregation(nn.Module):
@@ -23,9 +24,10 @@ class FeatureAggregation(nn.Module):
             ``F * D`` fields together.
 
     Raises:
-        InputError: if ``over`` is neither of the two, or ``hidden_size`` is below 1.
+        InputError: if ``over`` is neither of the two, or a number is below 1.
     """
 
+    @checked
     def __init__(
         self,
         num_fields: int,
@@ -35,6 +37,7 @@ class FeatureAggregation(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("aggregation_over", over, ("embedding", "fields"))
+        check_at_least(1, num_fields=num_fields, embedding_dim=embedding_dim)
         if hidden_size is not None:
             check_at_least(1, aggregation_size=hidden_size)
         self.over = over
@@ -53,10 +56,15 @@ class ComplementaryGate(nn.Module):
 
     Args:
         embedding_dim: embedding dimension, ``D``.
+
+    Raises:
+        InputError: if ``embedding_dim`` is below 1.
     """
 
+    @checked
     def __init__(self, embedding_dim: int) -> None:
         super().__init__()
+        check_at_least(1, embedding_dim=embedding_dim)
         self.organic = nn.Linear(embedding_dim, embedding_dim, bias=False)
         self.attended = nn.Linear(embedding_dim, embedding_dim, bias=False)
 
@@ -87,6 +95,7 @@ class FeatureTower(nn.Module):
         torch.Size([2, 6, 8])
     """
 
+    @checked
     def __init__(
         self,
         num_fields: int,
@@ -99,6 +108,8 @@ class FeatureTower(nn.Module):
         gate: bool = True,
     ) -> None:
         super().__init__()
+        check_at_least(1, num_fields=num_fields)
+        check_heads(embedding_dim, num_heads)
         if not (attention or aggregation):
             raise InputError("a feature tower must keep one of its units: `attention` or `aggregation`")
         self.attention = Attention(embedding_dim, num_heads) if attention else None

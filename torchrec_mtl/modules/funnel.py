@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.towers import check_base_rates
 from torchrec_mtl.modules.tracing import unbind
 from torchrec_mtl.tasks import TaskForest
 
@@ -34,6 +36,7 @@ class MarginalFromConditional(nn.Module):
         tensor([[ -50., -100.]])
     """
 
+    @checked
     def __init__(self, tasks: TaskForest) -> None:
         super().__init__()
         self.parents = tasks.parents
@@ -51,6 +54,7 @@ class MarginalFromConditional(nn.Module):
         return torch.stack(happens, dim=1) - torch.stack(does_not, dim=1)
 
 
+@checked
 def conditional_rates(base_rates: Tensor, parents: Sequence[int | None]) -> Tensor:
     """Returns each task's share of positives among the positives of the task it needs.
 
@@ -59,15 +63,19 @@ def conditional_rates(base_rates: Tensor, parents: Sequence[int | None]) -> Tens
         parents: position of the task that each task needs, as in `TaskForest.parents`.
 
     Raises:
-        InputError: if a task is not rarer than the task it needs.
+        InputError: if there is not one rate per task, a rate is not between 0 and 1, or a task is not rarer than the
+            task it needs.
 
     Example::
 
         >>> conditional_rates(torch.tensor([0.5, 0.1]), (None, 0))
         tensor([0.5000, 0.2000])
     """
+    check_base_rates(base_rates, len(parents))
     rates = base_rates.clone()
     for task, parent in enumerate(parents):
+        if not 0 < base_rates[task] < 1:
+            raise InputError(f"`base_rates` (={base_rates.tolist()}) must be above 0 and below 1")
         if parent is not None:
             rates[task] = base_rates[task] / base_rates[parent]
             if not rates[task] < 1:

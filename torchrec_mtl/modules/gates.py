@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchrec_mtl.argument_types import check_fields, checked
 from torchrec_mtl.errors import InputError, check_at_least
-from torchrec_mtl.modules.dynamic_selector import smooth_step
+from torchrec_mtl.modules.dynamic_selector import check_gamma, smooth_step
 from torchrec_mtl.modules.tracing import unbind
 
 
@@ -35,6 +36,9 @@ class SoftmaxGate(nn.Module):
         num_experts: number of experts, ``E``.
         num_gates: number of gates, ``G``.
 
+    Raises:
+        InputError: if a number is below 1.
+
     Example::
 
         >>> weights = SoftmaxGate(in_features=6, num_experts=4, num_gates=3)(torch.randn(2, 6))
@@ -42,8 +46,10 @@ class SoftmaxGate(nn.Module):
         (torch.Size([2, 3, 4]), True)
     """
 
+    @checked
     def __init__(self, in_features: int, num_experts: int, num_gates: int = 1) -> None:
         super().__init__()
+        check_at_least(1, in_features=in_features, num_experts=num_experts, num_gates=num_gates)
         self.num_experts = num_experts
         self.linear = nn.Linear(in_features, num_gates * num_experts, bias=False)
 
@@ -81,7 +87,8 @@ class DSelectGate(nn.Module):
         gamma: width of the smooth step.
 
     Raises:
-        InputError: if ``num_selected`` is not between 1 and ``num_experts``, or ``gamma`` is not positive.
+        InputError: if a number is below 1, ``num_selected`` is above ``num_experts``, or ``gamma`` is not finite and
+            positive.
 
     Example::
 
@@ -91,6 +98,7 @@ class DSelectGate(nn.Module):
         tensor([[[0., 0., 0., 1.]]], grad_fn=<ExpandBackward0>)
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -101,12 +109,12 @@ class DSelectGate(nn.Module):
         gamma: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least(1, in_features=in_features, num_experts=num_experts, num_gates=num_gates)
         if not 1 <= num_selected <= num_experts:
             raise InputError(
                 f"`num_selected` (={num_selected}) must be from 1 to the number of experts of a gate (={num_experts})"
             )
-        if gamma <= 0:
-            raise InputError(f"`gamma` (={gamma}) must be above 0")
+        check_gamma(gamma)
         self.num_experts, self.per_example, self.gamma = num_experts, per_example, gamma
         self.num_digits = (num_experts - 1).bit_length()
         self.shape = (num_gates, num_selected)
@@ -152,7 +160,7 @@ class DSelectK:
         gamma: width of the smooth step.
 
     Raises:
-        InputError: if ``num_selected`` is below 1 or ``gamma`` is not positive.
+        InputError: if ``num_selected`` is below 1 or ``gamma`` is not finite and positive.
 
     Example::
 
@@ -165,9 +173,9 @@ class DSelectK:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_at_least(1, num_selected=self.num_selected)
-        if not self.gamma > 0:
-            raise InputError(f"`gamma` (={self.gamma}) must be above 0")
+        check_gamma(self.gamma)
 
     def __call__(self, in_features: int, num_experts: int, num_gates: int = 1) -> nn.Module:
         """See `Gate`."""

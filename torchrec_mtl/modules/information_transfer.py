@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import check_at_least
+
 
 class InformationTransfer(nn.Module):
     """``z_t = AIT(p_{t-1}, q_t)``: weighs what a task receives from the previous task against its own representation.
@@ -18,14 +21,19 @@ class InformationTransfer(nn.Module):
     Args:
         features: width of the representations, ``D``.
 
+    Raises:
+        InputError: if ``features`` is below 1.
+
     Example::
 
         >>> InformationTransfer(8)(torch.randn(2, 8), torch.randn(2, 8)).shape
         torch.Size([2, 8])
     """
 
+    @checked
     def __init__(self, features: int) -> None:
         super().__init__()
+        check_at_least(1, features=features)
         self.query = nn.Linear(features, features, bias=False)
         self.key = nn.Linear(features, features, bias=False)
         self.value = nn.Linear(features, features, bias=False)

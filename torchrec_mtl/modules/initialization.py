@@ -5,7 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 
+
+@checked
 @torch.no_grad()
 def he_normal_(weight: Tensor, bias: Tensor | None = None) -> None:
     """Draws ``weight [..., out, in]`` from a normal distribution of variance ``2 / in``, and sets ``bias`` to 0.
@@ -29,6 +32,7 @@ def _reset_linear(layer: nn.Linear) -> None:
     he_normal_(layer.weight, layer.bias)
 
 
+@checked
 def initialize_linear_layers(*modules: nn.Module) -> None:
     """Applies `he_normal_` to every `torch.nn.Linear` in ``modules``, now and whenever its parameters are reset.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl import ops
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least, check_choice
 from torchrec_mtl.modules.attention import Attention, check_heads
 from torchrec_mtl.modules.dynamic_selector import DynamicSelector, Schedule, SmoothStepSchedule
@@ -55,6 +56,7 @@ class RepresentationGenerator(nn.Module):
         [(2, 5, 8), (2, 5, 8), (2, 5, 8)]
     """
 
+    @checked
     def __init__(
         self,
         num_fields: int,
@@ -118,9 +120,11 @@ class SelfAttentionStack(nn.Module):
         InputError: if a number is below 1, or ``num_heads`` does not divide ``embedding_dim``.
     """
 
+    @checked
     def __init__(self, embedding_dim: int, num_layers: int, num_heads: int) -> None:
         super().__init__()
-        check_at_least(1, embedding_dim=embedding_dim, num_layers=num_layers)
+        check_at_least(1, num_layers=num_layers)
+        check_heads(embedding_dim, num_heads)
         self.layers = nn.ModuleList(
             Attention(embedding_dim, num_heads, output_projection=True) for _ in range(num_layers)
         )

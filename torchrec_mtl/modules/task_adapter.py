@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl import ops
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.modules.attention import check_heads
 from torchrec_mtl.modules.initialization import reset_attention
@@ -42,6 +43,7 @@ class TaskAdapter(nn.Module):
         torch.Size([4, 3, 8])
     """
 
+    @checked
     def __init__(self, num_tasks: int, embedding_dim: int, num_layers: int, num_heads: int = 2) -> None:
         super().__init__()
         check_at_least(1, num_tasks=num_tasks, embedding_dim=embedding_dim, num_layers=num_layers)
@@ -75,10 +77,15 @@ class PooledRepresentation(nn.Module):
 
     Args:
         num_tasks: number of tasks, ``T``.
+
+    Raises:
+        InputError: if ``num_tasks`` is below 1.
     """
 
+    @checked
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
+        check_at_least(1, num_tasks=num_tasks)
         self.num_tasks = num_tasks
 
     def forward(self, representations: Sequence[Tensor]) -> Tensor:

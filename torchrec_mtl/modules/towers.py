@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.mlp import MLP
 
-from torchrec_mtl.errors import InputError, check_share, check_sizes
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import InputError, check_at_least, check_share, check_sizes
 
 
+@checked
 def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     """Returns ReLU layers, each followed by dropout if its probability is above 0.
 
@@ -19,13 +21,15 @@ def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float =
         dropout: probability of dropping a unit during training.
 
     Raises:
-        InputError: if ``dropout`` is not between 0 and 1.
+        InputError: if a width is below 1, or ``dropout`` is not between 0 and 1.
 
     Example::
 
         >>> hidden_layers(8, [6, 4], dropout=0.1)(torch.randn(2, 8)).shape
         torch.Size([2, 4])
     """
+    check_at_least(1, in_features=in_features)
+    check_sizes(layer_sizes=layer_sizes)
     check_share(dropout=dropout)
     layers: list[nn.Module] = []
     for width, size in zip([in_features, *layer_sizes], layer_sizes, strict=False):
@@ -42,7 +46,7 @@ class Tower(nn.Module):
         dropout: probability of dropping a hidden unit during training.
 
     Raises:
-        InputError: if a layer width is below 1, or ``dropout`` is not between 0 and 1.
+        InputError: if a width is below 1, or ``dropout`` is not between 0 and 1.
 
     Example::
 
@@ -50,8 +54,10 @@ class Tower(nn.Module):
         torch.Size([2, 1])
     """
 
+    @checked
     def __init__(self, in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__()
+        check_at_least(1, in_features=in_features)
         check_sizes(tower_layer_sizes=layer_sizes)
         self.hidden = hidden_layers(in_features, layer_sizes, dropout)
         self.output = nn.Linear([in_features, *layer_sizes][-1], 1)
@@ -61,6 +67,7 @@ class Tower(nn.Module):
         return self.output(self.hidden(x))
 
     @torch.no_grad()
+    @checked
     def start_from_base_rate(self, base_rate: float) -> None:
         """Sets the last bias to the logit of the task's share of positives, so that training need not learn it first.
 
@@ -81,6 +88,12 @@ class Tower(nn.Module):
         self.output.bias.fill_(math.log(base_rate) - math.log1p(-base_rate))
 
 
+def check_base_rates(base_rates: Tensor, num_towers: int) -> None:
+    """Raises `InputError` unless there is one rate for each tower, ``[T]``; `Tower` checks their values."""
+    if base_rates.shape != (num_towers,):
+        raise InputError(f"`base_rates` (={base_rates.tolist()}) must be one per tower ({num_towers})")
+
+
 class TaskTowers(nn.Module):
     """One `Tower` per task, each on a separate input.
 
@@ -91,17 +104,20 @@ class TaskTowers(nn.Module):
         dropout: probability of dropping a hidden unit during training.
 
     Raises:
-        InputError: see `Tower`.
+        InputError: if ``num_tasks`` is below 1; see also `Tower`.
     """
 
+    @checked
     def __init__(self, num_tasks: int, in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__()
+        check_at_least(1, num_tasks=num_tasks)
         self.towers = nn.ModuleList(Tower(in_features, layer_sizes, dropout) for _ in range(num_tasks))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Maps ``T`` tensors ``[B, in_features]`` to logits ``[B, T]``."""
         return torch.cat([tower(x) for tower, x in zip(self.towers, inputs, strict=True)], dim=1)
 
+    @checked
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """Calls `Tower.start_from_base_rate` for each tower.
 
@@ -111,8 +127,7 @@ class TaskTowers(nn.Module):
         Raises:
             InputError: if there is not one rate per tower, or a rate is not between 0 and 1.
         """
-        if len(self.towers) != len(base_rates):
-            raise InputError(f"`base_rates` (={base_rates.tolist()}) must be one per tower ({len(self.towers)})")
+        check_base_rates(base_rates, len(self.towers))
         for tower, rate in zip(self.towers, base_rates.tolist(), strict=True):
             assert isinstance(tower, Tower)
             tower.start_from_base_rate(rate)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam")
@@ -46,6 +47,7 @@ class TableConfig:
     sharding: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("optimizer", self.optimizer, TABLE_OPTIMIZERS)
         check_choice("sharding", self.sharding, SHARDINGS)
         check_at_least(0, learning_rate=self.learning_rate)
@@ -70,6 +72,7 @@ class OptimizerConfig:
     max_gradient_norm: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_at_least(0, **{name.name: getattr(self, name.name) for name in fields(self)})
 
 
@@ -91,6 +94,7 @@ class CheckpointConfig:
     asynchronous: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_at_least(0, interval=self.interval)
         check_at_least(1, keep_last=self.keep_last)
 
@@ -148,6 +152,7 @@ class TrainingConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
         check_choice("non_finite_loss", self.non_finite_loss, NON_FINITE)

@@ -17,6 +17,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.hang import going_on
 from torchrec_mtl.training.sharding import TableSharder, collections, is_replicated, plan_sharding
 
 _BLOCK_ELEMENTS = 2**20  # of a table, drawn together
@@ -130,6 +131,7 @@ def start_tables(model: nn.Module, init_fns: dict[str, Callable[[Tensor], object
             for (row, column), values in shards:
                 last = row + values.shape[0]
                 for start, block in _blocks(init_fn, f"{seed}/{name}", shape, row, last):
+                    going_on()
                     lower, upper = max(row, start), min(last, start + len(block))
                     drawn = block[lower - start : upper - start, column : column + values.shape[1]]
                     values[lower - row : upper - row].copy_(drawn)

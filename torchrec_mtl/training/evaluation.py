@@ -14,6 +14,7 @@ from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics, find_metric, suspicious
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.hang import going_on
 
 Measurements = list[dict[str, Any]]
 
@@ -57,6 +58,7 @@ def evaluate(
             not_finite += pad(bad := ~logits.isfinite(), (0, 1), value=True).sum(0)
             if not bad.any():
                 collected.update(logits.float(), labels, batch.weights, of_batch)
+            going_on()
     model.train(was_training)
     _check_finite(not_finite, tasks, description)
     return collected

@@ -20,7 +20,9 @@ from torchrec_mtl.training.checkpoint import Checkpointer, checkpoint_of, load_w
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.evaluation import by_task, early_stopping_metric, evaluate, mean_over_tasks, suspicions
 from torchrec_mtl.training.faults import non_finite_loss_report, non_finite_rows
+from torchrec_mtl.training.hang import going_on
 from torchrec_mtl.training.monitor import Monitor, progress_bar
+from torchrec_mtl.training.process_group import gloo_group
 from torchrec_mtl.training.result import TrainingResult
 from torchrec_mtl.training.step import NonFiniteLossError, Step
 from torchrec_mtl.training.stream import Batches, BatchStream
@@ -73,10 +75,10 @@ class TrainingLoop:
         self.steps_per_epoch = -(-len(train_batches) // config.micro_batches)
         self.num_steps = self.steps_per_epoch * config.max_epochs
         self.interval = max(1, -(-self.steps_per_epoch // config.evaluations_per_epoch))
-        self.agreement = dist.new_group(backend="gloo")
+        self.agreement = gloo_group()
         self.checkpointer = Checkpointer(
             directory / "checkpoints",
-            dist.new_group(backend="gloo"),
+            gloo_group(),
             config.checkpoint.keep_last,
             config.checkpoint.asynchronous,
         )
@@ -183,6 +185,7 @@ class TrainingLoop:
         result.seconds += time.perf_counter() - began
         result.step += 1
         result.epoch_step += 1
+        going_on()
 
     def _print_skip(self, error: NonFiniteLossError) -> None:
         where = non_finite_rows(error, self.batches.recent(self.step.num_calls - 1), self.tasks, self.agreement)
@@ -227,6 +230,7 @@ class TrainingLoop:
         position = {"epoch": self.result.epoch, "step": self.result.epoch_step * self.config.micro_batches}
         state = {"result": asdict(self.result), "data": {**self.train_batches.state_dict(), **position}}
         self.checkpointer.save(self.result.step, self.model, self.optimizer, state, merit)
+        going_on()
 
     def close(self) -> None:
         """Frees the loop's process groups; `run` does so at its end."""

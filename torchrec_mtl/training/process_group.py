@@ -57,6 +57,22 @@ def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=1
         dist.destroy_process_group()
 
 
+def gloo_group() -> dist.ProcessGroup:
+    """A gloo group of all ranks, in which a rank waits as long as in the default group; torch's default is 30 minutes.
+
+    Example::
+
+        >>> with process_group(torch.device("cpu"), timedelta(seconds=5)):
+        ...     group = gloo_group()
+        ...     dist.destroy_process_group(group)
+    """
+    default = dist.group.WORLD
+    assert default is not None
+    timeout = default._get_backend(default._device_types[0]).options._timeout
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+    return group
+
+
 def on_first_rank(function: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """Calls ``function`` on the first rank, and returns its result, or raises its error, on every rank.
 

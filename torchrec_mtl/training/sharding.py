@@ -42,6 +42,17 @@ def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection]
     return ((path, m) for path, m in model.named_modules() if isinstance(m, EmbeddingBagCollection))
 
 
+def check_table_names(model: nn.Module, config: TrainingConfig) -> dict[str, BaseEmbeddingConfig]:
+    """The tables of the model by name; raises `InputError` if ``config.tables`` names another."""
+    configs: dict[str, BaseEmbeddingConfig] = {
+        table.name: table for _, collection in collections(model) for table in collection.embedding_bag_configs()
+    }
+    for name in config.tables:
+        if name not in configs:
+            raise InputError(f"`tables` (={name!r}) must be of the model's: {sorted(configs)}")
+    return configs
+
+
 def is_replicated(table: TableConfig, device: torch.device) -> bool:
     """Whether every rank holds the whole table and updates it after the backward pass."""
     return table.sharding == REPLICATED or (table.optimizer == "adam" and device.type == "cpu")
@@ -87,10 +98,7 @@ def plan_sharding(
     Returns:
         The plan, which is empty if every table is replicated.
     """
-    configs = {table.name: table for _, c in collections(model) for table in c.embedding_bag_configs()}
-    for name in config.tables:
-        if name not in configs:
-            raise InputError(f"`tables` (={name!r}) must be of the model's: {sorted(configs)}")
+    configs = check_table_names(model, config)
     together = world_size is None
     world_size = dist.get_world_size() if world_size is None else world_size
     local_world_size = local_world_size or get_local_size(world_size)

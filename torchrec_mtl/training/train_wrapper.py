@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError
 
 
@@ -73,6 +74,7 @@ class MultiTaskTrain(nn.Module):
         (torch.Size([2, 2]), torch.Size([2, 2]))
     """
 
+    @checked
     def __init__(self, model: nn.Module, loss: nn.Module) -> None:
         super().__init__()
         self.model: Any = model

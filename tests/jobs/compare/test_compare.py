@@ -11,6 +11,7 @@ import pytest
 
 from tests.foreign_metric import NAMED
 from tests.jobs import funnel
+from tests.jobs.test_folder_lock import hold
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.jobs.compare import job, runs
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS, Protocol, Published
@@ -227,6 +228,16 @@ def test_an_interrupted_comparison_goes_on(finished, data, tmp_path, capsys):
     assert "final: 10 runs, 9 are finished" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert json.loads((lost / "result.json").read_text())["test"] == before  # bit for bit
+
+
+@pytest.mark.parametrize("arguments", [[], ["--seeds", "1"]])
+def test_a_second_comparison_in_the_folder_is_refused_while_the_first_runs(data, tmp_path, capsys, arguments):
+    first = hold(tmp_path, ("output", "comparison"))
+    assert compare(data, tmp_path, *arguments) == 2
+    sentence = f"must not be that of a comparison in progress, but process {first.pid} on "
+    assert f"error: `output` (='{tmp_path.name}') {sentence}" in capsys.readouterr().err
+    first.kill()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "said"}
 
 
 def test_results_of_other_settings_do_not_mix(finished, data, capsys):

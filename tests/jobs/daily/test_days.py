@@ -20,12 +20,10 @@ from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import BatchLoader, Schema
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.data.table import TableEncoder
-from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.daily.job import BEYOND_BOUNDS
-from torchrec_mtl.jobs.settings import PAPER, make_config
+from torchrec_mtl.jobs.loading import load_run
 from torchrec_mtl.metrics import METRICS
-from torchrec_mtl.systems import SYSTEMS
-from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights, read_manifest, verify
+from torchrec_mtl.training.checkpoint import best_checkpoint, read_manifest, verify
 from torchrec_mtl.training.evaluation import evaluate
 from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.process_group import process_group
@@ -112,14 +110,9 @@ def test_a_day_is_scored_by_the_published_model_of_the_day_before(whole, number)
     dense = encoded.select(schema.dense).to_numpy()
     labels = raw.select("click", "buy").to_numpy().tolist()
     split = Split(schema, fields, labels=labels, dense=dense)
-    config = make_config(SYSTEMS[MODEL], PAPER, SETTINGS)
     with process_group(CPU):
-        model = build_model(config, schema, CPU)
-        for collection in model.modules():
-            if type(collection).__name__ == "EmbeddingBagCollection":
-                collection.to_empty(device=CPU)
-        load_weights(model, best_checkpoint(before / MODEL / "checkpoints"))
-        measured = evaluate(model, BatchLoader(split, 256), schema.tasks, CPU).compute()
+        loaded = load_run(before)
+        measured = evaluate(loaded.train_model, BatchLoader(split, 256), schema.tasks, CPU).compute()
     figures = {
         (row["task"], row["space"], row["metric"]): row["value"]
         for row in json.loads((whole / "days" / DAYS[number] / "day.json").read_text())["scored"]
@@ -309,6 +302,7 @@ def test_two_ranks_do_the_days_too(table, whole, tmp_path):
     [
         (["--days", "2026-11-09"], "day 2026-11-09 must have rows (UTC, by column 'ts'), but has none"),
         (["--days", "soon"], "`days` (='soon') must be a day such as 2026-11-01, or 2026-11-01..2026-11-07"),
+        (["training.batch_size=64", "training.micro_batches=3"], "`batch_size` (=64) must be a multiple of the number"),
         (["--models", "tafe,bpcm"], "`models` (='tafe,bpcm') must name one model with `days`"),
         (["--bounds", "auc=1"], "`bounds`: kind 'auc' must be one of"),
         (["--bounds", "least_auc.by=1"], "'by' must be one of"),

@@ -8,7 +8,7 @@ from typing import IO
 
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.lines import BadLine
-from torchrec_mtl.errors import InputError, check_choice, redacts
+from torchrec_mtl.errors import InputError, check_at_least, check_choice, redacts
 
 POLICIES = ("strict", "quarantine")
 BAD_ROWS_FILE = "bad_rows.tsv"
@@ -17,8 +17,7 @@ BAD_ROWS_FILE = "bad_rows.tsv"
 def check_policy(policy: str, limit: int) -> None:
     """Raises `InputError` if ``policy`` is unknown or ``limit`` below 1."""
     check_choice("bad_rows", policy, POLICIES)
-    if limit < 1:
-        raise InputError(f"`bad_rows_limit` (={limit}) must be at least 1")
+    check_at_least(1, bad_rows_limit=limit)
 
 
 class BadRows:

@@ -181,6 +181,11 @@ class Table:
         return tuple(each for each in self.fields if isinstance(each, History))
 
     @property
+    def needs_time(self) -> bool:
+        """Whether a field is encoded by the row's time."""
+        return any(isinstance(each.column, AgeInDays) for each in self.fields)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The raw columns that are read."""
         weights = (column for column in self.tasks.weight_columns if column)

@@ -62,6 +62,14 @@ class TableEncoder:
     multi_valued: frozenset[str]
     value_types: Mapping[str, str]
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that `encode` reads: those of the fields, and the histories."""
+        table = self.table
+        time = (table.time,) if table.time and table.needs_time else ()
+        read = [(each.name,) if isinstance(each, History) else each.columns for each in table.fields]
+        return tuple(dict.fromkeys((*time, *(column for columns in read for column in columns))))
+
     def encode(self, batch: pa.RecordBatch, source: str = "rows", first_row: int = 0) -> pl.DataFrame:
         """Encodes raw rows without labels, for prediction; rows bring their histories as lists of raw values.
 

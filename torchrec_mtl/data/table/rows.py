@@ -75,7 +75,7 @@ def read_rows(table: Table, part: Part, *, labels: bool = True, brought: Sequenc
         InputError: if a column is missing or of a type that cannot hold such values.
     """
     rows = TypedRows(part)
-    if table.time is not None:
+    if table.time is not None and (labels or table.needs_time):
         time = read_values(part, table.time, "time", unit=table.time_unit).flat
         null = time.is_null().to_numpy(zero_copy_only=False)
         part.reject(table.time, np.flatnonzero(null), "time must not be missing", lambda row: None)

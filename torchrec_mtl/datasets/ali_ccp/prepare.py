@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.encoders import Vocabularies
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import find_raw_file
@@ -34,6 +35,7 @@ NOTES = {
 }
 
 
+@checked
 def prepare_ali_ccp(
     raw: str | Path,
     output: str | Path,

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.raw.hashes import finalise, to_unit_interval
 from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.data.writer import build_once, write_parquet
@@ -73,6 +74,7 @@ FIELDS = (
 Vocabularies = dict[str, list[Any]]
 
 
+@checked
 def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path:
     """Prepares ``<directory>/complete_journey-<sample>``, unless it is prepared already.
 

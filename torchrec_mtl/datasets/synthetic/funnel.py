@@ -14,9 +14,10 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from torchrec_mtl.argument_types import check_fields, checked
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import Field, Schema
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least, check_sizes
 from torchrec_mtl.tasks import TaskChain
 
 MAX_LIST_LENGTH = 4  # of the multi-valued field; the smallest is 0
@@ -65,6 +66,7 @@ class SyntheticFunnel:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "base_rates", tuple(self.base_rates))
         object.__setattr__(self, "field_sizes", tuple(self.field_sizes))
         rates, sizes = list(self.base_rates), list(self.field_sizes)
@@ -72,16 +74,17 @@ class SyntheticFunnel:
             raise InputError(f"`base_rates` (={rates}) must fall, the first below 1 and the last above 0")
         if len(sizes) < 2 or min(sizes) < 2:
             raise InputError(f"`field_sizes` (={sizes}) must be two or more numbers of at least 2")
+        check_sizes(field_sizes=sizes)
         if not 1 <= self.num_pairs <= len(sizes) // 2:
             raise InputError(f"`num_pairs` (={self.num_pairs}) must be from 1 to half the fields ({len(sizes)})")
-        if self.list_size < 0 or self.list_size == 1:
+        check_at_least(0, list_size=self.list_size)
+        if self.list_size == 1:
             raise InputError(f"`list_size` (={self.list_size}) must be 0 or at least 2")
         for name in ("interaction", "correlation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0 and at most 1")
         for name in ("signal", "zipf_exponent", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"`{name}` (={getattr(self, name)}) must be at least 0")
+            check_at_least(0, **{name: getattr(self, name)})
 
     @cached_property
     def schema(self) -> Schema:
@@ -93,10 +96,11 @@ class SyntheticFunnel:
         tasks = TaskChain([f"step_{t}" for t in range(1, len(self.base_rates) + 1)])
         return Schema("synthetic", fields, tasks, group=group, notes={"source": repr(self)})
 
+    @checked
     def sample(self, num_rows: int, seed: int = 0) -> pl.DataFrame:
         """Draws rows of ids, labels, and ``p_<task>``, the marginal probability of each label given the ids."""
-        if num_rows < 1:
-            raise InputError(f"`num_rows` (={num_rows}) must be at least 1")
+        check_at_least(1, num_rows=num_rows)
+        check_at_least(0, seed=seed)
         rng = np.random.default_rng([self.seed, ROWS, seed])
         rows, tasks = self._draw_ids(rng, num_rows), list(self.schema.tasks)
         conditional = self.conditional_probabilities(rows)

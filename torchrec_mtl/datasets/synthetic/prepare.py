@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.writer import build_once, write_parquet
 from torchrec_mtl.datasets.synthetic.funnel import SyntheticFunnel
@@ -15,6 +16,7 @@ from torchrec_mtl.errors import InputError
 NUM_ROWS = {"train": 200_000, "valid": 50_000, "test": 100_000}
 
 
+@checked
 def prepare_synthetic(
     directory: str | Path, funnel: SyntheticFunnel | None = None, num_rows: Mapping[str, int] = NUM_ROWS
 ) -> Path:
@@ -60,6 +62,7 @@ def prepare_synthetic(
     return build_once(Path(directory) / f"synthetic-{digest}", build)
 
 
+@checked
 def oracle_auc(directory: str | Path, split: str = "test") -> dict[tuple[str, str, str], float]:
     """Returns the AUCs of the true probabilities on a split of `prepare_synthetic`, by task, sample space and name.
 

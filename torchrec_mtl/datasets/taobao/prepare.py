@@ -22,6 +22,7 @@ from typing import Literal
 
 import polars as pl
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.encoders import ValueCounts, Vocabularies
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.guards import Duplicates, LeakCheck
@@ -45,6 +46,7 @@ NOTES = {
 }
 
 
+@checked
 def prepare_taobao(
     raw: str | Path,
     output: str | Path,

@@ -28,6 +28,8 @@ from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
+from torchrec_mtl.jobs.folder_lock import folder_lock
+from torchrec_mtl.jobs.known_tasks import check_buildable
 from torchrec_mtl.jobs.run_config import describe_data
 from torchrec_mtl.jobs.settings import make_config
 from torchrec_mtl.jobs.unknown_ids import unknown_ids
@@ -100,6 +102,18 @@ def check(args: argparse.Namespace) -> list[System]:
     return systems
 
 
+def check_arguments(argv: Sequence[str]) -> None:
+    """Raises `InputError` if a comparison cannot be made, whatever the rows; see `check_buildable`."""
+    args = parser().parse(argv)
+    systems = check(args)
+    protocol = PROTOCOLS[args.protocol]
+    for system in systems:  # candidates differ in learning rates, which `check` has checked
+        overrides = [*protocol.search[0], *args.overrides]
+        config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
+        for dataset in args.datasets.split(","):
+            check_buildable(config, dataset)
+
+
 def plans(args: argparse.Namespace) -> list[Plan]:
     """A plan for each data set, checked before anything is trained."""
     systems, protocol, metrics = check(args), PROTOCOLS[args.protocol], named_metrics(args.metrics)
@@ -149,11 +163,17 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
 def run(args: argparse.Namespace) -> list[str]:
     """Runs the whole job; returns a sentence for each failure."""
     require_extra("report", "tensorboard", "matplotlib")
-    stages = args.stages.split(",")
-    planned, failures = plans(args), []
+    planned, output = plans(args), Path(args.output)
     choices = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
-    make_folder(Path(args.output), "output")
-    print(*choices, sep="\n", flush=True)
+    make_folder(output, "output")
+    with folder_lock(output, "output", "comparison"):
+        print(*choices, sep="\n", flush=True)
+        return run_plans(planned, args)
+
+
+def run_plans(planned: Sequence[Plan], args: argparse.Namespace) -> list[str]:
+    """Runs the stages of each plan; returns a sentence for each failure."""
+    stages, failures = args.stages.split(","), []
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
         for stage in ("search", "final", "sweep"):

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,25 @@ import torch
 import torch.distributed as dist
 
 from torchrec_mtl.data import Schema, Split, read_split
-from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.data.table import Table, TableEncoder
 from torchrec_mtl.data.table.days import check_days, count_day, fit_day, write_day
 from torchrec_mtl.data.table.drift import added, population_stability
-from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.files import make_folder, to_json, write_whole
 from torchrec_mtl.jobs.daily.bounds import LAST_DAYS, Bounds
 from torchrec_mtl.jobs.daily.folder import NEWEST, DayReport, DaysFolder, days_to_do
 from torchrec_mtl.jobs.daily.one_day import DayModel
 from torchrec_mtl.jobs.daily.report import summary, write_days
 from torchrec_mtl.jobs.environment import require_extra
+from torchrec_mtl.jobs.folder_lock import folder_lock
+from torchrec_mtl.jobs.loading import DATA_FOLDER, record_data
 from torchrec_mtl.jobs.run_config import RunConfig
-from torchrec_mtl.jobs.run_folder import open_run, run_lock
+from torchrec_mtl.jobs.run_folder import CONFIG_FILE, open_run
 from torchrec_mtl.metrics import Metric
 from torchrec_mtl.training.faults import StopRequest
+from torchrec_mtl.training.hang import TIMEOUT, longest_wait, watched
 from torchrec_mtl.training.process_group import default_device, on_every_rank, on_first_rank, process_group
 
 BEYOND_BOUNDS = 3  # status of a call that did not publish a day, as its figures break a bound
-CONFIG_FILE = "config.json"
-DATA_FOLDER = "data"  # of a day: schema and encoders of its model
 _SCORED, _TRAINED = ".scored", ".trained"  # the day's rows with the encoders of the day before, and with the new ones
 
 
@@ -57,6 +56,7 @@ class DailyRun:
         directory: folder of the run.
         bounds: bounds of the figures of a day that is published.
         metrics: metrics that are measured, by name.
+        timeout: longest time without a step after which a process leaves its stack and ends, see `watched`.
 
     Raises:
         InputError: if the rows of the table have no day, or a bound is of a task that there is not.
@@ -67,6 +67,7 @@ class DailyRun:
     directory: Path
     bounds: Bounds
     metrics: Mapping[str, Metric]
+    timeout: timedelta = TIMEOUT
 
     def __post_init__(self) -> None:
         check_days(self.table)
@@ -89,7 +90,7 @@ class DailyRun:
         """
         require_extra("report", "matplotlib")
         device, stop = default_device(), StopRequest()
-        with stop.listening(), process_group(device), ExitStack() as held:
+        with stop.listening(), process_group(device, longest_wait(self.timeout)), ExitStack() as held:
             with stop.at_once():
                 to_do = on_first_rank(lambda: self._begin(days, skipped, held))
             for number, day in enumerate(to_do):
@@ -112,7 +113,7 @@ class DailyRun:
 
     def _begin(self, days: Sequence[date], skipped: Sequence[date], held: ExitStack) -> list[date]:
         make_folder(self.directory, "output")
-        held.enter_context(run_lock(self.directory))
+        held.enter_context(folder_lock(self.directory, "name", "run"))
         open_run(self.directory, self.settings)
         folder = DaysFolder(self.directory)
         folder.clear()
@@ -128,7 +129,19 @@ class DailyRun:
             prepared = on_first_rank(lambda: self._prepare(folder, day))
             trained = on_every_rank(partial(_read, prepared.trained))
             scored = on_every_rank(partial(_read, prepared.scored)) if prepared.scored else None
-        report = prepared.report
+        with watched(self.directory, self.timeout):
+            return self._score_and_train(folder, prepared, trained, scored, device, stop)
+
+    def _score_and_train(
+        self,
+        folder: DaysFolder,
+        prepared: _Prepared,
+        trained: Split,
+        scored: Split | None,
+        device: torch.device,
+        stop: StopRequest,
+    ) -> DayReport | None:
+        report, day = prepared.report, prepared.report.day
         model = DayModel(self.config, day, trained, prepared.before, device)
         if scored is not None:
             report = replace(report, scored=model.score(scored, self.metrics))
@@ -183,10 +196,7 @@ class DailyRun:
 
     def _publish(self, folder: DaysFolder, report: DayReport, trained: Path) -> None:
         made = folder.partial(report.day)
-        data = made / DATA_FOLDER
-        data.mkdir()
-        for file in (trained / SCHEMA_FILE, trained / ENCODERS_FILE, *trained.glob("vocabulary_*.parquet")):
-            shutil.copyfile(file, data / file.name)
+        record_data(made, trained)
         for rows in (_SCORED, _TRAINED):
             shutil.rmtree(made / rows, ignore_errors=True)
         write_whole(made / CONFIG_FILE, to_json(self.settings, indent=2) + "\n")

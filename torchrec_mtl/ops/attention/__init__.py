@@ -14,6 +14,7 @@ from torch import Tensor
 from torchrec_mtl.ops import library
 from torchrec_mtl.ops.attention import cpp, reference
 from torchrec_mtl.ops.backends import log_choice, requested_backend
+from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
 BACKENDS = ("auto", "reference", "cpp")
 
@@ -43,7 +44,8 @@ def attention(
         ``[B, N, D]``, the heads side by side.
 
     Raises:
-        InputError: if ``backend`` is not one of those names, or is "cpp" and the kernel cannot run.
+        InputError: if a shape is not as above, ``num_heads`` does not divide ``D``, or ``backend`` is not one of those
+            names, or is "cpp" and the kernel cannot run.
 
     Example::
 
@@ -55,6 +57,11 @@ def attention(
 
 
 def _dispatch(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, num_heads: int, name: str) -> Tensor:
+    batch, _, dim = sizes("queries", queries, 3)
+    check_shape("inputs", inputs, batch, sizes("inputs", inputs, 3)[1], dim)
+    for of_weight, weight in (("query_weight", wq), ("key_weight", wk), ("value_weight", wv)):
+        check_shape(of_weight, weight, dim, dim)
+    check_heads(num_heads, dim)
     name = requested_backend("attention", name, BACKENDS)
     if name == "auto":
         reason = _why_reference(queries, inputs, wq, wk, wv, num_heads)

@@ -25,8 +25,15 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
 from torchrec_mtl.ops.backends import log_choice, requested_backend, takes_forward_mode
 from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa, triton
-from torchrec_mtl.ops.inducing_attention.sdpa import adapter_layer
-from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, GeneratorWeights, InducingLayer, InducingStack
+from torchrec_mtl.ops.inducing_attention.stack import (
+    AdapterWeights,
+    GeneratorWeights,
+    InducingLayer,
+    InducingStack,
+    check_adapter,
+    check_generator,
+)
+from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
 BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton")
 _OPERATION = "inducing_attention"
@@ -51,7 +58,8 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, back
         ``Y [B, K, D]``.
 
     Raises:
-        InputError: if ``backend`` is not one of those names, is for a stack only, or cannot run.
+        InputError: if a shape is not as above, or ``backend`` is not one of those names, is for a stack only, or
+            cannot run.
 
     Example::
 
@@ -62,6 +70,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, back
         >>> torch.allclose(Y, mean.expand(5, 3, 4), atol=1e-5)
         True
     """
+    _check_layer(inputs, selection, layer)
     name = requested_backend(_OPERATION, backend, BACKENDS)
     if name in ("compact", "cpp"):
         raise InputError(f"the backend {name!r} is for a stack whose layers share one selection, not for one layer")
@@ -84,7 +93,7 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack, back
         ``T^L [B, T, D]``, the adapted representations of the last layer.
 
     Raises:
-        InputError: if ``backend`` is not one of those names, or cannot run.
+        InputError: if a shape is not as above, or ``backend`` is not one of those names, or cannot run.
 
     Example::
 
@@ -99,7 +108,71 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack, back
     return _dispatch(inputs, selection, stack, backend)
 
 
+def adapter_layer(
+    shared: Tensor,
+    former: Tensor | None,
+    adapter: AdapterWeights,
+    num_heads: int,
+    log_counts: Tensor | None = None,
+) -> Tensor:
+    """One layer of TSA, TAFE eq. (21)-(22), for all tasks at once.
+
+    Args:
+        shared: ``Y [B, R, D]``, the shared representation of this layer.
+        former: ``[B, T, D]``, the adapted representations of the layer before; None in the first layer.
+        adapter: the weights of one layer.
+        num_heads: ``m``; must divide ``D``.
+        log_counts: ``[B, R]``; row ``r`` of ``shared`` stands for ``exp(log_counts[:, r])`` equal rows. 1 by default.
+
+    Returns:
+        ``[B, T, D]``.
+
+    Raises:
+        InputError: if a shape is not as above, or ``num_heads`` does not divide ``D``.
+
+    Example::
+
+        >>> square, row = torch.eye(4).expand(3, 4, 4), torch.ones(3, 4)
+        >>> weights = AdapterWeights(torch.zeros(3, 4), square, square, square, row, row)
+        >>> adapter_layer(torch.randn(5, 7, 4), None, weights, num_heads=2).shape
+        torch.Size([5, 3, 4])
+    """
+    batch, rows, dim = sizes("shared", shared, 3)
+    if not isinstance(adapter, AdapterWeights):
+        raise InputError(f"`adapter` (a {type(adapter).__name__}) must be `AdapterWeights`")
+    num_tasks = check_adapter(adapter, dim)
+    check_heads(num_heads, dim)
+    if former is not None:
+        check_shape("former", former, batch, num_tasks, dim)
+    if log_counts is not None:
+        check_shape("log_counts", log_counts, batch, rows)
+    return sdpa.adapter_layer(shared, former, adapter, num_heads, log_counts)
+
+
+def _check_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> None:
+    batch, num_fields, dim = sizes("inputs", inputs, 3)
+    if not isinstance(layer, InducingLayer):
+        raise InputError(f"`layer` (a {type(layer).__name__}) must be an `InducingLayer`")
+    num_points = check_generator(layer.weights, dim)
+    check_shape("selection", selection, batch, num_points)
+    check_heads(layer.num_heads, dim)
+    if layer.residual == "input" and num_fields != num_points:
+        raise InputError(f"`inputs` (of shape {list(inputs.shape)}) must have {num_points} rows for `residual` 'input'")
+
+
+def _check_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> None:
+    batch, _, dim = sizes("inputs", inputs, 3)
+    if not isinstance(stack, InducingStack):
+        raise InputError(f"`stack` (a {type(stack).__name__}) must be an `InducingStack`")
+    num_layers = len(stack.layers.points)
+    check_shape("selection", selection, batch, check_generator(stack.layers, dim, num_layers))
+    check_adapter(stack.adapters, dim, num_layers)
+    check_heads(stack.num_heads, dim)
+
+
 def _dispatch(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> Tensor:
+    if name != "cpp":  # which checks them in its own words
+        _check_stack(inputs, selection, stack)
     name = requested_backend(_OPERATION, name, BACKENDS)
     if takes_forward_mode():
         name = _forward_mode(name)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
 
 class GeneratorWeights(NamedTuple):
@@ -44,7 +45,33 @@ class AdapterWeights(NamedTuple):
         return [AdapterWeights(*layer) for layer in zip(*(x.unbind(0) for x in self), strict=True)]
 
 
-def _check(residual: str, z_grad: str) -> None:
+def check_generator(weights: GeneratorWeights, dim: int, *num_layers: int) -> int:
+    """Checks the shapes of the weights of a layer, or of ``num_layers``, for inputs of width ``dim``; returns ``K``."""
+    points, *squares, norm_weight, norm_bias = weights
+    num_points = sizes("points", points, 2 + len(num_layers))[-2]
+    check_shape("points", points, *num_layers, num_points, dim)
+    for name, square in zip(weights._fields[1:4], squares, strict=True):
+        check_shape(name, square, *num_layers, dim, dim)
+    check_shape("norm_weight", norm_weight, *num_layers, dim)
+    check_shape("norm_bias", norm_bias, *num_layers, dim)
+    return num_points
+
+
+def check_adapter(weights: AdapterWeights, dim: int, *num_layers: int) -> int:
+    """As `check_generator`; returns ``T``."""
+    indicators, *squares, norm_weight, norm_bias = weights
+    num_tasks = sizes("indicators", indicators, 2 + len(num_layers))[-2]
+    rows = (*num_layers, num_tasks, dim)
+    check_shape("indicators", indicators, *rows)
+    for name, square in zip(weights._fields[1:4], squares, strict=True):
+        check_shape(name, square, *rows, dim)
+    check_shape("norm_weight", norm_weight, *rows)
+    check_shape("norm_bias", norm_bias, *rows)
+    return num_tasks
+
+
+def _check(num_heads: int, residual: str, z_grad: str) -> None:
+    check_heads(num_heads)
     if residual not in ("input", "query", "none"):
         raise InputError(f"`residual` (={residual!r}) must be 'input', 'query' or 'none'")
     if z_grad not in ("gated", "full"):
@@ -70,7 +97,7 @@ class InducingLayer:
             whose slope is 0 there, it makes no difference. ``"full"``: the gradient of the equations.
 
     Raises:
-        InputError: if ``residual`` or ``z_grad`` has another value.
+        InputError: if ``residual`` or ``z_grad`` has another value, or ``num_heads`` is below 1.
 
     Example::
 
@@ -88,7 +115,11 @@ class InducingLayer:
     z_grad: str = "gated"
 
     def __post_init__(self) -> None:
-        _check(self.residual, self.z_grad)
+        if not isinstance(self.weights, GeneratorWeights):
+            raise InputError(f"`weights` (a {type(self.weights).__name__}) must be `GeneratorWeights`")
+        if self.scale is not None:
+            check_at_least(0, scale=self.scale)
+        _check(self.num_heads, self.residual, self.z_grad)
 
 
 @dataclass(frozen=True)
@@ -124,7 +155,10 @@ class InducingStack:
     z_grad: str = "gated"
 
     def __post_init__(self) -> None:
-        _check(self.residual, self.z_grad)
+        for name, kind in (("layers", GeneratorWeights), ("adapters", AdapterWeights)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"`{name}` (a {type(getattr(self, name)).__name__}) must be `{kind.__name__}`")
+        _check(self.num_heads, self.residual, self.z_grad)
 
     @property
     def residuals(self) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.files import digest, publish_folder, to_json, write_whole
 
 MANIFEST = "manifest.json"
@@ -17,6 +18,7 @@ VERSION = 1
 PARTIAL = ".partial"
 
 
+@checked
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """The manifest of ``checkpoint``: ``step``, ``score``, ``world_size``, ``state``, ``files``.
 
@@ -56,6 +58,7 @@ def _damage(checkpoint: Path, files: Mapping[str, Mapping[str, Any]]) -> str | N
     return None
 
 
+@checked
 def verify(checkpoint: Path, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
     """Reads every file and compares it with the manifest; the ranks share the files.
 
@@ -77,13 +80,16 @@ def verify(checkpoint: Path, group: dist.ProcessGroup | None = None) -> dict[str
     return manifest
 
 
+@checked
 def checkpoints(directory: Path) -> list[Path]:
     """The checkpoints in ``directory``, oldest first."""
     return sorted(path for path in directory.glob("step_*") if not path.name.endswith(PARTIAL))
 
 
+@checked
 def checkpoint_of(directory: Path, step: int) -> Path:
-    """The folder of the checkpoint after ``step`` optimizer steps."""
+    """The folder of the checkpoint after ``step`` optimizer steps, at least 0."""
+    check_at_least(0, step=step)
     return directory / f"step_{step:09d}"
 
 
@@ -102,6 +108,7 @@ def misplacement(checkpoint: Path, manifest: Mapping[str, Any], run: str | None 
     return None
 
 
+@checked
 def best_checkpoint(directory: Path) -> Path:
     """The checkpoint with the highest score, the earliest of equals; copies under other names do not count.
 

@@ -1,0 +1,91 @@
+"""Calibrates a trained run on the validation split, and shows what that changes on the test split.
+
+Each p(step | step before) is corrected, and the corrected ones are multiplied, so p(child) <= p(parent) holds.
+``torchrec-mtl calibrate runs/my_run --dataset FOLDER``; `predict` uses the calibration from then on.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import torch.distributed as dist
+
+from torchrec_mtl.data import Split
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.errors import check_positive_share
+from torchrec_mtl.inference.calibration import METHODS, fit_calibration
+from torchrec_mtl.jobs.command_line import Parser
+from torchrec_mtl.jobs.evaluate import measure
+from torchrec_mtl.jobs.loading import LoadedRun
+from torchrec_mtl.jobs.results import aligned
+from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
+from torchrec_mtl.metrics import METRICS
+from torchrec_mtl.training.evaluation import Measurements
+
+SHOWN = ("calibration", "normalized_entropy", "log_loss")
+
+
+def parser() -> Parser:
+    """The options."""
+    options = run_parser("calibrate", __doc__)
+    add_dataset(options)
+    options.add_argument("--method", default="isotonic", choices=METHODS, help="(%(default)s)")
+    return options
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked before the run is read; raises `InputError` if it is wrong."""
+    args = parse_run(parser(), argv)
+    check_positive_share(sample=args.sample)
+    return args
+
+
+def calibrate(args: argparse.Namespace, run: LoadedRun) -> tuple[Measurements, Measurements]:
+    """Fits and stores the calibration; returns the measurements of the test split before and after."""
+    tasks = run.schema.tasks
+    _, valid = read_rows(args, run, "valid")
+    labels, weights = _targets(valid)
+    logits = logits_of(run.model, valid, run.device, args.batch_size)
+    calibration = fit_calibration(logits, labels, tasks, args.method, weights)
+    _, test = read_rows(args, run, "test")
+    before = logits_of(run.model, test, run.device, args.batch_size)
+    metrics = {name: METRICS[name] for name in SHOWN}
+    measured = [measure(each, test, tasks, metrics) for each in (before, _logits(calibration.apply(before)))]
+    if dist.get_rank() == 0:
+        calibration.save(run.folder)
+    return measured[0], measured[1]
+
+
+def table(before: Measurements, after: Measurements) -> str:
+    """The shown metrics of every task and space, before and after."""
+    values = [{(r["task"], r["space"], r["metric"]): r["value"] for r in rows} for rows in (before, after)]
+    spaces = dict.fromkeys((row["task"], row["space"]) for row in before)
+    cells = [["task", "space", *(f"{METRICS[name].title}, before -> after" for name in SHOWN)]]
+    for task, space in spaces:
+        pairs = [[each[task, space, name] for each in values] for name in SHOWN]
+        cells.append([task, space, *(f"{old:.4f} -> {new:.4f}" for old, new in pairs)])
+    return "\n".join(aligned(cells))
+
+
+def _targets(split: Split) -> tuple[Array, Array | None]:
+    return np.asarray(split.arrays["labels"]), split.arrays.get("weights")
+
+
+def _logits(probabilities: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        return np.clip(np.log(probabilities) - np.log1p(-probabilities), -80, 80)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calibrates the run, prints a table, and returns status 0.
+
+    Raises:
+        InputError: if the user made a mistake, or a step has no positives or no negatives to calibrate with.
+    """
+    args = parse(argv)
+    with opened_run(args) as run:
+        before, after = calibrate(args, run)
+        if dist.get_rank() == 0:
+            print(f"{run.folder}: {args.method}, fitted on the validation split; the test split, before and after:\n")
+            print(table(before, after))
+    return 0

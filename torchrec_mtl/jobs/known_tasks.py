@@ -1,0 +1,68 @@
+"""Wrong arguments of models and losses are found before a job is submitted, also if its data are not there yet."""
+
+from pathlib import Path
+
+import torch
+
+from torchrec_mtl.data import Field, Schema
+from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.build import build_model
+from torchrec_mtl.jobs.datasets import find_dataset
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.systems import LOSSES, SYSTEMS
+from torchrec_mtl.tasks import TaskChain, TaskForest
+from torchrec_mtl.training.sharding import check_table_names
+
+_FIELDS = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument of ours
+
+
+def check_buildable(config: RunConfig, dataset: str) -> None:
+    """Builds the model and its loss on ``meta`` for a data set, as far as that is known.
+
+    A prepared folder has its tables and tasks; a data set in `DATASETS` may name its tasks. For other data, a model of
+    this library must suit some tasks: a chain of 1 to 3, or of as many as an argument has values.
+
+    Args:
+        config: settings of the run.
+        dataset: what a command line names: a data set, or a folder that may not be there yet.
+
+    Raises:
+        InputError: if an argument is wrong for these tasks, or for any; or if ``tables`` names one that is not there.
+
+    Example::
+
+        >>> from torchrec_mtl.jobs.settings import PAPER, make_config
+        >>> check_buildable(make_config(SYSTEMS["tafe"], PAPER, ["model_args.dropout=3"]), "/not/here/yet")
+        Traceback (most recent call last):
+        torchrec_mtl.errors.InputError: `dropout` (=3.0) must be from 0 to 1
+    """
+    if (Path(dataset) / SCHEMA_FILE).is_file():
+        check_table_names(build_model(config, Schema.load(dataset), torch.device("meta")), config.training)
+        return
+    found = find_dataset(dataset)
+    if found is not None and found.tasks is not None:
+        _build(config, found.tasks)
+    elif config.system in SYSTEMS.values() and config.loss in LOSSES.values():
+        errors = [_error(config, tasks) for tasks in _some_tasks(config)]
+        if errors[0] is not None and None not in errors:
+            raise errors[0]
+
+
+def _error(config: RunConfig, tasks: TaskForest) -> InputError | None:
+    try:
+        _build(config, tasks)
+    except InputError as error:
+        return error
+    return None
+
+
+def _build(config: RunConfig, tasks: TaskForest) -> None:
+    build_model(config, Schema("unseen", _FIELDS, tasks), torch.device("meta"))
+
+
+def _some_tasks(config: RunConfig) -> list[TaskForest]:
+    """Chains of 2, 1 and 3 tasks, and of as many as an argument has values."""
+    values = [*config.model_args.values(), *config.loss_args.values()]
+    counts = [2, 1, 3, *(len(value) for value in values if isinstance(value, (list, tuple)) and value)]
+    return [TaskChain([f"task_{t}" for t in range(count)]) for count in dict.fromkeys(counts)]

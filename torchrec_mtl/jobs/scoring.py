@@ -1,0 +1,100 @@
+"""What the jobs that use a trained run share: the run, the rows, the logits of all ranks."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
+from torchrec_mtl.data.lists import Array
+from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.jobs.command_line import Parser, named
+from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
+from torchrec_mtl.jobs.loading import LoadedRun, load_run
+from torchrec_mtl.systems import SYSTEMS, System
+from torchrec_mtl.training.process_group import default_device, process_group
+
+
+def run_parser(job: str, description: str | None) -> Parser:
+    """The options that name a run and a model in it."""
+    options = Parser(prog=f"torchrec-mtl {job}", description=description)
+    options.add_argument("run", metavar="RUN", help="folder of a run, such as runs/my_run, or of a model in it")
+    options.add_argument("--model", default="", help="name of the model, if the run has several")
+    options.add_argument("--system", default="", help="the run's system, if it is your own: package.module:SYSTEM")
+    options.add_argument("--batch-size", type=int, default=4096, help="rows that go through the model (%(default)s)")
+    return options
+
+
+def add_dataset(options: Parser) -> None:
+    """Adds the options that name a prepared data set."""
+    options.add_argument(
+        "--dataset", required=True, help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or a prepared folder"
+    )
+    options.add_argument(
+        "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
+    )
+    options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
+
+
+def parse_run(options: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses a command line, and finds the run's system if it is named; raises `InputError` if something is wrong."""
+    args = options.parse(argv)
+    check_at_least(1, batch_size=args.batch_size)
+    args.system = named("system", args.system, SYSTEMS, System) if args.system else None
+    return args
+
+
+@contextmanager
+def opened_run(args: argparse.Namespace) -> Iterator[LoadedRun]:
+    """Loads the run of the options, plain in one process, sharded under torchrun.
+
+    Raises:
+        InputError: if an option is wrong, or the run cannot be loaded.
+    """
+    device = default_device()
+    with process_group(device):
+        sharded = dist.get_world_size() > 1
+        yield load_run(args.run, args.model or None, system=args.system, sharded=sharded, device=device)
+
+
+def read_rows(args: argparse.Namespace, run: LoadedRun, split: str) -> tuple[Path, Split]:
+    """Returns the folder of the data set and one split of it.
+
+    Raises:
+        InputError: if the data set does not have the run's fields, tasks and vocabularies.
+    """
+    data = dataset_directory(args.dataset, args.sample, args.raw)
+    check_same_columns(Schema.load(data), run.schema)
+    return data, read_split(data, split)
+
+
+def check_same_columns(found: Schema, trained: Schema) -> None:
+    """Raises `InputError` unless ids and dense columns mean what they meant when the model was trained."""
+    for what in ("fields", "dense", "vocabulary_digest"):
+        if getattr(found, what) != getattr(trained, what):
+            rule = f"must have the {what} of the data that the run was trained on ({trained.name!r})"
+            raise InputError(f"data set {found.name!r} {rule}")
+    if (found.tasks.names, found.tasks.parents) != (trained.tasks.names, trained.tasks.parents):
+        raise InputError(f"data set {found.name!r} must have the tasks of the run, {trained.tasks}, not {found.tasks}")
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, split: Split, device: torch.device, batch_size: int) -> Array:
+    """Returns the logits ``[N, T]`` of all rows in order, on every rank; the ranks share the rows, and all call it."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    model.eval()
+    steps: list[Array] = []
+    loader = BatchLoader(split, max(1, batch_size // world_size), rank=rank, world_size=world_size)
+    for batch in loader:
+        moved = batch.to(device)
+        logits = model(moved.dense_features, moved.sparse_features).float().cpu().numpy()
+        steps.append(logits[: len(logits) - batch.num_padded])
+    of_ranks: list[Any] = [None] * world_size
+    dist.all_gather_object(of_ranks, steps)
+    return np.concatenate([of_step for step in zip(*of_ranks, strict=True) for of_step in step])
