@@ -104,15 +104,14 @@ def draw(reports: Sequence[DayReport], tasks: TaskForest, file: Path) -> None:
             for name in _largest(of_fields):
                 axis.plot(days, of_fields[name], marker="o", markersize=3, label=name)
             axis.set_title(title, fontsize=9, loc="left")
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
+        refused = [report.day for report in reports if report.broken]
         for axis in axes:
-            for report in reports:
-                if report.broken:
-                    axis.axvline(report.day, color="red", linewidth=1, linestyle=":")
+            for day in refused:
+                label = "not published" if day == refused[0] and axis is axes[0] else None
+                axis.axvline(day, color="red", linewidth=1, linestyle=":", label=label)
             if axis.get_legend_handles_labels()[1]:
                 axis.legend(fontsize=8, ncols=2)
-        if any(report.broken for report in reports):
-            axes[0].set_title("dotted: not published", fontsize=8, loc="right", color="red")
         axes[-1].set_xticks(days[:: -(-len(days) // 5)])
         axes[-1].set_xticklabels([f"{day:%m-%d}" for day in days[:: -(-len(days) // 5)]])
         partial = file.with_name(f".{file.name}.partial.png")
