@@ -32,7 +32,16 @@ setup(
         "report": ["matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.15", "tqdm>=4.60"],
         "launch": ["torchx>=0.7"],
         "gpu": ["triton>=3.7,<3.8"],
-        "test": ["hypothesis>=6.100", "packaging>=22", "pytest>=8.2", "pytest-xdist>=3.6", "scikit-learn>=1.4"],
+        "test": [
+            "flask>=3",  # with flask-cors, what moto's server needs for S3
+            "flask-cors>=5",
+            "hypothesis>=6.100",
+            "moto[s3]>=5",
+            "packaging>=22",
+            "pytest>=8.2",
+            "pytest-xdist>=3.6",
+            "scikit-learn>=1.4",
+        ],
     },
     entry_points={
         "console_scripts": ["torchrec-mtl = torchrec_mtl.__main__:main"],

@@ -1,25 +1,28 @@
 """Measures how fast batches are read, and how fast Shared-Bottom trains on them: ``python -m benchmarks.data_reading``.
 
 Two synthetic data sets: 26 fields of one id, and the same with a multi-valued field. One thread, one reader, batches of
-1024, tables of 16 columns with fused row-wise Adagrad. In each round Shared-Bottom takes its steps, and then every way
-of reading hands out the whole split. "cold" readings begin with the files dropped from the page cache, but not from
-caches of the disk or the hypervisor. Growth of memory leaves out file pages, which the kernel can take back. Before
-anything is timed, every way must hand out every row once. About five minutes.
+1024, tables of 16 columns with fused row-wise Adagrad. Rows come from mapped columns, or are streamed from a parquet
+file (zstd, row groups of 65,536 rows). In each round Shared-Bottom takes its steps, and then every way of reading hands
+out the whole split. "cold" readings begin with the files dropped from the page cache, but not from caches of the disk
+or the hypervisor. Growth of memory leaves out file pages, which the kernel can take back. Before anything is timed,
+every way must hand out every row once. About eight minutes.
 """
 
 import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import polars as pl
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineBase
 
 from benchmarks import record
-from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
+from torchrec_mtl.data import BatchLoader, Schema, StreamLoader, read_split, stream_split
+from torchrec_mtl.data.steps import StepLoader
 from torchrec_mtl.datasets import SyntheticFunnel, prepare_synthetic
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.run_config import RunConfig
@@ -31,9 +34,10 @@ from torchrec_mtl.training.process_group import process_group
 ROWS, QUICK_ROWS, REPEATS = 2_000_000, 10_000, 5
 CPU, TRAINING = torch.device("cpu"), "Shared-Bottom trains"
 BATCH_SIZE, TRAIN_STEPS, WINDOW = 1024, 100, 2**18
+STREAMED, GROUP_ROWS = "streamed", 2**16
 RATES, FIELDS = (0.2, 0.05), (10_000, 100_000) * 13
 LIST_SIZES = {"26 fields": 0, "26 fields and lists of 0-4": 100_000}
-Options = dict[str, bool | int]  # of `BatchLoader`
+Way = Callable[[Path], StepLoader]  # given the folder of a data set
 
 
 def train(directory: Path) -> Callable[[], tuple[float, float]]:
@@ -52,19 +56,37 @@ def train(directory: Path) -> Callable[[], tuple[float, float]]:
     return take_steps
 
 
-def read(directory: Path, cold: bool, options: Options) -> tuple[float, float]:
+def mapped(directory: Path, **options: bool | int) -> StepLoader:
+    """Batches of mapped columns."""
+    return BatchLoader(read_split(directory, "train"), BATCH_SIZE, **options)
+
+
+def streamed(directory: Path, **options: bool | int) -> StepLoader:
+    """Batches of the same rows, read in place."""
+    return StreamLoader(stream_split(directory / STREAMED, "train"), BATCH_SIZE, **options)
+
+
+def copy_in_row_groups(directory: Path) -> None:
+    """Writes the training rows again, in row groups of the size that streams are made for."""
+    (directory / STREAMED).mkdir(exist_ok=True)
+    Schema.load(directory).save(directory / STREAMED)
+    frame = pl.read_parquet(directory / "train.parquet")
+    frame.write_parquet(directory / STREAMED / "train.parquet", compression="zstd", row_group_size=GROUP_ROWS)
+
+
+def read(directory: Path, cold: bool, way: Way) -> tuple[float, float]:
     """Returns samples a second of one reader, and by how many MiB anonymous memory grew."""
     if cold:  # no process has the files mapped now, so that the kernel can drop them
-        for file in (directory / ".columns").rglob("*.npy"):
+        for file in (*directory.rglob("*.npy"), *directory.rglob("*.parquet")):
             with file.open("rb") as opened:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    split = read_split(directory, "train")
-    loader = BatchLoader(split, BATCH_SIZE, **options)
+    loader, num_rows = way(directory), 0
     before, grown, began = anonymous_memory(), 0.0, time.perf_counter()
-    for step, _ in enumerate(loader):
+    for step, batch in enumerate(loader):
+        num_rows += len(batch.labels)
         if step % 256 == 0:
             grown = max(grown, anonymous_memory() - before)
-    return len(split) / (time.perf_counter() - began), grown
+    return num_rows / (time.perf_counter() - began), grown
 
 
 def anonymous_memory() -> float:
@@ -72,21 +94,21 @@ def anonymous_memory() -> float:
     return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 2**10
 
 
-def check(split: Split, ways: dict[str, Options]) -> None:
+def check(loaders: Mapping[str, StepLoader], num_rows: int) -> None:
     """Stops unless every way hands out every row once."""
-    for way, options in ways.items():
-        rows = torch.cat(list(BatchLoader(split, BATCH_SIZE, **options).rows()))
-        if not rows.sort().values.equal(torch.arange(len(split))):
+    for way, loader in loaders.items():
+        if not torch.cat(list(loader.rows())).sort().values.equal(torch.arange(num_rows)):
             sys.exit(f"error: {way} does not hand out every row once, so nothing is timed")
 
 
-def measure(directory: Path, repeats: int, ways: dict[str, Options]) -> dict[str, list[tuple[float, float]]]:
+def measure(directory: Path, repeats: int, ways: dict[str, Way]) -> dict[str, list[tuple[float, float]]]:
     """Returns samples a second and MiB in each round, for Shared-Bottom and for each way of reading."""
-    check(read_split(directory, "train"), ways)
+    copy_in_row_groups(directory)
+    check({name: way(directory) for name, way in ways.items()}, len(read_split(directory, "train")))
     candidates = {TRAINING: train(directory)}
     for cold in (False, True):
-        for way, options in ways.items():
-            candidates[f"{way}, cold" if cold else way] = partial(read, directory, cold, options)
+        for name, way in ways.items():
+            candidates[f"{name}, cold" if cold else name] = partial(read, directory, cold, way)
     return record.in_turns(candidates, repeats, timer=lambda candidate: candidate(), warm_up=0)
 
 
@@ -109,8 +131,10 @@ def main() -> None:
     arguments = record.parse("data_reading", __doc__, options)
     num_rows = arguments.rows or (QUICK_ROWS if arguments.quick else ROWS)
     window, repeats = min(WINDOW, num_rows // 2), arguments.repeats or (1 if arguments.quick else REPEATS)
-    ways = {"in order": {}, "shuffled": {"shuffle": True}}
-    ways[f"shuffled, window {window}"] = {"shuffle": True, "shuffle_window": window}
+    ways: dict[str, Way] = {"in order": mapped, "shuffled": partial(mapped, shuffle=True)}
+    ways[f"shuffled, window {window}"] = partial(mapped, shuffle=True, shuffle_window=window)
+    ways["streamed, in order"] = streamed
+    ways[f"streamed, shuffled, window {window}"] = partial(streamed, shuffle=True, shuffle_window=window)
     with record.Results(arguments.results) as results, process_group(CPU):
         for name, list_size in LIST_SIZES.items():
             funnel = SyntheticFunnel(RATES, FIELDS, list_size=list_size)

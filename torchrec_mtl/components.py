@@ -21,6 +21,7 @@ def train(
     *overrides: str,
     models: str = "single_task,shared_bottom,bpcm,tafe",
     dataset: str = "complete_journey",
+    reader: str = "auto",
     sample: float = 0.2,
     raw: str = "",
     settings: str = "",
@@ -48,7 +49,8 @@ def train(
     Args:
         overrides: settings to replace, path=value, such as training.max_epochs=3 or tafe.model_args.num_layers=4
         models: names of the models, separated by commas; a model from your own module is package.module:SYSTEM
-        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; or a prepared folder
+        dataset: complete_journey, synthetic, ali_ccp or taobao; package.module:DATA_SET; a prepared folder or its URI
+        reader: how rows are read: mapped, from columns written once; stream, in place; auto streams from a URI
         sample: share of the rows of a named data set, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao
         settings: initial settings, complete_journey or paper; by default the data set's, otherwise paper
@@ -72,8 +74,8 @@ def train(
         mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
-    arguments = ["--models", models, "--dataset", dataset, "--sample", str(sample), "--raw", raw]
-    arguments += ["--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
+    arguments = ["--models", models, "--dataset", dataset, "--reader", reader, "--sample", str(sample)]
+    arguments += ["--raw", raw, "--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
     of_days = {"--days": days, "--bounds": bounds, "--skip-days": skip_days}
     arguments += [text for option, value in of_days.items() if value for text in (option, value)]
     arguments += ["--output", output, "--timeout", str(timeout), *launch.flag("--redact", redact), *overrides]

@@ -64,8 +64,21 @@ def read_json(file: Path) -> dict[str, Any]:
         InputError: if the file is missing, cut, or anything else than a JSON object.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error})") from error
+    return parse_json(content, file)
+
+
+def parse_json(content: bytes, file: object) -> dict[str, Any]:
+    """Parses the content of ``file``, a JSON object.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    try:
+        value = json.loads(content.decode())
+    except ValueError as error:
         raise InputError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{file}: must hold a JSON object, not {type(value).__name__} (={value!r:.60})")

@@ -24,12 +24,12 @@ def test_figures_by_hand() -> None:
 def test_a_reader_that_loses_a_row_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     schema = Schema("numbers", [Field("row", 3000)], TaskChain(["click"]))
     split = Split(schema, {"row": np.arange(3000)}, np.zeros((3000, 1)))
-    ways = {"in order": {}, "windowed": {"shuffle": True, "shuffle_window": 1000}}
-    check(split, ways)
+    loaders = {"in order": BatchLoader(split, 64), "windowed": BatchLoader(split, 64, True, shuffle_window=1000)}
+    check(loaders, 3000)
     whole = BatchLoader.rows
     monkeypatch.setattr(BatchLoader, "rows", lambda loader: (rows[rows != 2500] for rows in whole(loader)))
     with pytest.raises(SystemExit, match="error: in order does not hand out every row once"):
-        check(split, ways)
+        check(loaders, 3000)
 
 
 def test_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["x", *arguments])
     data_reading.main()
     rows = list(csv.DictReader((tmp_path / "x.csv").open()))
-    assert len(rows) == 2 * 7 * 2
+    assert len(rows) == 2 * 11 * 2
     assert {row["data"] for row in rows} == {"small", "lists"}
     assert all(float(row["median"]) > 0 for row in rows if row["figure"] == "speed")
     with (record.RESULTS / "data_reading.csv").open() as committed:

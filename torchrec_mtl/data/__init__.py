@@ -7,6 +7,9 @@ from torchrec_mtl.data.loader import BatchLoader
 from torchrec_mtl.data.reader import read_split
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.split import Split
+from torchrec_mtl.data.stream_files import load_schema
+from torchrec_mtl.data.stream_loader import StreamLoader
+from torchrec_mtl.data.stream_reader import StreamedSplit, stream_split
 from torchrec_mtl.data.unknown_ids import UnknownIds
 from torchrec_mtl.data.writer import build_once
 
@@ -17,9 +20,13 @@ __all__ = [
     "MultiTaskBatch",
     "Schema",
     "Split",
+    "StreamLoader",
+    "StreamedSplit",
     "UnknownIds",
     "build_once",
     "check_batch",
+    "load_schema",
     "log_round",
     "read_split",
+    "stream_split",
 ]

@@ -1,6 +1,7 @@
 """Packs the ids of many fields into few arrays, and gathers rows of them into KeyedJaggedTensors."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def pack_ids(fields: Sequence[Field], ids: Mapping[str, Array | Lists]) -> dict[
         matrices.setdefault(LENGTHS, []).append(np.diff(lists.offsets)[list_numbers].astype(np.int32))
         arrays[values_name(number)] = lists.values.astype(dtype)
         if lists.weights is not None:
-            arrays[_weights_name(number)] = lists.weights
+            arrays[weights_name(number)] = lists.weights
     return {**arrays, **{name: np.stack(columns, axis=1) for name, columns in matrices.items()}}
 
 
@@ -65,7 +66,7 @@ class IdColumns:
             self._matrices.append(([key_index[packed[column]] for column in columns], columns, arrays[name]))
         lists = [field.name for field in fields if field.multi_valued]
         self._lists = [(key_index[key], number) for number, key in enumerate(lists) if key in key_index]
-        self._weighted = any(_weights_name(number) in arrays for _, number in self._lists)
+        self._weighted = any(weights_name(number) in arrays for _, number in self._lists)
 
     def gather(self, rows: Tensor) -> KeyedJaggedTensor:
         """Returns the ids of ``rows`` (int64 [B]), one key per field.
@@ -107,7 +108,7 @@ class IdColumns:
 
     def _gather_list(self, index: int, number: int, starts: Array, lengths: Array) -> tuple[Array, Array]:
         """Returns the concatenated values (int64) and weights (1 if there are none) of some lists of a field."""
-        values, weights = self._arrays[values_name(number)], self._arrays.get(_weights_name(number))
+        values, weights = self._arrays[values_name(number)], self._arrays.get(weights_name(number))
         if len(starts) and (min(starts.min(), lengths.min()) < 0 or (starts + lengths).max() > len(values)):
             raise InputError(f"{self._source}: damaged: a list of {self._keys[index]!r} is outside the field's values")
         positions = concatenate_ranges(starts, lengths)
@@ -128,7 +129,8 @@ def values_name(number: int) -> str:
     return f"list_{number}_values"
 
 
-def _weights_name(number: int) -> str:
+def weights_name(number: int) -> str:
+    """Returns the name of the array of weights of a multi-valued field, given its number among these fields."""
     return f"list_{number}_weights"
 
 
@@ -136,6 +138,7 @@ def _matrix_name(field: Field) -> str:
     return f"ids_{id_type(field.num_embeddings).__name__}"
 
 
+@cache
 def id_type(num_embeddings: int) -> type[np.generic]:
     """Returns the smallest integer type that holds ids below ``num_embeddings``."""
     return next(kind for kind in ID_TYPES if num_embeddings - 1 <= np.iinfo(kind).max)

@@ -1,12 +1,12 @@
 """Batches of a split for one rank: the order of its rows, and a thread that reads ahead."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.split import Split
-from torchrec_mtl.errors import InputError, TrainingError, check_at_least
+from torchrec_mtl.data.steps import StepLoader
+from torchrec_mtl.errors import TrainingError
 
 T = TypeVar("T")
 PREFETCHED = 2  # batches
@@ -24,7 +25,7 @@ TIMEOUT = 600.0  # seconds
 BLOCKS_PER_WINDOW = 64
 
 
-class BatchLoader:
+class BatchLoader(StepLoader):
     """Iterates over the batches of one rank, which a background thread prepares in advance.
 
     In each step all ranks together take the next ``batch_size * world_size`` rows, an equal part each. The last step
@@ -75,55 +76,8 @@ class BatchLoader:
         pin_memory: bool = False,
     ) -> None:
         window = len(split) if shuffle_window is None else shuffle_window
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-            ("world_size", world_size, 1),
-            ("shuffle_window", window, 1),
-        ):
-            check_at_least(least, **{name: value})
-        if not 0 <= rank < world_size:
-            raise InputError(f"`rank` (={rank}) must be at least 0 and below `world_size` (={world_size})")
-        if drop_last and batch_size * world_size > len(split):
-            step = f"`batch_size` (={batch_size}) times `world_size` (={world_size})"
-            raise InputError(f"{step} must be at most the rows of the split ({len(split)}) with `drop_last`")
+        super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, window, pin_memory)
         self.split = split
-        self._step_size, self._drop_last = batch_size * world_size, drop_last
-        self._shuffle, self._seed, self._window = shuffle, seed, min(window, len(split))
-        self._rank, self._world_size, self._pin_memory = rank, world_size, pin_memory
-        self._epoch = self._step = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the next iteration, on which the order of shuffled rows depends."""
-        if epoch != self._epoch:
-            self._epoch, self._step = epoch, 0
-
-    def state_dict(self) -> dict[str, int | str | None]:
-        """Returns the position, and everything that the order depends on; the number of ranks is not part of it."""
-        return {"epoch": self._epoch, "step": self._step, **self._order()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Makes the next iteration start at ``step`` of ``epoch``; later iterations start at the first batch.
-
-        Rows before that step are not read.
-
-        Raises:
-            InputError: if the state belongs to other rows, another order, another batch size or other vocabularies.
-        """
-        for name, value in self._order().items():
-            if state.get(name) != value:
-                raise InputError(f"`{name}` (={value}) must be that of the saved position ({state.get(name)})")
-        self._epoch, self._step = state["epoch"], state["step"]
-
-    def _order(self) -> dict[str, int | str | None]:
-        order = {"seed": self._seed, "shuffle_window": self._window} if self._shuffle else {"seed": -1}
-        rows = {"num_rows": len(self.split), "vocabulary_digest": self.split.schema.vocabulary_digest}
-        return {**rows, "fingerprint": self.split.fingerprint, "rows_per_step": self._step_size, **order}
-
-    def __len__(self) -> int:
-        """Returns the number of steps in an epoch."""
-        full, left = divmod(len(self.split), self._step_size)
-        return full if self._drop_last or not left else full + 1
 
     def __iter__(self) -> Iterator[MultiTaskBatch]:
         first, self._step = self._step, 0
@@ -133,6 +87,11 @@ class BatchLoader:
     def rows(self) -> Iterator[Tensor]:
         """Yields the positions in the split (int64 [B]) of the rows of each batch of this epoch, without padding."""
         return map(self._rank_rows, self._steps(self._epoch, 0))
+
+    def groups(self) -> Iterator[Tensor] | None:
+        """Yields the groups (int64 [B]) of the rows of each batch, without padding; None if the split has no groups."""
+        of_row = self.split.groups
+        return None if of_row is None else (of_row[rows] for rows in self.rows())
 
     def _rank_rows(self, step_rows: Tensor) -> Tensor:
         return step_rows.tensor_split(self._world_size)[self._rank]
@@ -212,7 +171,9 @@ class _End:
     error: BaseException | None = None
 
 
-def prefetched(items: Iterator[T], depth: int, source: str, first_step: int = 0) -> Iterator[T]:
+def prefetched(
+    items: Iterator[T], depth: int, source: str, first_step: int = 0, item_name: str = "step"
+) -> Iterator[T]:
     """Yields ``items``, which a thread computes up to ``depth`` items ahead.
 
     An error of the thread is raised in place of the item that it was computing.
@@ -222,9 +183,10 @@ def prefetched(items: Iterator[T], depth: int, source: str, first_step: int = 0)
         depth: largest number of items computed but not yet yielded, at least 1.
         source: name of the items in error messages.
         first_step: number of the first item in error messages.
+        item_name: what an item is called there.
 
     Raises:
-        TrainingError: if an item is not ready within 10 minutes; it names the source and the step.
+        TrainingError: if an item is not ready within 10 minutes; it names the source and the item.
 
     Example::
 
@@ -253,7 +215,7 @@ def prefetched(items: Iterator[T], depth: int, source: str, first_step: int = 0)
             try:
                 item = queue.get(timeout=TIMEOUT)
             except Empty:
-                message = f"{source}: step {step} (counted from 0) was not read within {TIMEOUT:g} s"
+                message = f"{source}: {item_name} {step} (counted from 0) was not read within {TIMEOUT:g} s"
                 raise TrainingError(message) from None
             if isinstance(item, _End):
                 if item.error is not None:

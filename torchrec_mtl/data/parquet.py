@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,67 +26,79 @@ def read_slabs(file: Path, schema: Schema, num_rows: int | None) -> Iterator[Spl
     Raises:
         InputError: as `read_split` does; also if the file has no row, or not ``num_rows`` rows, unless that is None.
     """
-    opened, total = _open(file, schema.columns)
+    check_is_file(file)
+    opened = open_file(file, schema.columns)
+    total = opened.metadata.num_rows
     if num_rows not in (None, total):
         raise InputError(f"{file}: has {total} rows, but its schema says {num_rows}")
     if not total:
         raise InputError(f"{file}: must have at least one row")
     first, has_lists = 0, any(field.multi_valued for field in schema.fields)
-    for table in _read_batches(file, opened, schema.columns, LIST_SLAB_ROWS if has_lists else SLAB_ROWS):
-        yield _to_split(Source(str(file), first), table, schema)
+    for table in read_tables(file, opened, schema.columns, LIST_SLAB_ROWS if has_lists else SLAB_ROWS):
+        yield to_split(Source(str(file), first), table, schema)
         first += table.height
 
 
 def count_rows(file: Path) -> int:
     """Returns the number of rows of a parquet file."""
-    return _open(file, [])[1]
+    check_is_file(file)
+    return int(open_file(file, []).metadata.num_rows)
 
 
 def check_is_file(file: Path) -> None:
     """Raises `InputError` if ``file`` is a folder, such as Spark writes."""
     if file.is_dir():
-        raise InputError(f"{file}: must be one parquet file, not a folder: join its parts into one")
+        raise InputError(f"{file}: must be one parquet file, not a folder: join its parts into one, or stream them")
 
 
-def _to_split(source: Source, table: pl.DataFrame, schema: Schema) -> Split:
+def to_split(source: Source, table: pl.DataFrame, schema: Schema) -> Split:
+    """Returns the rows of a table with ``schema.columns``, checked."""
     tasks = schema.tasks
     return Split(
         schema,
         ids={field.name: _ids(source, field, table) for field in schema.fields},
-        labels=_floats(source, table, tasks.label_columns),
-        dense=_floats(source, table, schema.dense),
-        weights=_weights(source, table, tasks.weight_columns),
-        groups=None if schema.group is None else _values_without_null(source, table[schema.group]),
+        labels=floats(source, table, tasks.label_columns),
+        dense=floats(source, table, schema.dense),
+        weights=label_weights(source, table, tasks.weight_columns),
+        groups=None if schema.group is None else values_without_null(source, table[schema.group]),
         source=source,
     )
 
 
-def _weights(source: Source, table: pl.DataFrame, columns: Sequence[str | None]) -> Array | None:
+def label_weights(source: Source, table: pl.DataFrame, columns: Sequence[str | None]) -> Array | None:
     """Returns the weights [N, T], 1 for a task without a weight column; None if no task has one."""
     if not any(columns):
         return None
     ones = np.ones((len(table), 1), np.float32)
-    return np.hstack([ones if column is None else _floats(source, table, [column]) for column in columns])
+    return np.hstack([ones if column is None else floats(source, table, [column]) for column in columns])
 
 
-def _open(file: Path, columns: Sequence[str]) -> tuple[pq.ParquetFile, int]:
-    """Opens a file that must have ``columns``; returns it with its number of rows."""
-    check_is_file(file)
-    with _reading(file):
-        opened = pq.ParquetFile(file, page_checksum_verification=True)
+def open_file(name: object, columns: Sequence[str], file: Any = None, **options: Any) -> pq.ParquetFile:
+    """Opens a parquet file that must have ``columns``.
+
+    Args:
+        name: path, and name in error messages.
+        columns: names of columns.
+        file: the opened file; by default the one at the path ``name``.
+        options: further arguments of `pyarrow.parquet.ParquetFile`.
+    """
+    with reading(name):
+        opened = pq.ParquetFile(name if file is None else file, page_checksum_verification=True, **options)
         names = opened.schema_arrow.names
     for column in columns:
         if names.count(column) != 1:
             times = f"is there {names.count(column)} times" if column in names else "is missing"
-            raise InputError(f"{file}: column {column!r} {times}")
-    return opened, opened.metadata.num_rows
+            raise InputError(f"{name}: column {column!r} {times}")
+    return opened
 
 
-def _read_batches(file: Path, opened: pq.ParquetFile, columns: Sequence[str], num_rows: int) -> Iterator[pl.DataFrame]:
-    """Yields the rows in order, ``num_rows`` at a time."""
-    batches = opened.iter_batches(num_rows, columns=columns)
+def read_tables(
+    name: object, opened: pq.ParquetFile, columns: Sequence[str], num_rows: int, **options: Any
+) -> Iterator[pl.DataFrame]:
+    """Yields the rows in order, ``num_rows`` at a time; ``options`` are those of `ParquetFile.iter_batches`."""
+    batches = opened.iter_batches(num_rows, columns=columns, **options)
     while True:
-        with _reading(file):
+        with reading(name):
             batch = next(batches, None)
             if batch is None:
                 return
@@ -97,7 +110,7 @@ def _read_batches(file: Path, opened: pq.ParquetFile, columns: Sequence[str], nu
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def reading(file: object) -> Iterator[None]:
     """Turns the errors of a damaged file into `InputError`."""
     try:
         yield
@@ -110,9 +123,9 @@ def _ids(source: Source, field: Field, table: pl.DataFrame) -> Array | tuple[Arr
     column = table[field.name]
     _check_kind(source, column, field.multi_valued, "ids")
     if not field.multi_valued:
-        return _values_without_null(source, column)
+        return values_without_null(source, column)
     offsets = _offsets(source, column)
-    ids = _values_without_null(source, _flatten(column), offsets)
+    ids = values_without_null(source, _flatten(column), offsets)
     if field.weight_column is None:
         return ids, offsets
     weights = table[field.weight_column]
@@ -122,7 +135,7 @@ def _ids(source: Source, field: Field, table: pl.DataFrame) -> Array | tuple[Arr
     values = _flatten(weights)
     if not values.dtype.is_numeric():
         raise InputError(f"{source}: column {weights.name!r} must hold numbers, not {values.dtype}")
-    return ids, offsets, _values_without_null(source, values, offsets)
+    return ids, offsets, values_without_null(source, values, offsets)
 
 
 def _check_kind(source: Source, column: pl.Series, lists: bool, content: str) -> None:
@@ -140,7 +153,7 @@ def _flatten(lists: pl.Series) -> pl.Series:
     return lists.filter(lists.list.len() > 0).explode()
 
 
-def _values_without_null(source: Source, column: pl.Series, offsets: Array | None = None) -> Array:
+def values_without_null(source: Source, column: pl.Series, offsets: Array | None = None) -> Array:
     _check_no_null(source, column, offsets)
     return column.to_numpy()
 
@@ -150,7 +163,7 @@ def _check_no_null(source: Source, column: pl.Series, offsets: Array | None = No
     reject(source, column.name, null, "must not be null", null, offsets)
 
 
-def _floats(source: Source, table: pl.DataFrame, columns: Sequence[str]) -> Array:
+def floats(source: Source, table: pl.DataFrame, columns: Sequence[str]) -> Array:
     """Returns columns as float32 [N, columns], with NaN for null."""
     for column in columns:
         if not (table[column].dtype.is_numeric() or table[column].dtype == pl.Boolean):

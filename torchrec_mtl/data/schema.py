@@ -288,7 +288,11 @@ class Schema:
         file = Path(directory) / SCHEMA_FILE
         if not file.is_file():
             raise InputError(f"{file}: no such file, so {str(directory)!r} is not a prepared data set")
-        content = read_json(file)
+        return cls.from_json(read_json(file), file)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], file: object) -> "Schema":
+        """Makes a schema of the content of ``file``. Raises `InputError` if it is wrong."""
         try:
             return cls._from_json(content)
         except KeyError as error:

@@ -6,22 +6,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchrec_mtl.data import Split
+from torchrec_mtl.data import Split, StreamedSplit
 from torchrec_mtl.tasks import TaskForest
 
 
-def absent_classes(splits: Mapping[str, Split], directory: Path) -> list[str]:
+def absent_classes(splits: Mapping[str, Split | StreamedSplit], directory: str | Path) -> list[str]:
     """A sentence for each task and split of the data set in ``directory`` that lacks positives or negatives.
 
     Rows whose weight for the task is 0 do not count.
     """
     sentences = []
     for name, split in splits.items():
+        file = split.source if isinstance(split, StreamedSplit) else Path(directory) / f"{name}.parquet"
         so = "the task cannot be learned, the others are trained" if name == "train" else "its AUC is undefined there"
         for task, rate in zip(split.schema.tasks, split.base_rates().tolist(), strict=True):
             if not 0 < rate < 1:  # true for NaN, the share of no rows
                 absent = {0: "positive", 1: "negative"}.get(rate, "labelled")
-                sentences.append(f"{directory / f'{name}.parquet'}: task {task!r} has no {absent} row in {name}: {so}")
+                sentences.append(f"{file}: task {task!r} has no {absent} row in {name}: {so}")
     return sentences
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
-from torchrec_mtl.data import Schema, Split
+from torchrec_mtl.data import Schema, Split, StreamedSplit
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import FeatureArch
@@ -32,7 +32,7 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     return MultiTaskTrain(model, config.loss(schema.tasks, **config.loss_args).to(device))
 
 
-def build_to_train(config: RunConfig, split: Split, device: torch.device) -> MultiTaskTrain:
+def build_to_train(config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> MultiTaskTrain:
     """Builds the model as `build_model` does; if it can, it predicts the split's base rates before it is trained.
 
     Raises:

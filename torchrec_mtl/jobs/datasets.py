@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from tqdm import tqdm
 
+from torchrec_mtl.data.stream_files import is_uri
 from torchrec_mtl.datasets import (
     SyntheticFunnel,
     prepare_ali_ccp,
@@ -19,12 +20,13 @@ from torchrec_mtl.datasets import (
 )
 from torchrec_mtl.datasets.complete_journey import sizes
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
-from torchrec_mtl.errors import InputError, check_positive_share
+from torchrec_mtl.errors import InputError, check_choice, check_positive_share
 from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.settings import PAPER, Settings
 from torchrec_mtl.tasks import TaskChain, TaskForest
 from torchrec_mtl.training.monitor import progress_bar
 
+READERS = ("auto", "mapped", "stream")
 SYNTHETIC_ROWS = {"train": 1_000_000, "valid": 125_000, "test": 250_000}
 
 
@@ -101,16 +103,28 @@ SETTINGS = {"paper": PAPER} | {name: each.settings for name, each in DATASETS.it
 
 
 def find_dataset(dataset: str) -> DataSet | None:
-    """The data set called ``dataset``: a key of `DATASETS` or ``package.module:DATA_SET``; None for a folder.
+    """The data set called ``dataset``: a key of `DATASETS` or ``package.module:DATA_SET``; None for a folder or a URI.
 
     Raises:
         InputError: if it has the form of the latter, is not a folder, and names no data set.
     """
     if dataset in DATASETS:
         return DATASETS[dataset]
-    if ":" not in dataset or Path(dataset).exists():
+    if ":" not in dataset or is_uri(dataset) or Path(dataset).exists():
         return None
     return named("data set", dataset, DATASETS, DataSet)
+
+
+def is_streamed(dataset: str, reader: str) -> bool:
+    """Whether the data set called ``dataset`` is read in place, under the choice ``reader`` of `READERS`.
+
+    Raises:
+        InputError: if ``reader`` is another, or "mapped" for a URI.
+    """
+    check_choice("reader", reader, READERS)
+    if reader == "mapped" and is_uri(dataset):
+        raise InputError(f"`reader` (='mapped') must be 'stream' or 'auto' for a URI ({dataset.split('?')[0]})")
+    return reader == "stream" or (reader == "auto" and is_uri(dataset))
 
 
 def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
@@ -122,10 +136,12 @@ def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
         raw: folder of the raw files, for "ali_ccp" (under protocol "aitm") and "taobao" (clicks alone).
 
     Raises:
-        InputError: if ``sample`` is not above 0 and at most 1, or ``raw`` is missing.
+        InputError: if ``sample`` is not above 0 and at most 1, ``raw`` is missing, or ``dataset`` is a URI.
     """
     found = find_dataset(dataset)
     if found is None:
+        if is_uri(dataset):
+            raise InputError(f"`dataset` (={dataset.split('?')[0]!r}) must be a folder: only `train` reads from a URI")
         return Path(dataset)
     check_positive_share(sample=sample)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"

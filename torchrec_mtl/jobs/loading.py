@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchrec import EmbeddingBagCollection
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import Schema
 from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.data.stream_files import locate
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import InputError, not_one_of
@@ -106,17 +108,19 @@ def load_run(
     return LoadedRun(train_model, schema, config, run / name, checkpoint, encoder, calibration, where)
 
 
-def record_data(run: Path, data: Path) -> None:
-    """Copies the schema and the encoders of prepared data into the folder of a run, whole or not at all."""
+def record_data(run: Path, data: str | Path) -> None:
+    """Copies the schema and the encoders of prepared data, in a folder or at a URI, into the folder of a run, whole or
+    not at all."""
     folder = run / DATA_FOLDER
     if folder.exists():
         return
     partial = run / f".{DATA_FOLDER}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    for file in (data / SCHEMA_FILE, data / ENCODERS_FILE, *data.glob("vocabulary_*.parquet")):
-        if file.is_file():
-            shutil.copyfile(file, partial / file.name)
+    location = locate(data)
+    for name in location.files():
+        if any(fnmatch(name, pattern) for pattern in (SCHEMA_FILE, ENCODERS_FILE, "vocabulary_*.parquet")):
+            (partial / name).write_bytes(location.read(name))
     publish_folder(partial, folder)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from torchrec_mtl.data import Split
+from torchrec_mtl.data import Split, StreamedSplit
 from torchrec_mtl.data.fingerprint import joined
 from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.files import to_json
@@ -82,15 +82,16 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def describe_data(splits: Mapping[str, Split]) -> str:
+def describe_data(splits: Mapping[str, Split | StreamedSplit]) -> str:
     """The name, the rows and the fingerprint of a data set: what a run records, so that it is not mixed with others.
 
     Args:
         splits: all splits, in the order of `SPLITS`.
     """
     rows = " + ".join(str(len(split)) for split in splits.values())
-    fingerprint = joined(split.fingerprint for split in splits.values())
-    return f"{next(iter(splits.values())).schema.name}, {rows} rows, fingerprint {fingerprint}"
+    fingerprint, first = joined(split.fingerprint for split in splits.values()), next(iter(splits.values()))
+    streamed = ", streamed" if isinstance(first, StreamedSplit) else ""  # and so of another order
+    return f"{first.schema.name}, {rows} rows{streamed}, fingerprint {fingerprint}"
 
 
 def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

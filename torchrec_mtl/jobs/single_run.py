@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data import BatchLoader, Schema, Split
+from torchrec_mtl.data import BatchLoader, Schema, Split, StreamedSplit, StreamLoader
+from torchrec_mtl.data.steps import StepLoader
 from torchrec_mtl.jobs.build import build_to_train
 from torchrec_mtl.jobs.results import ModelReport
 from torchrec_mtl.jobs.run_config import RunConfig
@@ -22,10 +24,17 @@ from torchrec_mtl.training.sharding import describe_plan, plan_sharding
 EVALUATION_BATCH_SIZE = 2048
 
 
+def loader(split: Split | StreamedSplit, batch_size: int, shuffle: bool = False, **options: Any) -> StepLoader:
+    """The batches of a split, with the ``options`` of either loader; without ``shuffle``, in an order that suits it."""
+    if isinstance(split, StreamedSplit):
+        return StreamLoader(split, batch_size, shuffle=True, **options)  # each rank then reads its share only
+    return BatchLoader(split, batch_size, shuffle, **options)
+
+
 def train_model(
     config: RunConfig,
     schema: Schema,
-    splits: dict[str, Split],
+    splits: Mapping[str, Split | StreamedSplit],
     device: torch.device,
     directory: Path,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -45,10 +54,10 @@ def train_model(
         print(f"{title}: {describe_plan(plan, built, config.training, world_size)}", flush=True)
     model, optimizer = distribute_as_planned(built, plan, config.training, device)
 
-    def batches(split: str) -> BatchLoader:
-        return BatchLoader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)
+    def batches(split: str) -> StepLoader:
+        return loader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)
 
-    train_batches = BatchLoader(
+    train_batches = loader(
         splits["train"],
         config.training.batch_size // (world_size * config.training.micro_batches),
         shuffle=True,
@@ -78,9 +87,7 @@ def train_model(
     monitor.close()
     report = ModelReport(config, result, num_parameters)
     if "test" in splits and not result.stopped:
-        test, group_of_row = batches("test"), splits["test"].groups
-        groups = None if group_of_row is None else (group_of_row[rows] for rows in test.rows())
-        where = f"{title}, step {result.best_step}, test split"
-        measured = evaluate(model, test, schema.tasks, device, groups, metrics, where)
+        test, where = batches("test"), f"{title}, step {result.best_step}, test split"
+        measured = evaluate(model, test, schema.tasks, device, test.groups(), metrics, where)
         report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
     return report

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data import Schema, Split, read_split
+from torchrec_mtl.data import Schema, Split, StreamedSplit, load_schema, read_split, stream_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.data.stream_files import is_uri
 from torchrec_mtl.errors import (
     InputError,
     check_at_least,
@@ -32,7 +33,7 @@ from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_met
 from torchrec_mtl.jobs.daily.bounds import Bounds
 from torchrec_mtl.jobs.daily.folder import parse_days
 from torchrec_mtl.jobs.daily.job import DailyRun
-from torchrec_mtl.jobs.datasets import DATASETS, SETTINGS, dataset_directory, find_dataset
+from torchrec_mtl.jobs.datasets import DATASETS, READERS, SETTINGS, dataset_directory, find_dataset, is_streamed
 from torchrec_mtl.jobs.declarations import find_table
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.folder_lock import folder_lock
@@ -67,7 +68,14 @@ def parser() -> Parser:
     options.add_argument(
         "--dataset",
         default="complete_journey",
-        help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or folder of a prepared data set (%(default)s)",
+        help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or folder or URI (s3://, gs://, hdfs://, abfs://) of a "
+        "prepared data set (%(default)s)",
+    )
+    options.add_argument(
+        "--reader",
+        default="auto",
+        help=f"how rows are read, {', '.join(READERS)}: mapped from columns that are written beside the data once, or "
+        "streamed in place; auto streams from a URI (%(default)s)",
     )
     options.add_argument(
         "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
@@ -123,6 +131,7 @@ def parser() -> Parser:
 def configure(args: argparse.Namespace) -> list[RunConfig]:
     """The runs of the models, checked before any data is read."""
     check_positive_share(sample=args.sample)
+    is_streamed(args.dataset, args.reader)  # checks the choice
     check_at_least(1, timeout=args.timeout)
     if args.name:
         check_file_name("`name`", args.name)
@@ -182,7 +191,7 @@ def run_directory(args: argparse.Namespace) -> Path:
 
 
 def begin_run(
-    args: argparse.Namespace, configs: Sequence[RunConfig], folder: Path, data: str, held: ExitStack
+    args: argparse.Namespace, configs: Sequence[RunConfig], folder: str | Path, data: str, held: ExitStack
 ) -> Path | None:
     """The folder of a new or unfinished run, which ``held`` holds from now on; None if the run is finished.
 
@@ -221,14 +230,15 @@ def check_batch_size(config: RunConfig, world_size: int) -> None:
 
 def prepare(
     args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
-) -> tuple[Path, Schema, dict[str, Split]]:
+) -> tuple[str | Path, Schema, dict[str, Split | StreamedSplit]]:
     """The folder of the data, and the data on this rank, after everything is checked that depends on them."""
-    data = dataset_directory(args.dataset, args.sample, args.raw)
-    schema = Schema.load(data)
+    data = args.dataset if is_uri(args.dataset) else dataset_directory(args.dataset, args.sample, args.raw)
+    schema = load_schema(data)
     for metric in shown:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)
     check_models(configs, schema, dist.get_world_size())
-    splits = {split: read_split(data, split, schema) for split in ("train", "valid", "test")}
+    read = stream_split if is_streamed(args.dataset, args.reader) else read_split
+    splits = {split: read(data, split, schema) for split in ("train", "valid", "test")}
     if dist.get_rank() == 0:
         for sentence in absent_classes(splits, data):
             print(f"warning: {sentence}", flush=True)
@@ -283,6 +293,8 @@ def run_days(args: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
     """Runs the job over days, and returns its status."""
     if len(configs) != 1:
         raise InputError(f"`models` (={args.models!r}) must name one model with `days`")
+    if args.reader == "stream":
+        raise InputError("`reader` (='stream') must be 'auto' or 'mapped' with `days`: a day is read from its columns")
     check_batch_size(configs[0], int(os.environ.get("WORLD_SIZE", "1")))
     days = parse_days(args.days)
     skipped = [day for text in filter(None, args.skip_days.split(",")) for day in parse_days(text)]

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from torchrec_mtl.data import Split
+from torchrec_mtl.data import Split, StreamedSplit
 
 
-def unknown_ids(splits: Mapping[str, Split]) -> list[str]:
-    """A sentence for each field and split in which ids are unknown, with their number and share.
+def unknown_ids(splits: Mapping[str, Split | StreamedSplit]) -> list[str]:
+    """A sentence for each field and split in which ids are unknown, with their number and share; one sentence for
+    streams, in which they are not counted.
 
     Example::
 
@@ -17,6 +18,8 @@ def unknown_ids(splits: Mapping[str, Split]) -> list[str]:
         ["test split: 1 of 4 ids of 'store' (25.00 %) are unknown, row 0 stands for them"]
     """
     rows = {field.name: field.unknown_row for split in splits.values() for field in split.schema.fields}
+    if any(isinstance(split, StreamedSplit) for split in splits.values()) and set(rows.values()) != {None}:
+        return ["data that are read in place: unknown ids are not counted"]
     return [
         f"{name} split: {unknown:,} of {ids:,} ids of {field!r} ({100 * unknown / ids:.2f} %) are unknown, "
         f"row {rows[field]} stands for them"

@@ -109,7 +109,7 @@ class TrainingConfig:
             the other. Gradients of dense parameters and replicated tables are accumulated; tables with fused optimizers
             are updated by every part.
         shuffle_window: number of rows that are shuffled together, see `torchrec_mtl.data.BatchLoader`; 0 for the whole
-            split.
+            split. For data that are read in place, see `StreamLoader`; 0 for 2^20, or four row groups.
         max_epochs: largest number of passes over the training split.
         evaluations_per_epoch: number of times that the validation split is evaluated in an epoch.
         early_stopping_metric: name of the metric by which validation chooses the best weights: its mean over the tasks,

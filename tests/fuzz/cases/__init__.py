@@ -29,6 +29,7 @@ CASES: Mapping[str, Case] = {
 # Public, and no callable that checks arguments: why not.
 CONTAINERS: Mapping[str, str] = {
     "data.MultiTaskBatch": "holds what `check_batch` checks",
+    "data.StreamedSplit": "is made by `stream_split`",
     "inference.Predictions": "is returned only",
     "metrics.CalibrationCurve": "is returned only",
     "models.MultiTaskModel": "is abstract",

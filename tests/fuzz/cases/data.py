@@ -20,10 +20,13 @@ from torchrec_mtl.data import (
     MultiTaskBatch,
     Schema,
     Split,
+    StreamLoader,
     UnknownIds,
     build_once,
     check_batch,
+    load_schema,
     log_round,
+    stream_split,
 )
 from torchrec_mtl.data import read_split as read
 from torchrec_mtl.errors import InputError
@@ -126,6 +129,16 @@ def _loader(rng):
     }
 
 
+@cache
+def _stream():
+    rng, directory = np.random.default_rng(0), folder() / "streamed"
+    directory.mkdir()
+    Schema("shop", FIELDS, CHAIN).save(directory)
+    columns = {**_ids(rng, 9), **{task: np.zeros(9, int) for task in CHAIN}}
+    pl.DataFrame(columns).write_parquet(directory / "train.parquet", row_group_size=2)
+    return stream_split(directory, "train")
+
+
 def _judge_loader(given, loader):
     batches = list(loader)
     assert len(batches) == len(loader)
@@ -197,6 +210,10 @@ def _judge_read(given, split):
     assert split.batch(torch.arange(2)).sparse_features["f0"].values().tolist() == [8, 0]
 
 
+def _judge_stream(given, split):
+    assert [batch.sparse_features["f0"].values().tolist() for batch in StreamLoader(split, 2)] == [[8, 0]]
+
+
 def _build(directory):
     def build(into):
         for split in ("train", "valid", "test"):
@@ -207,7 +224,11 @@ def _build(directory):
 
 
 def _judge_built(given, directory):
-    assert Schema.load(directory).num_rows == {"train": 2, "valid": 2, "test": 2}
+    _judge_prepared(given, Schema.load(directory))
+
+
+def _judge_prepared(given, schema):
+    assert schema.num_rows == {"train": 2, "valid": 2, "test": 2}
 
 
 def _train(model, loss):
@@ -258,6 +279,7 @@ DATA = {
     ),
     "Split": Case(Split, _split, _judge_split),
     "BatchLoader": Case(BatchLoader, _loader, _judge_loader),
+    "StreamLoader": Case(StreamLoader, lambda rng: {**_loader(rng), "split": _stream()}, _judge_loader),
     "UnknownIds": Case(UnknownIds, _unknown, _judge_unknown),
     "check_batch": Case(_checked, _batch, _judge_batch),
     "read_split": Case(
@@ -269,6 +291,21 @@ DATA = {
             "fields": one_of(rng, None, ["f0"]),
         },
         _judge_read,
+    ),
+    "stream_split": Case(
+        stream_split,
+        lambda rng: {
+            "directory": one_of(rng, prepared(), str(prepared()), f"file://{prepared()}"),
+            "split": one_of(rng, "train", "valid", "test"),
+            "schema": None,
+            "fields": one_of(rng, None, ["f0"]),
+        },
+        _judge_stream,
+    ),
+    "load_schema": Case(
+        load_schema,
+        lambda rng: {"directory": one_of(rng, prepared(), f"file://{prepared()}")},
+        _judge_prepared,
     ),
     "build_once": Case(_build, lambda rng: {"directory": str(folder() / f"built {rng.integers(2**40)}")}, _judge_built),
 }

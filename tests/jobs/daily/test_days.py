@@ -303,6 +303,7 @@ def test_two_ranks_do_the_days_too(table, whole, tmp_path):
         (["--days", "2026-11-09"], "day 2026-11-09 must have rows (UTC, by column 'ts'), but has none"),
         (["--days", "soon"], "`days` (='soon') must be a day such as 2026-11-01, or 2026-11-01..2026-11-07"),
         (["training.batch_size=64", "training.micro_batches=3"], "`batch_size` (=64) must be a multiple of the number"),
+        (["--reader", "stream"], "`reader` (='stream') must be 'auto' or 'mapped' with `days`"),
         (["--models", "tafe,bpcm"], "`models` (='tafe,bpcm') must name one model with `days`"),
         (["--bounds", "auc=1"], "`bounds`: kind 'auc' must be one of"),
         (["--bounds", "least_auc.by=1"], "'by' must be one of"),

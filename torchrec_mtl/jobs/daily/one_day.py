@@ -58,9 +58,10 @@ class DayModel:
             TrainingError: if a logit is not finite.
         """
         batches = BatchLoader(split, EVALUATION_BATCH_SIZE, rank=dist.get_rank(), world_size=dist.get_world_size())
-        groups = None if split.groups is None else (split.groups[rows] for rows in batches.rows())
         tasks, where = split.schema.tasks, f"{self.title}, scored by the day before"
-        measured: Measurements = evaluate(self.model, batches, tasks, self.device, groups, metrics, where).compute()
+        measured: Measurements = evaluate(
+            self.model, batches, tasks, self.device, batches.groups(), metrics, where
+        ).compute()
         return measured
 
     def train(self, split: Split, directory: Path, stop_requested: Callable[[], bool]) -> float | None:
