@@ -47,6 +47,7 @@ SECTIONS = (
     Section("data_preparation", "data_preparation", "Preparing Ali-CCP", "Raw files, beside the AITM authors' steps."),
     Section("table_preparation", "table_preparation", "Preparing a declared table", "Twelve fields, beside pandas."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
+    Section("every_day", "every_day", "New ids every day", "Each day scored by the model of the day before."),
 )
 
 

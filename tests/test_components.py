@@ -166,6 +166,13 @@ def test_redact_is_passed_on(component):
         assert (" --redact" in " ".join(replica.args)) == bool(given)
 
 
+def test_days_are_passed_on():
+    given = ["--days", "2026-11-01..2026-11-07", "--bounds", "least_auc=0.6", "--skip_days", "2026-11-03"]
+    replica = only_replica(dryrun("mtl.train", "--models", "tafe", "--dataset", "/shared/shop.py", *given))
+    passed = "--days 2026-11-01..2026-11-07 --bounds least_auc=0.6 --skip-days 2026-11-03"
+    assert passed in " ".join(replica.args)
+
+
 @pytest.mark.parametrize("program", ["peers", "scaling", "embedding_throughput"])  # the last, a package
 def test_bench_runs_a_program_with_its_arguments(program):
     replica = only_replica(dryrun("mtl.bench", "--program", program, "--", "--help"))

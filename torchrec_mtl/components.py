@@ -26,6 +26,9 @@ def train(
     raw: str = "",
     settings: str = "",
     metrics: str = "auc",
+    days: str = "",
+    bounds: str = "",
+    skip_days: str = "",
     seed: int = 0,
     name: str = "",
     output: str = "runs",
@@ -53,6 +56,9 @@ def train(
         raw: folder of the raw files of ali_ccp or taobao
         settings: initial settings, complete_journey or paper; by default the data set's, otherwise paper
         metrics: metrics that tables show, separated by commas; a metric from your own module is package.module:METRIC
+        days: days of a declared table, 2026-11-01..2026-11-07, each scored by the day before, then trained on
+        bounds: bounds within which a day is published, such as least_auc=0.6
+        skip_days: days to leave out, separated by commas
         seed: seed of initialisation and row order
         name: name of the run, a new one or an unfinished one to resume; by default the date and time of the launch
         output: folder in which the folder of the run is made; all nodes must see it
@@ -71,6 +77,8 @@ def train(
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
     arguments = ["--models", models, "--dataset", dataset, "--reader", reader, "--sample", str(sample)]
     arguments += ["--raw", raw, "--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
+    of_days = {"--days": days, "--bounds": bounds, "--skip-days": skip_days}
+    arguments += [text for option, value in of_days.items() if value for text in (option, value)]
     arguments += ["--output", output, "--timeout", str(timeout), *launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.train import check_arguments

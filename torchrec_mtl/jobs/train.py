@@ -31,6 +31,9 @@ from torchrec_mtl.files import make_folder, to_json
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
+from torchrec_mtl.jobs.daily.bounds import Bounds
+from torchrec_mtl.jobs.daily.folder import parse_days
+from torchrec_mtl.jobs.daily.job import DailyRun
 from torchrec_mtl.jobs.datasets import (
     DATASETS,
     READERS,
@@ -41,6 +44,7 @@ from torchrec_mtl.jobs.datasets import (
     is_streamed,
     table_directory,
 )
+from torchrec_mtl.jobs.declarations import find_table
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.folder_lock import folder_lock
 from torchrec_mtl.jobs.known_tasks import check_buildable
@@ -97,6 +101,19 @@ def parser() -> Parser:
         default="auc",
         help=f"metrics in tables, separated by commas (%(default)s): {', '.join(METRICS)}, or package.module:METRIC",
     )
+    options.add_argument(
+        "--days",
+        default="",
+        help="days of a declared table, 2026-11-01..2026-11-07: each is scored with the model of the day before, then "
+        "trained on and published in the folder days of the run; one of --models",
+    )
+    options.add_argument(
+        "--bounds",
+        default="",
+        help="bounds within which a day is published: least_auc=0.6,least_auc.buy=0.7,most_auc_fall=0.05,"
+        "most_calibration_error=0.2,most_normalized_entropy=1",
+    )
+    options.add_argument("--skip-days", default="", help="days to leave out, separated by commas")
     options.add_argument("--seed", type=int, default=0, help="seed of initialisation and row order (%(default)s)")
     options.add_argument(
         "--name", default="", help="name of the run, a new one or an unfinished one to resume (date and time)"
@@ -128,7 +145,7 @@ def configure(args: argparse.Namespace) -> list[RunConfig]:
     check_at_least(1, timeout=args.timeout)
     if args.name:
         check_file_name("`name`", args.name)
-    dataset = find_dataset(args.dataset)
+    dataset = None if args.days else find_dataset(args.dataset)
     if args.settings:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]
@@ -160,7 +177,8 @@ def check_known(args: argparse.Namespace, configs: Sequence[RunConfig], world_si
     """Checks batch sizes, and models as far as the data are known; reads no rows. Raises `InputError`."""
     for config in configs:
         check_batch_size(config, world_size)
-        check_buildable(config, args.dataset)
+        if not args.days:  # a declaration may be of files that only the job sees
+            check_buildable(config, args.dataset)
 
 
 def find_systems(models: str) -> list[System]:
@@ -288,8 +306,23 @@ def run(args: argparse.Namespace, configs: Sequence[RunConfig]) -> None:
             write_report(reports, schema, directory, list(shown), known, described, unknown_ids(splits))
 
 
+def run_days(args: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
+    """Runs the job over days, and returns its status."""
+    if len(configs) != 1:
+        raise InputError(f"`models` (={args.models!r}) must name one model with `days`")
+    if args.reader == "stream":
+        raise InputError("`reader` (='stream') must be 'auto' or 'mapped' with `days`: a day is read from its columns")
+    check_batch_size(configs[0], int(os.environ.get("WORLD_SIZE", "1")))
+    days = parse_days(args.days)
+    skipped = [day for text in filter(None, args.skip_days.split(",")) for day in parse_days(text)]
+    metrics = {**METRICS, **named_metrics(args.metrics)}
+    bounds, timeout = Bounds.parse(args.bounds), timedelta(seconds=args.timeout)
+    daily = DailyRun(configs[0], find_table(args.dataset), run_directory(args), bounds, metrics, timeout)
+    return daily.run(days, skipped)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job and returns status 0, also if the job was asked to stop.
+    """Runs the job and returns status 0, also if the job was asked to stop; `BEYOND_BOUNDS` if a day is not published.
 
     Raises:
         InputError: if the user made a mistake.
@@ -314,6 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         try:
             with redacted(args.redact):
+                if args.days:
+                    return run_days(args, configs)
                 run(args, configs)
         except Stopped:
             if int(os.environ.get("RANK", "0")) == 0:

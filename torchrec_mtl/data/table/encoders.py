@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,26 @@ class TableEncoder:
         """Returns the number of ids of the field ``name``."""
         owner = self._owner(name)
         return owner.num_embeddings(self.fitted[owner.name])
+
+    def extended(self, counts: Mapping[str, pl.DataFrame]) -> tuple["TableEncoder", dict[str, int]]:
+        """Appends the values of later rows to the vocabularies, see `Vocabulary.extended`; all else stays.
+
+        Args:
+            counts: ``value`` and ``count`` of each vocabulary's values, by field.
+
+        Returns:
+            The encoder, and the number of values without a row, by field.
+        """
+        fitted, left_out = dict(self.fitted), {}
+        for name, counted in counts.items():
+            declared = self.table.by_name[name]
+            assert isinstance(declared, Vocabulary)
+            fitted[name], left_out[name] = declared.extended(self.fitted[name], counted)
+        return replace(self, fitted=fitted), left_out
+
+    def num_known(self, name: str) -> int:
+        """Returns the number of values of the vocabulary ``name``."""
+        return len(self.fitted[name]["values"])
 
     def _owner(self, name: str) -> IdField:
         declared = self.table.by_name[name]

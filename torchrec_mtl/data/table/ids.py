@@ -27,8 +27,9 @@ class Vocabulary(IdField):
 
     Args:
         name: name of the field. For the further arguments, see `Hashed`, which has them too.
-        min_count: how often a value must occur in the training rows.
-        max_size: largest number of values; the most frequent are kept.
+        min_count: how often a value must occur in the training rows; later, in the rows of one day.
+        max_size: largest number of values of the training rows; the most frequent are kept.
+        spare_rows: number of further values that the table has rows for, which later days bring: see `extended`.
 
     Example::
 
@@ -41,10 +42,12 @@ class Vocabulary(IdField):
     _: KW_ONLY
     min_count: int = 1
     max_size: int | None = None
+    spare_rows: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, **{f"min_count` of field `{self.name}": self.min_count})
+        check_at_least(0, **{f"spare_rows` of field `{self.name}": self.spare_rows})
         if self.max_size is not None:
             check_at_least(1, **{f"max_size` of field `{self.name}": self.max_size})
 
@@ -53,10 +56,39 @@ class Vocabulary(IdField):
 
     def fit(self, counts: pl.DataFrame) -> Fitted:
         kept = counts.filter(pl.col("count") >= self.min_count).head(self.max_size or counts.height)
-        return {"values": Lookup(kept["value"].to_arrow())}
+        fitted: Fitted = {"values": Lookup(kept["value"].to_arrow())}
+        return {**fitted, "rows": kept.height + 2 + self.spare_rows} if self.spare_rows else fitted
+
+    def extended(self, fitted: Fitted, counts: pl.DataFrame) -> tuple[Fitted, int]:
+        """Appends the values of later rows, most frequent first, as long as the table has rows; no id changes.
+
+        Args:
+            fitted: what was fitted so far.
+            counts: ``value`` and ``count`` of the later rows.
+
+        Returns:
+            What is fitted now, and the number of values for which no row is left, which stay unknown.
+
+        Example::
+
+            >>> field = Vocabulary("city", spare_rows=1)
+            >>> fitted = field.fit(pl.DataFrame({"value": ["Rome"], "count": [5]}))
+            >>> counts = pl.DataFrame({"value": ["Bonn", "Rome", "Oslo"], "count": [3, 2, 1]})
+            >>> fitted, num_left_out = field.extended(fitted, counts)
+            >>> field.encode(pa.array(["Rome", "Bonn", "Oslo"]), fitted).tolist(), num_left_out
+            ([2, 3, 1], 1)
+        """
+        known: Lookup = fitted["values"]
+        values = counts.filter(pl.col("count") >= self.min_count)["value"].to_arrow()
+        new = values.filter(pa.array(known.find(values) < 0))
+        added = new[: self.num_embeddings(fitted) - 2 - len(known)]
+        if not len(added):
+            return fitted, len(new)
+        whole = pa.concat_arrays([known.values, added.cast(known.values.type)]) if len(known) else added
+        return {**fitted, "values": Lookup(whole)}, len(new) - len(added)
 
     def num_embeddings(self, fitted: Fitted) -> int:
-        return len(fitted["values"]) + 2
+        return int(fitted.get("rows", len(fitted["values"]) + 2))
 
     def encode(self, values: pa.Array, fitted: Fitted) -> Array:
         positions = fitted["values"].find(values)

@@ -194,15 +194,7 @@ class _Preparation:
             self.progress(stage, num_rows, size / self.total_size)
 
     def _write(self, splits: SplitFiles, encoded: pl.DataFrame, rows: TypedRows, of_rows: Array) -> None:
-        table = self.table
-        further: dict[str, Any] = dict(rows.labels)
-        if rows.groups is not None:
-            further[table.group_column or ""] = rows.group_numbers()
-        if rows.time is not None and table.time not in table.names:
-            further[table.time or ""] = pl.Series(rows.time).cast(pl.Datetime("us", "UTC"))
-        columns = [pl.Series(name, column) for name, column in further.items() if name not in encoded.columns]
-        columns += [pl.Series(name, rows.part.column(name)) for name in table.keep]
-        whole = encoded.hstack(columns)
+        whole = with_further_columns(self.table, encoded, rows)
         for number, split in enumerate(SPLITS):
             chosen = of_rows == number
             if chosen.any():
@@ -216,6 +208,18 @@ class _Preparation:
         report = {"num_rows": dict(num_rows), "num_embeddings": ids, "bad_rows": dict(self.bad_rows.counts)}
         text = to_json({**report, "findings": findings}, indent=2)
         (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def with_further_columns(table: Table, encoded: pl.DataFrame, rows: TypedRows) -> pl.DataFrame:
+    """Returns encoded rows with their labels, group, time and what the declaration keeps."""
+    further: dict[str, Any] = dict(rows.labels)
+    if rows.groups is not None:
+        further[table.group_column or ""] = rows.group_numbers()
+    if rows.time is not None and table.time not in table.names:
+        further[table.time or ""] = pl.Series(rows.time).cast(pl.Datetime("us", "UTC"))
+    columns = [pl.Series(name, column) for name, column in further.items() if name not in encoded.columns]
+    columns += [pl.Series(name, rows.part.column(name)) for name in table.keep]
+    return encoded.hstack(columns)
 
 
 def listed_values(encoder: TableEncoder, rows: TypedRows) -> tuple[dict[str, Array], dict[str, Array]]:
