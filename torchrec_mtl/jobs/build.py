@@ -5,9 +5,11 @@ from torch import nn
 from torchrec import EmbeddingBagCollection
 
 from torchrec_mtl.data import Schema, Split
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.tasks import corrected_tasks
 from torchrec_mtl.training import MultiTaskTrain
 
 
@@ -29,7 +31,11 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     )
     features = FeatureArch(embedding_bag_collection, dense_in_features=len(schema.dense), dense_device=device)
     model = config.system.model(features, schema.tasks, **config.model_args)
-    return MultiTaskTrain(model, config.loss(schema.tasks, **config.loss_args).to(device))
+    loss = config.loss(schema.tasks, **config.loss_args)
+    if corrected_tasks(schema.tasks) and not hasattr(loss, "corrected"):
+        rule = "must be one such as 'delayed' for data whose late labels are to be corrected: others take first labels"
+        raise InputError(f"`loss` (={type(loss).__name__}) {rule} as they are")
+    return MultiTaskTrain(model, loss.to(device))
 
 
 def build_to_train(config: RunConfig, split: Split, device: torch.device) -> MultiTaskTrain:

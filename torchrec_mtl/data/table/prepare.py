@@ -20,6 +20,7 @@ from torchrec_mtl.data.table.encoders import TableEncoder, group_column
 from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.history import HistoryBuilder
+from torchrec_mtl.data.table.late_labels import LateLabels, with_copies
 from torchrec_mtl.data.table.rows import TypedRows, read_rows
 from torchrec_mtl.data.table.sources import SourceFile, find_files, read_parts
 from torchrec_mtl.data.writer import SplitFiles, build_once
@@ -107,6 +108,7 @@ class _Preparation:
         self.bad_rows, self.progress = bad_rows, progress
         self.total_size = sum(each.file.size for each in files)
         self.num_rows = 0  # of all files, without the bad ones
+        self.late_labels = LateLabels(table)
 
     def run(self) -> Schema:
         encoder = self._fit()
@@ -133,9 +135,11 @@ class _Preparation:
         for rows, split in self._read("fit", again=False):
             fitting.look(rows)
             fitting.add(rows.take(split == SPLITS.index("train")))
+            self.late_labels.look(rows, split == SPLITS.index("train"))
             self.num_rows += len(rows)
         if not self.num_rows:
             raise InputError(f"`source` (={self.table.source!r}) must have at least one row")
+        self.late_labels.check()
         return fitting.fit()
 
     def _histories(self, encoder: TableEncoder) -> HistoryBuilder:
@@ -181,7 +185,8 @@ class _Preparation:
 
     def _write(self, splits: SplitFiles, encoded: pl.DataFrame, rows: TypedRows, of_rows: Array) -> None:
         table = self.table
-        further: dict[str, Any] = dict(rows.labels)
+        labels, copies = self.late_labels.known(rows, of_rows == SPLITS.index("train"))
+        further: dict[str, Any] = dict(labels)
         if rows.groups is not None:
             further[group_column(table) or ""] = rows.group_numbers()
         if rows.time is not None and table.time not in table.names:
@@ -189,7 +194,7 @@ class _Preparation:
         columns = [pl.Series(name, column) for name, column in further.items() if name not in encoded.columns]
         kept = [name for name in table.keep if name not in encoded.columns and name not in further]
         columns += [pl.Series(name, pa.array(rows.part.column(name))) for name in kept]
-        whole = encoded.hstack(columns)
+        whole, of_rows = with_copies(encoded.hstack(columns), of_rows, copies)
         for number, split in enumerate(SPLITS):
             chosen = of_rows == number
             if chosen.any():
@@ -199,6 +204,7 @@ class _Preparation:
         ids = {each.name: encoder.num_embeddings(each.name) for each in self.table.id_fields}
         counts = ", ".join(f"{rows:,} {split}" for split, rows in num_rows.items())
         findings = [f"rows: {counts}", *(f"field {name}: {number:,} ids" for name, number in ids.items())]
+        findings += self.late_labels.findings()
         findings += [f"{name}: {number:,} bad rows were put aside" for name, number in self.bad_rows.counts.items()]
         report = {"num_rows": dict(num_rows), "num_embeddings": ids, "bad_rows": dict(self.bad_rows.counts)}
         text = to_json({**report, "findings": findings}, indent=2)
