@@ -14,7 +14,7 @@ from torchrec_mtl.jobs.environment import worker_environment
 
 PROGRAMS = (  # the longest first
     *("embedding_throughput", "training_step", "scaling", "peers"),
-    *("attention", "data_reading", "data_preparation"),
+    *("attention", "data_reading", "data_preparation", "late_labels"),
 )
 
 

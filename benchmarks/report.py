@@ -39,6 +39,7 @@ SECTIONS = (
     Section("inducing_attention_cuda", "gpu", "TAFE's attention on a GPU", "The stack at three sizes.", CUDA_PATHS),
     Section("scaling_measured", "scaling", "Several processes", "The training loop beside bare TorchRec."),
     Section("data_preparation", "data_preparation", "Preparing Ali-CCP", "Raw files, beside the AITM authors' steps."),
+    Section("late_labels", "late_labels", "Late labels", "How near the truth a model comes if purchases arrive late."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
 )
 
