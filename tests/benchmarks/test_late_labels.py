@@ -25,11 +25,14 @@ def test_the_log_has_the_rates_that_it_says(tmp_path):
 
 
 def test_a_corrected_model_is_less_biased_than_one_that_ignores_delays(tmp_path):
-    files = write_log(tmp_path, seed=0, num_days=late_labels.DAYS, rows_per_day=4000, drift=0.0)
-    bias = {}
-    for way in ("ignoring", "corrected"):
-        folder = late_labels.prepare(files, way, tmp_path / way)
-        truth = pl.read_parquet(folder / "test.parquet")["p"].to_numpy()
-        bias[way] = late_labels.figures(truth, late_labels.train(folder, way, seed=0).numpy())["bias"]
+    """Over three seeds: one alone is off by up to .05 either way."""
+    bias = {"ignoring": 0.0, "corrected": 0.0}
+    for seed in range(3):
+        (tmp_path / str(seed)).mkdir()
+        files = write_log(tmp_path / str(seed), seed, late_labels.DAYS, rows_per_day=4000, drift=0.0)
+        for way in bias:
+            folder = late_labels.prepare(files, way, tmp_path / str(seed) / way)
+            truth = pl.read_parquet(folder / "test.parquet")["p"].to_numpy()
+            bias[way] += late_labels.figures(truth, late_labels.train(folder, way, seed).numpy())["bias"] / 3
     assert bias["ignoring"] < -0.08
     assert abs(bias["corrected"]) < 0.05
