@@ -46,6 +46,7 @@ SECTIONS = (
     ),
     Section("data_preparation", "data_preparation", "Preparing Ali-CCP", "Raw files, beside the AITM authors' steps."),
     Section("table_preparation", "table_preparation", "Preparing a declared table", "Twelve fields, beside pandas."),
+    Section("late_labels", "late_labels", "Late labels", "How near the truth a model comes if purchases arrive late."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
     Section("every_day", "every_day", "New ids every day", "Each day scored by the model of the day before."),
 )

@@ -10,6 +10,7 @@ from torchrec_mtl import MultiTaskTrain, Task, TaskChain, TaskForest
 from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.systems import SYSTEMS
+from torchrec_mtl.tasks import delayed_task, real_negative_task
 
 TASKS = TaskChain(["click", "cart", "purchase"])
 TREE = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click"), Task("back", after="buy"))
@@ -22,6 +23,25 @@ MODELS = {name: system for name, system in SYSTEMS.items() if system.ablation_of
 
 def chain(num_tasks: int) -> TaskChain:
     return TaskChain([f"step_{t}" for t in range(num_tasks)])
+
+
+def with_late_labels(tasks: TaskForest, late: int = -1) -> TaskForest:
+    """The tasks, and those that `DelayedLoss` needs beside the one at position ``late``."""
+    task = tasks.tasks[late]
+    return TaskForest(
+        *tasks.tasks, Task(delayed_task(task.name), after=task.after), Task(real_negative_task(task.name))
+    )
+
+
+def tasks_for(loss: str, tasks: TaskForest = TASKS) -> TaskForest:
+    """The tasks, and what a loss of `LOSSES` needs beside them."""
+    return with_late_labels(tasks) if loss == "delayed" else tasks
+
+
+def three_tasks_for(loss: str) -> TaskForest:
+    """Three tasks, some of which need another, that suit a loss of `LOSSES`."""
+    late = TaskForest(Task("buy"), Task("buy_delayed", after="buy"), Task("buy_real_negative"))
+    return late if loss == "delayed" else TASKS
 
 
 def tables(

@@ -21,6 +21,7 @@ LOSSES: Mapping[str, Callable[..., nn.Module]] = {
     "dependence": losses.DependenceLoss,
     "counterfactual": losses.CounterfactualLoss,
     "local_space": losses.LocalSpaceLoss,
+    "delayed": losses.DelayedLoss,
 }
 
 

@@ -207,3 +207,26 @@ def TaskChain(  # noqa: N802  (named like a class, because it makes one kind of 
         label = label_columns[place] if label_columns else name
         tasks.append(Task(name, after=after, label_column=label, weight_column=weight))
     return TaskForest(*tasks)
+
+
+def delayed_task(name: str) -> str:
+    """The task that says whether ``name`` happened, but only after its label was first read."""
+    return f"{name}_delayed"
+
+
+def real_negative_task(name: str) -> str:
+    """The task that says whether a label of ``name`` that was first read as 0 stayed 0."""
+    return f"{name}_real_negative"
+
+
+def corrected_tasks(tasks: TaskForest) -> list[tuple[int, int, int]]:
+    """Returns the positions of each task that has both beside it, with the positions of the two.
+
+    Example::
+
+        >>> corrected_tasks(TaskForest(Task("click"), Task("buy"), Task("buy_delayed"), Task("buy_real_negative")))
+        [(1, 2, 3)]
+    """
+    beside = [(name, delayed_task(name), real_negative_task(name)) for name in tasks]
+    index = tasks.names.index
+    return [(index(a), index(b), index(c)) for a, b, c in beside if {b, c} <= set(tasks)]

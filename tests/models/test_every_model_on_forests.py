@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support import MODELS, TREE, batch, build, train_model
+from tests.support import MODELS, TREE, batch, build, tasks_for, train_model
 from torchrec_mtl import MultiTaskTrain, Task, TaskForest
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
@@ -62,12 +62,13 @@ def test_conditional_models_keep_a_task_below_the_one_it_needs(name):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_any_loss_goes_with_any_model_that_returns_what_it_reads(model, loss):
-    built = train_model(model, TREE).model
+    tasks = tasks_for(loss, TREE)
+    built = train_model(model, tasks).model
     if loss == "counterfactual" and not model.startswith("escm2"):
         message = r"`loss` \(=CounterfactualLoss\) reads 'conditional_logits', which \w+ does not give: \['logits'\]"
         with pytest.raises(InputError, match=message):
             MultiTaskTrain(built, LOSSES[loss](TREE))
         return
-    value, _ = MultiTaskTrain(built, LOSSES[loss](TREE))(rows_of(TREE))
+    value, _ = MultiTaskTrain(built, LOSSES[loss](tasks))(rows_of(tasks))
     value.backward()
     assert value.isfinite()

@@ -107,3 +107,24 @@ def step_propensity(logits: Array, labels: Array, min_propensity: float = 1e-3) 
                 propensity = (p[i, t - 1] - p[i, t]) / (1.0 - p[i, t])
                 propensities[i, t] = min(max(propensity, min_propensity), 1.0)
     return propensities
+
+
+def delayed(
+    predictions: Array,
+    labels: Array,
+    corrected: Sequence[tuple[int, int, int]],
+    weights: Array | None = None,
+    task_weights: Sequence[float] | None = None,
+) -> float:
+    """ES-DFM's loss, equation (1) of its supplement, plus the cross entropy of all other tasks.
+
+    ``corrected`` are the columns of each corrected task, of its probability of a delayed positive and of that of a real
+    negative.
+    """
+    B, T = predictions.shape
+    importance = np.ones((B, T))
+    for i in range(B):
+        for task, delayed_positive, real_negative in corrected:
+            p_dp, p_rn = predictions[i, delayed_positive], predictions[i, real_negative]
+            importance[i, task] = 1.0 + p_dp if labels[i, task] == 1 else (1.0 + p_dp) * p_rn
+    return cross_entropy(predictions, labels, importance if weights is None else importance * weights, task_weights)

@@ -24,3 +24,12 @@ def test_step_propensity_by_hand():
     logits = np.log(np.array([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]]))  # p = (.75, .5), (.5, .75), (.75, .5)
     propensities = losses.step_propensity(logits, np.array([[1, 0], [1, 0], [1, 1]]))
     close(propensities, [[1, 0.5], [1, 0.001], [1, 1]])
+
+
+def test_delayed_by_hand():
+    p = np.array([[0.5, 0.25, 0.75], [0.5, 0.25, 0.75]])
+    y, log = np.array([[1, 0, 0], [0, 1, 1]]), np.log
+    weighted = 1.25 * log(2) + 1.25 * 0.75 * log(2)
+    close(losses.delayed(p, y, [(0, 1, 2)]), (weighted + log(4 / 3) + log(4) + log(4) + log(4 / 3)) / 2)
+    w = np.array([[2.0, 0, 0], [0, 0, 0]])
+    close(losses.delayed(p, y, [(0, 1, 2)], w, [3.0, 1, 1]), 3 * 2 * 1.25 * log(2) / 2)

@@ -6,7 +6,7 @@ from torchrec.datasets.utils import Batch
 from torchrec.fx import symbolic_trace
 from torchrec.models.dlrm import DLRM, DLRMTrain
 
-from tests.support import NUM_DENSE, TASKS, batch, tables, train_model
+from tests.support import NUM_DENSE, TASKS, batch, tables, three_tasks_for, train_model
 from torchrec_mtl import MultiTaskTrain, TaskChain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
@@ -45,8 +45,9 @@ def test_fx_traces_every_system_down_to_its_loss(name, arguments):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_fx_traces_with_every_loss(name):
-    model = train_model("escm2_dr").model  # which offers all that a loss reads
-    traced_equals(MultiTaskTrain(model, LOSSES[name](TASKS)))
+    tasks = three_tasks_for(name)
+    model = train_model("escm2_dr", tasks).model  # which offers all that a loss reads
+    traced_equals(MultiTaskTrain(model, LOSSES[name](tasks)))
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 1)])

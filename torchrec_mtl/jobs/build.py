@@ -11,6 +11,7 @@ from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollection
+from torchrec_mtl.tasks import corrected_tasks
 from torchrec_mtl.training import MultiTaskTrain
 
 
@@ -22,7 +23,11 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     """
     features = build_features(config, schema, device)
     model = config.system.model(features, schema.tasks, **config.model_args)
-    return MultiTaskTrain(model, config.loss(schema.tasks, **config.loss_args).to(device))
+    loss = config.loss(schema.tasks, **config.loss_args)
+    if corrected_tasks(schema.tasks) and not hasattr(loss, "corrected"):
+        rule = "must be one such as 'delayed' for data whose late labels are to be corrected: others take first labels"
+        raise InputError(f"`loss` (={type(loss).__name__}) {rule} as they are")
+    return MultiTaskTrain(model, loss.to(device))
 
 
 def build_features(config: RunConfig, schema: Schema, device: torch.device) -> FeatureArch:

@@ -11,7 +11,7 @@ from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.datasets import find_dataset
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.systems import LOSSES, SYSTEMS
-from torchrec_mtl.tasks import TaskChain, TaskForest
+from torchrec_mtl.tasks import Task, TaskChain, TaskForest, delayed_task, real_negative_task
 from torchrec_mtl.training.sharding import check_table_names
 
 _FIELDS = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument of ours
@@ -21,7 +21,8 @@ def check_buildable(config: RunConfig, dataset: str) -> None:
     """Builds the model and its loss on ``meta`` for a data set, as far as that is known.
 
     A prepared folder has its tables and tasks; a data set in `DATASETS` may name its tasks. For other data, a model of
-    this library must suit some tasks: a chain of 1 to 3, or of as many as an argument has values.
+    this library must suit some tasks: a chain of 1 to 4, or of as many as an argument has values, perhaps
+    with late labels.
 
     Args:
         config: settings of the run.
@@ -63,7 +64,14 @@ def _build(config: RunConfig, tasks: TaskForest) -> None:
 
 
 def _some_tasks(config: RunConfig) -> list[TaskForest]:
-    """Chains of 2, 1 and 3 tasks, and of as many as an argument has values."""
+    """Chains of 2, 1, 3 and 4 tasks, and of as many as an argument has values; and as many with late labels."""
     values = [*config.model_args.values(), *config.loss_args.values()]
-    counts = [2, 1, 3, *(len(value) for value in values if isinstance(value, (list, tuple)) and value)]
-    return [TaskChain([f"task_{t}" for t in range(count)]) for count in dict.fromkeys(counts)]
+    counts = [2, 1, 3, 4, *(len(value) for value in values if isinstance(value, (list, tuple)) and value)]
+    chains = [TaskChain([f"task_{t}" for t in range(count)]) for count in dict.fromkeys(counts)]
+    return [*chains, *(_with_late_labels(chain) for chain in chains if len(chain) > 2)]
+
+
+def _with_late_labels(chain: TaskForest) -> TaskForest:
+    """Returns as many tasks, of which the last two are what `DelayedLoss` needs."""
+    late = chain.names[-3]
+    return TaskForest(*chain.tasks[:-2], Task(delayed_task(late)), Task(real_negative_task(late)))

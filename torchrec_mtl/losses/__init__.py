@@ -1,6 +1,7 @@
 """Objectives of multi-task models on a funnel: loss modules, and the functions that compute their terms."""
 
 from torchrec_mtl.losses.counterfactual import CounterfactualLoss, dr_risk, imputation_loss, ips_risk
+from torchrec_mtl.losses.delayed import DelayedLoss
 from torchrec_mtl.losses.functional import (
     calibrator,
     cross_entropy,
@@ -14,6 +15,7 @@ __all__ = [
     "CalibratedLoss",
     "CounterfactualLoss",
     "CrossEntropyLoss",
+    "DelayedLoss",
     "DependenceLoss",
     "LocalSpaceLoss",
     "calibrator",

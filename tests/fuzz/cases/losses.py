@@ -13,6 +13,7 @@ import torch
 from tests.fuzz.cases.drawn import floats, forest, labels, one_of, weights
 from tests.fuzz.cell import Case
 from tests.fuzz.kinds import generator
+from tests.support import with_late_labels
 from torchrec_mtl import TaskChain, losses
 
 EDGES = ((0, 1), (0, 2))
@@ -169,14 +170,23 @@ def _of_loss(name, given, logits, labels, weights, conditional_logits=None, impu
     if name == "LocalSpaceLoss":
         propensities = propensity(logits, labels, tasks.edges, given["min_propensity"])
         return local_space(logits, labels, propensities, tasks.edges, weights)
+    if name == "DelayedLoss":
+        weights = _importance(logits, labels, tasks) * (1.0 if weights is None else weights)
     entropy = cross_entropy(logits, labels, weights, None if by_task is None else np.asarray(by_task))
-    if name == "CrossEntropyLoss":
+    if name in ("CrossEntropyLoss", "DelayedLoss"):
         return entropy
     if name == "CalibratedLoss":
         return entropy + given["alpha"] * calibrator(logits, tasks.edges, weights)
     if name == "DependenceLoss":
         return entropy + given["dependence_weight"] * dependence(logits, labels, tasks.edges, weights)
     return _counterfactual(given, logits, labels, weights, conditional_logits, imputed_errors)
+
+
+def _importance(logits, labels, tasks):
+    weights, p = np.ones_like(logits), _sigmoid(logits)
+    late = len(tasks) - 3  # see `with_late_labels`
+    weights[:, late] = (1 + p[:, -2]) * np.where(labels[:, late] == 1, 1.0, p[:, -1])
+    return weights
 
 
 def _counterfactual(given, logits, labels, weights, conditional_logits, imputed_errors):
@@ -196,6 +206,10 @@ def _counterfactual(given, logits, labels, weights, conditional_logits, imputed_
         both = (errors, imputed_errors, labels[:, parents], shares, pairs)
         step = _dr(*both) + _imputation(*both)
     return risk + given["counterfactual_weight"] * step
+
+
+def _tasks(name, tasks):
+    return with_late_labels(tasks) if name == "DelayedLoss" else tasks
 
 
 def _inputs(rng, tasks):
@@ -225,8 +239,8 @@ def _judge_loss(name):
     return judge
 
 
-def _constructor(rng):
-    tasks = forest(rng)
+def _constructor(rng, name):
+    tasks = _tasks(name, forest(rng))
     return {
         "tasks": tasks,
         "alpha": float(rng.random()),
@@ -241,13 +255,14 @@ def _constructor(rng):
 
 def _made(name):
     parameters = inspect.signature(getattr(losses, name)).parameters
-    return lambda rng: {key: value for key, value in _constructor(rng).items() if key in parameters}
+    return lambda rng: {key: value for key, value in _constructor(rng, name).items() if key in parameters}
 
 
 def _forward(name):
     made = getattr(losses, name)
-    loss = made(CHAIN)
-    given = {key: p.default for key, p in inspect.signature(made).parameters.items()} | {"tasks": CHAIN}
+    tasks = _tasks(name, CHAIN)
+    loss = made(tasks)
+    given = {key: p.default for key, p in inspect.signature(made).parameters.items()} | {"tasks": tasks}
 
     def judge(inputs, result):
         arrays = {key: _array(x) for key, x in inputs.items()}
@@ -255,9 +270,9 @@ def _forward(name):
             expected = _of_loss(name, given, **arrays)
         assert_formula(_array(result), expected, *arrays.values())
 
-    return Case(loss.forward, lambda rng: _forward_arguments(loss, _inputs(rng, CHAIN)), judge)
+    return Case(loss.forward, lambda rng: _forward_arguments(loss, _inputs(rng, tasks)), judge)
 
 
-LOSSES = ("CrossEntropyLoss", "CalibratedLoss", "DependenceLoss", "CounterfactualLoss", "LocalSpaceLoss")
+LOSSES = ("CrossEntropyLoss", "CalibratedLoss", "DependenceLoss", "CounterfactualLoss", "LocalSpaceLoss", "DelayedLoss")
 CASES |= {name: Case(getattr(losses, name), _made(name), _judge_loss(name)) for name in LOSSES}
 CASES |= {f"{name}.forward": _forward(name) for name in LOSSES}

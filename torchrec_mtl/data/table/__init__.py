@@ -1,6 +1,7 @@
 """Any table in: raw columns, declared field by field, encoded as a prepared data set and for prediction alike."""
 
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
+from torchrec_mtl.data.table.delays import Delay
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fields import AgeInDays
 from torchrec_mtl.data.table.ids import Hashed, History, Integers, TimeOf, Vocabulary
@@ -12,6 +13,7 @@ __all__ = [
     "Bins",
     "ByHash",
     "ByTime",
+    "Delay",
     "Dense",
     "Hashed",
     "History",

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.table.columns import TIME_UNITS
+from torchrec_mtl.data.table.delays import Delay, check_delays, prepared_tasks
 from torchrec_mtl.data.table.fields import AgeInDays, DeclaredField, IdField
 from torchrec_mtl.data.table.ids import History
 from torchrec_mtl.data.table.numbers import Dense
@@ -86,6 +87,9 @@ class Table:
         group: column whose values group rows for GAUC and for histories: a user, a session.
         keep: further columns that the prepared files have, unchanged.
         format: "parquet", "csv", "tsv", "arrow" or "jsonl"; by default, file names say it.
+        delays: the labels that arrive late, see `Delay`.
+        as_of: time in ISO format from which the delayed labels of training rows are seen; by default the largest time
+            in the data. With `ByTime`, ``valid_from`` is the time at which a model could have been trained.
 
     Raises:
         InputError: if an argument is of the wrong kind, a name is used twice, or one refers to what is not there.
@@ -115,6 +119,8 @@ class Table:
     group: str | None = None
     keep: Sequence[str] = ()
     format: str | None = None
+    delays: Sequence[Delay] = ()
+    as_of: str | None = None
     by_name: dict[str, DeclaredField] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -126,6 +132,8 @@ class Table:
         for each in self.fields:
             if not isinstance(each, DeclaredField):
                 raise InputError(f"`fields` must hold declared fields such as `Vocabulary(...)`, not {each!r:.60}")
+        check_delays(self.delays, self.tasks)
+        object.__setattr__(self, "delays", tuple(self.delays))
         object.__setattr__(self, "by_name", {each.name: each for each in self.fields})
         for name, count in Counter(self.names).items():
             if count > 1:
@@ -140,6 +148,12 @@ class Table:
             raise InputError(f"`source` (of {list(self.source)}) must have {list(SPLITS)}")
         if isinstance(self.split, ByTime) and self.time is None:
             raise InputError("`time` must name the column by which rows are split")
+        if self.delays and self.time is None:
+            raise InputError("`time` must name the column from which delays are counted")
+        if self.as_of is not None and not self.delays:
+            raise InputError(f"`as_of` (={self.as_of!r}) must not be given without `delays`")
+        if self.as_of is not None:
+            _microseconds("as_of", self.as_of)
         for each in self.fields:
             self._check_references(each)
         schema = self.schema(dict.fromkeys(self.by_name, 1), [each.name for each in self.fields])
@@ -177,12 +191,27 @@ class Table:
                     raise InputError(f"`{argument}` must name a column, which history {declared.name!r} needs")
             if declared.where is not None:
                 self.tasks.index(declared.where)
+                if declared.where in [each.task for each in self.delays]:
+                    rule = f"must not list rows by {declared.where!r}, which is not known yet at their time"
+                    raise InputError(f"history {declared.name!r} {rule}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the prepared columns, except the group, the time and what is kept."""
         dense = [column for each in self.fields if isinstance(each, Dense) for column in each.dense]
-        return (*(each.name for each in self.id_fields), *dense, *self.tasks.label_columns)
+        added = [task.weight_column for task in self.prepared_tasks.tasks if task not in self.tasks.tasks]
+        labels = self.prepared_tasks.label_columns
+        return (*(each.name for each in self.id_fields), *dense, *labels, *(column for column in added if column))
+
+    @property
+    def prepared_tasks(self) -> TaskForest:
+        """The tasks of the prepared data: those of the table, and what its delays add."""
+        return prepared_tasks(self.tasks, self.delays) if self.delays else self.tasks
+
+    @property
+    def as_of_us(self) -> int | None:
+        """``as_of`` in microseconds since 1970, UTC."""
+        return None if self.as_of is None else _microseconds("as_of", self.as_of)
 
     @property
     def id_fields(self) -> tuple[IdField, ...]:
@@ -211,7 +240,8 @@ class Table:
         key = (self.split.column,) if isinstance(self.split, ByHash) else ()
         given = (column for column in (self.time, self.group) if column)
         read = (column for each in self.fields if not isinstance(each, History) for column in each.columns)
-        return tuple(dict.fromkeys((*given, *key, *self.tasks.label_columns, *weights, *read, *self.keep)))
+        times = (each.time for each in self.delays)
+        return tuple(dict.fromkeys((*given, *key, *self.tasks.label_columns, *weights, *times, *read, *self.keep)))
 
     @property
     def group_column(self) -> str | None:
@@ -234,7 +264,7 @@ class Table:
             for each in self.id_fields
         ]
         dense = [column for each in self.dense_fields for column in each.dense]
-        return Schema(self.name, of_tables, self.tasks, dense=dense, group=self.group_column)
+        return Schema(self.name, of_tables, self.prepared_tasks, dense=dense, group=self.group_column)
 
     def owner(self, declared: IdField) -> IdField:
         """Returns the field whose encoder and table ``declared`` uses, which may be itself."""

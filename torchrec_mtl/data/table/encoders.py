@@ -15,6 +15,7 @@ from torchrec_mtl.data.id_columns import id_type
 from torchrec_mtl.data.lists import Array, to_lists
 from torchrec_mtl.data.schema import Schema
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table, weight_column
+from torchrec_mtl.data.table.delays import Delay
 from torchrec_mtl.data.table.fields import AgeInDays, Fitted, IdField
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.ids import Hashed, History, Integers, TimeOf, Vocabulary
@@ -228,6 +229,8 @@ def _table_to_json(table: Table) -> dict[str, Any]:
         declared.append({"kind": type(each).__name__, **given})
     whole = {"name": table.name, "source": table.source, "fields": declared, "split": split, "keep": list(table.keep)}
     rest = {name: getattr(table, name) for name in ("time", "time_unit", "group", "format")}
+    if table.delays:
+        rest |= {"delays": [asdict(each) for each in table.delays], "as_of": table.as_of}
     return {**whole, **rest, "tasks": asdict(table.tasks)["tasks"]}
 
 
@@ -244,5 +247,6 @@ def _table_from_json(content: dict[str, Any]) -> Table:
     if split is not None:
         split = {"ByTime": ByTime, "ByHash": ByHash}[split.pop("kind")](**split)
     rest = {name: content[name] for name in ("name", "source", "time", "time_unit", "group", "format", "keep")}
+    rest |= {"delays": [Delay(**each) for each in content.get("delays", [])], "as_of": content.get("as_of")}
     tasks = TaskForest(*(Task(**task) for task in content["tasks"]))
     return Table(tasks=tasks, fields=declared, split=split, **rest)

@@ -23,6 +23,7 @@ from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.data.table.formats import SourceFile
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.history import HistoryBuilder
+from torchrec_mtl.data.table.late_labels import LateLabels, with_copies
 from torchrec_mtl.data.table.rows import TypedRows, read_rows
 from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.data.writer import SplitFiles, build_once
@@ -135,6 +136,7 @@ class _Preparation:
         self.bad_rows, self.progress = bad_rows, progress
         self.total_size = sum(each.file.size for each in files)
         self.num_rows = 0  # of all files, without the bad ones
+        self.late_labels = LateLabels(table)
 
     def run(self) -> Schema:
         encoder = self._fit()
@@ -162,11 +164,13 @@ class _Preparation:
         for rows, split in self._read("fit", again=False):
             fitting.look(rows)
             fitting.add(rows.take(split == SPLITS.index("train")))
+            self.late_labels.look(rows, split == SPLITS.index("train"))
             num_rows += np.bincount(split, minlength=len(SPLITS))
         self.num_rows = int(num_rows.sum())
         for name, found in zip(SPLITS, num_rows.tolist(), strict=True):
             if not found:
                 raise InputError(f"split {name!r} of `source` (={self.table.source!r}) must have at least one row")
+        self.late_labels.check()
         return fitting.fit()
 
     def _histories(self, encoder: TableEncoder) -> HistoryBuilder:
@@ -194,7 +198,8 @@ class _Preparation:
             self.progress(stage, num_rows, size / self.total_size)
 
     def _write(self, splits: SplitFiles, encoded: pl.DataFrame, rows: TypedRows, of_rows: Array) -> None:
-        whole = with_further_columns(self.table, encoded, rows)
+        labels, copies = self.late_labels.known(rows, of_rows == SPLITS.index("train"))
+        whole, of_rows = with_copies(with_further_columns(self.table, encoded, rows, labels), of_rows, copies)
         for number, split in enumerate(SPLITS):
             chosen = of_rows == number
             if chosen.any():
@@ -204,15 +209,18 @@ class _Preparation:
         ids = {each.name: encoder.num_embeddings(each.name) for each in self.table.id_fields}
         counts = ", ".join(f"{rows:,} {split}" for split, rows in num_rows.items())
         findings = [f"rows: {counts}", *(f"field {name}: {number:,} ids" for name, number in ids.items())]
+        findings += self.late_labels.findings()
         findings += [f"{name}: {number:,} bad rows were put aside" for name, number in self.bad_rows.counts.items()]
         report = {"num_rows": dict(num_rows), "num_embeddings": ids, "bad_rows": dict(self.bad_rows.counts)}
         text = to_json({**report, "findings": findings}, indent=2)
         (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def with_further_columns(table: Table, encoded: pl.DataFrame, rows: TypedRows) -> pl.DataFrame:
-    """Returns encoded rows with their labels, group, time and what the declaration keeps."""
-    further: dict[str, Any] = dict(rows.labels)
+def with_further_columns(
+    table: Table, encoded: pl.DataFrame, rows: TypedRows, labels: Mapping[str, Array] | None = None
+) -> pl.DataFrame:
+    """Returns encoded rows with their ``labels``, by default as read; group, time and what the declaration keeps."""
+    further: dict[str, Any] = dict(rows.labels if labels is None else labels)
     if rows.groups is not None:
         further[table.group_column or ""] = rows.group_numbers()
     if rows.time is not None and table.time not in table.names:

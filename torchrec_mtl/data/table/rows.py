@@ -9,6 +9,7 @@ import pyarrow as pa
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.table.columns import read_column, read_values
 from torchrec_mtl.data.table.declaration import ByHash, Table
+from torchrec_mtl.data.table.delays import read_label_times
 from torchrec_mtl.data.table.fields import IdField
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.ids import History, is_null
@@ -27,6 +28,7 @@ class TypedRows:
         groups: values of the column of groups.
         labels: label columns and their weight columns, float32 [N].
         key: values of the column by which rows are split.
+        label_times: time of each delayed task, int64 [N] microseconds; see `read_label_times`.
     """
 
     part: Part
@@ -36,6 +38,7 @@ class TypedRows:
     groups: pa.Array | None = None
     labels: dict[str, Array] = field(default_factory=dict)
     key: pa.Array | None = None
+    label_times: dict[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.part.batch.num_rows
@@ -60,6 +63,7 @@ class TypedRows:
             None if self.groups is None else self.groups.filter(pa.array(rows)),
             {name: labels[rows] for name, labels in self.labels.items()},
             None if self.key is None else self.key.filter(pa.array(rows)),
+            {name: times[rows] for name, times in self.label_times.items()},
         )
 
 
@@ -144,6 +148,9 @@ def _read_labels(table: Table, rows: TypedRows) -> None:
                 happened &= rows.labels[task.weight_column] > 0
         rule = f"{child.name!r} (={{}}) must not happen without {parent.name!r} (=0)"
         part.reject(child.label_column, np.flatnonzero(happened), rule, lambda row: 1)
+    if table.delays:
+        assert rows.time is not None
+        rows.label_times = read_label_times(table.delays, tasks, part, rows.time, rows.labels, table.time_unit)
     if table.group is not None:
         rows.groups = read_column(part, table.group, "key")
         _reject_missing(part, table.group, rows.groups, "group")
