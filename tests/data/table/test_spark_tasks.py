@@ -7,6 +7,7 @@ import pytest
 from torchrec_mtl.data.lists import from_lists, to_lists
 from torchrec_mtl.data.table import ByTime, History, Table, Vocabulary, spark_tasks
 from torchrec_mtl.data.table.history import earlier_values
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 
 FIELDS = [Vocabulary("item"), History("recent", "item", last=3, within="20s"), History("all", "item", last=99)]
@@ -52,5 +53,9 @@ def test_lists_without_values_keep_their_rows():
         {"file": pa.array([0, 0], pa.int32()), "row": [0, 1]}
         | {f"list{number}": pa.array([[], []], pa.list_(pa.int32())) for number in range(2)}
     )
-    taken = spark_tasks.SortedLists(TABLE, [ids]).take(2)
-    assert [from_lists(to_lists(*each))[1].tolist() for each in taken.values()] == [[0, 0, 0], [0, 0, 0]]
+    reader = spark_tasks.SortedLists(TABLE, [ids])
+    for num_rows in (0, 2, 0):  # a part whose rows are all bad has none
+        offsets = [from_lists(to_lists(*each))[1].tolist() for each in reader.take(num_rows).values()]
+        assert offsets == [[0] * (num_rows + 1)] * 2
+    with pytest.raises(InputError, match="must not change"):
+        reader.take(1)

@@ -244,7 +244,10 @@ class SortedLists:
 
     def take(self, num_rows: int) -> dict[str, tuple[Array, Array]]:
         """Ids and offsets of each history for the next rows."""
-        self._fill(num_rows)
+        if not num_rows:
+            return {name: (np.empty(0, np.int32), np.zeros(1, np.int64)) for name in self._names}
+        if self._fill(num_rows) < num_rows:
+            raise InputError("`source` must not change while it is prepared")
         whole = pa.Table.from_batches(self._waiting)
         taken, self._waiting = whole[:num_rows].combine_chunks(), whole[num_rows:].to_batches()
         lists = {name: taken[column].chunk(0) for name, column in self._names.items()}
@@ -254,12 +257,13 @@ class SortedLists:
             for name, array in lists.items()
         }
 
-    def _fill(self, num_rows: int) -> None:
+    def _fill(self, num_rows: int) -> int:
         here = sum(batch.num_rows for batch in self._waiting)
         while here < num_rows and (batch := next(self._batches, None)) is not None:
             if batch.num_rows:
                 self._waiting.append(batch)
                 here += batch.num_rows
+        return here
 
 
 def _numbers(batches: Batches) -> Iterator[int]:
