@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -289,3 +290,14 @@ def test_torchx_launches_it_and_refuses_a_wrong_declaration(folder, capsys):
         with pytest.raises(SystemExit, match="2"):
             dryrun(*command)
         assert capsys.readouterr().err == "error: shop.py, line 1: division by zero (ZeroDivisionError)\n"
+
+
+def test_an_engine_is_chosen_by_name(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)  # not installed
+    for engine, sentence in {
+        "sprak": "must be one of ['polars', 'spark']",
+        "spark": "pip install 'torchrec_mtl[spark]'",
+    }.items():
+        assert main([*ENTRIES["prepare"], "--engine", engine]) == 2
+        assert sentence in capsys.readouterr().err
+    assert not Path("out").exists()

@@ -29,7 +29,8 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
     Args:
         directory: folder of the data set; its parents are made.
         build: ``build(folder)`` writes ``train.parquet``, ``valid.parquet``, ``test.parquet`` and anything else that
-            belongs to the data set into ``folder``, and returns the schema.
+            belongs to the data set into ``folder``, and returns the schema. A split that is a folder of parts is not
+            checked, and not mapped.
 
     Raises:
         InputError: if ``directory`` exists but is not a prepared data set, or a row breaks a rule of `read_split`.
@@ -54,10 +55,13 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
         if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
             raise InputError(f"{directory}: exists but has no {SCHEMA_FILE}; remove it or name another directory")
         schema = build(folder)
-        schema = replace(schema, num_rows={split: count_rows(folder / f"{split}.parquet") for split in SPLITS})
+        files = {split: folder / f"{split}.parquet" for split in SPLITS}
+        parts = {split: sorted(file.glob("*.parquet")) if file.is_dir() else [file] for split, file in files.items()}
+        schema = replace(schema, num_rows={split: sum(map(count_rows, parts[split])) for split in SPLITS})
         schema.save(folder)
         for split in SPLITS:
-            map_columns(folder, split, schema)
+            if not files[split].is_dir():
+                map_columns(folder, split, schema)
 
     build_folder(directory, (directory / SCHEMA_FILE).is_file, build_whole)
     return directory

@@ -5,14 +5,15 @@ A public one from its raw files, as ``torchrec-mtl prepare ali_ccp --raw DOWNLOA
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torchrec_mtl.data.raw.bad_rows import POLICIES, check_policy
 from torchrec_mtl.data.raw.preparation import read_findings
 from torchrec_mtl.data.table import prepare_table
 from torchrec_mtl.data.table.infer import infer_table
-from torchrec_mtl.errors import InputError, check_positive_share, redacted
+from torchrec_mtl.data.table.spark import prepare_table_on_spark
+from torchrec_mtl.errors import InputError, check_choice, check_positive_share, redacted
 from torchrec_mtl.files import make_folder, write_whole
 from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser
 from torchrec_mtl.jobs.datasets import DATASETS, StageBars
@@ -22,6 +23,7 @@ from torchrec_mtl.jobs.show_table import show_table
 
 FROM_RAW = {name: dataset.from_raw for name, dataset in DATASETS.items() if dataset.from_raw is not None}
 TABLE = "table"  # the name of any declared table
+ENGINES: dict[str, Callable[..., Path]] = {"polars": prepare_table, "spark": prepare_table_on_spark}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,6 +64,7 @@ def _add_table(options: argparse.ArgumentParser) -> None:
     what.add_argument("--infer", metavar="SOURCE", help="file, glob or folder of rows: write a declaration to edit")
     options.add_argument("--output", help="folder of the prepared data set; or, of --infer, the file to write")
     options.add_argument("--show", action="store_true", help="print what would be done, and write nothing")
+    options.add_argument("--engine", default="polars", help=f"what prepares it: {' or '.join(ENGINES)} (%(default)s)")
     options.add_argument("--bad-rows", default="strict", help=f"for rows that break a rule, {' or '.join(POLICIES)}")
     options.add_argument("--bad-rows-limit", type=int, default=1000, help="largest number to put aside (%(default)s)")
     options.add_argument("--redact", action="store_true", help=REDACT_HELP)
@@ -71,6 +74,7 @@ def _add_table(options: argparse.ArgumentParser) -> None:
 
 def _check_table(args: argparse.Namespace) -> None:
     check_policy(args.bad_rows, args.bad_rows_limit)
+    check_choice("engine", args.engine, list(ENGINES))
     if args.infer is not None and args.show:
         raise InputError("`show` must be with `declaration`: --infer SOURCE without --output prints the declaration")
     if args.infer is not None and args.output is not None and Path(args.output).exists():
@@ -109,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with redacted(args.redact):
             if args.dataset == TABLE:
                 limits = {"bad_rows": args.bad_rows, "bad_rows_limit": args.bad_rows_limit}
-                folder = prepare_table(args.table, args.output, progress=bars, **limits)
+                folder = ENGINES[args.engine](args.table, args.output, progress=bars, **limits)
             else:
                 folder = FROM_RAW[args.dataset](args.raw, args.output, progress=bars, **args.options)
     finally:

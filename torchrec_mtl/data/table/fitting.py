@@ -21,6 +21,7 @@ class Fitting:
     def __init__(self, table: Table) -> None:
         self.table = table
         self.counts = {each.name: Counts() for each in table.fields if not isinstance(each, History)}
+        self.noted: dict[tuple[str, str, str, str], str] = {}  # what `note` was given, and the first source
         self._shapes: dict[str, str] = {}  # of fields
         self._value_types: dict[str, str] = {}  # of fields
         self._further_types: dict[str, str] = {}  # of times, the group and the key of a split
@@ -37,17 +38,26 @@ class Fitting:
         for name, values in rows.values.items():
             if values.offsets is not None or values.flat.null_count < len(values.flat):
                 shape = "one value a row" if values.offsets is None else "lists"
-                _agree(source, f"field {name!r} must have", self._shapes, name, shape)
-            _agree(source, f"field {name!r} must have values of type", self._value_types, name, value_type(values.flat))
+                self.note(source, f"field {name!r} must have", "_shapes", name, shape)
+            self.note(source, f"field {name!r} must have values of type", "_value_types", name, value_type(values.flat))
         for column, keys in (("group", rows.groups), ("key of the split", rows.key)):
             kind = None if keys is None else value_type(keys)
-            _agree(source, f"the {column} must have values of type", self._further_types, column, kind)
+            self.note(source, f"the {column} must have values of type", "_further_types", column, kind)
         for column in self.table.keep:
             kind = str(pl.Series(rows.part.column(column)).dtype)
-            _agree(source, f"column {column!r} must hold", self._further_types, f"kept {column}", kind)
+            self.note(source, f"column {column!r} must hold", "_further_types", f"kept {column}", kind)
         for column, zoned in rows.part.zoned.items():
             zone = "with a time zone" if zoned else "without a time zone"
-            _agree(source, f"column {column!r} must have times", self._further_types, f"zone of {column}", zone)
+            self.note(source, f"column {column!r} must have times", "_further_types", f"zone of {column}", zone)
+
+    def note(self, source: str, subject: str, known: str, name: str, kind: str | None) -> None:
+        """Notes what ``subject`` is in ``source``, in the attribute ``known``; `look` does so for all rows."""
+        if kind is None:
+            return
+        self.noted.setdefault((subject, known, name, kind), source)
+        before = getattr(self, known).setdefault(name, kind)
+        if before != kind:
+            raise InputError(f"{source}: {subject} {before}, as the rows before, not {kind}")
 
     def add(self, rows: TypedRows) -> None:
         """Counts training rows."""
@@ -78,8 +88,3 @@ class Fitting:
                 raise InputError(f"field {declared.name!r} must have lists, as it has `weights`")
         lists |= {each.name for each in self.table.histories}
         return TableEncoder(self.table, fitted, frozenset(lists), self._value_types)
-
-
-def _agree(source: str, subject: str, known: dict[str, str], name: str, kind: str | None) -> None:
-    if kind is not None and known.setdefault(name, kind) != kind:
-        raise InputError(f"{source}: {subject} {known[name]}, as the rows before, not {kind}")

@@ -31,6 +31,7 @@ from torchrec_mtl.errors import LARGEST, InputError
 from torchrec_mtl.files import to_json
 
 Progress = Callable[[str, int, float], None]
+TakeLists = Callable[[int], dict[str, tuple[Array, Array]]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def prepare_table(
     bad_rows: str = "strict",
     bad_rows_limit: int = 1000,
     progress: Progress = without_progress,
+    engine: Callable[..., "Preparation"] | None = None,
 ) -> Path:
     """Prepares a declared table, unless ``output`` is prepared already, and returns its folder.
 
@@ -61,6 +63,7 @@ def prepare_table(
             ``bad_rows.tsv``.
         bad_rows_limit: largest number of rows to put aside.
         progress: function called with the stage, the rows so far and their share.
+        engine: what reads, fits and writes; by default `Preparation`, in this process.
 
     Raises:
         InputError: if a file is missing, damaged or has other columns; a row breaks a rule, under "strict"; a split is
@@ -72,7 +75,7 @@ def prepare_table(
 
     def build(folder: Path) -> Schema:
         with BadRows(bad_rows, bad_rows_limit, folder) as aside:
-            schema = _Preparation(table, files, folder, aside, progress).run()
+            schema = (engine or Preparation)(table, files, folder, aside, progress).run()
         return replace(schema, notes={"preparation": preparation, "source": key})
 
     directory, key = Path(output), table_key(table)
@@ -128,59 +131,80 @@ def splits_by_hash(how: ByHash, key: pa.Array) -> Array:
     return np.where(shares < how.test, 2, np.where(shares < how.test + how.valid, 1, 0))
 
 
-class _Preparation:
+class Preparation:
+    """Prepares a table in this process, file by file.
+
+    Args:
+        table: the declaration.
+        files: files of its source.
+        folder: folder to write into.
+        bad_rows: what happens to rows that break a rule.
+        progress: function called with the stage, the rows so far and their share.
+
+    Attributes:
+        num_rows: number of rows of each split, int64 [3], without the bad ones; `fit` counts them.
+    """
+
     def __init__(
         self, table: Table, files: list[FileOfSplit], folder: Path, bad_rows: BadRows, progress: Progress
     ) -> None:
         self.table, self.files, self.folder = table, files, folder
         self.bad_rows, self.progress = bad_rows, progress
         self.total_size = sum(each.file.size for each in files)
-        self.num_rows = 0  # of all files, without the bad ones
+        self.num_rows = np.zeros(len(SPLITS), np.int64)
         self.late_labels = LateLabels(table)
 
     def run(self) -> Schema:
-        encoder = self._fit()
+        """Writes everything but the schema, which is returned."""
+        fitting = self.fit()
+        for name, found in zip(SPLITS, self.num_rows.tolist(), strict=True):
+            if not found:
+                raise InputError(f"split {name!r} of `source` (={self.table.source!r}) must have at least one row")
+        self.late_labels.check()
+        encoder = fitting.fit()
         for each in self.table.id_fields:
             if (number := encoder.num_embeddings(each.name)) > LARGEST:
                 rule = f"must have at most {LARGEST} ids, not {number}"
                 raise InputError(f"field {each.name!r} {rule}: set `max_size`, or use `Hashed`")
         encoder.schema().embedding_configs(embedding_dim=1)  # refuses what tables cannot be
-        histories = self._histories(encoder) if self.table.histories else None
-        try:
-            with SplitFiles(self.folder, long_lists=bool(self.table.histories)) as splits:
-                reader = None if histories is None else histories.read()
-                for rows, split in self._read("encode", again=True):
-                    lists = None if reader is None else reader.take(len(rows))
-                    self._write(splits, encoder.encode_rows(rows, lists), rows, split)
-        finally:
-            if histories is not None:
-                histories.close()
-        self._report(encoder, splits.num_rows)
+        self._report(encoder, self.encode(encoder))
         return replace(encoder.schema(), vocabulary_digest=encoder.save(self.folder))
 
-    def _fit(self) -> TableEncoder:
+    def fit(self) -> Fitting:
+        """Reads all rows: counts the training rows, and handles the bad ones."""
         fitting = Fitting(self.table)
-        num_rows = np.zeros(len(SPLITS), np.int64)
-        for rows, split in self._read("fit", again=False):
+        for rows, split in self.read("fit", again=False):
             fitting.look(rows)
             fitting.add(rows.take(split == SPLITS.index("train")))
             self.late_labels.look(rows, split == SPLITS.index("train"))
-            num_rows += np.bincount(split, minlength=len(SPLITS))
-        self.num_rows = int(num_rows.sum())
-        for name, found in zip(SPLITS, num_rows.tolist(), strict=True):
-            if not found:
-                raise InputError(f"split {name!r} of `source` (={self.table.source!r}) must have at least one row")
-        self.late_labels.check()
-        return fitting.fit()
+            self.num_rows += np.bincount(split, minlength=len(SPLITS))
+        return fitting
+
+    def encode(self, encoder: TableEncoder) -> Mapping[str, int]:
+        """Writes the splits, and returns their rows, with the copies of those whose labels came late."""
+        histories = self._histories(encoder) if self.table.histories else None
+        try:
+            return self.write_splits(encoder, None if histories is None else histories.read().take)
+        finally:
+            if histories is not None:
+                histories.close()
 
     def _histories(self, encoder: TableEncoder) -> HistoryBuilder:
-        histories = HistoryBuilder(self.table.histories, self.num_rows, self.folder / ".histories")
-        for rows, _ in self._read("histories", again=True):
+        histories = HistoryBuilder(self.table.histories, int(self.num_rows.sum()), self.folder / ".histories")
+        for rows, _ in self.read("histories", again=True):
             assert rows.time is not None
             histories.add(rows.group_numbers(), rows.time, *listed_values(encoder, rows))
         return histories
 
-    def _read(self, stage: str, *, again: bool) -> Iterator[tuple[TypedRows, Array]]:
+    def write_splits(self, encoder: TableEncoder, take_lists: TakeLists | None) -> dict[str, int]:
+        """Writes the splits, and returns their rows; ``take_lists(n)`` gives the next n rows' ids and offsets."""
+        with SplitFiles(self.folder, long_lists=take_lists is not None) as splits:
+            for rows, split in self.read("encode", again=True):
+                lists = None if take_lists is None else take_lists(len(rows))
+                self._write(splits, encoder.encode_rows(rows, lists), rows, split)
+        return splits.num_rows
+
+    def read(self, stage: str, *, again: bool) -> Iterator[tuple[TypedRows, Array]]:
         """Yields the rows that break no rule, with the position of each one's split in `SPLITS`, int64 [N]."""
         num_rows, size = 0, 0
         for each in self.files:
