@@ -126,8 +126,8 @@ class DynamicSelector(nn.Module):
             to its end, reached at the last step of the run.
 
     Raises:
-        InputError: if a size is below 1, if the schedule is a string other than ``"run"``, if its ``start`` or ``end``
-            is not positive, or if its ``rate`` is negative, or one of them not finite.
+        InputError: if a size is below 1, if the schedule is a string other than ``"run"``, if its ``end`` is not
+            positive or above its ``start``, or if its ``rate`` is negative, or one of them not finite.
 
     Example::
 
@@ -156,8 +156,8 @@ class DynamicSelector(nn.Module):
         self.spans_run = schedule == "run"
         self.schedule = SmoothStepSchedule(*(() if isinstance(schedule, str) else schedule))
         start, rate, end = self.schedule
-        if not (0 < start < math.inf and 0 <= rate < math.inf and 0 < end < math.inf):  # NaN neither
-            rule = "must have `start` and `end` above 0, `rate` at least 0, all finite"
+        if not (0 < end <= start < math.inf and 0 <= rate < math.inf):  # NaN neither
+            rule = "must have an `end` above 0, a `start` of at least that, and a `rate` of at least 0, all finite"
             raise InputError(f"`schedule` (={self.schedule}) {rule}")
         self.mlp = MLP(in_features, list(layer_sizes)) if layer_sizes else nn.Identity()
         self.output = nn.Linear(layer_sizes[-1] if layer_sizes else in_features, num_inducing_points)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import InputError
 
 
 @checked
@@ -22,7 +23,12 @@ def he_normal_(weight: Tensor, bias: Tensor | None = None) -> None:
         >>> he_normal_(layer.weight, layer.bias)
         >>> round((layer.weight.detach().var() * 512).item(), 1), layer.bias.any().item()
         (2.0, False)
+
+    Raises:
+        InputError: if ``weight`` has no dimension of inputs.
     """
+    if weight.ndim < 1 or not weight.shape[-1]:
+        raise InputError(f"`weight` (of shape {list(weight.shape)}) must be [..., out, in], in at least 1")
     weight.normal_(std=(2 / weight.shape[-1]) ** 0.5)
     if bias is not None:
         bias.zero_()
