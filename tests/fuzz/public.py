@@ -34,7 +34,7 @@ def public_callables() -> dict[str, Callable[..., Any]]:
             if inspect.isclass(value) and value.__module__ == module.__name__:
                 found[f"{module.__name__}.{name}".removeprefix(ROOT)] = value
     for name, value in vars(components).items():
-        if inspect.isfunction(value) and value.__module__ == components.__name__:
+        if inspect.isfunction(value) and value.__module__ == components.__name__ and not name.startswith("_"):
             found[f"components.{name}"] = value
     for job, (module, _) in JOBS.items():
         found[f"jobs.{job}"] = importlib.import_module(module).main

@@ -187,7 +187,7 @@ def test_only_a_schedule_of_the_run_stores_the_number_of_steps():
         ({"num_inducing_points": 0}, r"`num_inducing_points` \(=0\) must be at least 1"),
         ({"layer_sizes": (8, 0)}, r"`selector_layer_sizes` \(=\[8, 0\]\) must be widths of 1 to"),
         ({"schedule": "epoch"}, r"`schedule` \(='epoch'\) must be 'run' or have a `start`, a `rate` and an `end`"),
-        ({"schedule": (1.0, 0.1, 0.0)}, "must have `start` and `end` above 0"),
+        ({"schedule": (1.0, 0.1, 0.0)}, "must have an `end` above 0"),
     ],
 )
 def test_wrong_arguments_raise(arguments, sentence):

@@ -10,6 +10,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.modules.mc_modules import ManagedCollisionCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.eviction import Eviction
 from torchrec_mtl.modules.id_hash import hash_ids
@@ -44,6 +45,7 @@ class ZeroCollisionEmbeddingBagCollection(ManagedCollisionEmbeddingBagCollection
         (torch.Size([2, 8]), {'t_user': 62})
     """
 
+    @checked
     def __init__(
         self,
         tables: Sequence[EmbeddingBagConfig],

@@ -84,6 +84,7 @@ class ZchConfig:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("eviction", self.eviction, EVICTIONS)
         check_at_least(1, num_rows=self.num_rows, interval=self.interval, buckets=self.buckets)
         check_at_least(0, decay=self.decay)

@@ -2,11 +2,25 @@
 
 from collections.abc import Mapping
 
-from tests.fuzz.cases import data, datasets, inference, jobs, losses, metrics, models, modules, ops, tasks, training
+from tests.fuzz.cases import (
+    data,
+    datasets,
+    inference,
+    jobs,
+    losses,
+    metrics,
+    models,
+    modules,
+    ops,
+    table,
+    tasks,
+    training,
+)
 from tests.fuzz.cell import Case
 
 _FACES: Mapping[str, Mapping[str, Case]] = {
-    "": {**tasks.CASES, **inference.TOP},
+    "": {**tasks.CASES, **inference.TOP, **table.TOP},
+    "data.table.infer": table.INFER,
     "data": data.DATA,
     "datasets": datasets.CASES,
     "inference": inference.CASES,
@@ -29,6 +43,7 @@ CASES: Mapping[str, Case] = {
 
 # Public, and no callable that checks arguments: why not.
 CONTAINERS: Mapping[str, str] = {
+    "TableEncoder": "is made by fitting or loading",
     "data.MultiTaskBatch": "holds what `check_batch` checks",
     "data.StreamedSplit": "is made by `stream_split`",
     "inference.Predictions": "is returned only",
@@ -39,6 +54,9 @@ CONTAINERS: Mapping[str, str] = {
     "modules.SmoothStepSchedule": "is a tuple, checked where it is used",
     "ops.AdapterWeights": "is a tuple, checked where it is used",
     "ops.GeneratorWeights": "is a tuple, checked where it is used",
+    "training.checkpoint.ChangedRows": "is returned only",
     "training.checkpoint.Checkpointer": "needs ranks: tests/training/test_checkpoint.py",
     "training.checkpoint.load_weights": "needs ranks: tests/training/test_checkpoint.py",
+    "training.checkpoint.read_changed_rows": "reads what ranks wrote: tests/training/test_changed_rows.py",
+    "training.checkpoint.save_changed_rows": "needs ranks: tests/training/test_changed_rows.py",
 }

@@ -13,7 +13,7 @@ from tests.fuzz.cell import Case
 from torchrec_mtl import components
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs import calibrate, evaluate, predict, prepare, train
+from torchrec_mtl.jobs import calibrate, evaluate, export, predict, prepare, train
 from torchrec_mtl.jobs.compare import job as compare
 
 
@@ -204,6 +204,7 @@ CASES = {
     "calibrate": Case(
         _command_line(calibrate.parse, "calibrate", "runs/first"), _calibrate, _judge_of_run, typed=False
     ),
+    "export": Case(_command_line(export.parse, "export", "runs/first"), _export, _judge_of_run, typed=False),
 }
 COMPONENTS = {
     name: _component(name)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
 
 from tests.fuzz.cases.drawn import assert_finite, chain, floats, forest, integer, one_of, sizes, sparse, tables
 from tests.fuzz.cell import Case
@@ -317,6 +318,15 @@ def _fields_of(generator):
     return _rows(first.in_features // dim, dim)
 
 
+def _table_of_ids():
+    return EmbeddingBagConfig(name="t_user", embedding_dim=4, num_embeddings=64, feature_names=["user"])
+
+
+def _zero_collision_judge(given, collection):
+    ids = KeyedJaggedTensor.from_lengths_sync(["user"], torch.tensor([7, 2**62, 0]), torch.tensor([1, 2]))
+    assert_finite(collection(ids)[0]["user"], 2, 4)
+
+
 CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, judge) in _PARTS.items()} | {
     "FeatureArch": Case(
         modules.FeatureArch,
@@ -328,6 +338,20 @@ CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, jud
             "check_batches": True,
         },
         _features_judge,
+    ),
+    "ZeroCollisionEmbeddingBagCollection": Case(
+        modules.ZeroCollisionEmbeddingBagCollection,
+        lambda rng: {
+            "tables": [_table_of_ids()],
+            "eviction": one_of(rng, "lfu", "lru", "distance_lfu", "none"),
+            "interval": integer(rng, 1, 3),
+            "buckets": one_of(rng, 1, 4),
+            "decay": float(rng.random()),
+            "seed": integer(rng, 0, 9),
+            "device": one_of(rng, None, torch.device("cpu")),
+            "is_weighted": False,
+        },
+        _zero_collision_judge,
     ),
     "as_features": Case(
         modules.as_features,

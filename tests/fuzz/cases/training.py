@@ -63,7 +63,7 @@ def _judge_name(given, path):
 
 CONFIGS = {
     f"{name}": _config(getattr(config, name))
-    for name in ("CheckpointConfig", "OptimizerConfig", "TableConfig", "TrainingConfig")
+    for name in ("CheckpointConfig", "OptimizerConfig", "TableConfig", "TrainingConfig", "ZchConfig")
 }
 CHECKPOINTS = {
     "best_checkpoint": Case(checkpoint.best_checkpoint, lambda rng: {"directory": _saved()}, _judge_step(7)),

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import datetime, timezone
 
+from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.table.columns import TIME_UNITS
 from torchrec_mtl.data.table.delays import Delay, check_delays, prepared_tasks
@@ -38,6 +39,7 @@ class ByTime:
     test_from: str
 
     def __post_init__(self) -> None:
+        check_fields(self)
         first, second = self.edges
         if second <= first:
             rule = f"must be after `valid_from` (={self.valid_from!r}), or splits overlap"
@@ -66,6 +68,7 @@ class ByHash:
     test: float = 0.1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.valid > 0 and self.test > 0 and self.valid + self.test < 1):
             shares = f"`valid` (={self.valid}) and `test` (={self.test})"
             raise InputError(f"{shares} must be above 0, and less than 1 together")
@@ -125,6 +128,8 @@ class Table:
 
     def __post_init__(self) -> None:
         check_file_name("`name` of a table", self.name)
+        object.__setattr__(self, "by_name", {})
+        check_fields(self)
         object.__setattr__(self, "fields", tuple(self.fields))
         object.__setattr__(self, "keep", tuple(self.keep))
         if not isinstance(self.tasks, TaskForest):

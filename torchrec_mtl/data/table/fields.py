@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.table.columns import Role, read_column, read_values
 from torchrec_mtl.data.table.parts import Part, Values
@@ -31,6 +32,9 @@ class AgeInDays:
 
     column: str
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class DeclaredField:
@@ -48,7 +52,8 @@ class DeclaredField:
     role: ClassVar[Role]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
+        check_fields(self)
+        if not self.name:
             raise InputError(f"`name` (={self.name!r}) of a field must be a non-empty string")
         if isinstance(self.column, AgeInDays) and self.role != "number":
             raise self._error("column", f"must be a column: a {type(self).__name__} has no numbers")

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.hashes import to_unit_interval
@@ -42,6 +43,7 @@ class FileOfSplit:
     split: str | None
 
 
+@checked
 def prepare_table(
     table: Table,
     output: str | Path,

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.raw.preparation import without_progress
 from torchrec_mtl.data.schema import SPLITS
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
@@ -26,6 +27,7 @@ from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 _HISTORY = 20  # values
 
 
+@checked
 def infer_table(
     source: str,
     *,
