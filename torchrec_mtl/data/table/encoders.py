@@ -172,8 +172,8 @@ class TableEncoder:
             if "values" in fitted:
                 file, values = folder / f"vocabulary_{number}.parquet", fitted["values"].values
                 pq.write_table(pa.table({"value": values}), file, write_page_checksum=True)
-                files[name] = {"values": {"file": file.name, "sha256": digest(file)}}
-                meaning[name] = {"values": hashlib.sha256(stable_hashes(values).tobytes()).hexdigest()}
+                files[name] = {**fitted, "values": {"file": file.name, "sha256": digest(file)}}
+                meaning[name] = {**fitted, "values": hashlib.sha256(stable_hashes(values).tobytes()).hexdigest()}
         content = {
             "table": _table_to_json(self.table),
             "fitted": files,
