@@ -103,7 +103,9 @@ def _reads(declared: DeclaredField) -> str:
 def _arguments(declared: DeclaredField) -> str:
     named = [item for item in fields(declared) if item.name not in _LEFT_OUT]
     given = {item.name: getattr(declared, item.name) for item in named if getattr(declared, item.name) is not None}
-    shown = {name: value for name, value in given.items() if (name, value) != ("pooling", "sum")}
+    shown = {
+        name: value for name, value in given.items() if (name, value) not in (("pooling", "sum"), ("spare_rows", 0))
+    }
     return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 

@@ -33,9 +33,9 @@ def table(*fields: Any, **changes: Any) -> Table:
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "a name of a folder": (lambda: table(name="a/b"), "`name` of a table"),
-    "no tasks": (lambda: table(tasks=["click"]), r"`tasks` \(=\['click'\]\) must be a `TaskForest`"),
+    "no tasks": (lambda: table(tasks=["click"]), r"`tasks` \(=\['click'\]\) must be of type TaskForest"),
     "no field": (lambda: table(Dense("age")), "`fields` of data set 'shop' must not be empty"),
-    "names for fields": (lambda: table("item"), "`fields` must hold declared fields such as `Vocabulary"),
+    "names for fields": (lambda: table("item"), "must be of type list of DeclaredField"),
     "a field twice": (
         lambda: table(Vocabulary("item"), Hashed("item")),
         "'item' of table 'shop' must be declared once",

@@ -260,7 +260,7 @@ LATE_CLICK = Delay("click", time="clicked_at", window="1d")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"delays": MASK}, r"`delays` \(=Delay\(.*\) must be a list of `Delay`"),
+        ({"delays": MASK}, r"`delays` \(a Delay\) must be of type list of Delay"),
         ({"delays": [Delay("byu", time="t", window="7d")]}, r"task 'byu' must be one of .*; the nearest is 'buy'"),
         ({"delays": [MASK, MASK]}, r"`delays` must have one a task, not \['buy', 'buy'\]"),
         ({"delays": [LATE_CLICK]}, r"`delays` must have one of 'buy', since 'click', which it needs, has one"),

@@ -132,11 +132,6 @@ class Table:
         check_fields(self)
         object.__setattr__(self, "fields", tuple(self.fields))
         object.__setattr__(self, "keep", tuple(self.keep))
-        if not isinstance(self.tasks, TaskForest):
-            raise InputError(f"`tasks` (={self.tasks!r:.60}) must be a `TaskForest`, such as a `TaskChain`")
-        for each in self.fields:
-            if not isinstance(each, DeclaredField):
-                raise InputError(f"`fields` must hold declared fields such as `Vocabulary(...)`, not {each!r:.60}")
         check_delays(self.delays, self.tasks)
         object.__setattr__(self, "delays", tuple(self.delays))
         object.__setattr__(self, "by_name", {each.name: each for each in self.fields})

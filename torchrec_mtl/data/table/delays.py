@@ -82,8 +82,6 @@ class Delay:
 
 def check_delays(delays: Sequence[Delay], tasks: TaskForest) -> None:
     """Raises an `InputError` if the delays do not fit the tasks."""
-    if not isinstance(delays, list | tuple) or not all(isinstance(each, Delay) for each in delays):
-        raise InputError(f"`delays` (={delays!r:.60}) must be a list of `Delay`")
     by_task = {each.task: each for each in delays}
     if len(by_task) < len(delays):
         raise InputError(f"`delays` must have one a task, not {[each.task for each in delays]}")

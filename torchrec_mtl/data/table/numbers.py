@@ -152,7 +152,8 @@ class Dense(DeclaredField):
         low, high = _quantiles(counts, np.array(self.clip)).tolist()
         values, weights = np.clip(counts["value"].to_numpy(), low, high), counts["count"].to_numpy()
         mean = float(np.average(values, weights=weights)) if low < high else low  # which rounding would miss
-        std = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+        largest = float(np.abs(values - mean).max()) or 1.0  # squares of what is left neither vanish nor overflow
+        std = largest * float(np.sqrt(np.average(((values - mean) / largest) ** 2, weights=weights)))
         return {"low": low, "high": high, "mean": mean, "std": std if low < high else 1.0}
 
     def encode(self, values: pa.Array, fitted: Fitted) -> Array:
