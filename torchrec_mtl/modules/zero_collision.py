@@ -58,6 +58,8 @@ class ZeroCollisionEmbeddingBagCollection(ManagedCollisionEmbeddingBagCollection
         device: torch.device | None = None,
         is_weighted: bool = False,
     ) -> None:
+        if not tables:
+            raise InputError("`tables` must have at least one table")
         features = [name for table in tables for name in table.feature_names]
         for name in features:
             if features.count(name) > 1:

@@ -92,7 +92,7 @@ def _rows() -> Path:
 def _table(rng):
     return {
         "name": "shop",
-        "source": str(_rows()),
+        "source": [str(_rows())],
         "tasks": TaskChain(["click", "buy"]),
         "fields": [table.Vocabulary("user"), table.Bins("item", 3)],
         "split": one_of(rng, table.ByHash("user", 0.3, 0.3), table.ByTime("2026-11-08", "2026-11-15")),
