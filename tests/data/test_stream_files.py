@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -11,21 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.test_stream_loader import ids, numbered
-from tests.s3 import BUCKET, ENVIRONMENT, OPTIONS, BrokenConnection, S3Server
+from tests.s3 import BUCKET, OPTIONS, BrokenConnection, S3Server
 from torchrec_mtl.data import StreamLoader, load_schema, stream_split
 from torchrec_mtl.errors import InputError, TrainingError
 
 NAME = f"s3://{BUCKET}"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        server = S3Server()
-        yield server
-        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The training job reads a data set in place: from a bucket, on ranks under torchrun, resumed on another number."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +8,7 @@ import pytest
 
 from tests import processes
 from tests.jobs import funnel
-from tests.s3 import BUCKET, ENVIRONMENT, S3Server
+from tests.s3 import BUCKET, S3Server
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import Field, Schema, StreamLoader, stream_split
 from torchrec_mtl.jobs.loading import load_run
@@ -36,16 +35,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             frame.write_parquet(folder / f"{split}.parquet", row_group_size=90)
     return folder
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        server = S3Server()
-        yield server
-        server.stop()
 
 
 def train(data: str | Path, output: Path, *more: str) -> int:

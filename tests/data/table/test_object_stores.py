@@ -1,6 +1,5 @@
 """Tables from an S3 server over HTTP: the same as from a disk; what cannot be reached is one sentence."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +7,13 @@ import polars as pl
 import pytest
 
 from tests.data.table import shops
-from tests.s3 import BUCKET, ENVIRONMENT, BrokenConnection, S3Server
+from tests.s3 import BUCKET, BrokenConnection, S3Server
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.table import prepare_table
 from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.errors import InputError
 
 NAME = f"s3://{BUCKET}"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        server = S3Server()
-        yield server
-        server.stop()
 
 
 @pytest.fixture(scope="module")
