@@ -80,6 +80,7 @@ def test_a_task_without_positives_is_named_first_and_every_file_is_json(tmp_path
     files = [*(tmp_path / "run").rglob("*.json"), *(tmp_path / "run").rglob("*.jsonl")]
     assert {file.name for file in files} == {
         "config.json",
+        "schema.json",
         "results.json",
         "report.json",
         "manifest.json",
