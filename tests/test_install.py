@@ -86,7 +86,8 @@ def test_pins_lie_in_the_ranges_of_the_metadata(installed: Path) -> None:
     (info,) = installed.glob("torchrec_mtl-*.dist-info")
     requirements = [Requirement(text) for text in metadata.Distribution.at(info).requires or []]
     assert {"numpy", "torchrec", "torchx"} <= {requirement.name for requirement in requirements}
-    assert [str(requirement) for requirement in requirements if not is_pinned(requirement)] == []
+    on_spark = Requirement("pyspark").name  # pinned where its tests make an environment: tests/data/table/test_spark.py
+    assert [str(each) for each in requirements if not is_pinned(each) and each.name != on_spark] == []
 
 
 @pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="only .venv holds the pinned versions")

@@ -16,7 +16,7 @@ import torch
 
 import torchrec_mtl
 from tests.data.prepared import SCHEMA, write
-from torchrec_mtl.data import SPLITS, Field, Schema, build_once, read_split
+from torchrec_mtl.data import SPLITS, Field, Schema, read_split
 from torchrec_mtl.data.writer import SplitFiles, write_parquet
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import Task, TaskChain
@@ -150,8 +150,6 @@ def test_a_folder_of_parts_is_one_sentence(tmp_path: Path) -> None:
     rows().write_parquet(tmp_path / "train.parquet" / "part-0.parquet")
     with pytest.raises(InputError, match=r"train\.parquet: must be one parquet file, not a folder"):
         read_split(tmp_path, "train")
-    with pytest.raises(InputError, match=r"train\.parquet: must be one parquet file, not a folder"):
-        build_once(tmp_path / "built", lambda folder: shutil.copytree(tmp_path, folder, dirs_exist_ok=True) and SHOP)
 
 
 def test_lists_of_fixed_size_are_lists(tmp_path: Path) -> None:

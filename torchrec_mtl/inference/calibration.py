@@ -12,7 +12,7 @@ from torchrec_mtl.argument_types import check_fields, checked
 from torchrec_mtl.data.lists import Array, as_array
 from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import read_json, to_json, write_whole
-from torchrec_mtl.inference.conditionals import conditional_log_odds, multiplied
+from torchrec_mtl.inference.conditionals import conditional_log_odds, multiplied, sigmoid
 from torchrec_mtl.tasks import TaskForest
 
 METHODS = ("isotonic", "platt")
@@ -78,7 +78,7 @@ class Calibration:
     def _map(self, name: str, log_odds: Array) -> Array:
         fitted = self.maps[name]
         if self.method == "platt":
-            return 1 / (1 + np.exp(-(fitted["slope"] * log_odds + fitted["intercept"])))
+            return sigmoid(fitted["slope"] * log_odds + fitted["intercept"])
         return np.interp(log_odds, fitted["x"], fitted["y"])
 
     def save(self, folder: Path) -> None:
@@ -185,7 +185,7 @@ def _fit_platt(scores: Array, happened: Array, weights: Array) -> dict[str, floa
         return float((weights * (np.logaddexp(0, z) - targets * z)).sum())
 
     for _ in range(_NUM_STEPS):
-        p = 1 / (1 + np.exp(-(design @ line)))
+        p = sigmoid(design @ line)
         gradient = design.T @ (weights * (p - targets))
         curvature = (design * (weights * p * (1 - p))[:, None]).T @ design + 1e-12 * np.eye(2)
         step, size = np.linalg.solve(curvature, gradient), 1.0

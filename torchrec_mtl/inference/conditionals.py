@@ -30,6 +30,17 @@ def conditional_log_odds(logits: Array, tasks: TaskForest) -> Array:
     return np.asarray(torch.stack(found, dim=1).numpy())
 
 
+def sigmoid(x: Array) -> Array:
+    """Returns probabilities of log-odds, without overflow.
+
+    Example::
+
+        >>> sigmoid(np.array([-1e6, 0.0, 1e6])).tolist()
+        [0.0, 0.5, 1.0]
+    """
+    return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(x, np.float64))))
+
+
 def multiplied(conditionals: Array, tasks: TaskForest) -> Array:
     """Returns p(step) ``[N, T]`` from p(step | step before) ``[N, T]``: the product up the funnel.
 

@@ -17,7 +17,7 @@ from torchrec_mtl.data.lists import Array, from_lists
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 from torchrec_mtl.inference.calibration import Calibration
-from torchrec_mtl.inference.conditionals import conditional_log_odds
+from torchrec_mtl.inference.conditionals import conditional_log_odds, sigmoid
 from torchrec_mtl.tasks import TaskForest
 
 Rows: TypeAlias = Any  # pa.Table | pa.RecordBatch | pl.DataFrame | Sequence[Mapping[str, Any]]
@@ -132,8 +132,8 @@ class Predictor:
             before = [np.ones(len(logits)) if p is None else marginal[:, p] for p in tasks.parents]
             conditional = np.divide(marginal, np.stack(before, 1), out=np.zeros_like(marginal), where=marginal > 0)
         else:
-            marginal = _sigmoid(np.asarray(logits, np.float64))
-            conditional = _sigmoid(conditional_log_odds(logits, tasks))
+            marginal = sigmoid(logits)
+            conditional = sigmoid(conditional_log_odds(logits, tasks))
         return Predictions(tasks, marginal, conditional, None if worth is None else marginal @ worth)
 
     @torch.no_grad()
@@ -234,7 +234,3 @@ def _frame(rows: Rows) -> pl.DataFrame:
             raise InputError(f"`rows` must have values of one type in each column ({reason})") from error
     rule = "must be dictionaries, an Arrow table, a Polars frame or a KeyedJaggedTensor"
     raise InputError(f"`rows` (of type {type(rows).__name__}) {rule}")
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(np.exp(-np.logaddexp(0, -x)))

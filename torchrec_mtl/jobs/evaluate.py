@@ -63,7 +63,7 @@ def measure(
     if dist.get_rank() == 0:  # every rank has all logits
         chosen = np.arange(len(split)) if rows is None else rows
         for part in np.array_split(chosen, -(-len(chosen) // 2**16)):
-            batch = split.batch(torch.from_numpy(part))
+            batch = split.batch(torch.tensor(part))
             of_part = None if groups is None else groups[part]
             collected.update(
                 torch.from_numpy(logits[part]),

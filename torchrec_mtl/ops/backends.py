@@ -96,8 +96,12 @@ def refuse_missing_second_derivatives(*inputs: Tensor) -> None:
             x.register_hook(_watch)
 
 
-def _watch(gradient: Tensor) -> None:
-    if gradient.grad_fn is not None and gradient.grad_fn.name() == "torch::autograd::NotImplemented":
+def _watch(gradient: Tensor | None) -> None:
+    if (
+        gradient is not None
+        and gradient.grad_fn is not None
+        and gradient.grad_fn.name() == "torch::autograd::NotImplemented"
+    ):
         gradient.register_hook(refuse_second_derivatives)
 
 

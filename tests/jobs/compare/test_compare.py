@@ -267,7 +267,7 @@ def test_efficiency_of_other_data_is_not_shown(finished, data, tmp_path, capsys)
 
 def test_a_failed_run_does_not_lose_the_others(data, tmp_path, monkeypatch, capsys):
     """The widest of the runs cannot be made: its tables are larger than any memory."""
-    candidates = (("embedding_dim=4",), ("shared_bottom.embedding_dim=2147483644",))
+    candidates = (("embedding_dim=4",), ("shared_bottom.embedding_dim=500000000",))
     monkeypatch.setitem(job.PROTOCOLS, "small", replace(PROTOCOL, search=candidates))
     options = ["--models", "single_task,shared_bottom", "--stages", "search,final,report", "--seeds", "1"]
     assert compare(data, tmp_path, *options) == 1

@@ -18,7 +18,7 @@ from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.evaluation import Measurements, evaluate
 from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.monitor import Monitor, progress_bar
-from torchrec_mtl.training.process_group import on_every_rank, set_seed
+from torchrec_mtl.training.process_group import gloo_group, on_every_rank, set_seed
 
 
 class DayModel:
@@ -44,7 +44,7 @@ class DayModel:
         model = on_every_rank(lambda: build(config, split, device))
         self.model, self.optimizer = distribute(model, config.training, device)
         if before is not None:
-            group = dist.new_group(backend="gloo")
+            group = gloo_group()
             saved = Checkpointer(before / config.name / "checkpoints", group)
             newest = saved.latest()
             assert newest is not None  # a published day has one

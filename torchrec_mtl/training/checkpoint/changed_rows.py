@@ -5,6 +5,7 @@ nothing more; TorchRec's `ModelDeltaTracker` records ids, not rows, and none whe
 """
 
 import shutil
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +148,9 @@ def _changed(
     """Yields what changed in each shard of a table that this rank has."""
     state = model.state_dict()
     weight, (ids_name, rows_of_ids) = table + _WEIGHT, _of_ids(model, table)
-    before = {name: state[name].clone() for name in (weight, *filter(None, [ids_name]))}
+    with warnings.catch_warnings():  # torch's own about ShardedTensor, which TorchRec has
+        warnings.simplefilter("ignore", FutureWarning)
+        before = {name: state[name].clone() for name in (weight, *filter(None, [ids_name]))}
     read_tensors({"model": before}, checkpoint, group)
     now, then = _shards(state[weight]), _shards(before[weight])
     changed = [(new.values != old.values).any(dim=1) for new, old in zip(now, then, strict=True)]
