@@ -27,7 +27,7 @@ def run(fault, data, output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", hanging.FAULTS)
+@pytest.mark.parametrize("fault", hanging.FAULTS if os.environ.get("TORCHREC_MTL_DRAWS") else ["step", "stopped"])
 def test_every_rank_ends_and_leaves_its_stack(data, tmp_path, fault):
     done = run(fault, data, tmp_path)
     stuck = hanging.FAULTS[fault][3]

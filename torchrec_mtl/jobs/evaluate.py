@@ -63,14 +63,10 @@ def measure(
     if dist.get_rank() == 0:  # every rank has all logits
         chosen = np.arange(len(split)) if rows is None else rows
         for part in np.array_split(chosen, -(-len(chosen) // 2**16)):
-            batch = split.batch(torch.tensor(part))
-            of_part = None if groups is None else groups[part]
-            collected.update(
-                torch.from_numpy(logits[part]),
-                batch.labels,
-                batch.weights,
-                None if of_part is None else torch.as_tensor(of_part),
-            )
+            numbers = torch.from_numpy(part.copy())
+            batch = split.batch(numbers)
+            of_part = None if groups is None else torch.as_tensor(groups)[numbers]
+            collected.update(torch.from_numpy(logits[part]), batch.labels, batch.weights, of_part)
     return collected.compute()
 
 
