@@ -137,7 +137,7 @@ def assign(collection: ManagedCollisionCollection, hashes: bool, batch: MultiTas
 
 
 def assignments(made: list[MultiTaskBatch], num_rows: int, repeats: int) -> list[record.Row]:
-    """Milliseconds in which a batch's ids are counted, given rows and replaced by them, and those of TorchRec."""
+    """Milliseconds for counting a batch's ids, giving them rows and replacing them; and TorchRec's for the same."""
     configs = [
         EmbeddingBagConfig(name=f"t_{name}", embedding_dim=4, num_embeddings=num_rows, feature_names=[name])
         for name in NAMES

@@ -30,6 +30,19 @@ def conditional_log_odds(logits: Array, tasks: TaskForest) -> Array:
     return np.asarray(torch.stack(found, dim=1).numpy())
 
 
+def divided(marginals: Array, tasks: TaskForest) -> Array:
+    """Returns p(step | step before) ``[N, T]``, at most 1, from p(step) ``[N, T]``; 0 where the step before has 0.
+
+    Example::
+
+        >>> from torchrec_mtl.tasks import TaskChain
+        >>> divided(np.array([[0.5, 0.25], [0.0, 0.0]]), TaskChain(["click", "buy"])).tolist()
+        [[0.5, 0.5], [0.0, 0.0]]
+    """
+    before = np.stack([np.ones(len(marginals)) if p is None else marginals[:, p] for p in tasks.parents], axis=1)
+    return np.asarray(np.divide(marginals, before, out=np.zeros_like(marginals), where=before > 0).clip(max=1))
+
+
 def sigmoid(x: Array) -> Array:
     """Returns probabilities of log-odds, without overflow.
 

@@ -17,7 +17,7 @@ from torchrec_mtl.data.lists import Array, from_lists
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 from torchrec_mtl.inference.calibration import Calibration
-from torchrec_mtl.inference.conditionals import conditional_log_odds, sigmoid
+from torchrec_mtl.inference.conditionals import conditional_log_odds, divided, sigmoid
 from torchrec_mtl.tasks import TaskForest
 
 Rows: TypeAlias = Any  # pa.Table | pa.RecordBatch | pl.DataFrame | Sequence[Mapping[str, Any]]
@@ -129,8 +129,7 @@ class Predictor:
         tasks = self.schema.tasks
         if self.calibration is not None:
             marginal = self.calibration.apply(logits)
-            before = [np.ones(len(logits)) if p is None else marginal[:, p] for p in tasks.parents]
-            conditional = np.divide(marginal, np.stack(before, 1), out=np.zeros_like(marginal), where=marginal > 0)
+            conditional = divided(marginal, tasks)
         else:
             marginal = sigmoid(logits)
             conditional = sigmoid(conditional_log_odds(logits, tasks))

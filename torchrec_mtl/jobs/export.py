@@ -12,15 +12,13 @@ from torch import Tensor
 
 from torchrec_mtl.data import Split
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.data.schema import SCHEMA_FILE
-from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import TrainingError, check_positive_share
 from torchrec_mtl.inference.package import Package, export_package
 from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.inference.package.manifest import PROCESSORS, this_processor
 from torchrec_mtl.inference.package.tables import TABLE_TYPES
 from torchrec_mtl.jobs.command_line import Parser
-from torchrec_mtl.jobs.loading import LoadedRun
+from torchrec_mtl.jobs.loading import DATA_FOLDER, LoadedRun
 from torchrec_mtl.jobs.results import aligned
 from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
 from torchrec_mtl.metrics import auc
@@ -70,8 +68,6 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
     def accept(package: Package) -> None:
         found.extend(_compare(package, valid, rows, scores, args))
 
-    data = run.folder.parent / "data"
-    beside = [data / SCHEMA_FILE, data / ENCODERS_FILE, *sorted(data.glob("vocabulary_*.parquet"))]
     export_package(
         run.model,
         run.schema.tasks,
@@ -81,7 +77,7 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
         unknown_rows={f.name: f.unknown_row for f in run.schema.fields if f.unknown_row is not None},
         calibration=run.calibration,
         march=args.march,
-        beside=tuple(file for file in beside if file.is_file()),
+        beside=tuple(sorted((run.folder.parent / DATA_FOLDER).iterdir())),
         accept=accept,
     )
     return found

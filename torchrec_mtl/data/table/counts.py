@@ -19,11 +19,9 @@ class Counts:
 
     def __init__(self) -> None:
         self._parts: list[pl.DataFrame] = []
-        self.num_missing = 0
 
     def add(self, values: pa.Array) -> None:
-        """Counts ``values``, each once; null is counted apart, in ``num_missing``."""
-        self.num_missing += values.null_count
+        """Counts ``values``, each once; null is not counted."""
         column = pl.Series("value", values.drop_null())
         if len(column):  # without values, a column may be of any type
             self.add_table(column.to_frame().group_by("value").agg(pl.len().cast(pl.Int64).alias("count")))

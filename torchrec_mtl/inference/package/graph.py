@@ -57,7 +57,7 @@ class InferenceGraph(nn.Module):
         rows = [(unknown_rows or {}).get(key, -1) for key in self.keys]
         self.register_buffer("sizes", torch.tensor(sizes))
         self.register_buffer("unknown_rows", torch.tensor(rows))
-        self.output = _Probabilities(tasks) if calibration is None else _Calibrated(calibration)
+        self.output = nn.Sigmoid() if calibration is None else _Calibrated(calibration)
 
     def forward(
         self, dense_features: Tensor, values: Tensor, lengths: Tensor, weights: Tensor | None, rows: list[Tensor]
@@ -79,14 +79,6 @@ class InferenceGraph(nn.Module):
         refused = torch.iinfo(torch.int64).max
         known = torch.where(unknown, torch.where(row >= 0, row, refused), values)
         return self.output(self.model(dense_features, Ids(known, offsets, lengths, weights, rows)))
-
-
-class _Probabilities(nn.Module):
-    def __init__(self, tasks: TaskForest) -> None:
-        super().__init__()
-
-    def forward(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid()
 
 
 class _Calibrated(nn.Module):

@@ -17,6 +17,7 @@ from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.inference.conditionals import divided
 from torchrec_mtl.inference.package.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, rows_file
 from torchrec_mtl.inference.predictor import Predictions, Rows, read_rows, value_of_tasks
 
@@ -131,9 +132,7 @@ class Package:
         split = read_rows(rows, self.schema, self.encoder, source)
         batch = split.batch(torch.arange(len(split)))
         marginal = self.run(arguments_of(batch, self.manifest.keys, self.manifest.is_weighted)).double().numpy()
-        before = np.stack([np.ones(len(marginal)) if p is None else marginal[:, p] for p in tasks.parents], axis=1)
-        conditional = np.divide(marginal, before, out=np.zeros_like(marginal), where=before > 0).clip(max=1)
-        return Predictions(tasks, marginal, conditional, None if worth is None else marginal @ worth)
+        return Predictions(tasks, marginal, divided(marginal, tasks), None if worth is None else marginal @ worth)
 
     def _explain(self, arguments: Arguments, error: RuntimeError) -> None:
         first = 0

@@ -92,8 +92,6 @@ class TableRows(nn.Module):
 def _quantized(collection: EmbeddingBagCollection, table_type: str) -> Any:
     """Returns fbgemm's module of the tables, all sum-pooled, with one feature for each of theirs."""
     holder = nn.Module()
-    summed = copy.copy(collection)
-    summed._modules = dict(collection._modules)
     tables = [copy.copy(config) for config in collection.embedding_bag_configs()]
     for table in tables:
         table.pooling = PoolingType.SUM
