@@ -180,7 +180,8 @@ def test_a_bad_line_of_a_raw_file(tmp_path, capsys, monkeypatch, dataset, name, 
         assert SECRET not in said.out + said.err
         aside[option] = (output / "bad_rows.tsv").read_text("latin-1")
         for file in output.rglob("*.json"):
-            assert SECRET not in file.read_text()
+            # times and checksums may hold any digits
+            assert SECRET not in re.sub(r'"(mtime_ns|checksum)": \d+', "", file.read_text())
     assert SECRET in aside["--bad-rows-limit=9"]
     assert SECRET not in aside["--redact"]
     assert re.fullmatch(rf"{re.escape(where)}\t{number}\t[^\t]+\n", aside["--redact"])
