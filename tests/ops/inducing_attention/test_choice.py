@@ -40,6 +40,14 @@ def test_auto_takes_the_fastest_backend(chosen, shape, active, z_grad, expected)
     assert chosen == [expected]
 
 
+def test_without_gradients_auto_takes_the_kernel_for_larger_shapes(chosen):
+    arguments = stacks.tensors(Shape(B=8, F=20, K=64, D=128, m=2))
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            stacks.on_backend("auto")(*arguments)
+    assert chosen == ["sdpa", "cpp"]
+
+
 @pytest.mark.parametrize(("dtype", "device"), [(torch.bfloat16, "cpu"), (torch.float32, "meta")])
 def test_auto_avoids_tensors_that_the_kernel_cannot_take(chosen, dtype, device, monkeypatch):
     arguments = [x.to(device) for x in small_tensors(dtype=dtype, active=1.0)]

@@ -37,9 +37,9 @@ from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
 BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton")
 _OPERATION = "inducing_attention"
-# Largest max(F, rows) * D at which the kernel is fastest; measured with AVX2 and 512 KiB of cache a core, forward and
-# backward.
-_CPP_MAX_SIZE = 3072
+# Largest max(F, rows) * D at which the kernel is fastest, forward and backward, and forward alone; measured with AVX2
+# and 512 KiB of cache a core.
+_CPP_MAX_SIZE, _CPP_MAX_SIZE_FORWARD = 3072, 12288
 
 
 def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, backend: str = "auto") -> Tensor:
@@ -220,19 +220,22 @@ def _forward_mode(name: str) -> str:
 
 def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[str, str]:
     """Returns the backend that "auto" takes, and why."""
-    if torch.compiler.is_exporting() and not library.is_carried():
+    exporting = torch.compiler.is_exporting()
+    if exporting and not library.is_carried():
         return "sdpa", "an exported program may run where there is no kernel"
     if inputs.device.type != "cpu":
         return "sdpa", "counting the points at 0 would wait for the device"
     rows = num_points = selection.shape[1]
     if stack.z_grad == "gated" and not torch.compiler.is_compiling():  # the compiler does not see the selection
         rows = compact.num_rows(selection)
+    # what is exported is for inference
+    largest = _CPP_MAX_SIZE if torch.is_grad_enabled() and not exporting else _CPP_MAX_SIZE_FORWARD
     reason = library.why_not(inputs, selection, *stack.layers, *stack.adapters)
     if reason is not None:
         reason = f"the C++ kernel cannot be used: {reason}"
     elif torch.is_autocast_enabled("cpu"):
         reason = "autocast asks for another precision than the C++ kernel's"
-    elif max(inputs.shape[1], rows) * inputs.shape[2] <= _CPP_MAX_SIZE:
+    elif max(inputs.shape[1], rows) * inputs.shape[2] <= largest:
         return "cpp", "it is the fastest for such shapes"
     else:
         reason = "the rows are too large for the C++ kernel"
