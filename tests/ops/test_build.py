@@ -27,7 +27,7 @@ COMPUTE = """
 import torch
 from torchrec_mtl import ops
 x, weights = torch.randn(5, 3, 4), torch.randn(3, 4, 4)
-torch.testing.assert_close(ops.attention(x, x, *weights, backend="cpp"), ops.attention(x, x, *weights, backend="reference"))
+torch.testing.assert_close(*(ops.attention(x, x, *weights, backend=name) for name in ("cpp", "reference")))
 print("equal")
 """
 
