@@ -1,0 +1,202 @@
+"""Balanced gradients of whole models are those of each task, taken one by one and weighted by the oracles."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.support import MODELS, TASKS, batch, build, tasks_for, train_model, with_late_labels
+from tests.training.balancing.cases import WEIGHTS, make
+from torchrec_mtl import MultiTaskTrain, TaskChain, losses
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.systems import LOSSES
+from torchrec_mtl.training.balancing import BALANCINGS
+from torchrec_mtl.training.balancing.balancer import shared_by_tasks
+from torchrec_mtl.training.balancing.method import GRADIENTS
+
+# Names of the parameters above the features that several tasks' logits depend on: begin with one of these.
+SHARED = {
+    "shared_bottom": ("over_arch.bottom",),
+    "mmoe": ("over_arch.mixture",),
+    "esmm": ("over_arch.towers.towers.0", "over_arch.towers.towers.1"),  # p_purchase = p_click p_cart|click ...
+    "single_task": (),
+}
+
+
+def of_each_task(model, rows):
+    """Losses ``[T]``, and the gradients of each with respect to the representation and all parameters, by name."""
+    found = []
+    for task in range(len(TASKS)):
+        alone = copy.deepcopy(model)
+        read = []
+        alone.features.register_forward_hook(lambda module, inputs, output, read=read: read.append(output))
+        logits = alone(rows.dense_features, rows.sparse_features)
+        read[0].retain_grad()
+        terms = F.binary_cross_entropy_with_logits(logits[:, task], rows.labels[:, task].to(logits), reduction="none")
+        loss = (terms * rows.weights[:, task]).sum() / len(logits)
+        loss.backward()
+        gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in alone.named_parameters()}
+        found.append((loss.item(), read[0].grad, gradients))
+    return found
+
+
+def expected(name, model, batches, shared):
+    """The gradients of the last of the batches, while the parameters stay."""
+    history = []
+    for rows in batches:
+        each = of_each_task(model, rows)
+        history.append([loss for loss, _, _ in each])
+    vectors = [[read.flatten()] for _, read, _ in each]
+    method = make(name)
+    if method.reads == "shared":
+        for vector, (_, _, of_task) in zip(vectors, each, strict=True):
+            vector += [of_task[key].flatten() for key in of_task if key.startswith(shared)]
+    vectors = torch.stack([torch.cat([part.double() for part in parts]) for parts in vectors])
+    weights = WEIGHTS[name](np.array(history), vectors.numpy())
+    plain = np.ones(len(TASKS)) if method.reads in GRADIENTS and not method.weighs_specific else weights
+    return {
+        key: sum(
+            (weights if key.startswith(("features", *shared)) else plain)[task] * of_task[key]
+            for task, (_, _, of_task) in enumerate(each)
+        )
+        for key in each[0][2]
+    }
+
+
+@pytest.mark.parametrize("system", ["shared_bottom", "mmoe", "esmm"])
+@pytest.mark.parametrize("name", BALANCINGS)
+def test_gradients_are_those_of_each_task_weighted(name, system):
+    torch.manual_seed(0)
+    model = build(system)
+    batches = [batch(12, seed=seed, weighted=True) for seed in range(4)]
+    trained = MultiTaskTrain(model, losses.CrossEntropyLoss(TASKS), make(name))
+    for rows in batches:
+        trained.zero_grad()
+        value, (reported, _, _) = trained(rows)
+        value.backward()
+    plain, _ = MultiTaskTrain(model, losses.CrossEntropyLoss(TASKS))(batches[-1])
+    torch.testing.assert_close(value, plain)
+    torch.testing.assert_close(reported, plain)
+    wanted = expected(name, model, batches, SHARED[system])
+    assert max(g.abs().max() for g in wanted.values()) > 1e-3
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, wanted[key], rtol=2e-4, atol=1e-6, msg=lambda m, key=key: f"{key} {m}"
+        )
+
+
+@pytest.mark.parametrize("system", SHARED)
+def test_parameters_are_shared_if_several_tasks_depend_on_them(system):
+    model, rows = build(system), batch(12)
+    over_arch = model.over_arch if hasattr(model, "over_arch") else model
+    named = {f"over_arch.{name}": p for name, p in over_arch.named_parameters() if not name.startswith("features")}
+    logits = model(rows.dense_features, rows.sparse_features)
+    found = shared_by_tasks(logits, list(named.values())).tolist()
+    assert found == [int(name.startswith(SHARED[system])) if SHARED[system] else 0 for name in named]
+
+
+def test_a_task_that_is_masked_in_the_first_batch_shares_all_the_same():
+    rows = batch(12, weighted=True)
+    rows.weights[:, 1:] = 0
+    trained = MultiTaskTrain(build("shared_bottom"), losses.CrossEntropyLoss(TASKS), make("pcgrad"))
+    trained(rows)
+    names = [name for name, _ in trained.model.over_arch.named_parameters()]
+    assert trained.balancer.shared.tolist() == [int(name.startswith("bottom")) for name in names]
+
+
+def a_loss(name, dtype=torch.float64):
+    tasks = tasks_for(name)
+    generator = torch.Generator().manual_seed(0)
+    logits, further = (torch.randn(9, len(tasks), generator=generator, dtype=dtype, requires_grad=True) for _ in "ab")
+    labels = (torch.rand(9, len(tasks), generator=generator) < 0.6).to(dtype).cumprod(1)
+    weights = torch.randint(0, 3, labels.shape, generator=generator).to(dtype)
+    loss = LOSSES[name](tasks)
+    read = {"conditional_logits": further} if name == "counterfactual" else {}
+    return logits, weights, lambda scaled: loss(logits, labels, scaled, **read)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_losses_of_tasks_are_what_a_task_of_twice_the_weight_adds(name):
+    """By differences, with respect to the logits too; `static` gives each alone."""
+    logits, weights, loss = a_loss(name)
+    num_tasks = weights.shape[1]
+    tasks = TaskChain([f"task_{t}" for t in range(num_tasks)])
+    for task in range(num_tasks):
+        twice = torch.ones(num_tasks, dtype=torch.float64)
+        twice[task] = 2
+        (wanted,) = torch.autograd.grad(loss(weights * twice) - loss(weights), logits)
+        alone = (twice - 1).tolist()
+        balancer = MultiTaskTrain(
+            nn.Identity(), losses.CrossEntropyLoss(tasks), BALANCINGS["static"](tasks, weights=alone)
+        )
+        (found,) = torch.autograd.grad(balancer.balancer(loss, logits, weights, len(logits)), logits)
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+class WithRegulariser(losses.CrossEntropyLoss):
+    def __init__(self, tasks):
+        super().__init__(tasks)
+
+    def forward(self, logits, labels, weights=None):
+        return super().forward(logits, labels, weights) + logits.square().mean()
+
+
+def test_a_loss_that_is_no_sum_over_tasks_is_refused():
+    trained = MultiTaskTrain(build("shared_bottom"), WithRegulariser(TASKS), make("uncertainty"))
+    with pytest.raises(InputError, match=r"`loss` .=WithRegulariser. must be a sum of terms"):
+        trained(batch(12))
+
+
+def test_a_model_without_features_is_refused():
+    with pytest.raises(InputError, match=r"`model` .=Linear. must have a `FeatureArch`"):
+        MultiTaskTrain(nn.Linear(2, 3), losses.CrossEntropyLoss(TASKS), make("pcgrad"))
+
+
+@pytest.mark.parametrize("name", BALANCINGS)
+def test_an_evaluation_and_a_batch_that_is_not_finite_leave_the_state(name):
+    trained = MultiTaskTrain(build("shared_bottom"), losses.CrossEntropyLoss(TASKS), make(name))
+    trained(batch(12))
+    before = copy.deepcopy(trained.state_dict())
+    trained.eval()
+    value, _ = trained(batch(12, seed=1))
+    value.backward()
+    trained.train()
+    with torch.no_grad():
+        trained(batch(12, seed=1))
+    bad = batch(12, seed=2)
+    bad.dense_features[3] = float("inf")
+    value, _ = trained(bad)
+    assert not value.isfinite()
+    for key, saved in trained.state_dict().items():
+        assert torch.equal(saved, before[key]), key
+
+
+@pytest.mark.parametrize("system", MODELS)
+def test_every_model_can_be_balanced(system):
+    """With its own loss: every parameter that has a gradient without has one with."""
+    for name in BALANCINGS:
+        torch.manual_seed(0)
+        plain = train_model(system)
+        trained = MultiTaskTrain(plain.model, plain.loss, make(name))
+        for module in (plain, trained):
+            module.zero_grad()
+            module(batch(12))[0].backward()
+            with_gradient = {key for key, p in plain.named_parameters() if p.grad is not None}
+            assert all(p.grad.isfinite().all() for p in trained.parameters() if p.grad is not None)
+            if module is plain:
+                wanted = with_gradient
+        assert wanted <= with_gradient
+
+
+def test_late_labels_can_be_balanced():
+    tasks = with_late_labels(TASKS)
+    trained = MultiTaskTrain(
+        build("shared_bottom", tasks=tasks), losses.DelayedLoss(tasks), BALANCINGS["uncertainty"](tasks)
+    )
+    rows = batch(12)
+    rows.labels = torch.cat([rows.labels, rows.labels[:, :2]], 1)
+    trained(rows)[0].backward()
+    assert trained.balancer.method.log_variances.grad.abs().min() > 0
