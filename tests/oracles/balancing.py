@@ -4,9 +4,12 @@ A function of a history has the losses of all batches so far, ``[K, T]``, and re
 """
 # ruff: noqa: N803, N806  (the papers' letters)
 
+import itertools
 import random
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from scipy.optimize import minimize, nnls
 
 from tests.oracles.common import Array
@@ -67,3 +70,41 @@ def cagrad(G: Array, c: float) -> Array:
     worst = {"type": "ineq", "fun": lambda y: R.T @ y[:-1] - y[-1]}
     found = minimize(lambda y: -y[-1], start, constraints=[within, worst], options={"ftol": 1e-15, "maxiter": 1000})
     return scale * Q @ found.x[:-1]
+
+
+def gradnorm(history: Array, gradients: Sequence[Array], alpha: float, learning_rate: float) -> Array:
+    """Chen et al., algorithm 1: the weights of the last batch, from all batches' losses and gradients.
+
+    The derivative of ``L_grad`` is taken by autograd, and Adam is torch's.
+    """
+    w = torch.ones(history.shape[1], dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([w], lr=learning_rate)
+    for losses, G in zip(history[:-1], gradients[:-1], strict=True):
+        norms = (w[:, None] * torch.from_numpy(G)).norm(dim=1)
+        progress = torch.from_numpy(losses / history[0])
+        r = progress / progress.mean()
+        w.grad = torch.autograd.grad((norms - (norms.mean() * r**alpha).detach()).abs().sum(), w)[0]
+        adam.step()
+        with torch.no_grad():
+            w.mul_(len(w) / w.sum())
+    return w.detach().numpy()
+
+
+def famo(history: Array, learning_rate: float, gamma: float) -> Array:
+    """Liu et al., algorithm 1, where each batch's losses are those after the step before; the last batch's weights."""
+    xi = torch.zeros(history.shape[1], dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([xi], lr=learning_rate, weight_decay=gamma)
+    for before, after in itertools.pairwise(history):
+        delta = torch.from_numpy(np.log(before) - np.log(after))
+        xi.grad = torch.autograd.grad(torch.softmax(xi, 0) @ delta, xi)[0]
+        adam.step()
+    z, L = torch.softmax(xi, 0).detach().numpy(), history[-1]
+    return (1 / (z / L).sum()) * z / L
+
+
+def aligned_mtl(G: Array) -> Array:
+    """Senushkin et al., section 4: the nearest matrix to ``G`` of condition number 1, by its singular values; the sum
+    of its rows, ``[N]``."""
+    U, S, Vt = np.linalg.svd(G, full_matrices=False)
+    kept = np.finfo(np.float32).eps * len(G) * S[0] ** 2 < S**2
+    return (S[kept].min() * U[:, kept] @ Vt[kept]).sum(axis=0)

@@ -37,4 +37,12 @@ CASES = {
     "CAGrad": _case(
         balancing.CAGrad, c=_choice(0.0, 0.4), rescale=_choice("none", "square", "linear"), gradients=_GRADIENTS
     ),
+    "GradNorm": _case(
+        balancing.GradNorm,
+        alpha=_choice(0.0, 1.5),
+        learning_rate=_choice(0.025, 0.1),
+        initial_losses=_choice("first_batch", "log2"),
+    ),
+    "FAMO": _case(balancing.FAMO, learning_rate=_choice(0.025, 0.1), decay=_choice(0.0, 1e-3)),
+    "AlignedMTL": _case(balancing.AlignedMTL, gradients=_GRADIENTS),
 }

@@ -8,7 +8,12 @@ from tests.oracles import balancing as oracle
 from tests.support import TASKS
 from torchrec_mtl.training.balancing import BALANCINGS, BalancingMethod
 
-ARGUMENTS = {"dwa": {"interval": 1, "temperature": 0.5}, "static": {"weights": [0.5, 1.0, 3.0]}}
+ARGUMENTS = {
+    "dwa": {"interval": 1, "temperature": 0.5},
+    "static": {"weights": [0.5, 1.0, 3.0]},
+    "gradnorm": {"learning_rate": 0.05},
+    "famo": {"learning_rate": 0.1},
+}
 
 
 def in_terms_of(gradients: np.ndarray, direction: np.ndarray) -> np.ndarray:
@@ -16,14 +21,17 @@ def in_terms_of(gradients: np.ndarray, direction: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(gradients.T, direction, rcond=None)[0]
 
 
-# From the history of losses [K, T] and the last batch's gradients [T, N] to its weights [T].
-WEIGHTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "uncertainty": lambda history, gradients: np.ones(len(gradients)),  # while its parameters are at 0
-    "dwa": lambda history, gradients: oracle.dwa(history, 0.5, 1),
-    "static": lambda history, gradients: np.array([0.5, 1.0, 3.0]),
-    "pcgrad": lambda history, gradients: in_terms_of(gradients, oracle.pcgrad(gradients, len(history) - 1)),
-    "mgda": lambda history, gradients: oracle.mgda(gradients),
-    "cagrad": lambda history, gradients: in_terms_of(gradients, oracle.cagrad(gradients, 0.4)),
+# From all batches' losses [K, T] and gradients, K times [T, N], to the last batch's weights [T].
+WEIGHTS: dict[str, Callable[[np.ndarray, list[np.ndarray]], np.ndarray]] = {
+    "uncertainty": lambda losses, gradients: np.ones(len(TASKS)),  # while its parameters are at 0
+    "dwa": lambda losses, gradients: oracle.dwa(losses, 0.5, 1),
+    "static": lambda losses, gradients: np.array([0.5, 1.0, 3.0]),
+    "pcgrad": lambda losses, gradients: in_terms_of(gradients[-1], oracle.pcgrad(gradients[-1], len(losses) - 1)),
+    "mgda": lambda losses, gradients: oracle.mgda(gradients[-1]),
+    "cagrad": lambda losses, gradients: in_terms_of(gradients[-1], oracle.cagrad(gradients[-1], 0.4)),
+    "gradnorm": lambda losses, gradients: oracle.gradnorm(losses, gradients, 1.5, 0.05),
+    "famo": lambda losses, gradients: oracle.famo(losses, 0.1, 1e-3),
+    "aligned_mtl": lambda losses, gradients: in_terms_of(gradients[-1], oracle.aligned_mtl(gradients[-1])),
 }
 
 

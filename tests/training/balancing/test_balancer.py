@@ -45,17 +45,16 @@ def of_each_task(model, rows):
 
 def expected(name, model, batches, shared):
     """The gradients of the last of the batches, while the parameters stay."""
-    history = []
+    method, history, gradients = make(name), [], []
     for rows in batches:
         each = of_each_task(model, rows)
         history.append([loss for loss, _, _ in each])
-    vectors = [[read.flatten()] for _, read, _ in each]
-    method = make(name)
-    if method.reads == "shared":
-        for vector, (_, _, of_task) in zip(vectors, each, strict=True):
-            vector += [of_task[key].flatten() for key in of_task if key.startswith(shared)]
-    vectors = torch.stack([torch.cat([part.double() for part in parts]) for parts in vectors])
-    weights = WEIGHTS[name](np.array(history), vectors.numpy())
+        above = shared if method.reads == "shared" else ()
+        parts = [
+            [read, *(g for key, g in of_task.items() if above and key.startswith(above))] for _, read, of_task in each
+        ]
+        gradients.append(np.stack([np.concatenate([part.double().flatten() for part in of_task]) for of_task in parts]))
+    weights = WEIGHTS[name](np.array(history), gradients)
     plain = np.ones(len(TASKS)) if method.reads in GRADIENTS and not method.weighs_specific else weights
     return {
         key: sum(

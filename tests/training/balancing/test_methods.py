@@ -27,12 +27,11 @@ def drawn(seed, num_tasks=3, size=6, common=0.0):
 
 @pytest.mark.parametrize("name", BALANCINGS)
 def test_weights_over_many_batches_are_the_oracles(name):
-    rng, method = np.random.default_rng(0), make(name)
-    history = rng.uniform(0.1, 1.0, (30, 3))
-    for number in range(1, 31):
-        gradients = drawn(number)
-        wanted = WEIGHTS[name](history[:number], gradients)
-        np.testing.assert_allclose(weigh(method, history[number - 1], gradients), wanted, rtol=2e-5, atol=2e-6)
+    method, gradients = make(name), [drawn(number) for number in range(30)]
+    losses = np.random.default_rng(0).uniform(0.1, 1.0, (30, 3))
+    for number in range(30):
+        wanted = WEIGHTS[name](losses[: number + 1], gradients[: number + 1])
+        np.testing.assert_allclose(weigh(method, losses[number], gradients[number]), wanted, rtol=2e-5, atol=2e-6)
 
 
 def test_uncertainty_has_the_gradients_of_its_equation():
@@ -129,6 +128,70 @@ def test_cagrad_rescales():
     np.testing.assert_allclose(whole / 1.5, linear)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.12, 1.5])
+def test_gradnorm_follows_its_algorithm_from_the_first_batch(alpha):
+    gradients, losses = [drawn(number) for number in range(20)], np.random.default_rng(1).uniform(0.1, 1.0, (20, 3))
+    method = BALANCINGS["gradnorm"](TASKS, alpha=alpha, learning_rate=0.01)
+    for number in range(20):
+        found = weigh(method, losses[number], gradients[number])
+        wanted = oracle.gradnorm(losses[: number + 1], gradients[: number + 1], alpha, 0.01)
+        np.testing.assert_allclose(found, wanted, rtol=1e-9)
+    assert np.abs(found - 1).max() > 0.01
+
+
+def test_gradnorm_brings_norms_together():
+    gradients, method = drawn(0), BALANCINGS["gradnorm"](TASKS, alpha=0.0, learning_rate=0.01)
+    for _ in range(500):
+        weights = weigh(method, np.ones(3), gradients)
+    norms = weights * np.linalg.norm(gradients, axis=1)
+    assert norms.max() < 1.1 * norms.min()
+
+
+def test_gradnorm_may_start_from_a_loss_that_is_known():
+    losses, gradients = np.array([0.5, 0.2, 0.1]), drawn(0)
+    known = BALANCINGS["gradnorm"](TASKS, initial_losses="log2")
+    weigh(known, losses, gradients)
+    other = BALANCINGS["gradnorm"](TASKS)
+    other.initial.fill_(math.log(2))
+    weigh(other, losses, gradients)
+    np.testing.assert_array_equal(weigh(known, losses, gradients), weigh(other, losses, gradients))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_famo_follows_its_algorithm(decay):
+    losses = np.random.default_rng(1).uniform(0.1, 1.0, (40, 3))
+    method = BALANCINGS["famo"](TASKS, learning_rate=0.05, decay=decay)
+    for number in range(40):
+        wanted = oracle.famo(losses[: number + 1], 0.05, decay)
+        np.testing.assert_allclose(weigh(method, losses[number], drawn(0)), wanted, rtol=1e-5)
+
+
+def test_famo_weighs_less_what_falls_most():
+    method = BALANCINGS["famo"](TASKS, learning_rate=0.05)
+    for number in range(20):
+        weigh(method, np.array([0.9**number, 1.0, 1.0]), drawn(0))
+    shares = method.logits.softmax(0)
+    assert shares[0] < 0.2
+    assert shares[1] == shares[2] > 0.4
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_aligned_gradients_are_those_of_the_singular_values(seed, num_tasks):
+    """The sum is along an orthonormal system of the gradients' span, at the scale of the least singular value."""
+    gradients = drawn(seed, num_tasks, size=7)
+    found = weigh(BALANCINGS["aligned_mtl"](chain(num_tasks)), np.ones(num_tasks), gradients) @ gradients
+    np.testing.assert_allclose(found, oracle.aligned_mtl(gradients), rtol=1e-8)
+    assert np.linalg.norm(found) == pytest.approx(np.linalg.svd(gradients)[1].min() * math.sqrt(num_tasks))
+
+
+def test_aligned_gradients_leave_out_a_direction_that_is_not_there():
+    gradients = drawn(0)
+    gradients[2] = gradients[0] - 2 * gradients[1]
+    found = weigh(BALANCINGS["aligned_mtl"](TASKS), np.ones(3), gradients) @ gradients
+    np.testing.assert_allclose(found, oracle.aligned_mtl(gradients), rtol=1e-8)
+
+
 def degenerate():
     yield np.zeros((3, 4))
     yield np.array([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
@@ -167,6 +230,10 @@ def test_one_task_is_nothing_to_balance(name):
         ("mgda", {"normalise": "l1"}, "`normalise` .* must be one of"),
         ("cagrad", {"c": 1.0}, "`c` .* must be below 1"),
         ("cagrad", {"rescale": "log"}, "`rescale` .* must be one of"),
+        ("gradnorm", {"alpha": -1.0}, "`alpha` .* must be at least 0"),
+        ("gradnorm", {"initial_losses": "zero"}, "`initial_losses` .* must be one of"),
+        ("famo", {"decay": float("nan")}, "`decay` .* must be at least 0"),
+        ("aligned_mtl", {"gradients": "all"}, "`gradients` .* must be one of"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(name, arguments, sentence):

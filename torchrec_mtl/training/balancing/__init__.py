@@ -9,8 +9,11 @@ from typing import Any
 
 from torchrec_mtl.errors import InputError, check_choice, not_one_of
 from torchrec_mtl.tasks import TaskForest
+from torchrec_mtl.training.balancing.aligned_mtl import AlignedMTL
 from torchrec_mtl.training.balancing.cagrad import CAGrad
 from torchrec_mtl.training.balancing.dwa import DWA
+from torchrec_mtl.training.balancing.famo import FAMO
+from torchrec_mtl.training.balancing.gradnorm import GradNorm
 from torchrec_mtl.training.balancing.method import BalancingMethod
 from torchrec_mtl.training.balancing.mgda import MGDA
 from torchrec_mtl.training.balancing.pcgrad import PCGrad
@@ -24,9 +27,24 @@ BALANCINGS: Mapping[str, Callable[..., BalancingMethod]] = {
     "pcgrad": PCGrad,
     "mgda": MGDA,
     "cagrad": CAGrad,
+    "gradnorm": GradNorm,
+    "famo": FAMO,
+    "aligned_mtl": AlignedMTL,
 }
 
-__all__ = ["BALANCINGS", "DWA", "MGDA", "BalancingMethod", "CAGrad", "PCGrad", "Static", "Uncertainty"]
+__all__ = [
+    "BALANCINGS",
+    "DWA",
+    "FAMO",
+    "MGDA",
+    "AlignedMTL",
+    "BalancingMethod",
+    "CAGrad",
+    "GradNorm",
+    "PCGrad",
+    "Static",
+    "Uncertainty",
+]
 
 
 def check_balancing(name: str, arguments: Mapping[str, Any]) -> None:
