@@ -14,8 +14,8 @@ from torchrec_mtl import MultiTaskTrain, TaskChain, losses
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.systems import LOSSES
 from torchrec_mtl.training.balancing import BALANCINGS
-from torchrec_mtl.training.balancing.balancer import shared_by_tasks
 from torchrec_mtl.training.balancing.method import GRADIENTS
+from torchrec_mtl.training.balancing.shared import shared_by_tasks
 
 # Names of the parameters above the features that several tasks' logits depend on: begin with one of these.
 SHARED = {
@@ -199,3 +199,25 @@ def test_late_labels_can_be_balanced():
     rows.labels = torch.cat([rows.labels, rows.labels[:, :2]], 1)
     trained(rows)[0].backward()
     assert trained.balancer.method.log_variances.grad.abs().min() > 0
+
+
+def test_autocast_does_not_round_what_gradients_are_compared_by(monkeypatch):
+    trained, seen = MultiTaskTrain(build("shared_bottom"), losses.CrossEntropyLoss(TASKS), make("mgda")), []
+    weigh = trained.balancer.method.forward
+    monkeypatch.setattr(trained.balancer.method, "forward", lambda *given: seen.append(given) or weigh(*given))
+    with torch.autocast("cpu", torch.bfloat16):
+        value, _ = trained(batch(12))
+    value.backward()
+    (_, gram), *_ = seen
+    assert not torch.equal(gram.bfloat16().double(), gram)
+    moved = trained.model.over_arch.bottom.get_parameter("_mlp.0._linear.weight").grad
+    assert not torch.equal(moved.bfloat16().float(), moved)
+
+
+def test_gradients_that_overflow_are_a_loss_that_is_not_finite():
+    trained = MultiTaskTrain(build("shared_bottom"), losses.CrossEntropyLoss(TASKS), make("pcgrad"))
+    trained.model.over_arch.towers.towers[0].output.weight.data.mul_(1e30)
+    trained.model.over_arch.towers.towers[0].output.bias.data.fill_(0)
+    trained.model.over_arch.bottom.get_parameter("_mlp.0._linear.bias").data.zero_()
+    assert trained.eval()(batch(12))[0].isfinite()
+    assert not trained.train()(batch(12))[0].isfinite()

@@ -124,6 +124,28 @@ def test_a_pipeline_that_traces_the_model_trains_as_one_that_does_not(name):
     assert len(set(found[0])) == 5
 
 
+def test_each_micro_batch_is_balanced_for_itself():
+    """The gradients of a step are the mean of its parts', and the method has seen both."""
+    parts = [batch(12, seed=seed) for seed in range(2)]
+    alone, gradients = train_model("mgda"), []
+    for rows in parts:
+        alone.zero_grad()
+        alone(rows)[0].backward()
+        gradients.append({name: p.grad.clone() for name, p in alone.named_parameters()})
+    with process_group(CPU):
+        config = TrainingConfig(table=TableConfig("adam"))
+        model, optimizer = distribute(train_model("mgda"), config, CPU)
+        model.module.load_state_dict(alone.state_dict())
+        step = Step(model, optimizer, dist.group.WORLD)
+        for part, rows in enumerate(parts):
+            with step.micro_batch(part, 2):
+                step.zero_grad()
+                step(rows)[0].backward()
+        for name, parameter in model.module.named_parameters():
+            mean = (gradients[0][name] + gradients[1][name]) / 2
+            torch.testing.assert_close(parameter.grad, mean, rtol=1e-4, atol=1e-7)
+
+
 def states(model: nn.Module) -> dict[str, torch.Tensor]:
     found = {}
     for name, value in model.state_dict().items():

@@ -15,14 +15,15 @@ from itertools import compress
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.balancing.method import GRADIENTS, BalancingMethod
+from torchrec_mtl.training.balancing.ranks import mean_over_ranks, over_ranks
+from torchrec_mtl.training.balancing.shared import shared_by_tasks
 
-_UNKNOWN, _SPECIFIC, _SHARED = 2, 0, 1
+_UNKNOWN = 2  # whether a parameter is shared, 0 or 1, until the first batch
 
 
 class _WithGradients(torch.autograd.Function):
@@ -107,29 +108,24 @@ class Balancer(nn.Module):
         Raises:
             InputError: if the loss is no sum of terms that each a weight of its label multiplies.
         """
-        scale = torch.ones(
-            logits.shape[1], dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device
-        )
-        scale.requires_grad_()
-        scaled = torch.ones_like(logits, dtype=scale.dtype) if weights is None else weights
-        value = loss(scaled * scale)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        scale = torch.ones(logits.shape[1], dtype=dtype, device=logits.device, requires_grad=True)
+        value = loss((torch.ones_like(logits, dtype=dtype) if weights is None else weights) * scale)
         (losses,) = torch.autograd.grad(value, scale, create_graph=True)
-        self._check(value.detach(), losses.detach())
-        method = self.method
-        if method.reads == "nothing":
-            penalty = method.penalty()
-            balanced = (method(losses.detach(), losses.detach()[:0]).to(losses) * losses).sum()
-            if penalty is not None:  # counts once, however the rows are divided among ranks
-                balanced = balanced + penalty * (num_rows / max(len(logits), 1))
-            return value.detach() + (balanced - balanced.detach())
-        num_terms = len(logits)  # by which this rank's losses are divided
+        value, known, method = value.detach(), losses.detach(), self.method
+        self._check(value, known)
+        if self._reads_gradients:
+            with torch.autocast(logits.device.type, enabled=False):
+                return self._with_gradients(value, losses, logits, num_rows)
         if method.reads == "losses":
-            means, _ = _over_ranks(losses.detach(), None, num_terms, num_rows)
-            if not means.isfinite().all():
-                return value
-            balanced = (method(means, means[:0]).to(losses) * losses).sum()
-            return value.detach() + (balanced - balanced.detach())
-        return self._with_gradients(value, losses, logits, num_terms, num_rows)
+            known, _ = over_ranks(known, None, len(logits), num_rows)
+            if not known.isfinite().all():
+                return losses.sum()  # not finite on some rank
+        balanced = (method(known, known[:0]).to(losses) * losses).sum()
+        penalty = method.penalty()
+        if penalty is not None:  # counts once, however the rows are divided among ranks
+            balanced = balanced + penalty * (num_rows / max(len(logits), 1))
+        return value + (balanced - balanced.detach())
 
     def _check(self, value: Tensor, losses: Tensor) -> None:
         """Compares the sum of the tasks' losses with the loss, once."""
@@ -141,85 +137,51 @@ class Balancer(nn.Module):
             rule = "must be a sum of terms that each a label's weight multiplies, to be balanced"
             raise InputError(f"`loss` (={kind}) {rule}: it is {value.item():g}, and its terms are {total:g}")
 
-    def _with_gradients(self, value: Tensor, losses: Tensor, logits: Tensor, num_terms: int, num_rows: int) -> Tensor:
+    def _with_gradients(self, value: Tensor, losses: Tensor, logits: Tensor, num_rows: int) -> Tensor:
         above = self._above = self._above or self._parameters_above()
         read, self._representations = self._representations, []
         if not read:
             raise InputError("the `FeatureArch` of `model` must be trained for a `balancing` that reads gradients")
         if (self.shared == _UNKNOWN).any():
             self.shared.copy_(shared_by_tasks(logits, above))
-        is_shared = [kind == _SHARED for kind in self.shared.tolist()]
-        inputs, num_read = [*read, *above], len(read)
+        inputs, num_read, is_shared = [*read, *above], len(read), self.shared.bool().tolist()
         of_tasks = [
             torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
             for loss in losses
         ]
-        rows = _vectors(of_task[:num_read] for of_task in of_tasks)
-        gram = (rows @ rows.T).double()
-        means, gram = _over_ranks(losses.detach(), gram, num_terms, num_rows)
-        if self.method.reads == "shared" and any(is_shared):
-            vectors = _vectors(compress(of_task[num_read:], is_shared) for of_task in of_tasks)
-            vectors = _mean_over_ranks(vectors, num_terms, num_rows)
-            gram = gram + (vectors @ vectors.T).to(gram)
-        if not (means.isfinite().all() and gram.isfinite().all()):
-            return value
+        means, gram = self._compared(losses.detach(), of_tasks, num_read, is_shared, len(logits), num_rows)
+        if not means.isfinite().all():
+            return losses.sum()  # not finite on some rank
+        if not gram.isfinite().all():
+            return losses.sum() * torch.nan  # gradients overflow, of all ranks
         weights = self.method(means, gram).to(losses)
         plain = weights if self.method.weighs_specific else torch.ones_like(weights)
         gradients = [
             torch.tensordot(weights if shared else plain, torch.stack(of_tensor).to(weights), 1).to(tensor)
             for tensor, shared, *of_tensor in zip(inputs, [True] * num_read + is_shared, *of_tasks, strict=True)
         ]
-        result: Tensor = _WithGradients.apply(value.detach(), gradients, *inputs)
+        result: Tensor = _WithGradients.apply(value, gradients, *inputs)
         return result
 
-
-def shared_by_tasks(logits: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Which of the parameters several tasks' logits depend on, ``[P]``: 1 for those, 0 for the others.
-
-    NaN is sent back from the logits of one task after the other, and arrives at what they depend on, even through
-    weights of 0. All ranks must call it.
-    """
-    reached = torch.zeros(logits.shape[1], len(parameters), device=logits.device)
-    for task, of_task in enumerate(reached):
-        sent = torch.zeros_like(logits)
-        sent[:, task] = torch.nan
-        back = torch.autograd.grad(logits, parameters, sent, retain_graph=True, allow_unused=True)
-        for place, gradient in enumerate(back):
-            of_task[place] = 0.0 if gradient is None else gradient.isnan().any()
-    if _num_ranks() > 1:
-        dist.all_reduce(reached, dist.ReduceOp.MAX)
-    return (reached.sum(0) > 1).long()
+    def _compared(
+        self,
+        losses: Tensor,
+        of_tasks: Sequence[Sequence[Tensor]],
+        num_read: int,
+        is_shared: Sequence[bool],
+        num_terms: int,
+        num_rows: int,
+    ) -> tuple[Tensor, Tensor]:
+        """The mean losses ``[T]`` over all ranks' rows, and the Gram matrix ``[T, T]``."""
+        rows = _vectors(of_task[:num_read] for of_task in of_tasks)
+        means, gram = over_ranks(losses, rows @ rows.T, num_terms, num_rows)
+        if self.method.reads == "shared" and any(is_shared):
+            vectors = _vectors(compress(of_task[num_read:], is_shared) for of_task in of_tasks)
+            vectors = mean_over_ranks(vectors, num_terms, num_rows)
+            gram = gram + (vectors @ vectors.T).to(gram)
+        return means, gram
 
 
 def _vectors(of_tasks: Iterable[Iterable[Tensor]]) -> Tensor:
     """The gradients of each task as one vector, ``[T, N]``."""
     return torch.stack([torch.cat([gradient.flatten() for gradient in of_task]) for of_task in of_tasks])
-
-
-def _num_ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _over_ranks(losses: Tensor, gram: Tensor | None, num_terms: int, num_rows: int) -> tuple[Tensor, Tensor]:
-    """The mean losses over all ranks' rows, ``[T]``, and their gradients' products, ``[T, T]``, on the CPU.
-
-    The gradients with respect to representations are those of a rank's mean; each row is of one rank.
-    """
-    parts = [losses.new_tensor([num_rows], dtype=torch.float64), losses.double() * num_terms]
-    if gram is not None:
-        parts.append(gram.flatten() * num_terms**2)
-    sums = torch.cat(parts)
-    if _num_ranks() > 1:
-        dist.all_reduce(sums)
-    sums, num_tasks = sums.cpu(), len(losses)
-    all_rows = sums[0].clamp(min=1)
-    return sums[1 : num_tasks + 1] / all_rows, (sums[num_tasks + 1 :] / all_rows**2).view(-1, num_tasks)
-
-
-def _mean_over_ranks(vectors: Tensor, num_terms: int, num_rows: int) -> Tensor:
-    """The gradients ``[T, N]`` of the mean losses over all ranks' rows, from those of a rank's mean."""
-    if _num_ranks() == 1:
-        return vectors * (num_terms / max(num_rows, 1))
-    counted = torch.cat([vectors.flatten() * num_terms, vectors.new_tensor([num_rows])])
-    dist.all_reduce(counted)
-    return (counted[:-1] / counted[-1].clamp(min=1)).view_as(vectors)
