@@ -7,11 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchrec import KeyedJaggedTensor
 
-from tests.support import MODELS, TASKS, batch, build, tasks_for, train_model, with_late_labels
+from tests.support import MODELS, NUM_EMBEDDINGS, TASKS, batch, build, tables, tasks_for, train_model, with_late_labels
 from tests.training.balancing.cases import WEIGHTS, make
 from torchrec_mtl import MultiTaskTrain, TaskChain, losses
+from torchrec_mtl.data import MultiTaskBatch
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.models import SharedBottom
+from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.systems import LOSSES
 from torchrec_mtl.training.balancing import BALANCINGS
 from torchrec_mtl.training.balancing.method import GRADIENTS
@@ -188,6 +192,24 @@ def test_every_model_can_be_balanced(system):
             if module is plain:
                 wanted = with_gradient
         assert wanted <= with_gradient
+
+
+def test_the_representations_gradients_are_the_tables_where_no_id_occurs_twice(monkeypatch):
+    size = 5
+    features = FeatureArch(tables())
+    model = SharedBottom(features, TASKS, bottom_layer_sizes=(8,), tower_layer_sizes=(4,))
+    ids = torch.cat([torch.randperm(n)[:size] for n in NUM_EMBEDDINGS])
+    lengths = torch.ones(len(ids)).int()
+    sparse = KeyedJaggedTensor([f"f{i}" for i in range(len(NUM_EMBEDDINGS))], ids, lengths=lengths)
+    rows = MultiTaskBatch(torch.empty(size, 0), sparse, batch(size).labels, torch.ones(size, 3))
+    trained, seen = MultiTaskTrain(model, losses.CrossEntropyLoss(TASKS), make("mgda")), []
+    weigh = trained.balancer.method.forward
+    monkeypatch.setattr(trained.balancer.method, "forward", lambda *given: seen.append(given) or weigh(*given))
+    trained(rows)
+    of_tasks = [of_task for _, _, of_task in of_each_task(model, rows)]
+    own = [torch.cat([g.flatten() for key, g in of_task.items() if "embedding_bags" in key]) for of_task in of_tasks]
+    wanted = torch.stack(own) @ torch.stack(own).T
+    torch.testing.assert_close(seen[0][1], wanted.double(), rtol=1e-5, atol=1e-10)
 
 
 def test_late_labels_can_be_balanced():

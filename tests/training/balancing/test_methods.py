@@ -1,16 +1,19 @@
 """Each method's weights are those of an oracle written from its paper."""
 
+import inspect
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from docstring_parser import parse
 
 from tests.oracles import balancing as oracle
 from tests.support import TASKS, chain
 from tests.training.balancing.cases import WEIGHTS, make
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.parameters import parameters
 from torchrec_mtl.tasks import TaskChain
 from torchrec_mtl.training.balancing import BALANCINGS, check_balancing, make_balancing
 from torchrec_mtl.training.balancing.mgda import shortest
@@ -239,6 +242,17 @@ def test_one_task_is_nothing_to_balance(name):
 def test_a_wrong_setting_is_one_sentence(name, arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         make_balancing(name, TASKS, arguments)
+
+
+@pytest.mark.parametrize("name", BALANCINGS)
+def test_each_argument_is_named_typed_and_described(name):
+    kind = BALANCINGS[name]
+    described = {each.arg_name: each.description for each in parse(kind.__doc__).params}
+    first, *others = inspect.signature(kind).parameters.values()
+    assert set(described) == {first.name, *(each.name for each in others)}
+    assert first.name == "tasks"
+    assert all(each.kind is each.KEYWORD_ONLY and each.annotation is not each.empty for each in others)
+    assert {each.name for each in others} == set(parameters(kind, "", {}, ["tasks"]))
 
 
 def test_names_are_known_before_tasks_are():
