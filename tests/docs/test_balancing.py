@@ -5,13 +5,15 @@ import re
 import shlex
 from pathlib import Path
 
-from tests.support import TASKS, build
+from tests.support import TASKS, batch, build
 from torchrec_mtl import losses
 from torchrec_mtl.jobs.compare.job import check, parser
+from torchrec_mtl.jobs.parameters import parameters
 from torchrec_mtl.jobs.settings import Settings, make_config
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.balancing import BALANCINGS
 from torchrec_mtl.training.balancing.method import GRADIENTS
+from torchrec_mtl.training.config import TrainingConfig
 
 PAGE = (Path(__file__).parents[2] / "docs" / "balancing.md").read_text(encoding="utf-8")
 ROW = re.compile(
@@ -55,8 +57,16 @@ def test_commands_are_accepted():
             assert make_config(SYSTEMS["mmoe"], Settings(), overrides).training.balancing == "cagrad"
 
 
-def test_the_program_runs_as_it_stands():
-    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+def test_the_programs_run_as_they_stand():
+    first, own = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     names = {"model": build("mmoe"), "loss": losses.CrossEntropyLoss(TASKS), "tasks": TASKS}
-    exec(program, names)
+    exec(first, names)
     assert names["train_model"].balancer.method.c == 0.2
+    exec(own, names)
+    names["train_model"](batch(12))[0].backward()
+    assert all(p.grad is not None for p in names["model"].parameters())
+
+
+def test_the_help_names_every_method():
+    described = parameters(TrainingConfig, "", {})["balancing"].description
+    assert re.findall(r'"(\w+)"', described) == ["sum", *BALANCINGS]

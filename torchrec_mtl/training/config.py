@@ -173,9 +173,10 @@ class TrainingConfig:
         seed: seed of initialisation, dropout and the order of rows. On a CPU, the same seed with the same number of
             ranks and threads repeats a run bit for bit.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
-        balancing: how the tasks' losses are balanced: ``"sum"`` takes the loss as it is; for the others see
-            `torchrec_mtl.training.balancing`.
-        balancing_args: arguments of the balancing.
+        balancing: how the tasks' losses are balanced: ``"sum"`` takes the loss as it is; or ``"uncertainty"``,
+            ``"dwa"``, ``"static"``, ``"pcgrad"``, ``"mgda"``, ``"cagrad"``, ``"gradnorm"``, ``"famo"``,
+            ``"aligned_mtl"``, see `torchrec_mtl.training.balancing`.
+        balancing_args: arguments of the balancing, by name.
         learning_rate_decay: ``"none"``, or ``"linear"`` from the full learning rates at the first step to 0 after the
             last step of ``max_epochs``.
         non_finite_loss: what to do when a loss is not finite: ``"stop"`` before any update and save the batch, or
