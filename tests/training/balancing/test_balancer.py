@@ -19,7 +19,6 @@ from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.systems import LOSSES
 from torchrec_mtl.training.balancing import BALANCINGS
 from torchrec_mtl.training.balancing.method import GRADIENTS
-from torchrec_mtl.training.balancing.shared import shared_by_tasks
 
 # Names of the parameters above the features that several tasks' logits depend on: begin with one of these.
 SHARED = {
@@ -92,13 +91,22 @@ def test_gradients_are_those_of_each_task_weighted(name, system):
 
 
 @pytest.mark.parametrize("system", SHARED)
-def test_parameters_are_shared_if_several_tasks_depend_on_them(system):
+def test_what_several_tasks_depend_on_is_shared(system):
+    """Single-Task has tables for each task, and shares nothing: its gradients stay those of the sum."""
     model, rows = build(system), batch(12)
-    over_arch = model.over_arch if hasattr(model, "over_arch") else model
-    named = {f"over_arch.{name}": p for name, p in over_arch.named_parameters() if not name.startswith("features")}
-    logits = model(rows.dense_features, rows.sparse_features)
-    found = shared_by_tasks(logits, list(named.values())).tolist()
-    assert found == [int(name.startswith(SHARED[system])) if SHARED[system] else 0 for name in named]
+    trained = MultiTaskTrain(model, losses.CrossEntropyLoss(TASKS), make("mgda"))
+    trained(rows)[0].backward()
+    num_features = sum(isinstance(module, FeatureArch) for module in model.modules())
+    above = [name for name, _ in model.named_parameters() if not name.startswith("features")]
+    of_features = [int(system != "single_task")] * num_features
+    found = [int(bool(SHARED[system]) and name.startswith(SHARED[system])) for name in above]
+    assert trained.balancer.shared.tolist() == of_features + found
+    if system == "single_task":
+        balanced = {name: p.grad for name, p in model.named_parameters()}
+        model.zero_grad()
+        MultiTaskTrain(model, losses.CrossEntropyLoss(TASKS))(rows)[0].backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(balanced[name], parameter.grad)
 
 
 def test_a_task_that_is_masked_in_the_first_batch_shares_all_the_same():
@@ -107,7 +115,14 @@ def test_a_task_that_is_masked_in_the_first_batch_shares_all_the_same():
     trained = MultiTaskTrain(build("shared_bottom"), losses.CrossEntropyLoss(TASKS), make("pcgrad"))
     trained(rows)
     names = [name for name, _ in trained.model.over_arch.named_parameters()]
-    assert trained.balancer.shared.tolist() == [int(name.startswith("bottom")) for name in names]
+    assert trained.balancer.shared.tolist() == [1, *(int(name.startswith("bottom")) for name in names)]
+
+
+def test_features_that_are_not_trained_are_refused():
+    model = build("shared_bottom")
+    model.features.requires_grad_(False)
+    with pytest.raises(InputError, match="every `FeatureArch` of `model` must be trained"):
+        MultiTaskTrain(model, losses.CrossEntropyLoss(TASKS), make("mgda"))(batch(12))
 
 
 def a_loss(name, dtype=torch.float64):

@@ -62,20 +62,19 @@ class Balancer(nn.Module):
         self._above: list[nn.Parameter] | None = None  # known once the model is on its device
         self._checked = False
         if self._reads_gradients:
-            if not any(isinstance(module, FeatureArch) for module in model.modules()):
+            if not self._features():
                 kind = type(model).__name__
                 raise InputError(f"`model` (={kind}) must have a `FeatureArch` for a `balancing` that reads gradients")
+            num_inputs = len(self._features()) + len(self._parameters_above())
             with torch.device("cpu"):  # see `TaskWeightedLoss`
-                self.register_buffer("shared", torch.full((len(self._parameters_above()),), _UNKNOWN))
+                self.register_buffer("shared", torch.full((num_inputs,), _UNKNOWN))
+
+    def _features(self) -> list[FeatureArch]:
+        return [module for module in self._parts[0].modules() if isinstance(module, FeatureArch)]
 
     def _parameters_above(self) -> list[nn.Parameter]:
         """The parameters of model and loss that are in no `FeatureArch`."""
-        below = {
-            id(parameter)
-            for module in self._parts[0].modules()
-            if isinstance(module, FeatureArch)
-            for parameter in module.parameters()
-        }
+        below = {id(parameter) for features in self._features() for parameter in features.parameters()}
         found = {id(p): p for part in self._parts for p in part.parameters() if p.requires_grad and id(p) not in below}
         return list(found.values())
 
@@ -89,9 +88,8 @@ class Balancer(nn.Module):
                 self._representations.append(output)
 
         with ExitStack() as stack:
-            for module in self._parts[0].modules() if self._reads_gradients else ():
-                if isinstance(module, FeatureArch):
-                    stack.callback(module.register_forward_hook(keep).remove)
+            for features in self._features() if self._reads_gradients else ():
+                stack.callback(features.register_forward_hook(keep).remove)
             yield
 
     def forward(
@@ -140,16 +138,18 @@ class Balancer(nn.Module):
     def _with_gradients(self, value: Tensor, losses: Tensor, logits: Tensor, num_rows: int) -> Tensor:
         above = self._above = self._above or self._parameters_above()
         read, self._representations = self._representations, []
-        if not read:
-            raise InputError("the `FeatureArch` of `model` must be trained for a `balancing` that reads gradients")
+        if len(read) != len(self._features()):
+            rule = "must be trained and read once in a batch for a `balancing` that reads gradients"
+            raise InputError(f"every `FeatureArch` of `model` {rule}")
+        inputs = [*read, *above]
         if (self.shared == _UNKNOWN).any():
-            self.shared.copy_(shared_by_tasks(logits, above))
-        inputs, num_read, is_shared = [*read, *above], len(read), self.shared.bool().tolist()
+            self.shared.copy_(shared_by_tasks(logits, inputs))
+        is_shared = self.shared.bool().tolist()
         of_tasks = [
             torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
             for loss in losses
         ]
-        means, gram = self._compared(losses.detach(), of_tasks, num_read, is_shared, len(logits), num_rows)
+        means, gram = self._compared(losses.detach(), of_tasks, len(read), is_shared, len(logits), num_rows)
         if not means.isfinite().all():
             return losses.sum()  # not finite on some rank
         if not gram.isfinite().all():
@@ -158,7 +158,7 @@ class Balancer(nn.Module):
         plain = weights if self.method.weighs_specific else torch.ones_like(weights)
         gradients = [
             torch.tensordot(weights if shared else plain, torch.stack(of_tensor).to(weights), 1).to(tensor)
-            for tensor, shared, *of_tensor in zip(inputs, [True] * num_read + is_shared, *of_tasks, strict=True)
+            for tensor, shared, *of_tensor in zip(inputs, is_shared, *of_tasks, strict=True)
         ]
         result: Tensor = _WithGradients.apply(value, gradients, *inputs)
         return result
@@ -173,15 +173,15 @@ class Balancer(nn.Module):
         num_rows: int,
     ) -> tuple[Tensor, Tensor]:
         """The mean losses ``[T]`` over all ranks' rows, and the Gram matrix ``[T, T]``."""
-        rows = _vectors(of_task[:num_read] for of_task in of_tasks)
+        rows = _vectors((compress(of_task[:num_read], is_shared) for of_task in of_tasks), losses)
         means, gram = over_ranks(losses, rows @ rows.T, num_terms, num_rows)
-        if self.method.reads == "shared" and any(is_shared):
-            vectors = _vectors(compress(of_task[num_read:], is_shared) for of_task in of_tasks)
+        if self.method.reads == "shared":
+            vectors = _vectors((compress(of_task[num_read:], is_shared[num_read:]) for of_task in of_tasks), losses)
             vectors = mean_over_ranks(vectors, num_terms, num_rows)
             gram = gram + (vectors @ vectors.T).to(gram)
         return means, gram
 
 
-def _vectors(of_tasks: Iterable[Iterable[Tensor]]) -> Tensor:
-    """The gradients of each task as one vector, ``[T, N]``."""
-    return torch.stack([torch.cat([gradient.flatten() for gradient in of_task]) for of_task in of_tasks])
+def _vectors(of_tasks: Iterable[Iterable[Tensor]], like: Tensor) -> Tensor:
+    """The gradients of each task as one vector, ``[T, N]``; ``N`` may be 0."""
+    return torch.stack([torch.cat([like.new_zeros(0), *(part.flatten() for part in parts)]) for parts in of_tasks])

@@ -1,4 +1,4 @@
-"""Which parameters are shared by tasks."""
+"""What is shared by tasks."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from torchrec_mtl.training.balancing.ranks import num_ranks
 
 
 def shared_by_tasks(logits: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Which of the parameters several tasks' logits depend on, ``[P]``: 1 for those, 0 for the others.
+    """Which of the parameters or representations several tasks' logits depend on, ``[P]``: 1 for those, 0 for others.
 
     NaN is sent back from the logits of one task after the other, and arrives at what they depend on, even through
     weights of 0. All ranks must call it.
