@@ -60,7 +60,7 @@ def mgda_two(g1: Array, g2: Array) -> float:
 
 
 def cagrad(G: Array, c: float) -> Array:
-    """Liu et al. eq. (3), the primal problem, solved for ``d`` itself in the span of the gradients; ``d [N]``."""
+    """Liu et al., the primal problem, solved for ``d`` itself in the span of the gradients; ``d [N]``."""
     Q, R = np.linalg.qr(G.T)  # G.T = Q R: d = Q x
     scale = np.linalg.norm(R, axis=0).max()
     R = R / scale
@@ -103,7 +103,7 @@ def famo(history: Array, learning_rate: float, gamma: float) -> Array:
 
 
 def aligned_mtl(G: Array) -> Array:
-    """Senushkin et al., section 4: the nearest matrix to ``G`` of condition number 1, by its singular values; the sum
+    """Senushkin et al.: the nearest matrix to ``G`` of condition number 1, by its singular values; the sum
     of its rows, ``[N]``."""
     U, S, Vt = np.linalg.svd(G, full_matrices=False)
     kept = np.finfo(np.float32).eps * len(G) * S[0] ** 2 < S**2

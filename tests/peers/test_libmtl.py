@@ -59,7 +59,7 @@ def gradnorm(losses, gradients):
 
 def famo(losses, gradients):
     """In LibMTL a step's losses after it are those of the same batch; here they are the next one's in both."""
-    method = BALANCINGS["famo"](TASKS, learning_rate=0.1)
+    method = BALANCINGS["famo"](TASKS, learning_rate=0.1, decay=1e-3)
     return [weigh(method, *of_batch) for of_batch in zip(losses, gradients, strict=True)]
 
 

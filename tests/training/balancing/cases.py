@@ -30,7 +30,7 @@ WEIGHTS: dict[str, Callable[[np.ndarray, list[np.ndarray]], np.ndarray]] = {
     "mgda": lambda losses, gradients: oracle.mgda(gradients[-1]),
     "cagrad": lambda losses, gradients: in_terms_of(gradients[-1], oracle.cagrad(gradients[-1], 0.4)),
     "gradnorm": lambda losses, gradients: oracle.gradnorm(losses, gradients, 1.5, 0.05),
-    "famo": lambda losses, gradients: oracle.famo(losses, 0.1, 1e-3),
+    "famo": lambda losses, gradients: oracle.famo(losses, 0.1, 0.01),
     "aligned_mtl": lambda losses, gradients: in_terms_of(gradients[-1], oracle.aligned_mtl(gradients[-1])),
 }
 

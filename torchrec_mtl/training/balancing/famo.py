@@ -30,8 +30,8 @@ class FAMO(BalancingMethod):
 
     Args:
         tasks: the ``T`` tasks.
-        learning_rate: learning rate ``beta``; 0.025 in the paper.
-        decay: decay ``gamma`` of ``xi``; 0.001 to 0.01 in the paper.
+        learning_rate: learning rate ``beta``; 0.025 in the authors' code.
+        decay: decay ``gamma`` of ``xi``; 0.01 in the authors' code.
 
     Raises:
         InputError: if there is one task, or a number is negative.
@@ -50,7 +50,7 @@ class FAMO(BalancingMethod):
     before: Tensor
 
     @checked
-    def __init__(self, tasks: TaskForest, *, learning_rate: float = 0.025, decay: float = 1e-3) -> None:
+    def __init__(self, tasks: TaskForest, *, learning_rate: float = 0.025, decay: float = 0.01) -> None:
         super().__init__()
         check_tasks("famo", tasks)
         check_at_least(0, learning_rate=learning_rate, decay=decay)

@@ -36,7 +36,7 @@ class GradNorm(BalancingMethod):
     Args:
         tasks: the ``T`` tasks.
         alpha: how strongly tasks are pulled to one training rate; the paper's experiments have 0.12 to 1.5.
-        learning_rate: learning rate of the weights; 0.025 in the paper.
+        learning_rate: learning rate of the weights.
         initial_losses: ``L_t(0)``, ``"first_batch"`` or ``"log2"``.
 
     Raises:

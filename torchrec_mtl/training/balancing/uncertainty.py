@@ -12,8 +12,8 @@ class Uncertainty(BalancingMethod):
     """``sum_t L_t / sigma_t^2 + log sigma_t``: each task has a noise ``sigma_t``, which is learnt.
 
     It is the form of equation (10) for classification, where the loss is a cross entropy. A regression's squared error
-    has ``1 / (2 sigma^2)``. As the paper's section 3.3 proposes, ``s_t = log sigma_t^2`` is the parameter, so that the
-    weight is ``exp(-s_t)`` and the term ``s_t / 2``. At the minimum ``sigma_t^2 = 2 L_t``: the smaller a task's loss,
+    has ``1 / (2 sigma^2)``. As the paper proposes, ``s_t = log sigma_t^2`` is the parameter, so that the weight is
+    ``exp(-s_t)`` and the term ``s_t / 2``. At the minimum ``sigma_t^2 = 2 L_t``: the smaller a task's loss,
     the larger its weight, and rare events have small losses.
 
     What the sources leave open: where ``s_t`` starts, and its optimizer. Here it starts at 0, the plain sum, and is
