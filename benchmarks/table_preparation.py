@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import record, table_in_pandas
 from torchrec_mtl import TaskChain
+from torchrec_mtl.data.parquet import read_batches
 from torchrec_mtl.data.table import Bins, ByTime, Dense, History, LogRound, Table, TimeOf, Vocabulary, prepare_table
 
 ROWS, QUICK_ROWS, PART_ROWS, REPEATS = 3_000_000, 20_000, 500_000, 1
@@ -87,7 +88,7 @@ def write_rows(folder: Path, num_rows: int) -> None:
 def num_values(file: Path) -> int:
     """The number of values in histories, read piece by piece: the peak is to be that of the preparation."""
     with pq.ParquetFile(file) as opened:
-        return sum(len(batch.column(0).flatten()) for batch in opened.iter_batches(columns=["recent"]))
+        return sum(len(batch.column(0).flatten()) for batch in read_batches(opened, 2**16, columns=["recent"]))
 
 
 def ours(raw: Path, folder: Path) -> Found:

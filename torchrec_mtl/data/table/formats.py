@@ -12,6 +12,7 @@ import pyarrow.fs
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from torchrec_mtl.data import parquet
 from torchrec_mtl.errors import InputError, shown
 
 PART_ROWS = 2**18  # rows in memory at once
@@ -87,7 +88,7 @@ def _read_parquet(file: SourceFile, columns: Sequence[str]) -> Iterator[pa.Recor
     with file.filesystem.open_input_file(file.path) as stream:
         opened = pq.ParquetFile(stream, page_checksum_verification=True)
         wanted = _wanted(file, opened.schema_arrow.names, columns)
-        for batch in opened.iter_batches(PART_ROWS, columns=wanted):
+        for batch in parquet.read_batches(opened, PART_ROWS, columns=wanted):
             yield batch.select(wanted)  # of "a", it may also read a column "a.b"
 
 

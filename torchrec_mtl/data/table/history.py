@@ -13,6 +13,7 @@ from torchrec_mtl.data.raw.hashes import finalise
 from torchrec_mtl.data.table.ids import History
 
 ROWS_IN_MEMORY = 2**21  # of one partition of groups
+ROWS_WAITING = 2**18  # rows of all partitions that `HistoryReader` holds
 
 
 def earlier_values(
@@ -66,8 +67,8 @@ def earlier_values(
 class HistoryBuilder:
     """Builds the histories of more rows than memory holds: groups are divided by hash into partitions on disk.
 
-    Rows are added in order with `add`; `read` then gives the lists in the same order. Memory follows `ROWS_IN_MEMORY`
-    and the lengths of lists, not the number of rows.
+    Rows are added in order with `add`; `read` then gives the lists in the same order. Memory follows `ROWS_IN_MEMORY`,
+    `ROWS_WAITING` and the lengths of lists, not the number of rows.
 
     Args:
         histories: the histories.
@@ -125,7 +126,7 @@ class HistoryBuilder:
             )
         whole = pa.table(lists)
         with pa.ipc.new_file(self._folder / f"lists_{partition}.arrow", whole.schema) as writer:
-            writer.write_table(whole, max_chunksize=2**14)
+            writer.write_table(whole, max_chunksize=max(1, ROWS_WAITING // self._num_partitions))
 
     def close(self) -> None:
         """Removes the partitions."""

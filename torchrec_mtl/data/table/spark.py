@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from torchrec_mtl.data.parquet import read_batches
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.preparation import without_progress
 from torchrec_mtl.data.schema import SPLITS
@@ -200,6 +201,6 @@ def _join_parts(folder: Path, long_lists: bool) -> None:
         for split in SPLITS:
             for part in sorted((folder / split).iterdir()):
                 with pq.ParquetFile(part, page_checksum_verification=True) as opened:
-                    for batch in opened.iter_batches(2**17):
+                    for batch in read_batches(opened, 2**17):
                         splits.write(split, pl.DataFrame(pl.from_arrow(batch)))
             shutil.rmtree(folder / split)
