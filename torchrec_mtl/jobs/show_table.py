@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from torchrec_mtl.data.table import AgeInDays, ByTime, History, Table
+from torchrec_mtl.data.table.any_id import shown_size
 from torchrec_mtl.data.table.declaration import weight_column
 from torchrec_mtl.data.table.fields import DeclaredField, IdField
 from torchrec_mtl.data.table.prepare import FileOfSplit, files_of
@@ -125,7 +126,7 @@ def _rows(table: Table, first: FirstRows) -> list[list[str]]:
     names = [_cut(name, _NAME) for name in first.encoded.columns]
     width = (WIDTH - max(map(len, names)) - len("2,147,483,647")) // _ROWS - 2  # of a cell
     for each in table.fields:
-        number = f"{first.encoder.num_embeddings(each.name):,}" if isinstance(each, IdField) else "-"
+        number = shown_size(first.encoder.num_embeddings(each.name)) if isinstance(each, IdField) else "-"
         columns = [each.name] if isinstance(each, IdField) else list(getattr(each, "dense", ()))
         columns += [weight_column(each.name)] if isinstance(each, IdField) and each.weights else []
         for column in columns:

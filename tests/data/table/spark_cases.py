@@ -14,6 +14,7 @@ from torchrec_mtl.data import read_split
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.table import (
     AgeInDays,
+    AnyId,
     Bins,
     ByHash,
     ByTime,
@@ -107,6 +108,7 @@ def declare(source: Any, **further: Any) -> Table:
         Vocabulary("item", max_size=20),
         Vocabulary("tags", separator=separator, weights=weights, pooling="mean"),
         Hashed("city", 50),
+        AnyId("any_item", column="item", num_rows=64),
         Integers("weekday", 7, missing=0),
         Bins("price", 4),
         Bins("account_age", 3, column=AgeInDays("created")),
@@ -115,6 +117,7 @@ def declare(source: Any, **further: Any) -> Table:
         Dense("dense_price", column="price"),
     ]
     histories = [History("recent", "item", last=3, within="2d"), History("clicked", "city", last=2, where="click")]
+    histories.append(History("any_recent", "any_item", last=2))
     split = ByTime("2026-11-04", "2026-11-05")
     arguments = {"time": "ts", "group": "user", "keep": ["note"], "split": split, **further}
     return Table("shop", str(source), TASKS, [*fields, *histories], **arguments)

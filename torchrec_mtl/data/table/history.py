@@ -1,7 +1,7 @@
 """Histories: the last values of a group's rows strictly before each row."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +74,11 @@ class HistoryBuilder:
         histories: the histories.
         num_rows: number of rows that will be added.
         folder: folder for the partitions, which `close` removes.
+        wide: names of the histories whose ids need 64 bits.
     """
 
-    def __init__(self, histories: tuple[History, ...], num_rows: int, folder: Path) -> None:
-        self.histories, self._folder, self._num_rows = histories, folder, 0
+    def __init__(self, histories: tuple[History, ...], num_rows: int, folder: Path, wide: Collection[str] = ()) -> None:
+        self.histories, self._folder, self._wide, self._num_rows = histories, folder, wide, 0
         self._num_partitions = -(-num_rows // ROWS_IN_MEMORY)
         folder.mkdir()
         self._writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
@@ -121,9 +122,8 @@ class HistoryBuilder:
                 last=each.last,
                 within=each.within_us,
             )
-            lists[each.name] = pa.LargeListArray.from_arrays(
-                pa.array(offsets, pa.int64()), pa.array(values, pa.int32())
-            )
+            kind = pa.int64() if each.name in self._wide else pa.int32()
+            lists[each.name] = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values, kind))
         whole = pa.table(lists)
         with pa.ipc.new_file(self._folder / f"lists_{partition}.arrow", whole.schema) as writer:
             writer.write_table(whole, max_chunksize=max(1, ROWS_WAITING // self._num_partitions))

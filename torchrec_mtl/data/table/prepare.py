@@ -18,6 +18,7 @@ from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.hashes import to_unit_interval
 from torchrec_mtl.data.raw.preparation import REPORT_FILE, without_progress
 from torchrec_mtl.data.schema import SPLITS, Schema
+from torchrec_mtl.data.table.any_id import shown_size
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
 from torchrec_mtl.data.table.encoders import FORMAT_VERSION, TableEncoder
 from torchrec_mtl.data.table.fitting import Fitting
@@ -28,7 +29,7 @@ from torchrec_mtl.data.table.late_labels import LateLabels, with_copies
 from torchrec_mtl.data.table.rows import TypedRows, read_rows
 from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.data.writer import SplitFiles, build_once
-from torchrec_mtl.errors import LARGEST, InputError
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import to_json
 
 Progress = Callable[[str, int, float], None]
@@ -164,11 +165,7 @@ class Preparation:
                 raise InputError(f"split {name!r} of `source` (={self.table.source!r}) must have at least one row")
         self.late_labels.check()
         encoder = fitting.fit()
-        for each in self.table.id_fields:
-            if (number := encoder.num_embeddings(each.name)) > LARGEST:
-                rule = f"must have at most {LARGEST} ids, not {number}"
-                raise InputError(f"field {each.name!r} {rule}: set `max_size`, or use `Hashed`")
-        encoder.schema().embedding_configs(embedding_dim=1)  # refuses what tables cannot be
+        encoder.check_tables()
         self._report(encoder, self.encode(encoder))
         return replace(encoder.schema(), vocabulary_digest=encoder.save(self.folder))
 
@@ -192,7 +189,9 @@ class Preparation:
                 histories.close()
 
     def _histories(self, encoder: TableEncoder) -> HistoryBuilder:
-        histories = HistoryBuilder(self.table.histories, int(self.num_rows.sum()), self.folder / ".histories")
+        histories = HistoryBuilder(
+            self.table.histories, int(self.num_rows.sum()), self.folder / ".histories", encoder.wide_histories
+        )
         for rows, _ in self.read("histories", again=True):
             assert rows.time is not None
             histories.add(rows.group_numbers(), rows.time, *listed_values(encoder, rows))
@@ -234,7 +233,7 @@ class Preparation:
     def _report(self, encoder: TableEncoder, num_rows: Mapping[str, int]) -> None:
         ids = {each.name: encoder.num_embeddings(each.name) for each in self.table.id_fields}
         counts = ", ".join(f"{rows:,} {split}" for split, rows in num_rows.items())
-        findings = [f"rows: {counts}", *(f"field {name}: {number:,} ids" for name, number in ids.items())]
+        findings = [f"rows: {counts}", *(f"field {name}: {shown_size(number)} ids" for name, number in ids.items())]
         findings += self.late_labels.findings()
         findings += [f"{name}: {number:,} bad rows were put aside" for name, number in self.bad_rows.counts.items()]
         report = {"num_rows": dict(num_rows), "num_embeddings": ids, "bad_rows": dict(self.bad_rows.counts)}

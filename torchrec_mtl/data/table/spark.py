@@ -140,9 +140,9 @@ class _OnSpark(Preparation):
         job.parts_folder.mkdir()
         self.progress("encode", 0, 0.0)
         if self.table.histories:
-            rows = self._on_files(rows_for_histories, job, columns_of_rows(self.table))
+            rows = self._on_files(rows_for_histories, job, columns_of_rows(encoder))
             rows = rows.repartition("group").sortWithinPartitions("group", "time", "file", "row")
-            lists = rows.mapInArrow(self._task(build_lists, job), columns_of_lists(self.table))
+            lists = rows.mapInArrow(self._task(build_lists, job), columns_of_lists(encoder))
             lists = lists.repartition(len(self.files), "file").sortWithinPartitions("file", "row")
             written = lists.mapInArrow(self._task(encode_with_lists, job), ROWS_WRITTEN)
         else:

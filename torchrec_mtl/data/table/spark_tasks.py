@@ -134,9 +134,9 @@ def found_in_files(counts: pa.Table) -> list[FoundInFile]:
     return sorted((pickle.loads(row) for row in rows), key=lambda found: found.number)
 
 
-def columns_of_rows(table: Table) -> str:
+def columns_of_rows(encoder: TableEncoder) -> str:
     """Columns of `rows_for_histories`."""
-    histories = (f"value{n} int, listed{n} boolean" for n in range(len(table.histories)))
+    histories = (f"value{n} {kind}, listed{n} boolean" for n, kind in enumerate(_id_types(encoder)))
     return ", ".join(["group long, time long, file int, row long", *histories])
 
 
@@ -152,14 +152,19 @@ def rows_for_histories(broadcast: Any, batches: Batches) -> Iterator[pa.RecordBa
             columns["row"] = np.arange(first, first + len(rows))
             values, listed = listed_values(job.encoder, rows)
             for position, name in enumerate(values):
-                columns |= {f"value{position}": values[name].astype(np.int32), f"listed{position}": listed[name]}
+                kind = np.int64 if name in job.encoder.wide_histories else np.int32
+                columns |= {f"value{position}": values[name].astype(kind), f"listed{position}": listed[name]}
             yield pa.record_batch(columns)
             first += len(rows)
 
 
-def columns_of_lists(table: Table) -> str:
+def columns_of_lists(encoder: TableEncoder) -> str:
     """Columns of `build_lists`."""
-    return ", ".join(["file int, row long", *(f"list{n} array<int>" for n in range(len(table.histories)))])
+    return ", ".join(["file int, row long", *(f"list{n} array<{kind}>" for n, kind in enumerate(_id_types(encoder)))])
+
+
+def _id_types(encoder: TableEncoder) -> list[str]:
+    return ["long" if each.name in encoder.wide_histories else "int" for each in encoder.table.histories]
 
 
 def build_lists(broadcast: Any, batches: Batches) -> Iterator[pa.RecordBatch]:
@@ -197,7 +202,7 @@ def _lists(table: Table, rows: pa.Table) -> Iterator[pa.RecordBatch]:
         output = {name: pa.array(columns[name][start:stop]) for name in ("file", "row")}
         for number, (values, offsets) in enumerate(lists):
             here = offsets[start : stop + 1]
-            chosen = pa.array(values[here[0] : here[-1]], pa.int32())
+            chosen = pa.array(values[here[0] : here[-1]])
             output[f"list{number}"] = pa.ListArray.from_arrays(pa.array(here - here[0], pa.int32()), chosen)
         yield pa.record_batch(output)
 
