@@ -12,13 +12,20 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import Split
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import check_positive_share
 from torchrec_mtl.inference.calibration import METHODS, fit_calibration
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.evaluate import measure
 from torchrec_mtl.jobs.loading import LoadedRun
 from torchrec_mtl.jobs.results import aligned
-from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
+from torchrec_mtl.jobs.scoring import (
+    add_dataset,
+    check_dataset,
+    logits_of,
+    opened_run,
+    parse_run,
+    read_rows,
+    run_parser,
+)
 from torchrec_mtl.metrics import METRICS
 from torchrec_mtl.training.evaluation import Measurements
 
@@ -36,7 +43,7 @@ def parser() -> Parser:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked before the run is read; raises `InputError` if it is wrong."""
     args = parse_run(parser(), argv)
-    check_positive_share(sample=args.sample)
+    check_dataset(args)
     return args
 
 

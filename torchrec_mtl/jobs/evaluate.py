@@ -15,12 +15,20 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import SPLITS, Split
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import InputError, check_choice, check_positive_share
+from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import to_json, write_whole
 from torchrec_mtl.jobs.command_line import Parser, named_metrics
 from torchrec_mtl.jobs.loading import LoadedRun
 from torchrec_mtl.jobs.results import aligned
-from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
+from torchrec_mtl.jobs.scoring import (
+    add_dataset,
+    check_dataset,
+    logits_of,
+    opened_run,
+    parse_run,
+    read_rows,
+    run_parser,
+)
 from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
@@ -45,7 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked before the run is read; raises `InputError` if it is wrong."""
     args = parse_run(parser(), argv)
     check_choice("split", args.split, SPLITS)
-    check_positive_share(sample=args.sample)
+    check_dataset(args)
     args.metrics = {**METRICS, **(named_metrics(args.metrics) if args.metrics else {})}
     return args
 

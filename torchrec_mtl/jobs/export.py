@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchrec_mtl.data import Split
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import TrainingError, check_positive_share
+from torchrec_mtl.errors import TrainingError
 from torchrec_mtl.inference.package import Package, export_package
 from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.inference.package.manifest import PROCESSORS, this_processor
@@ -20,7 +20,15 @@ from torchrec_mtl.inference.package.tables import TABLE_TYPES
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.loading import DATA_FOLDER, LoadedRun
 from torchrec_mtl.jobs.results import aligned
-from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
+from torchrec_mtl.jobs.scoring import (
+    add_dataset,
+    check_dataset,
+    logits_of,
+    opened_run,
+    parse_run,
+    read_rows,
+    run_parser,
+)
 from torchrec_mtl.metrics import auc
 
 GOLDEN_ROWS = 64
@@ -49,7 +57,7 @@ def parser() -> Parser:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked before the run is read; raises `InputError` if it is wrong."""
     args = parse_run(parser(), argv)
-    check_positive_share(sample=args.sample)
+    check_dataset(args)
     return args
 
 

@@ -15,7 +15,7 @@ from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.jobs.command_line import Parser, named
-from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
+from torchrec_mtl.jobs.datasets import DATASETS, add_sample, check_sample, dataset_directory, find_dataset
 from torchrec_mtl.jobs.loading import LoadedRun, load_run
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.process_group import default_device, process_group
@@ -36,9 +36,7 @@ def add_dataset(options: Parser) -> None:
     options.add_argument(
         "--dataset", required=True, help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or a prepared folder"
     )
-    options.add_argument(
-        "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
-    )
+    add_sample(options)
     options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
 
 
@@ -48,6 +46,12 @@ def parse_run(options: Parser, argv: Sequence[str] | None) -> argparse.Namespace
     check_at_least(1, batch_size=args.batch_size)
     args.system = named("system", args.system, SYSTEMS, System) if args.system else None
     return args
+
+
+def check_dataset(args: argparse.Namespace) -> None:
+    """Checks the options of `add_dataset`; ``args.data`` becomes what ``args.dataset`` names. Raises `InputError`."""
+    check_sample(args.sample)
+    args.data = find_dataset(args.dataset)
 
 
 @contextmanager
@@ -69,7 +73,7 @@ def read_rows(args: argparse.Namespace, run: LoadedRun, split: str) -> tuple[Pat
     Raises:
         InputError: if the data set does not have the run's fields, tasks and vocabularies.
     """
-    data = dataset_directory(args.dataset, args.sample, args.raw)
+    data = dataset_directory(args.dataset, args.data, args.sample, args.raw)
     check_same_columns(Schema.load(data), run.schema)
     return data, read_split(data, split)
 

@@ -47,6 +47,8 @@ def check_days(table: Table) -> None:
     """Raises `InputError` unless the rows of a table can be told apart by day."""
     if table.time is None:
         raise InputError(f"`time` of table {table.name!r} must name the column by which its rows have a day")
+    if table.delays:
+        raise InputError(f"`delays` of table {table.name!r} must be empty, as each day is trained on at its end")
     if isinstance(table.source, Mapping):
         raise InputError(f"`source` of table {table.name!r} must not name splits, as each day is scored and trained on")
 
