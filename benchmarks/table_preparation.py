@@ -4,7 +4,7 @@ The table has 12 fields (6 vocabularies, bins, log-round, two dense numbers, an 
 `prepare_table` takes turns with `benchmarks.table_in_pandas`, which fits and encodes the same, all in memory; each run has a
 process of its own. Both must find the same rows, numbers of ids, and lengths of histories.
 
-``--rows 3000000 10000000 30000000 --alone 10000000`` shows that memory does not follow rows; from ``--alone`` rows on,
+``--rows 3000000 10000000 30000000 --alone 10000000`` shows how memory follows the lengths of histories, not rows; from ``--alone`` rows on,
 pandas is left out. The default size takes about five minutes on two cores.
 """  # noqa: E501  (a sentence)
 
