@@ -115,7 +115,7 @@ def compare(
     Args:
         overrides: settings to replace in every run, path=value
         protocol: protocol of the comparison: complete_journey, paper, or one of the papers' tables
-        datasets: names of data sets, declared tables as shop.py, or prepared folders, separated by commas
+        datasets: names of data sets, declared tables as shop.py, or prepared folders or URIs, separated by commas
         sample: share of the rows of data sets known by name, by default 0.2, or of the groups of a declared table
         raw: folder of the raw files of ali_ccp or taobao
         models: names of models of the protocol, separated by commas; all by default; your own are package.module:SYSTEM

@@ -6,11 +6,11 @@ Each p(step | step before) is corrected, and the corrected ones are multiplied, 
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch.distributed as dist
 
-from torchrec_mtl.data import Split
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.inference.calibration import METHODS, fit_calibration
 from torchrec_mtl.jobs.command_line import Parser
@@ -20,11 +20,11 @@ from torchrec_mtl.jobs.results import aligned
 from torchrec_mtl.jobs.scoring import (
     add_dataset,
     check_dataset,
-    logits_of,
     opened_run,
     parse_run,
     read_rows,
     run_parser,
+    score,
 )
 from torchrec_mtl.metrics import METRICS
 from torchrec_mtl.training.evaluation import Measurements
@@ -51,13 +51,13 @@ def calibrate(args: argparse.Namespace, run: LoadedRun) -> tuple[Measurements, M
     """Fits and stores the calibration; returns the measurements of the test split before and after."""
     tasks = run.schema.tasks
     _, valid = read_rows(args, run, "valid")
-    labels, weights = _targets(valid)
-    logits = logits_of(run.model, valid, run.device, args.batch_size)
-    calibration = fit_calibration(logits, labels, tasks, args.method, weights)
+    scored = score(run.model, valid, run.device, args.batch_size)
+    calibration = fit_calibration(scored.logits, scored.labels, tasks, args.method, scored.weights)
     _, test = read_rows(args, run, "test")
-    before = logits_of(run.model, test, run.device, args.batch_size)
+    before = score(run.model, test, run.device, args.batch_size)
+    after = replace(before, logits=_logits(calibration.apply(before.logits)))
     metrics = {name: METRICS[name] for name in SHOWN}
-    measured = [measure(each, test, tasks, metrics) for each in (before, _logits(calibration.apply(before)))]
+    measured = [measure(each, tasks, metrics) for each in (before, after)]
     if dist.get_rank() == 0:
         calibration.save(run.folder)
     return measured[0], measured[1]
@@ -72,10 +72,6 @@ def table(before: Measurements, after: Measurements) -> str:
         pairs = [[each[task, space, name] for each in values] for name in SHOWN]
         cells.append([task, space, *(f"{old:.4f} -> {new:.4f}" for old, new in pairs)])
     return "\n".join(aligned(cells))
-
-
-def _targets(split: Split) -> tuple[Array, Array | None]:
-    return np.asarray(split.arrays["labels"]), split.arrays.get("weights")
 
 
 def _logits(probabilities: Array) -> Array:

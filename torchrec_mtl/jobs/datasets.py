@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from tqdm import tqdm
 
+from torchrec_mtl.data import Schema, Split, StreamedSplit, read_split, stream_split
 from torchrec_mtl.data.stream_files import is_uri
 from torchrec_mtl.data.table import Table, prepare_table
 from torchrec_mtl.data.table.prepare import table_key
@@ -157,23 +158,23 @@ def is_streamed(dataset: str, reader: str) -> bool:
     return reader == "stream" or (reader == "auto" and is_uri(dataset))
 
 
-def dataset_directory(dataset: str, found: DataSet | Table | None, sample: float | None = None, raw: str = "") -> Path:
-    """The folder of a prepared data set, which is prepared first if need be.
+def dataset_directory(
+    dataset: str, found: DataSet | Table | None, sample: float | None = None, raw: str = ""
+) -> Path | str:
+    """The folder of a prepared data set, which is prepared first if need be; or its URI.
 
     Args:
-        dataset: name of the data set, or folder of a prepared one.
+        dataset: name of the data set, or folder or URI of a prepared one.
         found: what `find_dataset` returns for it.
         sample: share of the rows of a data set known by name, by default `SAMPLE`; or of a declared table, see
             `prepare_table`, by default all.
         raw: folder of the raw files, for "ali_ccp" (under protocol "aitm") and "taobao" (clicks alone).
 
     Raises:
-        InputError: if ``sample`` is not above 0 and at most 1, ``raw`` is missing, or ``dataset`` is a URI.
+        InputError: if ``sample`` is not above 0 and at most 1, or ``raw`` is missing.
     """
     if found is None:
-        if is_uri(dataset):
-            raise InputError(f"`dataset` (={dataset.split('?')[0]!r}) must be a folder: only `train` reads from a URI")
-        return Path(dataset)
+        return dataset if is_uri(dataset) else Path(dataset)
     check_sample(sample)
     if isinstance(found, Table):
         share = 1.0 if sample is None else sample
@@ -183,6 +184,11 @@ def dataset_directory(dataset: str, found: DataSet | Table | None, sample: float
     sample = SAMPLE if sample is None else sample
     _tell(f"data: {dataset}, {sample:.0%} of its rows, in {_cache()}")
     return found.prepare(_cache(), sample, raw)
+
+
+def open_split(data: Path | str, split: str, schema: Schema) -> Split | StreamedSplit:
+    """A split of a prepared data set: mapped, or streamed from a URI. Raises `InputError` as `read_split` does."""
+    return stream_split(data, split, schema) if is_uri(data) else read_split(data, split, schema)
 
 
 def _cache() -> Path:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from torchrec_mtl.data import Split
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import TrainingError
+from torchrec_mtl.data.stream_files import is_uri
+from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.inference.package import Package, export_package
 from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.inference.package.manifest import PROCESSORS, this_processor
@@ -23,11 +24,11 @@ from torchrec_mtl.jobs.results import aligned
 from torchrec_mtl.jobs.scoring import (
     add_dataset,
     check_dataset,
-    logits_of,
     opened_run,
     parse_run,
     read_rows,
     run_parser,
+    score,
 )
 from torchrec_mtl.metrics import auc
 
@@ -58,6 +59,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked before the run is read; raises `InputError` if it is wrong."""
     args = parse_run(parser(), argv)
     check_dataset(args)
+    if is_uri(args.dataset):
+        raise InputError(
+            f"`dataset` (={args.dataset.split('?')[0]!r}) must be a folder, in which rows can be looked up"
+        )
     return args
 
 
@@ -68,8 +73,9 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
         TrainingError: if the package is too far from the run, or the compiled code from the model.
     """
     _, valid = read_rows(args, run, "valid")
+    assert isinstance(valid, Split)  # of a folder
     rows = np.arange(min(len(valid), COMPARED_ROWS))
-    logits = logits_of(run.model, valid, run.device, args.batch_size)[rows]
+    logits = score(run.model, valid, run.device, args.batch_size).logits[rows]
     scores = run.predictor().from_logits(logits).marginal
     found: list[str] = []
 

@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import Schema, Split, StreamedSplit, load_schema, read_split, stream_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
-from torchrec_mtl.data.stream_files import is_uri
 from torchrec_mtl.data.table import Table
 from torchrec_mtl.errors import (
     InputError,
@@ -250,7 +249,7 @@ def prepare(
     """The folder of the data, and the data on this rank, after everything is checked that depends on them."""
     if args.data is not None:  # before it is prepared
         check_known(args, configs, dist.get_world_size())
-    data = args.dataset if is_uri(args.dataset) else dataset_directory(args.dataset, args.data, args.sample, args.raw)
+    data = dataset_directory(args.dataset, args.data, args.sample, args.raw)
     schema = load_schema(data)
     for metric in shown:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from torchrec_mtl.data import SPLITS, Schema, read_split
+from torchrec_mtl.data import SPLITS, load_schema
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of, redacted
 from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.absent_classes import absent_classes
@@ -26,7 +26,7 @@ from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
-from torchrec_mtl.jobs.datasets import DATASETS, add_sample, check_sample, dataset_directory, find_dataset
+from torchrec_mtl.jobs.datasets import DATASETS, add_sample, check_sample, dataset_directory, find_dataset, open_split
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
 from torchrec_mtl.jobs.folder_lock import folder_lock
 from torchrec_mtl.jobs.known_tasks import check_buildable
@@ -49,7 +49,7 @@ def parser() -> Parser:
         "--datasets",
         default="complete_journey",
         help=f"data sets, by commas: {', '.join(DATASETS)}, declared tables as shop.py, package.module:DATA_SET, or "
-        "prepared folders (%(default)s)",
+        "prepared folders or their URIs (%(default)s)",
     )
     add_sample(options)
     options.add_argument("--raw", default="", help="folder of the raw files, for ali_ccp or taobao")
@@ -122,16 +122,25 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     made = []
     for dataset, found in args.data.items():
         folder = dataset_directory(dataset, found, args.sample, args.raw)
-        schema = Schema.load(folder)
+        schema = load_schema(folder)
         directory = Path(args.output) / schema.name
         for metric in metrics:
             find_metric(metric, known, "metrics", with_groups=schema.group is not None)
         seeds = range(args.seeds)
-        plan = Plan(protocol, folder.resolve(), directory, seeds, systems, args.overrides, list(metrics), known)
+        plan = Plan(
+            protocol,
+            folder.resolve() if isinstance(folder, Path) else folder,
+            directory,
+            seeds,
+            systems,
+            args.overrides,
+            list(metrics),
+            known,
+        )
         for system in systems:  # reports a wrong argument of the last before the first is trained
             for candidate in protocol.search:
                 build_model(plan.config(system.name, candidate, seed=0), schema, torch.device("meta"))
-        splits = {split: read_split(folder, split, schema) for split in SPLITS}
+        splits = {split: open_split(folder, split, schema) for split in SPLITS}
         for sentence in absent_classes(splits, folder):
             print(f"warning: {sentence}", flush=True)
         for sentence in unknown_ids(splits):
