@@ -76,7 +76,7 @@ def train(
         mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
-    arguments = ["--models", models, "--dataset", dataset, "--reader", reader, *_sample(sample)]
+    arguments = ["--models", models, "--dataset", dataset, "--reader", reader, *launch.option("--sample", sample)]
     arguments += ["--raw", raw, "--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
     of_days = {"--days": days, "--bounds": bounds, "--skip-days": skip_days}
     arguments += [text for option, value in of_days.items() if value for text in (option, value)]
@@ -132,7 +132,7 @@ def compare(
         max_retries: number of times that the scheduler restarts the job; finished runs are not repeated
         mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
-    arguments = ["--protocol", protocol, "--datasets", datasets, *_sample(sample), "--raw", raw]
+    arguments = ["--protocol", protocol, "--datasets", datasets, *launch.option("--sample", sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
     arguments += ["--stages", stages, "--metrics", metrics, "--output", output]
     arguments += [*launch.flag("--redact", redact), *overrides]
@@ -313,10 +313,6 @@ def export(
 
         parse(passed)
         return launch.program("torchrec_mtl", ["export", *passed], image, cpu, 0, memMB, 0, mounts)
-
-
-def _sample(share: float | None) -> list[str]:
-    return [] if share is None else ["--sample", str(share)]
 
 
 def _with_run(
