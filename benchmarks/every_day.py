@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from benchmarks import record
-from torchrec_mtl.data.table import ByTime, Dense, Hashed, Table, Vocabulary
+from torchrec_mtl.data.table import AnyId, ByTime, Dense, Hashed, Table, Vocabulary
 from torchrec_mtl.data.table.fields import IdField
 from torchrec_mtl.jobs.daily.bounds import Bounds
 from torchrec_mtl.jobs.daily.folder import DayReport, DaysFolder
@@ -30,6 +30,7 @@ from torchrec_mtl.jobs.settings import Settings, make_config
 from torchrec_mtl.metrics import METRICS
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.tasks import TaskChain
+from torchrec_mtl.training.config import ZchConfig
 
 FIRST, DAYS, ROWS, SEEDS = date(2026, 11, 1), 10, 20_000, 3
 QUICK_DAYS, QUICK_ROWS, QUICK_SEEDS = 2, 500, 1
@@ -41,6 +42,7 @@ SETTINGS = (
     "training.table.learning_rate=0.1",
     "training.optimizer.learning_rate=0.01",
 )
+BUCKETS = ZchConfig().buckets  # their number divides that of the rows of a table for ids without a vocabulary
 
 Way = Callable[[str, int, int], IdField]  # of a field's name, its ids on the first day and on all days
 
@@ -50,12 +52,17 @@ def spare(name: str, first: int, whole: int) -> IdField:
     return Vocabulary(name, spare_rows=whole - first)
 
 
-# ids by TorchRec's managed collision belong here too, once a declared field can name it
+def any_id(name: str, first: int, whole: int) -> IdField:
+    """Ids that get rows while the model trains."""
+    return AnyId(name, num_rows=-(-whole // BUCKETS) * BUCKETS)
+
+
 WAYS: dict[str, Way] = {
     "fixed vocabulary": lambda name, first, whole: Vocabulary(name),
     "growing vocabulary": spare,
     "hash, as many rows": lambda name, first, whole: Hashed(name, whole + 1),
     "hash, ten times the rows": lambda name, first, whole: Hashed(name, 10 * whole),
+    "zch, as many rows": any_id,
 }
 
 

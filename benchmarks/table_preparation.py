@@ -4,7 +4,7 @@ The table has 12 fields (6 vocabularies, bins, log-round, two dense numbers, an 
 `prepare_table` takes turns with `benchmarks.table_in_pandas`, which fits and encodes the same, all in memory; each run has a
 process of its own. Both must find the same rows, numbers of ids, and lengths of histories.
 
-``--rows 3000000 10000000 30000000 --alone 10000000`` shows that memory does not follow rows; from ``--alone`` rows on,
+``--rows 3000000 10000000 30000000 --alone 10000000`` shows how memory follows the lengths of histories, not rows; from ``--alone`` rows on,
 pandas is left out. The default size takes about five minutes on two cores.
 """  # noqa: E501  (a sentence)
 
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import record, table_in_pandas
 from torchrec_mtl import TaskChain
+from torchrec_mtl.data.parquet import read_batches
 from torchrec_mtl.data.table import Bins, ByTime, Dense, History, LogRound, Table, TimeOf, Vocabulary, prepare_table
 
 ROWS, QUICK_ROWS, PART_ROWS, REPEATS = 3_000_000, 20_000, 500_000, 1
@@ -87,7 +88,7 @@ def write_rows(folder: Path, num_rows: int) -> None:
 def num_values(file: Path) -> int:
     """The number of values in histories, read piece by piece: the peak is to be that of the preparation."""
     with pq.ParquetFile(file) as opened:
-        return sum(len(batch.column(0).flatten()) for batch in opened.iter_batches(columns=["recent"]))
+        return sum(len(batch.column(0).flatten()) for batch in read_batches(opened, 2**16, columns=["recent"]))
 
 
 def ours(raw: Path, folder: Path) -> Found:

@@ -21,7 +21,7 @@ NODES = ["-j", "2x8", "--cpu", "64", "--gpu", "8", "--memMB", "500000"]
 JOB = [*NODES, "--name", "first", "--models", "tafe", "--dataset", "/shared/data", "--output", "/shared/runs"]
 JOB += ["--max_restarts", "3", "--max_retries", "2", "--mounts", "type=bind,src=/shared,dst=/shared"]
 OVERRIDE = "tafe.model_args.num_layers=2"
-PROGRAM = "-m torchrec_mtl train --models tafe --dataset /shared/data --reader auto --sample 0.2 --raw '' --settings ''"
+PROGRAM = "-m torchrec_mtl train --models tafe --dataset /shared/data --reader auto --raw '' --settings ''"
 PROGRAM += f" --metrics auc --seed 0 --name first --output /shared/runs --timeout 600 {OVERRIDE}"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "8",

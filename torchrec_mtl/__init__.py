@@ -8,6 +8,7 @@ from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 if TYPE_CHECKING:
     from torchrec_mtl.data.table import (
         AgeInDays,
+        AnyId,
         Bins,
         ByHash,
         ByTime,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgeInDays",
+    "AnyId",
     "Bins",
     "ByHash",
     "ByTime",

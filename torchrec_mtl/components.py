@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Optional
 
 import torchx.specs as specs
 
@@ -22,7 +23,7 @@ def train(
     models: str = "single_task,shared_bottom,bpcm,tafe",
     dataset: str = "complete_journey",
     reader: str = "auto",
-    sample: float = 0.2,
+    sample: Optional[float] = None,  # noqa: UP045  (TorchX reads no other form)
     raw: str = "",
     settings: str = "",
     metrics: str = "auc",
@@ -52,7 +53,7 @@ def train(
         dataset: complete_journey, synthetic, ali_ccp or taobao; a declared table as shop.py; package.module:DATA_SET;
             a prepared folder or its URI
         reader: how rows are read: mapped, from columns written once; stream, in place; auto streams from a URI
-        sample: share of the rows of a data set known by name, above 0 and at most 1
+        sample: share of the rows of a data set known by name, by default 0.2, or of the groups of a declared table
         raw: folder of the raw files of ali_ccp or taobao
         settings: initial settings, complete_journey or paper; by default the data set's, otherwise paper
         metrics: metrics that tables show, separated by commas; a metric from your own module is package.module:METRIC
@@ -75,7 +76,7 @@ def train(
         mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
-    arguments = ["--models", models, "--dataset", dataset, "--reader", reader, "--sample", str(sample)]
+    arguments = ["--models", models, "--dataset", dataset, "--reader", reader, *launch.option("--sample", sample)]
     arguments += ["--raw", raw, "--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
     of_days = {"--days": days, "--bounds": bounds, "--skip-days": skip_days}
     arguments += [text for option, value in of_days.items() if value for text in (option, value)]
@@ -93,7 +94,7 @@ def compare(
     *overrides: str,
     protocol: str = "complete_journey",
     datasets: str = "complete_journey",
-    sample: float = 0.2,
+    sample: Optional[float] = None,  # noqa: UP045  (TorchX reads no other form)
     raw: str = "",
     models: str = "",
     seeds: int = 5,
@@ -114,8 +115,8 @@ def compare(
     Args:
         overrides: settings to replace in every run, path=value
         protocol: protocol of the comparison: complete_journey, paper, balancing, or one of the papers' tables
-        datasets: names of data sets, declared tables as shop.py, or prepared folders, separated by commas
-        sample: share of the rows of data sets known by name, above 0 and at most 1
+        datasets: names of data sets, declared tables as shop.py, or prepared folders or URIs, separated by commas
+        sample: share of the rows of data sets known by name, by default 0.2, or of the groups of a declared table
         raw: folder of the raw files of ali_ccp or taobao
         models: names of models of the protocol, separated by commas; all by default; your own are package.module:SYSTEM
         seeds: number of seeds
@@ -131,7 +132,7 @@ def compare(
         max_retries: number of times that the scheduler restarts the job; finished runs are not repeated
         mounts: mounts for container schedulers, such as type=bind,src=/shared,dst=/shared
     """
-    arguments = ["--protocol", protocol, "--datasets", datasets, "--sample", str(sample), "--raw", raw]
+    arguments = ["--protocol", protocol, "--datasets", datasets, *launch.option("--sample", sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
     arguments += ["--stages", stages, "--metrics", metrics, "--output", output]
     arguments += [*launch.flag("--redact", redact), *overrides]

@@ -46,7 +46,7 @@ def test_figures_are_those_of_scored_days_and_their_means() -> None:
 
 
 def test_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    ways = ("fixed vocabulary", "growing vocabulary")
+    ways = ("fixed vocabulary", "zch, as many rows")
     monkeypatch.setattr(every_day, "WAYS", {name: every_day.WAYS[name] for name in ways})
     for name, value in record.worker_environment(1, processes=1).items():
         monkeypatch.setenv(name, value)  # as it is when the program does not start over

@@ -69,7 +69,7 @@ def test_a_run_on_ids_of_any_size(data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "of field 'user' must be at most 2147483647 .*: encode its ids, or name it in `zch.fields`"),
+        (["zch.num_rows=100"], r"`num_rows` \(=100\) of t_user must be a multiple of `buckets`"),
         (["zch.fields=[usr]"], r"`zch.fields` \(='usr'\) must be one of .*; the nearest is 'user'"),
         (["zch.fields=[user]", "zch.num_rows=100"], r"`num_rows` \(=100\) of user must be a multiple of `buckets`"),
         (["zch.fields=[user]", "zch.num_rows_of={item: 64}"], r"`num_rows_of` \(='item'\) must be of `fields`"),
@@ -118,3 +118,27 @@ def test_the_largest_integer_is_no_id(data):
     for expected in (SCHEMA, model):
         with pytest.raises(InputError, match=r"'user', row 3 .*: id \(=9223372036854775807\) must be .* below"):
             check_batch(batch, expected, SCHEMA.tasks)
+
+
+def test_a_declared_field_of_any_ids_is_trained_on_by_itself(tmp_path, monkeypatch):
+    """With the rows that it declares, or another number of the run's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = {"user": [f"u{n % 50}" for n in range(900)], "item": range(900), "key": range(900), "click": [0, 1, 0] * 300}
+    pl.DataFrame(rows).write_csv(tmp_path / "raw.csv")
+    fields = 'AnyId("user", num_rows=96), AnyId("item"), AnyId("seen", column="item", shares="item")'
+    declared = f'Table("shop", "{tmp_path}/raw.csv", TaskChain(["click"]), [{fields}], split=ByHash("key"))'
+    (tmp_path / "shop.py").write_text(f"from torchrec_mtl import AnyId, ByHash, Table, TaskChain\nSHOP = {declared}\n")
+    own_rows = ["zch.fields=[user]", "zch.num_rows_of={user: 128}"]
+    for name, further, user_rows in (("as_declared", [], 96), ("as_set", own_rows, 128)):
+        zch = ["zch.num_rows=640", "zch.interval=1", *further]
+        command = ["train", "--dataset", str(tmp_path / "shop.py"), "--models", "shared_bottom", "--name", name]
+        assert main([*command, "--output", str(tmp_path), *OPTIONS, *zch, "training.max_epochs=1"]) == 0, name
+        model = load_run(tmp_path / name).model
+        tables = {path.split(".")[-2]: rows for path, rows in model.state_dict().items() if "hashed_ids" in path}
+        assert {name: len(rows) for name, rows in tables.items()} == {"t_user": user_rows, "t_item": 640}
+        assert 25 < (tables["t_user"] != ANY_ID).sum() <= 50  # a bucket has few rows, and may be full
+    new = pl.DataFrame({"user": ["u7", None, "new"], "item": ["4", "-1", None]})
+    new.write_parquet(tmp_path / "new.parquet")
+    scored = ["predict", str(tmp_path / "as_declared"), "--input", str(tmp_path / "new.parquet")]
+    assert main([*scored, "--output", str(tmp_path / "scores.parquet")]) == 0
+    assert pl.read_parquet(tmp_path / "scores.parquet").height == 3

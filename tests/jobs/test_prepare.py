@@ -7,7 +7,7 @@ from tests.generators.taobao import TaobaoGenerator
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import Schema
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs.datasets import dataset_directory
+from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixtur
 def test_known_by_name(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(InputError, match="`raw` must name the folder of ali_ccp's raw files"):
-        dataset_directory("ali_ccp", 0.5)
-    found = dataset_directory("ali_ccp", 0.5, str(raw))
+        dataset_directory("ali_ccp", DATASETS["ali_ccp"], 0.5)
+    found = dataset_directory("ali_ccp", DATASETS["ali_ccp"], 0.5, str(raw))
     assert Schema.load(found).name == "ali_ccp-aitm"
     assert 100 < Schema.load(found).num_rows["test"] < 200
-    assert dataset_directory("ali_ccp", 0.5, str(raw)) == found
+    assert dataset_directory("ali_ccp", DATASETS["ali_ccp"], 0.5, str(raw)) == found
 
 
 def test_taobao(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,4 +68,4 @@ def test_taobao(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert main(["prepare", *arguments, "--min-count", "0"]) == 2
     assert capsys.readouterr().err == "error: `min_count` (=0) must be at least 1\n"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert Schema.load(dataset_directory("taobao", 1.0, str(raw))).tasks.names == ("click",)
+    assert Schema.load(dataset_directory("taobao", DATASETS["taobao"], 1.0, str(raw))).tasks.names == ("click",)

@@ -104,6 +104,29 @@ def test_show_says_what_would_be_done_and_writes_nothing(folder, capsys):
     assert shown[2:4] == [first["user"], "->"]
 
 
+def test_csv_lines_that_are_no_rows_are_named_or_put_aside(folder, capsys):
+    lines = Path("shop.csv").read_text().splitlines()
+    lines[5:5], lines[-1:] = ["u1,secret,too,few"], ["2026-11-20,secret,and,far,too,many,values,1,1,1,1,1"]
+    Path("shop.csv").write_text("\n".join(lines) + "\n")
+    prepare = ["prepare", "table", "--declaration", "shop.py"]
+    assert main([*prepare, "--output", "strict"]) == 2
+    rule = "error: shop.csv: row 4 (counted from 0): must have 10 values, as the header, not 4: "
+    assert capsys.readouterr().err.splitlines()[-1] == f"{rule}'u1,secret,too,few'"
+    assert main([*prepare, "--show"]) == 0
+    assert "2 rows break a rule, and would stop the preparation or be put aside" in capsys.readouterr().out
+    for number, redact in enumerate([[], ["--redact"]]):
+        assert main([*prepare, "--output", str(number), "--bad-rows", "quarantine", *redact]) == 0
+        aside = Path(str(number), "bad_rows.tsv").read_text().splitlines()
+        assert [line.split("\t")[2].split(":")[0] for line in aside] == [
+            "row 4 (counted from 0)",
+            f"row {len(lines) - 2} (counted from 0)",
+        ]
+        assert ["secret" in line for line in aside] == [not redact] * 2
+        assert sum(Schema.load(str(number)).num_rows.values()) == len(lines) - 3
+    assert main([*prepare, "--output", "limit", "--bad-rows", "quarantine", "--bad-rows-limit", "1"]) == 2
+    assert "more bad rows than `bad_rows_limit` (=1)" in capsys.readouterr().err
+
+
 def test_show_says_how_rows_are_split(folder, capsys):
     show = ["prepare", "table", "--declaration", "shop.py", "--show"]
     Path("shop.py").write_text(DECLARATION.replace('ByTime("2026-11-17", "2026-11-19")', 'ByHash("user", test=0.3)'))
@@ -228,6 +251,27 @@ def test_train_prepares_into_the_cache_once_for_each_state_of_the_source(folder,
     Path("shop.py").write_text(DECLARATION.replace("last=5", "last=6"))
     assert main([*TRAIN, "--name", "longer"]) == 0
     assert len(cached(folder)) == 3
+
+
+def test_a_sample_of_it_has_a_folder_of_its_own_and_the_declaration_runs_once(folder, capsys):
+    once = 'print("the declaration runs", flush=True)\n'
+    Path("shop.py").write_text(DECLARATION + once)
+    assert main([*TRAIN, "--sample", "0.5"]) == 0
+    (half,) = cached(folder)
+    told = capsys.readouterr().out
+    assert told.count("the declaration runs") == 1
+    assert f"data: shop.py, 50% of its groups, in {half}" in told
+    assert main([*TRAIN, "--name", "whole"]) == 0
+    (whole,) = set(cached(folder)) - {half}
+    users = [set(pl.read_parquet(data / "train.parquet")["user_group"]) for data in (half, whole)]
+    assert 0.3 < len(users[0]) / len(users[1]) < 0.7
+    evaluate = ["evaluate", "runs/run", "--dataset", "shop.py", "--sample"]
+    assert main([*evaluate, "0.5"]) == 0
+    capsys.readouterr()
+    assert main([*evaluate, "1"]) == 2
+    assert "must have the" in capsys.readouterr().err
+    assert main([*TRAIN, "--sample", "0.5", "--days", "2026-11-01"]) == 2
+    assert "`sample` (=0.5) must not be given with `days`" in capsys.readouterr().err
 
 
 def test_compare_plans_runs_on_it(folder):

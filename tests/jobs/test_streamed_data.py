@@ -11,6 +11,8 @@ from tests.jobs import funnel
 from tests.s3 import BUCKET, S3Server
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import Field, Schema, StreamLoader, stream_split
+from torchrec_mtl.jobs.compare.job import parser, plans
+from torchrec_mtl.jobs.compare.runs import Run, make
 from torchrec_mtl.jobs.loading import load_run
 from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.tasks import TaskChain
@@ -121,8 +123,38 @@ def test_unknown_ids_of_a_stream_have_their_row_and_are_not_counted(tmp_path: Pa
     assert unknown_ids({"train": split}) == ["data that are read in place: unknown ids are not counted"]
 
 
-def test_compare_says_that_it_does_not_read_from_a_uri(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = ["compare", "--datasets", "s3://bucket/tiny?secret=x", "--output", str(tmp_path), "--seeds", "1"]
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "`dataset` (='s3://bucket/tiny') must be a folder: only `train` reads from a URI" in error
+def test_a_trained_run_is_used_on_data_at_a_uri_as_on_a_folder(
+    server: S3Server, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The validation and test splits are files, so that of a folder they are mapped."""
+    assert train(data, tmp_path) == 0
+    uri, run = server.upload(data, "used"), str(tmp_path / "run")
+    told: list[str] = []
+    for place in (str(data), uri):
+        capsys.readouterr()
+        assert main(["evaluate", run, "--dataset", place, "--by", "item", "--output", str(tmp_path / "all.json")]) == 0
+        assert main(["calibrate", run, "--dataset", place]) == 0
+        told.append(capsys.readouterr().out + (tmp_path / "all.json").read_text())
+        (tmp_path / "run" / "shared_bottom" / "calibration.json").unlink()
+    assert told[0] == told[1]
+    scores = []
+    for number, place in enumerate((f"{data}/test.parquet", uri.replace("?", "/test.parquet?", 1))):
+        output = tmp_path / f"scores_{number}.parquet"
+        assert main(["predict", run, "--input", place, "--output", str(output)]) == 0
+        scores.append(pl.read_parquet(output))
+    assert scores[0].equals(scores[1])
+    assert main(["evaluate", run, "--dataset", uri, "--by", "itm"]) == 2
+    assert "`by` (='itm') must be a column of s3://" in capsys.readouterr().err
+    assert main(["export", run, "--dataset", uri, "--output", str(tmp_path / "package")]) == 2
+    assert "must be a folder, in which rows can be looked up" in capsys.readouterr().err
+
+
+def test_compare_trains_on_data_at_a_uri(data: Path, tmp_path: Path) -> None:
+    uri = f"file://{data}"
+    (plan,) = plans(parser().parse(["--datasets", uri, "--models", "shared_bottom", "--protocol", "paper"]))
+    assert plan.dataset == uri
+    config = plan.config("shared_bottom", [], 0, ["embedding_dim=4", "training.max_epochs=1"])
+    make(Run("final", "", plan.dataset, config, tmp_path / "made", data=plan.data))
+    result = json.loads((tmp_path / "made" / "result.json").read_text())
+    assert ", streamed, " in result["data"]
+    assert {row["task"] for row in result["test"]} == {"click", "cart", "purchase"}

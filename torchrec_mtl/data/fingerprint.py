@@ -13,7 +13,14 @@ from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import Schema
 
 # Options of a field that data from before them does not have, and keeps its fingerprint
-_ADDED = {"unknown_row": None, "shares": None, "embedding_dim": None, "pooling": "sum", "init_std": None}
+_ADDED = {
+    "unknown_row": None,
+    "shares": None,
+    "embedding_dim": None,
+    "pooling": "sum",
+    "init_std": None,
+    "num_rows": None,
+}
 
 
 def columns_text(schema: Schema) -> str:

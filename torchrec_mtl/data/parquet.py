@@ -1,6 +1,6 @@
 """Reads a parquet file as checked slabs of rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,8 @@ def open_file(name: object, columns: Sequence[str], file: Any = None, **options:
 def read_tables(
     name: object, opened: pq.ParquetFile, columns: Sequence[str], num_rows: int, **options: Any
 ) -> Iterator[pl.DataFrame]:
-    """Yields the rows in order, ``num_rows`` at a time; ``options`` are those of `ParquetFile.iter_batches`."""
-    batches = opened.iter_batches(num_rows, columns=columns, **options)
+    """Yields the rows in order, as `read_batches` does."""
+    batches = read_batches(opened, num_rows, columns=columns, **options)
     while True:
         with reading(name):
             batch = next(batches, None)
@@ -107,6 +107,29 @@ def read_tables(
         fixed = [column.name for column in table if isinstance(column.dtype, pl.Array)]
         if table.height:
             yield table.with_columns(pl.col(fixed).arr.to_list()) if fixed else table
+
+
+def read_batches(
+    opened: pq.ParquetFile, num_rows: int, row_groups: Iterable[int] | None = None, **options: Any
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows in order, at most ``num_rows`` at a time, in the memory of a few row groups.
+
+    Args:
+        opened: the file.
+        num_rows: largest number of rows of a batch.
+        row_groups: numbers of the row groups to read; all by default.
+        options: further arguments of `pyarrow.parquet.ParquetFile.iter_batches`.
+    """
+    block: list[int] = []  # Arrow keeps the pages of all row groups that one call names until the last is read
+    rows = 0
+    for number in range(opened.num_row_groups) if row_groups is None else row_groups:
+        block.append(number)
+        rows += opened.metadata.row_group(number).num_rows
+        if rows >= num_rows:
+            yield from opened.iter_batches(num_rows, row_groups=block, **options)
+            block, rows = [], 0
+    if block:
+        yield from opened.iter_batches(num_rows, row_groups=block, **options)
 
 
 @contextmanager

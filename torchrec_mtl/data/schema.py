@@ -23,7 +23,7 @@ SCHEMA_FILE = "schema.json"
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
 _POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
-_OPTIONAL = ("weight_column", "unknown_row", "shares", "embedding_dim", "pooling", "init_std")  # of a field
+_OPTIONAL = ("weight_column", "unknown_row", "shares", "embedding_dim", "pooling", "init_std", "num_rows")  # of a field
 
 
 class HasEmbeddingBagConfigs(Protocol):
@@ -53,6 +53,8 @@ class Field:
         embedding_dim: dimension of the table; by default the one that the run chooses.
         pooling: how the embeddings of a row's ids are joined, "sum" or "mean".
         init_std: standard deviation of the table's first values; by default the one that the run chooses.
+        num_rows: rows of the table if the run gives ids rows as they come, as it does for `ANY_ID`; by default as many
+            as the run chooses.
 
     Raises:
         InputError: if an argument is of the wrong kind or out of its range.
@@ -73,6 +75,7 @@ class Field:
     embedding_dim: int | None = None
     pooling: Literal["sum", "mean"] = "sum"
     init_std: float | None = None
+    num_rows: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -97,6 +100,8 @@ class Field:
             raise self._error("embedding_dim", "must be an integer of at least 1, or None")
         if self.init_std is not None and not 0 <= self.init_std < math.inf:
             raise self._error("init_std", "must be a finite number of at least 0, or None")
+        if self.num_rows is not None and (type(self.num_rows) is not int or self.num_rows < 1):
+            raise self._error("num_rows", "must be an integer of at least 1, or None")
 
     def _error(self, argument: str, rule: str) -> InputError:
         return InputError(f"`{argument}` (={getattr(self, argument)!r}) of field {self.name!r} {rule}")
@@ -180,8 +185,10 @@ class Schema:
         if owner.shares is not None or owner.num_embeddings != field.num_embeddings:
             rule = f"must be a field with a table of {field.num_embeddings} ids, not {owner}"
             raise InputError(f"`shares` (={field.shares!r}) of field {field.name!r} {rule}")
-        if field is not owner and (field.embedding_dim or field.init_std) is not None:
-            raise InputError(f"field {field.name!r} has no `embedding_dim` or `init_std`: it shares a table")
+        if field is not owner and (field.embedding_dim or field.init_std or field.num_rows) is not None:
+            raise InputError(
+                f"field {field.name!r} has no `embedding_dim`, `init_std` or `num_rows`: it shares a table"
+            )
 
     def owner(self, field: Field) -> Field:
         """Returns the field whose table ``field`` looks up, which may be itself."""
@@ -223,7 +230,8 @@ class Schema:
                 owner = self.owner(each)
                 first = owners.setdefault(owner.name, each.name)
                 if first == each.name:
-                    each = replace(each, shares=None, embedding_dim=owner.embedding_dim, init_std=owner.init_std)
+                    of_table = {name: getattr(owner, name) for name in ("embedding_dim", "init_std", "num_rows")}
+                    each = replace(each, shares=None, **of_table)
                 else:
                     each = replace(each, shares=first)
             fields.append(each)

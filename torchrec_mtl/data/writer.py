@@ -15,7 +15,8 @@ from torchrec_mtl.data.schema import SCHEMA_FILE, SPLITS, Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import build_folder
 
-LIST_ROW_GROUP = 8192  # rows, if each has lists of several hundred ids
+ROW_GROUP = 2**16  # rows at most, so that a streamed epoch is mixed well in little memory
+LIST_ROW_GROUP = 8192  # the same, if rows have lists of up to several hundred ids
 
 
 @checked
@@ -69,11 +70,13 @@ def build_once(directory: str | Path, build: Callable[[Path], Schema]) -> Path:
 
 def write_parquet(rows: pl.DataFrame, file: Path) -> None:
     """Writes a parquet file whose pages have checksums, so that `read_slabs` finds a bit that flipped later."""
-    pq.write_table(rows.to_arrow(), file, compression="zstd", write_page_checksum=True)
+    pq.write_table(rows.to_arrow(), file, ROW_GROUP, compression="zstd", write_page_checksum=True)
 
 
 class SplitFiles:
     """Appends rows to ``train.parquet``, ``valid.parquet`` and ``test.parquet``.
+
+    A row group has at most `ROW_GROUP` rows, or `LIST_ROW_GROUP` with ``long_lists``.
 
     Args:
         folder: folder of the files.
@@ -101,7 +104,7 @@ class SplitFiles:
                 write_page_checksum=True,
             )
         if rows.height:
-            self._writers[split].write_table(table, row_group_size=LIST_ROW_GROUP if self._long_lists else None)
+            self._writers[split].write_table(table, LIST_ROW_GROUP if self._long_lists else ROW_GROUP)
             self.num_rows[split] += rows.height
 
     def check_not_empty(self, raw: str) -> None:

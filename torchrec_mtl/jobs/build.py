@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchrec import EmbeddingBagCollection
 
-from torchrec_mtl.data import Schema, Split, StreamedSplit
+from torchrec_mtl.data import ANY_ID, Schema, Split, StreamedSplit
 from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
 from torchrec_mtl.jobs.run_config import RunConfig
@@ -43,21 +43,26 @@ def build_features(config: RunConfig, schema: Schema, device: torch.device) -> F
     def init(table: torch.Tensor) -> None:
         nn.init.normal_(table, std=config.table_init)
 
-    zch = config.zch
+    zch, fields = config.zch, {field.name: field for field in schema.fields}
     of_collections: dict[str, Any] = {"device": torch.device("meta"), "is_weighted": bool(schema.id_weight_columns)}
     for name in zch.fields:
-        if name not in schema.field_names:
+        if name not in fields:
             raise InputError(not_one_of("`zch.fields`", name, schema.field_names))
-        if (shared := {field.name: field.shares for field in schema.fields}[name]) is not None:
+        if (shared := fields[name].shares) is not None:
             raise InputError(f"`zch.fields` (={name!r}) must name {shared!r}, whose table this field looks up")
-    tables = schema.embedding_configs(config.embedding_dim, {name: zch.rows_of(name) for name in zch.fields})
     owners = [field for field in schema.fields if field.shares is None]
+    num_rows = {
+        owner.name: zch.num_rows_of.get(owner.name, owner.num_rows or zch.num_rows)
+        for owner in owners
+        if owner.name in zch.fields or owner.num_embeddings == ANY_ID
+    }
+    tables = schema.embedding_configs(config.embedding_dim, num_rows)
     for table, owner in zip(tables, owners, strict=True):
         table.init_fn = init if owner.init_std is None else table.init_fn  # which TorchRec never leaves empty
-    plain = [table for table in tables if not set(table.feature_names) & set(zch.fields)]
+    plain = [table for table in tables if not set(table.feature_names) & set(num_rows)]
     collections: list[Any] = [EmbeddingBagCollection(tables=plain, **of_collections)] if plain else []
-    if zch.fields:
-        of_ids = [table for table in tables if set(table.feature_names) & set(zch.fields)]
+    if num_rows:
+        of_ids = [table for table in tables if set(table.feature_names) & set(num_rows)]
         how = {name: getattr(zch, name) for name in ("eviction", "interval", "buckets", "decay")}
         seed = config.training.seed
         collections.append(ZeroCollisionEmbeddingBagCollection(of_ids, seed=seed, **how, **of_collections))

@@ -6,19 +6,26 @@ Each p(step | step before) is corrected, and the corrected ones are multiplied, 
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch.distributed as dist
 
-from torchrec_mtl.data import Split
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import check_positive_share
 from torchrec_mtl.inference.calibration import METHODS, fit_calibration
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.evaluate import measure
 from torchrec_mtl.jobs.loading import LoadedRun
 from torchrec_mtl.jobs.results import aligned
-from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
+from torchrec_mtl.jobs.scoring import (
+    add_dataset,
+    check_dataset,
+    opened_run,
+    parse_run,
+    read_rows,
+    run_parser,
+    score,
+)
 from torchrec_mtl.metrics import METRICS
 from torchrec_mtl.training.evaluation import Measurements
 
@@ -36,7 +43,7 @@ def parser() -> Parser:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked before the run is read; raises `InputError` if it is wrong."""
     args = parse_run(parser(), argv)
-    check_positive_share(sample=args.sample)
+    check_dataset(args)
     return args
 
 
@@ -44,13 +51,13 @@ def calibrate(args: argparse.Namespace, run: LoadedRun) -> tuple[Measurements, M
     """Fits and stores the calibration; returns the measurements of the test split before and after."""
     tasks = run.schema.tasks
     _, valid = read_rows(args, run, "valid")
-    labels, weights = _targets(valid)
-    logits = logits_of(run.model, valid, run.device, args.batch_size)
-    calibration = fit_calibration(logits, labels, tasks, args.method, weights)
+    scored = score(run.model, valid, run.device, args.batch_size)
+    calibration = fit_calibration(scored.logits, scored.labels, tasks, args.method, scored.weights)
     _, test = read_rows(args, run, "test")
-    before = logits_of(run.model, test, run.device, args.batch_size)
+    before = score(run.model, test, run.device, args.batch_size)
+    after = replace(before, logits=_logits(calibration.apply(before.logits)))
     metrics = {name: METRICS[name] for name in SHOWN}
-    measured = [measure(each, test, tasks, metrics) for each in (before, _logits(calibration.apply(before)))]
+    measured = [measure(each, tasks, metrics) for each in (before, after)]
     if dist.get_rank() == 0:
         calibration.save(run.folder)
     return measured[0], measured[1]
@@ -65,10 +72,6 @@ def table(before: Measurements, after: Measurements) -> str:
         pairs = [[each[task, space, name] for each in values] for name in SHOWN]
         cells.append([task, space, *(f"{old:.4f} -> {new:.4f}" for old, new in pairs)])
     return "\n".join(aligned(cells))
-
-
-def _targets(split: Split) -> tuple[Array, Array | None]:
-    return np.asarray(split.arrays["labels"]), split.arrays.get("weights")
 
 
 def _logits(probabilities: Array) -> Array:

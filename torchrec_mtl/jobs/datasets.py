@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from tqdm import tqdm
 
+from torchrec_mtl.data import Schema, Split, StreamedSplit, read_split, stream_split
 from torchrec_mtl.data.stream_files import is_uri
 from torchrec_mtl.data.table import Table, prepare_table
 from torchrec_mtl.data.table.prepare import table_key
@@ -23,12 +24,13 @@ from torchrec_mtl.datasets import (
 from torchrec_mtl.datasets.complete_journey import sizes
 from torchrec_mtl.datasets.complete_journey.prepare import TASKS as COMPLETE_JOURNEY_TASKS
 from torchrec_mtl.errors import InputError, check_choice, check_positive_share
-from torchrec_mtl.jobs.command_line import named
+from torchrec_mtl.jobs.command_line import Parser, named
 from torchrec_mtl.jobs.declarations import is_declaration, load_table
 from torchrec_mtl.jobs.settings import PAPER, Settings
 from torchrec_mtl.tasks import TaskChain, TaskForest
 from torchrec_mtl.training.monitor import progress_bar
 
+SAMPLE = 0.2  # of data sets known by name
 READERS = ("auto", "mapped", "stream")
 SYNTHETIC_ROWS = {"train": 1_000_000, "valid": 125_000, "test": 250_000}
 
@@ -124,9 +126,24 @@ def find_dataset(dataset: str) -> DataSet | Table | None:
     return found
 
 
-def table_directory(table: Table) -> Path:
-    """The folder in the cache for a declared table and the present files of its source."""
-    return _cache() / f"{table.name}-{table_key(table)}"
+def table_directory(table: Table, sample: float = 1.0) -> Path:
+    """The folder in the cache for a share of a declared table and the present files of its source."""
+    return _cache() / f"{table.name}-{table_key(table)}{'' if sample == 1 else f'-{float(sample)}'}"
+
+
+def add_sample(options: Parser) -> None:
+    """Adds the option ``--sample``, of which `check_sample` checks the value."""
+    options.add_argument(
+        "--sample",
+        type=float,
+        help=f"share of the rows of a data set known by name ({SAMPLE}), or of the groups of a declared table (all)",
+    )
+
+
+def check_sample(sample: float | None) -> None:
+    """Raises `InputError` if a share is given that is none."""
+    if sample is not None:
+        check_positive_share(sample=sample)
 
 
 def is_streamed(dataset: str, reader: str) -> bool:
@@ -141,29 +158,37 @@ def is_streamed(dataset: str, reader: str) -> bool:
     return reader == "stream" or (reader == "auto" and is_uri(dataset))
 
 
-def dataset_directory(dataset: str, sample: float, raw: str = "") -> Path:
-    """The folder of a prepared data set, which is prepared first if need be.
+def dataset_directory(
+    dataset: str, found: DataSet | Table | None, sample: float | None = None, raw: str = ""
+) -> Path | str:
+    """The folder of a prepared data set, which is prepared first if need be; or its URI.
 
     Args:
-        dataset: name of the data set, see `find_dataset`, or folder of a prepared one.
-        sample: share of the rows of a named data set; a declared table is used whole.
+        dataset: name of the data set, or folder or URI of a prepared one.
+        found: what `find_dataset` returns for it.
+        sample: share of the rows of a data set known by name, by default `SAMPLE`; or of a declared table, see
+            `prepare_table`, by default all.
         raw: folder of the raw files, for "ali_ccp" (under protocol "aitm") and "taobao" (clicks alone).
 
     Raises:
-        InputError: if ``sample`` is not above 0 and at most 1, ``raw`` is missing, or ``dataset`` is a URI.
+        InputError: if ``sample`` is not above 0 and at most 1, or ``raw`` is missing.
     """
-    found = find_dataset(dataset)
     if found is None:
-        if is_uri(dataset):
-            raise InputError(f"`dataset` (={dataset.split('?')[0]!r}) must be a folder: only `train` reads from a URI")
-        return Path(dataset)
-    check_positive_share(sample=sample)
+        return dataset if is_uri(dataset) else Path(dataset)
+    check_sample(sample)
     if isinstance(found, Table):
-        folder = table_directory(found)
-        _tell(f"data: {dataset}, in {folder}")
-        return prepare_table(found, folder, progress=StageBars())
+        share = 1.0 if sample is None else sample
+        folder, of_all = table_directory(found, share), "" if share == 1 else f", {share:.0%} of its groups"
+        _tell(f"data: {dataset}{of_all}, in {folder}")
+        return prepare_table(found, folder, sample=share, progress=StageBars())
+    sample = SAMPLE if sample is None else sample
     _tell(f"data: {dataset}, {sample:.0%} of its rows, in {_cache()}")
     return found.prepare(_cache(), sample, raw)
+
+
+def open_split(data: Path | str, split: str, schema: Schema) -> Split | StreamedSplit:
+    """A split of a prepared data set: mapped, or streamed from a URI. Raises `InputError` as `read_split` does."""
+    return stream_split(data, split, schema) if is_uri(data) else read_split(data, split, schema)
 
 
 def _cache() -> Path:

@@ -10,17 +10,28 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data import SPLITS, Split
+from torchrec_mtl.data import SPLITS
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import InputError, check_choice, check_positive_share
+from torchrec_mtl.data.stream_files import locate
+from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.files import to_json, write_whole
 from torchrec_mtl.jobs.command_line import Parser, named_metrics
 from torchrec_mtl.jobs.loading import LoadedRun
 from torchrec_mtl.jobs.results import aligned
-from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
+from torchrec_mtl.jobs.scoring import (
+    Scored,
+    add_dataset,
+    check_dataset,
+    opened_run,
+    parse_run,
+    read_rows,
+    run_parser,
+    score,
+)
 from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
@@ -45,42 +56,46 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked before the run is read; raises `InputError` if it is wrong."""
     args = parse_run(parser(), argv)
     check_choice("split", args.split, SPLITS)
-    check_positive_share(sample=args.sample)
+    check_dataset(args)
     args.metrics = {**METRICS, **(named_metrics(args.metrics) if args.metrics else {})}
     return args
 
 
 def measure(
-    logits: Array, split: Split, tasks: TaskForest, metrics: Mapping[str, Metric] = METRICS, rows: Array | None = None
+    scored: Scored, tasks: TaskForest, metrics: Mapping[str, Metric] = METRICS, rows: Array | None = None
 ) -> Measurements:
-    """Measures the logits ``[N, T]`` of a split, or of its rows at the positions ``rows``; all ranks call it.
+    """Measures the logits of a split, or of its rows at the positions ``rows``; all ranks call it.
 
     Returns:
         Rows ``{task, space, metric, value}``, the same on every rank.
     """
-    groups = split.groups
-    collected = MultiTaskMetrics(tasks, groups is not None, metrics)
+    collected = MultiTaskMetrics(tasks, scored.groups is not None, metrics)
     if dist.get_rank() == 0:  # every rank has all logits
-        chosen = np.arange(len(split)) if rows is None else rows
+        columns = (scored.logits, scored.labels, scored.weights, scored.groups)
+        chosen = np.arange(len(scored.logits)) if rows is None else rows
         for part in np.array_split(chosen, -(-len(chosen) // 2**16)):
-            numbers = torch.from_numpy(part.copy())
-            batch = split.batch(numbers)
-            of_part = None if groups is None else torch.as_tensor(groups)[numbers]
-            collected.update(torch.from_numpy(logits[part]), batch.labels, batch.weights, of_part)
+            logits, labels, *rest = (None if each is None else torch.from_numpy(each[part]) for each in columns)
+            assert logits is not None
+            assert labels is not None
+            collected.update(logits, labels, *rest)
     return collected.compute()
 
 
-def slices(data: Path, split: str, column: str, every: str = "1d") -> dict[str, Array]:
+def slices(data: Path | str, split: str, column: str, every: str = "1d") -> dict[str, Array]:
     """Returns the rows of each value of a column of the prepared files; of each span of ``every``, if it holds times.
 
     Raises:
         InputError: if there is no such column, it holds lists, or there are more than `MOST_SLICES` values.
     """
-    file = data / f"{split}.parquet"
-    names = pl.read_parquet_schema(file)
-    if column not in names:
-        raise InputError(f"`by` (={column!r}) must be a column of {file}: {list(names)}")
-    values = pl.read_parquet(file, columns=[column])[column]
+    location, parts = locate(data), []
+    for name in location.parts(split):
+        with location.reaching(name), location.filesystem.open_input_file(f"{location.path}/{name}") as file:
+            opened = pq.ParquetFile(file, page_checksum_verification=True)
+            names = opened.schema_arrow.names
+            if column not in names:
+                raise InputError(f"`by` (={column!r}) must be a column of {location.name}/{name}: {names}")
+            parts.append(pl.Series(opened.read([column])[column]))
+    values = pl.concat(parts)
     if values.dtype.is_nested():
         raise InputError(f"`by` (={column!r}) must be a column with one value a row, not {values.dtype}")
     if values.dtype.is_temporal():
@@ -97,11 +112,11 @@ def slices(data: Path, split: str, column: str, every: str = "1d") -> dict[str, 
 def figures(args: argparse.Namespace, run: LoadedRun) -> Measurements:
     """Rows ``{slice, task, space, metric, value}``; the slice of the whole split is None."""
     data, split = read_rows(args, run, args.split)
-    logits, tasks = logits_of(run.model, split, run.device, args.batch_size), run.schema.tasks
-    found = [{"slice": None, **row} for row in measure(logits, split, tasks, args.metrics)]
+    scored, tasks = score(run.model, split, run.device, args.batch_size), run.schema.tasks
+    found = [{"slice": None, **row} for row in measure(scored, tasks, args.metrics)]
     if args.by:
         for name, rows in slices(data, args.split, args.by, args.every).items():
-            found += [{"slice": name, **row} for row in measure(logits, split, tasks, args.metrics, rows)]
+            found += [{"slice": name, **row} for row in measure(scored, tasks, args.metrics, rows)]
     return found
 
 

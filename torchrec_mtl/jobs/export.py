@@ -12,7 +12,8 @@ from torch import Tensor
 
 from torchrec_mtl.data import Split
 from torchrec_mtl.data.lists import Array
-from torchrec_mtl.errors import TrainingError, check_positive_share
+from torchrec_mtl.data.stream_files import is_uri
+from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.inference.package import Package, export_package
 from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.inference.package.manifest import PROCESSORS, this_processor
@@ -20,7 +21,15 @@ from torchrec_mtl.inference.package.tables import TABLE_TYPES
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.loading import DATA_FOLDER, LoadedRun
 from torchrec_mtl.jobs.results import aligned
-from torchrec_mtl.jobs.scoring import add_dataset, logits_of, opened_run, parse_run, read_rows, run_parser
+from torchrec_mtl.jobs.scoring import (
+    add_dataset,
+    check_dataset,
+    opened_run,
+    parse_run,
+    read_rows,
+    run_parser,
+    score,
+)
 from torchrec_mtl.metrics import auc
 
 GOLDEN_ROWS = 64
@@ -54,7 +63,11 @@ def parser() -> Parser:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked before the run is read; raises `InputError` if it is wrong."""
     args = parse_run(parser(), argv)
-    check_positive_share(sample=args.sample)
+    check_dataset(args)
+    if is_uri(args.dataset):
+        raise InputError(
+            f"`dataset` (={args.dataset.split('?')[0]!r}) must be a folder, in which rows can be looked up"
+        )
     return args
 
 
@@ -65,8 +78,9 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
         TrainingError: if the package is too far from the run, or the compiled code from the model.
     """
     _, valid = read_rows(args, run, "valid")
+    assert isinstance(valid, Split)  # of a folder
     rows = np.arange(min(len(valid), COMPARED_ROWS))
-    logits = logits_of(run.model, valid, run.device, args.batch_size)[rows]
+    logits = score(run.model, valid, run.device, args.batch_size).logits[rows]
     scores = run.predictor().from_logits(logits).marginal
     found: list[str] = []
 

@@ -6,9 +6,10 @@ import torch
 
 from torchrec_mtl.data import Field, Schema
 from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.data.table import Table
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.build import build_model
-from torchrec_mtl.jobs.datasets import find_dataset
+from torchrec_mtl.jobs.datasets import DataSet
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.systems import LOSSES, SYSTEMS
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest, delayed_task, real_negative_task
@@ -17,7 +18,7 @@ from torchrec_mtl.training.sharding import check_table_names
 _FIELDS = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument of ours
 
 
-def check_buildable(config: RunConfig, dataset: str) -> None:
+def check_buildable(config: RunConfig, dataset: str, found: DataSet | Table | None) -> None:
     """Builds the model and its loss on ``meta`` for a data set, as far as that is known.
 
     A prepared folder has its tables and tasks; a data set in `DATASETS` may name its tasks. For other data, a model of
@@ -27,6 +28,7 @@ def check_buildable(config: RunConfig, dataset: str) -> None:
     Args:
         config: settings of the run.
         dataset: what a command line names: a data set, or a folder that may not be there yet.
+        found: what `find_dataset` returns for it.
 
     Raises:
         InputError: if an argument is wrong for these tasks, or for any; or if ``tables`` names one that is not there.
@@ -34,14 +36,13 @@ def check_buildable(config: RunConfig, dataset: str) -> None:
     Example::
 
         >>> from torchrec_mtl.jobs.settings import PAPER, make_config
-        >>> check_buildable(make_config(SYSTEMS["tafe"], PAPER, ["model_args.dropout=3"]), "/not/here/yet")
+        >>> check_buildable(make_config(SYSTEMS["tafe"], PAPER, ["model_args.dropout=3"]), "/not/here/yet", None)
         Traceback (most recent call last):
         torchrec_mtl.errors.InputError: `dropout` (=3.0) must be from 0 to 1
     """
     if (Path(dataset) / SCHEMA_FILE).is_file():
         check_table_names(build_model(config, Schema.load(dataset), torch.device("meta")), config.training)
         return
-    found = find_dataset(dataset)
     if found is not None and found.tasks is not None:
         _build(config, found.tasks)
     elif config.system in SYSTEMS.values() and config.loss in LOSSES.values():

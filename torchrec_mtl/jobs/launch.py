@@ -56,6 +56,11 @@ def processes_a_node(j: str, gpu: int) -> int:
     return processes
 
 
+def option(name: str, value: object) -> list[str]:
+    """The option with its value, unless that is None."""
+    return [] if value is None else [name, str(value)]
+
+
 def flag(option: str, given: bool) -> list[str]:
     """The command-line words of an option without a value."""
     return [option] if given else []

@@ -8,30 +8,32 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
+from pyarrow.fs import FileType
 
 from torchrec_mtl.data import Schema
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import SCHEMA_FILE
+from torchrec_mtl.data.stream_files import Location, locate
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.data.table.formats import SourceFile
 from torchrec_mtl.data.table.parts import Part
 from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.data.writer import write_parquet
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.files import read_json, to_json, write_whole
+from torchrec_mtl.files import parse_json, read_json, to_json, write_whole
 from torchrec_mtl.inference import Predictor
 from torchrec_mtl.inference.predictor import unlabelled, value_of_tasks
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.datasets import StageBars
 from torchrec_mtl.jobs.loading import LoadedRun
-from torchrec_mtl.jobs.scoring import check_same_columns, logits_of, opened_run, parse_run, run_parser
+from torchrec_mtl.jobs.scoring import check_same_columns, opened_run, parse_run, run_parser, score
 from torchrec_mtl.training.process_group import on_every_rank, on_first_rank
 
 _JOB_FILE = "job.json"
@@ -122,15 +124,26 @@ def plan(args: argparse.Namespace, run: LoadedRun) -> Scoring:
     """
     files = find_files(args.input)
     keep = [name for name in args.keep.split(",") if name]
-    beside = Path(args.input) if Path(args.input).is_dir() else Path(args.input).parent
-    is_encoded = (beside / SCHEMA_FILE).is_file()
-    if is_encoded:
-        check_same_columns(Schema.load(beside), run.schema)
+    beside = _folder(args.input)
+    is_encoded = beside is not None and SCHEMA_FILE in beside.files()
+    if beside is not None and is_encoded:
+        content = parse_json(beside.read(SCHEMA_FILE), f"{beside.name}/{SCHEMA_FILE}")
+        check_same_columns(Schema.from_json(content, beside.name), run.schema)
     if run.encoder is None or is_encoded:
         schema = run.schema
         columns = (*schema.field_names, *schema.id_weight_columns, *schema.dense)
         return Scoring(files, None, tuple(dict.fromkeys((*columns, *keep))), keep)
     return Scoring(files, run.encoder, tuple(dict.fromkeys((*run.encoder.columns, *keep))), keep)
+
+
+def _folder(rows: str) -> Location | None:
+    """The folder of rows, or that of a file or a glob of rows; None if there is none."""
+    location = locate(rows)
+    path = location.path
+    if location.filesystem.get_file_info(path).type != FileType.Directory:
+        path = str(PurePosixPath(path).parent)
+        location = replace(location, name=location.name.removesuffix(location.path) + path, path=path)
+    return location if location.filesystem.get_file_info(path).type == FileType.Directory else None
 
 
 def predict(args: argparse.Namespace, run: LoadedRun) -> int:
@@ -151,7 +164,7 @@ def predict(args: argparse.Namespace, run: LoadedRun) -> int:
         file = partial / f"part-{number:06}.parquet"
         if not on_first_rank(file.is_file):
             split = on_every_rank(lambda part=part: unlabelled(run.schema, scoring.encoded(part), part.source))  # type: ignore[misc]
-            logits = logits_of(run.model, split, run.device, args.batch_size)
+            logits = score(run.model, split, run.device, args.batch_size).logits
             on_first_rank(lambda: _write(file, _scored(part, scoring, predictor, logits, worth)))  # noqa: B023
         rows += part.batch.num_rows
         if bars is not None:

@@ -105,10 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_whole(Path(args.output), text)
             print(f"written: {args.output}; torchrec-mtl prepare table --declaration {args.output} --show says more")
         return 0
-    if args.dataset == TABLE and args.show:
-        print(show_table(args.table))
-        return 0
     bars = StageBars()
+    if args.dataset == TABLE and args.show:
+        try:
+            with redacted(args.redact):
+                text = show_table(args.table, bars)
+        finally:
+            bars.close()
+        print(text)
+        return 0
     try:
         with redacted(args.redact):
             if args.dataset == TABLE:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
+from torchrec_mtl.data import BatchLoader, Schema, Split, StreamedSplit, StreamLoader, load_schema
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.jobs.command_line import Parser, named
-from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
+from torchrec_mtl.jobs.datasets import DATASETS, add_sample, check_sample, dataset_directory, find_dataset, open_split
 from torchrec_mtl.jobs.loading import LoadedRun, load_run
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.process_group import default_device, process_group
@@ -34,11 +35,11 @@ def run_parser(job: str, description: str | None) -> Parser:
 def add_dataset(options: Parser) -> None:
     """Adds the options that name a prepared data set."""
     options.add_argument(
-        "--dataset", required=True, help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or a prepared folder"
+        "--dataset",
+        required=True,
+        help=f"{', '.join(DATASETS)}, package.module:DATA_SET, or a prepared folder or its URI",
     )
-    options.add_argument(
-        "--sample", type=float, default=0.2, help="share of the rows of a named data set (%(default)s)"
-    )
+    add_sample(options)
     options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
 
 
@@ -48,6 +49,12 @@ def parse_run(options: Parser, argv: Sequence[str] | None) -> argparse.Namespace
     check_at_least(1, batch_size=args.batch_size)
     args.system = named("system", args.system, SYSTEMS, System) if args.system else None
     return args
+
+
+def check_dataset(args: argparse.Namespace) -> None:
+    """Checks the options of `add_dataset`; ``args.data`` becomes what ``args.dataset`` names. Raises `InputError`."""
+    check_sample(args.sample)
+    args.data = find_dataset(args.dataset)
 
 
 @contextmanager
@@ -63,15 +70,16 @@ def opened_run(args: argparse.Namespace) -> Iterator[LoadedRun]:
         yield load_run(args.run, args.model or None, system=args.system, sharded=sharded, device=device)
 
 
-def read_rows(args: argparse.Namespace, run: LoadedRun, split: str) -> tuple[Path, Split]:
-    """Returns the folder of the data set and one split of it.
+def read_rows(args: argparse.Namespace, run: LoadedRun, split: str) -> tuple[Path | str, Split | StreamedSplit]:
+    """Returns the folder or the URI of the data set, and one split of it.
 
     Raises:
         InputError: if the data set does not have the run's fields, tasks and vocabularies.
     """
-    data = dataset_directory(args.dataset, args.sample, args.raw)
-    check_same_columns(Schema.load(data), run.schema)
-    return data, read_split(data, split)
+    data = dataset_directory(args.dataset, args.data, args.sample, args.raw)
+    schema = load_schema(data)
+    check_same_columns(schema, run.schema)
+    return data, open_split(data, split, schema)
 
 
 def check_same_columns(found: Schema, trained: Schema) -> None:
@@ -84,17 +92,43 @@ def check_same_columns(found: Schema, trained: Schema) -> None:
         raise InputError(f"data set {found.name!r} must have the tasks of the run, {trained.tasks}, not {found.tasks}")
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The logits of all rows of a split, in order, and what they are measured against.
+
+    Args:
+        logits: logits ``[N, T]``.
+        labels: labels ``[N, T]``.
+        weights: weights of the labels ``[N, T]``; None if they have none.
+        groups: groups ``[N]``; None if the data have none.
+    """
+
+    logits: Array
+    labels: Array
+    weights: Array | None
+    groups: Array | None
+
+
 @torch.no_grad()
-def logits_of(model: nn.Module, split: Split, device: torch.device, batch_size: int) -> Array:
-    """Returns the logits ``[N, T]`` of all rows in order, on every rank; the ranks share the rows, and all call it."""
+def score(model: nn.Module, split: Split | StreamedSplit, device: torch.device, batch_size: int) -> Scored:
+    """Returns the logits of all rows on every rank; the ranks share the rows, and all call it."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     model.eval()
-    steps: list[Array] = []
-    loader = BatchLoader(split, max(1, batch_size // world_size), rank=rank, world_size=world_size)
+    of_rank: dict[str, Any] = {"batch_size": max(1, batch_size // world_size), "rank": rank, "world_size": world_size}
+    loader = StreamLoader(split, **of_rank) if isinstance(split, StreamedSplit) else BatchLoader(split, **of_rank)
+    columns: dict[str, list[Array]] = {"rows": [rows.numpy() for rows in loader.rows()]}
+    if (groups := loader.groups()) is not None:
+        columns["groups"] = [torch.as_tensor(each).numpy() for each in groups]
     for batch in loader:
-        moved = batch.to(device)
-        logits = model(moved.dense_features, moved.sparse_features).float().cpu().numpy()
-        steps.append(logits[: len(logits) - batch.num_padded])
+        moved, num_rows = batch.to(device), len(batch.labels) - batch.num_padded
+        logits = model(moved.dense_features, moved.sparse_features).float().cpu()
+        found = {"logits": logits, "labels": batch.labels, "weights": batch.weights}
+        for name, values in found.items():
+            if values is not None:
+                columns.setdefault(name, []).append(values[:num_rows].numpy())
     of_ranks: list[Any] = [None] * world_size
-    dist.all_gather_object(of_ranks, steps)
-    return np.concatenate([of_step for step in zip(*of_ranks, strict=True) for of_step in step])
+    dist.all_gather_object(of_ranks, columns)
+    whole = {name: np.concatenate([part for each in of_ranks for part in each[name]]) for name in columns}
+    order = whole.pop("rows").argsort()
+    in_order = {name: column[order] for name, column in whole.items()}
+    return Scored(in_order["logits"], in_order["labels"], in_order.get("weights"), in_order.get("groups"))

@@ -7,10 +7,12 @@ from typing import Any
 
 import polars as pl
 
+from torchrec_mtl.data.raw.preparation import without_progress
 from torchrec_mtl.data.table import AgeInDays, ByTime, History, Table
+from torchrec_mtl.data.table.any_id import shown_size
 from torchrec_mtl.data.table.declaration import weight_column
 from torchrec_mtl.data.table.fields import DeclaredField, IdField
-from torchrec_mtl.data.table.prepare import FileOfSplit, files_of
+from torchrec_mtl.data.table.prepare import FileOfSplit, Progress, files_of
 from torchrec_mtl.data.table.preview import FirstRows, first_rows
 
 WIDTH = 100  # characters of a line
@@ -20,13 +22,17 @@ _NAME = 20  # characters of a field's name
 _LEFT_OUT = ("name", "column", "of", "shares", "_")  # arguments that other columns show
 
 
-def show_table(table: Table) -> str:
+def show_table(table: Table, progress: Progress = without_progress) -> str:
     """Describes what preparing a declared table would do, and encodes its first rows; writes nothing.
+
+    Args:
+        table: the declaration.
+        progress: function called with the stage, the rows so far and their share.
 
     Raises:
         InputError: as `torchrec_mtl.data.table.preview.first_rows` does.
     """
-    files, first = files_of(table), first_rows(table, _ROWS)
+    files, first = files_of(table), first_rows(table, _ROWS, progress)
     kind = f"fitted on the first {sum(first.num_rows.values()):,} rows, of {first.source}"
     sections = [
         [f"{table.name}: {table.tasks}"],
@@ -125,7 +131,7 @@ def _rows(table: Table, first: FirstRows) -> list[list[str]]:
     names = [_cut(name, _NAME) for name in first.encoded.columns]
     width = (WIDTH - max(map(len, names)) - len("2,147,483,647")) // _ROWS - 2  # of a cell
     for each in table.fields:
-        number = f"{first.encoder.num_embeddings(each.name):,}" if isinstance(each, IdField) else "-"
+        number = shown_size(first.encoder.num_embeddings(each.name)) if isinstance(each, IdField) else "-"
         columns = [each.name] if isinstance(each, IdField) else list(getattr(each, "dense", ()))
         columns += [weight_column(each.name)] if isinstance(each, IdField) and each.weights else []
         for column in columns:

@@ -17,14 +17,12 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import Schema, Split, StreamedSplit, load_schema, read_split, stream_split
 from torchrec_mtl.data.schema import SCHEMA_FILE
-from torchrec_mtl.data.stream_files import is_uri
 from torchrec_mtl.data.table import Table
 from torchrec_mtl.errors import (
     InputError,
     check_at_least,
     check_choice,
     check_file_name,
-    check_positive_share,
     redacted,
 )
 from torchrec_mtl.files import make_folder, to_json
@@ -39,6 +37,8 @@ from torchrec_mtl.jobs.datasets import (
     READERS,
     SETTINGS,
     DataSet,
+    add_sample,
+    check_sample,
     dataset_directory,
     find_dataset,
     is_streamed,
@@ -87,9 +87,7 @@ def parser() -> Parser:
         help=f"how rows are read, {', '.join(READERS)}: mapped from columns that are written beside the data once, or "
         "streamed in place; auto streams from a URI (%(default)s)",
     )
-    options.add_argument(
-        "--sample", type=float, default=0.2, help="share of the rows of a data set known by name (%(default)s)"
-    )
+    add_sample(options)
     options.add_argument("--raw", default="", help="folder of the raw files, for --dataset ali_ccp or taobao")
     options.add_argument(
         "--settings",
@@ -139,18 +137,20 @@ def parser() -> Parser:
 
 
 def configure(args: argparse.Namespace) -> list[RunConfig]:
-    """The runs of the models, checked before any data is read."""
-    check_positive_share(sample=args.sample)
+    """The runs of the models, checked before any data is read; ``args.data`` becomes what ``args.dataset`` names."""
+    check_sample(args.sample)
     is_streamed(args.dataset, args.reader)  # checks the choice
     check_at_least(1, timeout=args.timeout)
     if args.name:
         check_file_name("`name`", args.name)
-    dataset = None if args.days else find_dataset(args.dataset)
+    if args.days and args.sample is not None:
+        raise InputError(f"`sample` (={args.sample}) must not be given with `days`, which are read whole")
+    args.data = None if args.days else find_dataset(args.dataset)
     if args.settings:
         check_choice("settings", args.settings, list(SETTINGS))
         settings = SETTINGS[args.settings]
     else:
-        settings = dataset.settings if isinstance(dataset, DataSet) else PAPER
+        settings = args.data.settings if isinstance(args.data, DataSet) else PAPER
     systems = find_systems(args.models)
     names = [system.name for system in systems]
     given = [f"training.seed={args.seed}", *args.settings_given]
@@ -178,7 +178,7 @@ def check_known(args: argparse.Namespace, configs: Sequence[RunConfig], world_si
     for config in configs:
         check_batch_size(config, world_size)
         if not args.days:  # a declaration may be of files that only the job sees
-            check_buildable(config, args.dataset)
+            check_buildable(config, args.dataset, args.data)
 
 
 def find_systems(models: str) -> list[System]:
@@ -247,9 +247,9 @@ def prepare(
     args: argparse.Namespace, configs: Sequence[RunConfig], shown: Mapping[str, Metric], known: Mapping[str, Metric]
 ) -> tuple[str | Path, Schema, dict[str, Split | StreamedSplit]]:
     """The folder of the data, and the data on this rank, after everything is checked that depends on them."""
-    if find_dataset(args.dataset) is not None:  # before it is prepared
+    if args.data is not None:  # before it is prepared
         check_known(args, configs, dist.get_world_size())
-    data = args.dataset if is_uri(args.dataset) else dataset_directory(args.dataset, args.sample, args.raw)
+    data = dataset_directory(args.dataset, args.data, args.sample, args.raw)
     schema = load_schema(data)
     for metric in shown:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)
@@ -336,8 +336,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n" + describe(configs))
     elif args.show_config:
         print(to_json({config.name: config.as_dict() for config in configs}, indent=2))
-        dataset = find_dataset(args.dataset)
-        folder = table_directory(dataset) if isinstance(dataset, Table) else Path(args.dataset)
+        share = 1.0 if args.sample is None else args.sample
+        folder = table_directory(args.data, share) if isinstance(args.data, Table) else Path(args.dataset)
         if (folder / SCHEMA_FILE).is_file():
             print_plans(configs, Schema.load(folder), int(os.environ.get("WORLD_SIZE", "1")))
         else:

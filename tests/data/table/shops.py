@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from torchrec_mtl.data.table import (
     AgeInDays,
+    AnyId,
     Bins,
     ByTime,
     Dense,
@@ -57,6 +58,7 @@ def table(source: object, format: str = "parquet") -> Table:
         Vocabulary("seller", max_size=3),
         Vocabulary("tags", weights="tag_weights", separator=separator),
         Hashed("city", 50),
+        AnyId("any_city", column="city", num_rows=64),
         Integers("weekday", 7, missing=6),
         Bins("price", 4),
         Bins("account_age", 3, column=AgeInDays("created")),
@@ -67,6 +69,7 @@ def table(source: object, format: str = "parquet") -> Table:
         Dense("height", mark_missing=False),
         History("recent", "item", last=3, within="2d", separator=separator),
         History("clicked", "city", last=2, where="click", separator=separator),
+        History("any_recent", "any_city", last=2, separator=separator),
     ]
     split = ByTime(VALID_FROM.isoformat(), TEST_FROM.isoformat())
     tasks = TaskChain(["click", "buy"])
@@ -186,7 +189,9 @@ def with_histories(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, with the histories of `table` as new rows bring them."""
     recent = histories(rows, of="item", last=3, within=timedelta(days=2), where=None)
     clicked = histories(rows, of="city", last=2, within=None, where="click")
-    return [{**row, "recent": a, "clicked": b} for row, a, b in zip(rows, recent, clicked, strict=True)]
+    cities = histories(rows, of="city", last=2, within=None, where=None)
+    lists = zip(recent, clicked, cities, strict=True)
+    return [{**row, "recent": a, "clicked": b, "any_recent": c} for row, (a, b, c) in zip(rows, lists, strict=True)]
 
 
 class Oracle:
@@ -209,7 +214,7 @@ class Oracle:
 
     def id(self, field: str, value: Any) -> int:
         if value is None:
-            return 6 if field == "weekday" else 0
+            return {"weekday": 6, "any_city": 2**63 - 2}.get(field, 0)
         if field in self.vocabularies:
             known = self.vocabularies[field]
             return known.index(value) + 2 if value in known else 1
@@ -219,14 +224,29 @@ class Oracle:
             return min(max(_log_round(value), self.visits[0]), self.visits[1]) - self.visits[0] + 1
         if field == "city":
             return _hash(value) % 50 + 1
+        if field == "any_city":
+            return value if isinstance(value, int) else _hash(value) % (2**63 - 2)
         return {"weekday": lambda: value, "hour": lambda: value.hour + 1, "day": lambda: value.weekday() + 1}[field]()
 
     def encode(self, row: dict[str, Any]) -> dict[str, Any]:
         """The encoded row, given one of `with_histories`."""
-        raw = {**row, "hour": row["ts"], "day": row["created"], "account_age": _age(row)}
-        single = ("user", "item", "seller", "city", "weekday", "price", "account_age", "visits", "hour", "day")
+        raw = {**row, "hour": row["ts"], "day": row["created"], "account_age": _age(row), "any_city": row["city"]}
+        single = (
+            "user",
+            "item",
+            "seller",
+            "city",
+            "weekday",
+            "price",
+            "account_age",
+            "visits",
+            "hour",
+            "day",
+            "any_city",
+        )
         encoded: dict[str, Any] = {field: self.id(field, raw[field]) for field in single}
         lists = {"tags": ("tags", row["tags"]), "recent": ("item", row["recent"]), "clicked": ("city", row["clicked"])}
+        lists["any_recent"] = ("any_city", row["any_recent"])
         for name, (owner, values) in lists.items():
             encoded[name] = [self.id(owner, value) for value in values or []]
         encoded["tags_weights"] = [np.float32(weight) for weight in row["tag_weights"] or []]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from torchrec_mtl.data import read_split
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.table import (
     AgeInDays,
+    AnyId,
     Bins,
     ByHash,
     ByTime,
+    Delay,
     Dense,
     Hashed,
     History,
@@ -29,7 +32,7 @@ from torchrec_mtl.data.table import (
     prepare_table,
 )
 from torchrec_mtl.data.table.spark import prepare_table_on_spark
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import REDACTED, InputError, redacted
 from torchrec_mtl.tasks import TaskChain
 
 FILES, ROWS_OF_FILE = 3, 120
@@ -105,8 +108,9 @@ def declare(source: Any, **further: Any) -> Table:
     fields = [
         Vocabulary("user", min_count=2),
         Vocabulary("item", max_size=20),
-        Vocabulary("tags", separator=separator, weights=weights, pooling="mean"),
+        Vocabulary("tags", separator=separator, weights=weights, pooling="sum" if weights else "mean"),
         Hashed("city", 50),
+        AnyId("any_item", column="item", num_rows=64),
         Integers("weekday", 7, missing=0),
         Bins("price", 4),
         Bins("account_age", 3, column=AgeInDays("created")),
@@ -115,6 +119,7 @@ def declare(source: Any, **further: Any) -> Table:
         Dense("dense_price", column="price"),
     ]
     histories = [History("recent", "item", last=3, within="2d"), History("clicked", "city", last=2, where="click")]
+    histories.append(History("any_recent", "any_item", last=2))
     split = ByTime("2026-11-04", "2026-11-05")
     arguments = {"time": "ts", "group": "user", "keep": ["note"], "split": split, **further}
     return Table("shop", str(source), TASKS, [*fields, *histories], **arguments)
@@ -175,6 +180,32 @@ def test_given_splits_of_json_lines_without_histories(tmp_path, spark):
     table = Table("shop", source, TASKS, fields, time="ts", group="user")
     expected = prepare_table(table, tmp_path / "one_machine")
     assert_equal(prepare_table_on_spark(table, tmp_path / "spark", spark), expected, parts=False)
+
+
+@pytest.mark.parametrize("policy", ["mask", "correct"])
+def test_late_labels_of_a_sample(tmp_path, spark, policy):
+    """Labels are seen from the last time in all files, and files of training rows bring copies."""
+    for number in range(FILES):
+        of_file = rows(number, ROWS_OF_FILE)
+        for position, row in enumerate(of_file):
+            row["bought_at"] = row["ts"] + timedelta(hours=position % 30) if row["buy"] else None
+        write(tmp_path / "raw" / f"part-{number}.parquet", of_file)
+    late = Delay("buy", time="bought_at", window="1d", policy=policy, wait="2h" if policy == "correct" else None)
+    table = replace(declare(tmp_path / "raw"), delays=[late])
+    expected = prepare_table(table, tmp_path / "one_machine", sample=0.7)
+    findings = (expected / "report.json").read_text()
+    assert (" 0 training rows stand there once more" in findings) == (policy == "mask")
+    assert_equal(prepare_table_on_spark(table, tmp_path / "spark", spark, sample=0.7), expected, parts=False)
+
+
+def test_workers_redact(tmp_path, spark):
+    found = [rows(number, ROWS_OF_FILE) for number in range(2)]
+    wrong_label(found)
+    for number, of_file in enumerate(found):
+        write(tmp_path / "raw" / f"part-{number}.parquet", of_file)
+    with redacted():
+        sentence = assert_refused_alike(declare(tmp_path / "raw"), tmp_path, spark)
+    assert sentence.endswith(f"label {REDACTED} must be 0 or 1")
 
 
 def assert_refused_alike(table: Table, folder: Path, spark: Any, **limits: Any) -> str:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.jobs.daily import shop
-from torchrec_mtl.data.table import ByTime, Hashed, TableEncoder, Vocabulary, prepare_table
+from torchrec_mtl.data.table import ByTime, Delay, Hashed, TableEncoder, Vocabulary, prepare_table
 from torchrec_mtl.data.table.days import check_days, count_day, fit_day, write_day
 from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.errors import InputError
@@ -130,6 +130,12 @@ def test_a_table_whose_rows_have_no_day_is_refused(table):
         check_days(replace(table, fields=fields, time=None, group=None, source=by_split, split=None))
     with pytest.raises(InputError, match="`source` of table 'shop' must not name splits"):
         check_days(replace(table, source=by_split, split=None))
+
+
+def test_a_table_whose_labels_come_late_is_refused(table):
+    late = Delay("buy", time="bought_at", window="1d")
+    with pytest.raises(InputError, match="`delays` of table 'shop' must be empty"):
+        check_days(replace(table, delays=[late]))
 
 
 def test_a_bad_row_is_named(table, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from torchrec_mtl.data.table import (
     AgeInDays,
+    AnyId,
     Bins,
     ByHash,
     ByTime,
@@ -104,7 +105,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a history with a dimension": (
         lambda: table(Vocabulary("item"), History("a", "item", embedding_dim=8)),
-        "field 'a' has no `embedding_dim` or `init_std`: it shares a table",
+        "field 'a' has no `embedding_dim`, `init_std` or `num_rows`: it shares a table",
     ),
     "a shared table of another kind": (
         lambda: table(Vocabulary("item"), Hashed("other", shares="item")),
@@ -137,6 +138,11 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "no time": (lambda: ByTime("tomorrow", "2026-11-08"), r"`valid_from` \(='tomorrow'\) must be a time"),
     "shares of all": (lambda: ByHash("user", 0.5, 0.5), "must be above 0, and less than 1 together"),
     "no such format": (lambda: table(format="xml"), "`format` .*must be one of"),
+    "rows for no bucket": (lambda: AnyId("item", num_rows=1), "`num_rows` of field `item` .*must be at least 2"),
+    "tables of two sizes": (
+        lambda: table(AnyId("item", num_rows=64), AnyId("other", num_rows=32, shares="item")),
+        r"`num_rows` \(=32\) of field 'other' must be that of 'item', whose table it shares",
+    ),
     "no such unit": (lambda: table(time_unit="h"), "`time_unit` .*must be one of"),
 }
 
@@ -155,10 +161,14 @@ def test_a_shared_table_may_have_another_column_and_form() -> None:
         Vocabulary("bought", shares="item", column="purchases", separator="|", pooling="mean"),
         Hashed("city", 100),
         Hashed("born_in", 100, shares="city"),
+        AnyId("user", num_rows=64),
+        AnyId("friend", num_rows=64, shares="user"),
     )
     assert [field.shares for field in shared.schema(dict.fromkeys(shared.by_name, 9), []).fields] == [
         None,
         "item",
         None,
         "city",
+        None,
+        "user",
     ]

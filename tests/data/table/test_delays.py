@@ -115,7 +115,8 @@ def test_corrected_labels_are_first_read_after_the_wait_and_again_when_they_come
             num_copies += 1
             weights = {name: value for name, value in copy.items() if name.endswith("_known") and value}
             assert weights == {"buy_known": 1}
-            assert (copy["buy"], copy["item"], copy["at"], copy["split"]) == (1, first["item"], first["at"], "train")
+            assert (copy["buy"], copy["item"], copy["split"]) == (1, first["item"], "train")
+            assert copy["at"] - first["at"] == timedelta(days=delay)  # when it became known
     assert num_copies > 5
     report = json.loads((tmp_path / "prepared" / "report.json").read_text())
     assert any(f"{num_copies} training rows stand there once more" in line for line in report["findings"])

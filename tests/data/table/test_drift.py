@@ -8,10 +8,22 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from torchrec_mtl.data.table import Bins, ByHash, Dense, Hashed, Integers, LogRound, Table, TableEncoder, Vocabulary
+from torchrec_mtl.data.table import (
+    AnyId,
+    Bins,
+    ByHash,
+    Dense,
+    Hashed,
+    Integers,
+    LogRound,
+    Table,
+    TableEncoder,
+    Vocabulary,
+)
 from torchrec_mtl.data.table.columns import Part
 from torchrec_mtl.data.table.drift import added, count_rows_of_fields, population_stability
 from torchrec_mtl.data.table.fitting import Fitting
+from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.rows import read_rows
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
@@ -20,6 +32,7 @@ FIELDS = [
     Vocabulary("few"),
     Vocabulary("many", spare_rows=100),
     Hashed("hashed", 500),
+    AnyId("any"),
     Integers("integer", 9, missing=3),
     Bins("bins", 6),
     LogRound("rounds", 40.0),
@@ -35,6 +48,7 @@ def raw(seed: int, num_rows: int, shift: int = 0) -> pl.DataFrame:
         "few": random.integers(0, 8, num_rows) + shift,
         "many": random.integers(0, 300, num_rows) + 30 * shift,
         "hashed": random.integers(0, 10**6, num_rows),
+        "any": random.integers(0, 2**40, num_rows),
         "integer": random.integers(0, 9, num_rows),
         "bins": numbers,
         "rounds": numbers,
@@ -94,6 +108,9 @@ def test_every_value_of_every_field_is_counted_once(encoder, name):
             fitted = encoder.fitted[name]
             score = (value - fitted["mean"]) / fitted["std"]
             bins[sum(score > edge for edge in np.arange(-2, 2.1, 0.5))] += 1
+            continue
+        if name == "any":
+            bins[int(stable_hashes(pa.array([value]))[0]) >> 59] += 1
             continue
         (number,) = encoder.ids(name, pa.array([value]))
         num_ids = encoder.num_embeddings(name)

@@ -32,7 +32,9 @@ def rows_as_read(folder: Path, rows: list[dict], format: str) -> list[pa.RecordB
     file = folder / f"new.{format}"
     rows = [{name: value for name, value in row.items() if name not in ("click", "buy", "note")} for row in rows]
     if format in ("csv", "tsv"):
-        rows = [{**row, **{name: shops.joined(row[name]) for name in ("recent", "clicked")}} for row in rows]
+        rows = [
+            {**row, **{name: shops.joined(row[name]) for name in ("recent", "clicked", "any_recent")}} for row in rows
+        ]
     shops.write_file(file, rows, format, pa.int64() if isinstance(rows[0]["user"], int) else pa.string())
     return [part.batch for found in find_files(str(file)) for part in read_parts(found, [])]
 

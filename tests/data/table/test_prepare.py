@@ -20,7 +20,17 @@ from tests.data.table import shops
 from tests.data.table.shops import Shop
 from torchrec_mtl.data import read_split
 from torchrec_mtl.data.schema import SPLITS, Schema
-from torchrec_mtl.data.table import ByHash, Dense, History, Integers, Table, Vocabulary, prepare_table
+from torchrec_mtl.data.table import (
+    ByHash,
+    ByTime,
+    Dense,
+    History,
+    Integers,
+    Table,
+    TableEncoder,
+    Vocabulary,
+    prepare_table,
+)
 from torchrec_mtl.errors import LARGEST, InputError
 from torchrec_mtl.tasks import Task, TaskForest
 
@@ -47,6 +57,35 @@ def test_a_second_call_uses_what_the_first_prepared(tmp_path: Path, rows: Rows) 
         == Schema.load(folder).num_rows
         == {split: len(read_split(folder, split)) for split in SPLITS}
     )
+
+
+@pytest.mark.parametrize(
+    ("group", "split", "together"),
+    [
+        ("user", ByHash("note"), "user"),
+        (None, ByHash("user"), "user"),
+        (None, ByTime("1971-01-01", "1972-01-01"), "note"),
+    ],
+)
+def test_a_sample_is_of_whole_groups(tmp_path: Path, group: str | None, split: Any, together: str) -> None:
+    days = [f"{year}-01-{1 + number % 28:02}" for number in range(1000) for year in (1970, 1971, 1972)]
+    raw = {"ts": days, "user": [f"u{n // 3}" for n in range(3000)], "note": [f"n{n}" for n in range(3000)]}
+    pl.DataFrame({**raw, "click": [0, 1] * 1500}).write_csv(tmp_path / "raw.csv")
+    further = {"split": split, "time": "ts", "group": group, "keep": ["note"]}
+    table = Table("shop", str(tmp_path / "raw.csv"), TaskForest(Task("click")), [Vocabulary("user")], **further)
+    notes = []
+    for sample in (0.2, 0.5, 1.0):
+        folder = prepare_table(table, tmp_path / str(sample), sample=sample)
+        notes.append({note for each in SPLITS for note in pl.read_parquet(folder / f"{each}.parquet")["note"]})
+        assert len(notes[-1]) == pytest.approx(3000 * sample, abs=150)
+    assert notes[0] < notes[1] < notes[2] == set(raw["note"])
+    of = dict(zip(raw["note"], raw[together], strict=True))
+    for of_sample in notes[:2]:
+        assert not {of[note] for note in of_sample} & {of[note] for note in notes[2] - of_sample}
+    encoder = TableEncoder.load(tmp_path / "0.2")
+    assert encoder.num_embeddings("user") < 300
+    with pytest.raises(InputError, match=r"`sample` \(=0\) must be above 0 and at most 1"):
+        prepare_table(table, tmp_path / "none", sample=0)
 
 
 def test_another_declaration_needs_another_folder(tmp_path: Path, rows: Rows) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.data.table import shops
 from torchrec_mtl.data.table import formats
 from torchrec_mtl.data.table.columns import read_values
+from torchrec_mtl.data.table.parts import WrongLine
 from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.errors import InputError
 
@@ -217,12 +218,32 @@ def test_newlines_within_quotes_belong_to_the_value(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_csv_row_of_another_length_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"a.csv: cannot be read \(CSV parse error: .*Expected 2 columns, got 3: 4,5,6\)"
-    ):
+    rule = r"a.csv: row 1 \(counted from 0\): must have 2 values, as the header, not 3: '4,5,6'"
+    with pytest.raises(InputError, match=rule):
         texts(tmp_path, "x,y\n1,2\n4,5,6\n")
     with pytest.raises(InputError, match=r"a.csv: cannot be read \(.*invalid UTF8"):
         texts(tmp_path, b"x,y\n\xff,2\n")
+
+
+@pytest.mark.parametrize("block", [64, 2**24])
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_csv_rows_keep_their_numbers_among_those_of_another_length(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, block: int
+) -> None:
+    monkeypatch.setattr(formats, "_BLOCK", block)
+    is_wrong = [number in (0, 1, 7, 20, 21, 22, 99) for number in range(100)]
+    lines = [f"{n},1,2" if wrong else f'"{n}\n",{n}' if n % 3 else f"{n},{n}" for n, wrong in enumerate(is_wrong)]
+    content = "\n".join(["x,y", *lines, ""]).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    found: list[WrongLine] = []
+    numbers = []
+    for part in read_parts(find_files(str(tmp_path / name))[0], [], found):
+        numbers += [part.number(row) for row in range(part.batch.num_rows)]
+        assert [int(value) for value in part.column("x").to_pylist()] == numbers[-part.batch.num_rows :]
+        read_values(part, "x", "label")
+        assert all(f"row {part.number(row)} (counted" in reason for row, reason in part.reasons.items())
+    assert numbers == [number for number, wrong in enumerate(is_wrong) if not wrong]
+    assert [(line.row, line.text) for line in found] == [(n, lines[n]) for n, wrong in enumerate(is_wrong) if wrong]
 
 
 def test_json_lines_keep_their_types_in_every_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

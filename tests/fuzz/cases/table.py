@@ -133,6 +133,7 @@ TOP = {
         spare_rows=lambda rng: integer(rng, 0, 3),
     ),
     "Hashed": _of_ids(table.Hashed, num_buckets=lambda rng: integer(rng, 1, 99)),
+    "AnyId": _of_ids(table.AnyId, num_rows=lambda rng: one_of(rng, None, 64)),
     "Integers": _of_ids(
         table.Integers, num_ids=lambda rng: integer(rng, 1, 9), missing=lambda rng: one_of(rng, None, 0)
     ),

@@ -1,5 +1,6 @@
 """Any table in: raw columns, declared field by field, encoded as a prepared data set and for prediction alike."""
 
+from torchrec_mtl.data.table.any_id import AnyId
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
 from torchrec_mtl.data.table.delays import Delay
 from torchrec_mtl.data.table.encoders import TableEncoder
@@ -10,6 +11,7 @@ from torchrec_mtl.data.table.prepare import prepare_table
 
 __all__ = [
     "AgeInDays",
+    "AnyId",
     "Bins",
     "ByHash",
     "ByTime",

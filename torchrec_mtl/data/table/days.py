@@ -23,7 +23,7 @@ from torchrec_mtl.data.table.prepare import listed_values, with_further_columns
 from torchrec_mtl.data.table.rows import TypedRows, read_rows
 from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.data.writer import SplitFiles
-from torchrec_mtl.errors import LARGEST, InputError
+from torchrec_mtl.errors import InputError
 
 
 @dataclass
@@ -47,6 +47,8 @@ def check_days(table: Table) -> None:
     """Raises `InputError` unless the rows of a table can be told apart by day."""
     if table.time is None:
         raise InputError(f"`time` of table {table.name!r} must name the column by which its rows have a day")
+    if table.delays:
+        raise InputError(f"`delays` of table {table.name!r} must be empty, as each day is trained on at its end")
     if isinstance(table.source, Mapping):
         raise InputError(f"`source` of table {table.name!r} must not name splits, as each day is scored and trained on")
 
@@ -101,9 +103,7 @@ def write_day(encoder: TableEncoder, day: date, num_read: int, folder: Path) -> 
         InputError: as `fit_day` does, or if a field has more ids than a table can have rows.
     """
     table = encoder.table
-    for each in table.id_fields:
-        if (number := encoder.num_embeddings(each.name)) > LARGEST:
-            raise InputError(f"field {each.name!r} must have at most {LARGEST} ids, not {number}: use `Hashed`")
+    encoder.check_tables()
     folder.mkdir()
     histories = _histories(encoder, day, num_read, folder / ".histories") if table.histories else None
     try:
@@ -123,7 +123,7 @@ def write_day(encoder: TableEncoder, day: date, num_read: int, folder: Path) -> 
 
 
 def _histories(encoder: TableEncoder, day: date, num_read: int, folder: Path) -> HistoryBuilder:
-    histories = HistoryBuilder(encoder.table.histories, num_read, folder)
+    histories = HistoryBuilder(encoder.table.histories, num_read, folder, encoder.wide_histories)
     for rows, _ in _read(encoder.table, day, with_earlier=True):
         assert rows.time is not None
         histories.add(rows.group_numbers(), rows.time, *listed_values(encoder, rows))

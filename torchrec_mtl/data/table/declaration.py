@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 
 from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
+from torchrec_mtl.data.table.any_id import AnyId
 from torchrec_mtl.data.table.columns import TIME_UNITS
 from torchrec_mtl.data.table.delays import Delay, check_delays, prepared_tasks
 from torchrec_mtl.data.table.fields import AgeInDays, DeclaredField, IdField
@@ -83,7 +84,8 @@ class Table:
         source: file, glob, or folder of parts (Spark's, with hive partitions as columns), local or a URI (``s3://...``);
             several of them; or one for each of "train", "valid" and "test".
         tasks: the funnel, with its label columns.
-        fields: the fields: see `Vocabulary`, `Hashed`, `Integers`, `Bins`, `LogRound`, `TimeOf`, `Dense`, `History`.
+        fields: the fields: see `Vocabulary`, `Hashed`, `AnyId`, `Integers`, `Bins`, `LogRound`, `TimeOf`, `Dense`,
+            `History`.
         split: how rows are split: `ByTime` or `ByHash`; None if ``source`` names the splits.
         time: column with the time of a row.
         time_unit: unit of times that are integers: "s", "ms", "us" or "ns" since 1970.
@@ -260,6 +262,7 @@ class Table:
                 embedding_dim=each.embedding_dim,
                 pooling=each.pooling,
                 init_std=each.init_std,
+                num_rows=each.num_rows if isinstance(each, AnyId) and self.owner(each) is each else None,
             )
             for each in self.id_fields
         ]

@@ -38,10 +38,11 @@ class Delay:
         wait: how long after its row a label is read first, under "correct".
 
     Under "correct", a training row has the label that it had after ``wait``, and stands there once more, with label 1,
-    for a task that happened after ``wait`` and until ``as_of``. Such a copy has weight 0 for all other tasks. Two
-    further tasks, ``<task>_delayed`` and ``<task>_real_negative``, are what the loss makes its weights of; their labels
-    are known for rows older than ``window``. Both a first label and a copy count if they came at least ``window`` after
-    the first row: copies before that would be too few, as those of the last rows still are to come.
+    for a task that happened after ``wait`` and until ``as_of``. Such a copy has weight 0 for all other tasks, and the
+    time at which it became known, that of the task. Two further tasks, ``<task>_delayed`` and ``<task>_real_negative``,
+    are what the loss makes its weights of; their labels are known for rows older than ``window``. Both a first label
+    and a copy count if they came at least ``window`` after the first row: copies before that would be too few, as those
+    of the last rows still are to come.
 
     Raises:
         InputError: if a duration cannot be read, ``wait`` is not below ``window``, or it is given to "mask".

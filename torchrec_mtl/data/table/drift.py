@@ -7,12 +7,15 @@ import numpy as np
 import pyarrow as pa
 
 from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.hashes import finalise
+from torchrec_mtl.data.table.any_id import AnyId
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fields import IdField
 from torchrec_mtl.data.table.ids import UNKNOWN, History, Vocabulary, is_null
 from torchrec_mtl.data.table.rows import TypedRows
 from torchrec_mtl.errors import InputError
 
+_RANGES = 32
 MOST_BINS = 64  # a field with more ids is counted in 32 ranges of ids, a vocabulary in ranges that double
 _SCORES = np.arange(-2, 2.1, 0.5)  # standard scores between which a dense field is counted
 
@@ -110,16 +113,17 @@ def _count(encoder: TableEncoder, name: str, values: pa.Array) -> FieldCounts:
     if isinstance(declared, Vocabulary):
         num_unknown = int((ids == UNKNOWN).sum())
         ids = ids[ids != UNKNOWN]
-    bins = np.bincount(
-        _bins(ids, num_ids, declared), minlength=int(_bins(np.array([num_ids - 1]), num_ids, declared)[0]) + 1
-    )
+    last = _RANGES - 1 if isinstance(declared, AnyId) else int(_bins(np.array([num_ids - 1]), num_ids, declared)[0])
+    bins = np.bincount(_bins(ids, num_ids, declared), minlength=last + 1)
     return FieldCounts(len(values), num_missing, num_unknown, tuple(bins.tolist()))
 
 
 def _bins(ids: Array, num_ids: int, declared: IdField) -> Array:
     """The bin of each id, counted from 0."""
+    if isinstance(declared, AnyId):  # ranges of ids say nothing: those of their hashes are alike as long as ids are
+        return (finalise(ids.astype(np.uint64)) >> np.uint64(59)).astype(np.int64)  # 2^5 of them
     if num_ids <= MOST_BINS:
         return ids
     if isinstance(declared, Vocabulary):  # ids are in the order of their frequency: ranks 1, 2-3, 4-7, ...
         return np.asarray(np.frexp(ids - UNKNOWN)[1] - 1)
-    return np.asarray(ids * 32 // num_ids)
+    return np.asarray(ids * _RANGES // num_ids)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from torchrec_mtl.data.id_columns import id_type
 from torchrec_mtl.data.lists import Array, to_lists
 from torchrec_mtl.data.schema import Schema
+from torchrec_mtl.data.table.any_id import AnyId
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table, weight_column
 from torchrec_mtl.data.table.delays import Delay
 from torchrec_mtl.data.table.fields import AgeInDays, Fitted, IdField
@@ -23,14 +24,15 @@ from torchrec_mtl.data.table.lookup import Lookup
 from torchrec_mtl.data.table.numbers import Bins, Dense, LogRound
 from torchrec_mtl.data.table.parts import Part, Values
 from torchrec_mtl.data.table.rows import TypedRows, read_rows, value_type
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import LARGEST, InputError
 from torchrec_mtl.files import digest, read_json, to_json
+from torchrec_mtl.modules.id_hash import ANY_ID
 from torchrec_mtl.tasks import Task, TaskForest
 
 ENCODERS_FILE = "encoders.json"
 FORMAT_VERSION = 1
 KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Vocabulary, Hashed, Integers, TimeOf, History, Bins, LogRound, Dense)
+    kind.__name__: kind for kind in (Vocabulary, Hashed, AnyId, Integers, TimeOf, History, Bins, LogRound, Dense)
 }
 
 
@@ -121,6 +123,20 @@ class TableEncoder:
         """Returns the number of ids of the field ``name``."""
         owner = self._owner(name)
         return owner.num_embeddings(self.fitted[owner.name])
+
+    @property
+    def wide_histories(self) -> frozenset[str]:
+        """The names of the histories whose ids need 64 bits."""
+        return frozenset(each.name for each in self.table.histories if self.num_embeddings(each.name) > LARGEST)
+
+    def check_tables(self) -> None:
+        """Raises `InputError` if a table cannot have a row for each id, or its fields differ in pooling."""
+        for each in self.table.id_fields:
+            if LARGEST < (number := self.num_embeddings(each.name)) < ANY_ID:
+                rule = f"must have at most {LARGEST} ids, not {number}: set `max_size`, or use `Hashed` or `AnyId`"
+                raise InputError(f"field {each.name!r} {rule}")
+        schema = self.schema()
+        schema.embedding_configs(1, {each.name: 1 for each in schema.fields if each.num_embeddings == ANY_ID})
 
     def extended(self, counts: Mapping[str, pl.DataFrame]) -> tuple["TableEncoder", dict[str, int]]:
         """Appends the values of later rows to the vocabularies, see `Vocabulary.extended`; all else stays.

@@ -12,6 +12,8 @@ import pyarrow.fs
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from torchrec_mtl.data import parquet
+from torchrec_mtl.data.table.parts import WrongLine
 from torchrec_mtl.errors import InputError, shown
 
 PART_ROWS = 2**18  # rows in memory at once
@@ -62,12 +64,21 @@ def format_of(name: str) -> str:
     return _FORMATS[suffix]
 
 
-def read_batches(file: SourceFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    file: SourceFile, columns: Sequence[str], wrong: list[WrongLine] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Yields the rows of a file in order, with ``columns``, or with all columns if there are none.
+
+    Args:
+        file: the file.
+        columns: the columns.
+        wrong: list that gets the lines of a CSV file that are no rows, before or with the rows around them.
 
     Raises:
         InputError: if a column is missing, there several times or in the name of the folder, or a line is not JSON.
     """
+    if file.format in ("csv", "tsv"):
+        return _read_csv(file, columns, [] if wrong is None else wrong)
     return _READERS[file.format](file, columns)
 
 
@@ -87,18 +98,25 @@ def _read_parquet(file: SourceFile, columns: Sequence[str]) -> Iterator[pa.Recor
     with file.filesystem.open_input_file(file.path) as stream:
         opened = pq.ParquetFile(stream, page_checksum_verification=True)
         wanted = _wanted(file, opened.schema_arrow.names, columns)
-        for batch in opened.iter_batches(PART_ROWS, columns=wanted):
+        for batch in parquet.read_batches(opened, PART_ROWS, columns=wanted):
             yield batch.select(wanted)  # of "a", it may also read a column "a.b"
 
 
-def _read_csv(file: SourceFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _read_csv(file: SourceFile, columns: Sequence[str], wrong: list[WrongLine]) -> Iterator[pa.RecordBatch]:
+    def skip(line: pa.csv.InvalidRow) -> str:
+        row = line.number - 2  # the header is line 1
+        wrong.append(WrongLine(row, line.expected_columns, line.actual_columns, line.text))
+        return "skip"
+
     parse = pa.csv.ParseOptions(delimiter="\t" if file.format == "tsv" else ",", newlines_in_values=True)
+    parse.invalid_row_handler = lambda line: "skip"
     with file.filesystem.open_input_stream(file.path, compression="detect") as stream:
         header = pa.csv.open_csv(stream, parse_options=parse).schema.names
+    parse.invalid_row_handler = skip
     with file.filesystem.open_input_stream(file.path, compression="detect") as stream:
         yield from pa.csv.open_csv(
             stream,
-            read_options=pa.csv.ReadOptions(block_size=_BLOCK),
+            read_options=pa.csv.ReadOptions(block_size=_BLOCK, use_threads=False),  # or lines have no number
             parse_options=parse,
             convert_options=pa.csv.ConvertOptions(
                 column_types=dict.fromkeys(header, pa.string()),
@@ -163,4 +181,4 @@ def _bad_line(file: SourceFile, lines: bytes, first_row: int, error: Exception) 
     return InputError(f"{file.name}: {rule} ({shown(error)})")
 
 
-_READERS = {"parquet": _read_parquet, "csv": _read_csv, "tsv": _read_csv, "arrow": _read_arrow, "jsonl": _read_jsonl}
+_READERS = {"parquet": _read_parquet, "arrow": _read_arrow, "jsonl": _read_jsonl}

@@ -1,7 +1,7 @@
 """Histories: the last values of a group's rows strictly before each row."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torchrec_mtl.data.raw.hashes import finalise
 from torchrec_mtl.data.table.ids import History
 
 ROWS_IN_MEMORY = 2**21  # of one partition of groups
+ROWS_WAITING = 2**18  # rows of all partitions that `HistoryReader` holds
 
 
 def earlier_values(
@@ -66,17 +67,18 @@ def earlier_values(
 class HistoryBuilder:
     """Builds the histories of more rows than memory holds: groups are divided by hash into partitions on disk.
 
-    Rows are added in order with `add`; `read` then gives the lists in the same order. Memory follows `ROWS_IN_MEMORY`
-    and the lengths of lists, not the number of rows.
+    Rows are added in order with `add`; `read` then gives the lists in the same order. Memory follows `ROWS_IN_MEMORY`,
+    `ROWS_WAITING` and the lengths of lists, not the number of rows.
 
     Args:
         histories: the histories.
         num_rows: number of rows that will be added.
         folder: folder for the partitions, which `close` removes.
+        wide: names of the histories whose ids need 64 bits.
     """
 
-    def __init__(self, histories: tuple[History, ...], num_rows: int, folder: Path) -> None:
-        self.histories, self._folder, self._num_rows = histories, folder, 0
+    def __init__(self, histories: tuple[History, ...], num_rows: int, folder: Path, wide: Collection[str] = ()) -> None:
+        self.histories, self._folder, self._wide, self._num_rows = histories, folder, wide, 0
         self._num_partitions = -(-num_rows // ROWS_IN_MEMORY)
         folder.mkdir()
         self._writers: dict[int, pa.ipc.RecordBatchFileWriter] = {}
@@ -120,12 +122,11 @@ class HistoryBuilder:
                 last=each.last,
                 within=each.within_us,
             )
-            lists[each.name] = pa.LargeListArray.from_arrays(
-                pa.array(offsets, pa.int64()), pa.array(values, pa.int32())
-            )
+            kind = pa.int64() if each.name in self._wide else pa.int32()
+            lists[each.name] = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values, kind))
         whole = pa.table(lists)
         with pa.ipc.new_file(self._folder / f"lists_{partition}.arrow", whole.schema) as writer:
-            writer.write_table(whole, max_chunksize=2**14)
+            writer.write_table(whole, max_chunksize=max(1, ROWS_WAITING // self._num_partitions))
 
     def close(self) -> None:
         """Removes the partitions."""

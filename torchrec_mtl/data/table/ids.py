@@ -160,14 +160,8 @@ class Integers(IdField):
             raise self._error("missing", f"must be at least 0 and below `num_ids` (={self.num_ids})")
 
     def checked(self, values: Values, part: Part, column: str) -> Values:
-        outside = pc.or_(pc.less(values.flat, 0), pc.greater_equal(values.flat, self.num_ids))
-        if self.missing is None:
-            outside = outside.fill_null(True)
-        rows, positions = values.first_of_rows(outside.fill_null(False).to_numpy(zero_copy_only=False))
-        first = dict(zip(rows.tolist(), positions.tolist(), strict=True))
-        rule = f"id {{}} must be at least 0 and below `num_ids` (={self.num_ids})"
-        part.reject(column, rows, rule, lambda row: values.flat[first[row]].as_py())
-        return Values(pc.if_else(outside, None, values.flat), values.offsets)
+        limit = f"`num_ids` (={self.num_ids})"
+        return checked_range(values, part, column, self.num_ids, limit, missing=self.missing is not None)
 
     def num_embeddings(self, fitted: Fitted) -> int:
         return self.num_ids
@@ -248,6 +242,27 @@ class History(IdField):
     def within_us(self) -> int | None:
         """The window in microseconds; None if there is no limit."""
         return None if self.within is None else duration("within", self.within)
+
+
+def checked_range(values: Values, part: Part, column: str, end: int, limit: str, *, missing: bool) -> Values:
+    """Returns integers of ``column``, and marks the rows of ``part`` with others than ``0 .. end - 1``.
+
+    Args:
+        values: the integers.
+        part: the rows.
+        column: name of the column.
+        end: end of the range.
+        limit: what ``end`` is, in the message.
+        missing: whether a value may be missing.
+    """
+    outside = pc.or_(pc.less(values.flat, 0), pc.greater_equal(values.flat, end))
+    if not missing:
+        outside = outside.fill_null(True)
+    rows, positions = values.first_of_rows(outside.fill_null(False).to_numpy(zero_copy_only=False))
+    first = dict(zip(rows.tolist(), positions.tolist(), strict=True))
+    rule = f"id {{}} must be at least 0 and below {limit}"
+    part.reject(column, rows, rule, lambda row: values.flat[first[row]].as_py())
+    return Values(pc.if_else(outside, None, values.flat), values.offsets)
 
 
 def duration(argument: str, text: str) -> int:

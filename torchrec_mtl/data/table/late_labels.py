@@ -130,6 +130,18 @@ class LateLabels:
         self._last = max(int(each.max()) for each in (np.array([self._last]), rows.time, *happened) if len(each))
         self._last_training = max(self._last_training, int(rows.time[training].max(initial=-NEVER)))
 
+    def merge(self, other: "LateLabels") -> None:
+        """Adds what other parts of the same table have noted and counted."""
+        self._first, self._last = min(self._first, other._first), max(self._last, other._last)
+        self._last_training = max(self._last_training, other._last_training)
+        for task, counts in other._counts.items():
+            self._counts[task] += counts
+
+    @property
+    def num_copies(self) -> int:
+        """Number of rows that stand there once more, of those asked for so far."""
+        return sum(counts["copied"] for counts in self._counts.values())
+
     def check(self) -> None:
         """Raises an `InputError` if no label of a training row is old enough."""
         for each in self.table.delays:
@@ -158,7 +170,11 @@ class LateLabels:
                 counts[of] += int(chosen.sum())
                 counts[f"masked {of}"] += int((weights[chosen] == 0).sum())
             counts["late"] += int(((at != NEVER) & (at - rows.time > each.window_us)).sum())
-            counts["copied"] += len(copies[each.task][0]) if each.task in copies else 0
+            if each.task in copies:
+                positions, changed = copies[each.task]
+                counts["copied"] += len(positions)
+                if table.time not in table.names:
+                    changed[table.time or ""] = at[positions]
         return known, copies
 
     def findings(self) -> list[str]:
@@ -172,11 +188,12 @@ class LateLabels:
 
 
 def with_copies(rows: pl.DataFrame, splits: Array, copies: Mapping[str, Copies]) -> tuple[pl.DataFrame, Array]:
-    """Returns rows with their copies at the end, and the split of each."""
+    """Returns rows with their copies at the end, each with the time at which it became known, and their splits."""
     whole, of_rows = [rows], [splits]
     for positions, changed in copies.values():
         values = [
-            pl.Series(name, np.broadcast_to(value, len(positions)), pl.Float32) for name, value in changed.items()
+            pl.Series(name, np.broadcast_to(value, len(positions))).cast(rows.schema[name])
+            for name, value in changed.items()
         ]
         whole.append(rows[positions].with_columns(values))
         of_rows.append(splits[positions])

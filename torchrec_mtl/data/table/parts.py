@@ -1,6 +1,6 @@
 """Some rows of a source, and the values of their columns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,27 @@ from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError, shown
 
 
+@dataclass(frozen=True)
+class WrongLine:
+    """A line of a CSV file that is no row.
+
+    Args:
+        row: its number as a row, counted from 0.
+        expected: number of values of the header.
+        found: number of values of the line.
+        text: the line.
+    """
+
+    row: int
+    expected: int
+    found: int
+    text: str
+
+    def __str__(self) -> str:
+        rule = f"must have {self.expected} values, as the header, not {self.found}"
+        return f"row {self.row} (counted from 0): {rule}: {shown(repr(self.text[:60]))}"
+
+
 @dataclass
 class Part:
     """Some rows of a source.
@@ -19,8 +40,9 @@ class Part:
     Args:
         batch: the rows, as they were read.
         source: file, or another name of the rows in messages.
-        first_row: number of the first row in the source, counted from 0.
+        first_row: number of the first row in the source, counted from 0, without wrong lines.
         zoned: for each column of times that has been read, whether they have a time zone.
+        wrong: lines of the source that are no rows, in order: at least those before the last row.
 
     Attributes:
         bad: for each row, whether it breaks a rule.
@@ -31,6 +53,7 @@ class Part:
     source: str
     first_row: int = 0
     zoned: dict[str, bool] = field(default_factory=dict)
+    wrong: Sequence[WrongLine] = ()
     bad: Array = field(init=False)
     reasons: dict[int, str] = field(init=False, default_factory=dict)
 
@@ -54,7 +77,16 @@ class Part:
         for row in np.unique(rows[~self.bad[rows]]).tolist():
             self.bad[row] = True
             reason = rule.format(shown(repr(value(row))[:60]))
-            self.reasons[row] = f"column {column!r}, row {self.first_row + row} (counted from 0): {reason}"
+            self.reasons[row] = f"column {column!r}, row {self.number(row)} (counted from 0): {reason}"
+
+    def number(self, row: int) -> int:
+        """The number in the source of the row at a position, counted from 0."""
+        number = self.first_row + row
+        for line in self.wrong:
+            if line.row > number:
+                break
+            number += 1
+        return number
 
     def wrong_type(self, column: str, rule: str, found: pa.DataType) -> InputError:
         return InputError(f"{self.source}: column {column!r} must hold {rule}, not {found}")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.hashes import to_unit_interval
 from torchrec_mtl.data.raw.preparation import REPORT_FILE, without_progress
 from torchrec_mtl.data.schema import SPLITS, Schema
+from torchrec_mtl.data.table.any_id import shown_size
 from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
 from torchrec_mtl.data.table.encoders import FORMAT_VERSION, TableEncoder
 from torchrec_mtl.data.table.fitting import Fitting
@@ -25,10 +26,11 @@ from torchrec_mtl.data.table.formats import SourceFile
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.history import HistoryBuilder
 from torchrec_mtl.data.table.late_labels import LateLabels, with_copies
-from torchrec_mtl.data.table.rows import TypedRows, read_rows
+from torchrec_mtl.data.table.parts import WrongLine
+from torchrec_mtl.data.table.rows import TypedRows, read_rows, sampled
 from torchrec_mtl.data.table.sources import find_files, read_parts
 from torchrec_mtl.data.writer import SplitFiles, build_once
-from torchrec_mtl.errors import LARGEST, InputError
+from torchrec_mtl.errors import InputError, check_positive_share
 from torchrec_mtl.files import to_json
 
 Progress = Callable[[str, int, float], None]
@@ -50,6 +52,7 @@ def prepare_table(
     *,
     bad_rows: str = "strict",
     bad_rows_limit: int = 1000,
+    sample: float = 1.0,
     progress: Progress = without_progress,
     engine: Callable[..., "Preparation"] | None = None,
 ) -> Path:
@@ -64,20 +67,24 @@ def prepare_table(
         bad_rows: "strict" to refuse the first row that breaks a rule, or "quarantine" to put such rows into
             ``bad_rows.tsv``.
         bad_rows_limit: largest number of rows to put aside.
+        sample: share of the rows to use, chosen by a hash of their group; without a group, of the column by which rows
+            are split, or of their place in the source.
         progress: function called with the stage, the rows so far and their share.
         engine: what reads, fits and writes; by default `Preparation`, in this process.
 
     Raises:
-        InputError: if a file is missing, damaged or has other columns; a row breaks a rule, under "strict"; a split is
-            empty; a vocabulary is larger than a table can be; or ``output`` was prepared from another declaration, or
-            before a file of the source changed.
+        InputError: if ``sample`` is not above 0 and at most 1; a file is missing, damaged or has other columns; a row
+            breaks a rule, under "strict"; a split is empty; a vocabulary is larger than a table can be; or ``output``
+            was prepared from another declaration, or before a file of the source changed.
     """
+    check_positive_share(sample=sample)
     files = files_of(table)
-    preparation = to_json({"declaration": repr(table), "bad_rows": bad_rows, "bad_rows_limit": bad_rows_limit})
+    how = {"bad_rows": bad_rows, "bad_rows_limit": bad_rows_limit, **({} if sample == 1 else {"sample": sample})}
+    preparation = to_json({"declaration": repr(table), **how})
 
     def build(folder: Path) -> Schema:
         with BadRows(bad_rows, bad_rows_limit, folder) as aside:
-            schema = (engine or Preparation)(table, files, folder, aside, progress).run()
+            schema = (engine or Preparation)(table, files, folder, aside, progress, sample).run()
         return replace(schema, notes={"preparation": preparation, "source": key})
 
     directory, key = Path(output), table_key(table)
@@ -142,15 +149,22 @@ class Preparation:
         folder: folder to write into.
         bad_rows: what happens to rows that break a rule.
         progress: function called with the stage, the rows so far and their share.
+        sample: share of the rows to use.
 
     Attributes:
         num_rows: number of rows of each split, int64 [3], without the bad ones; `fit` counts them.
     """
 
     def __init__(
-        self, table: Table, files: list[FileOfSplit], folder: Path, bad_rows: BadRows, progress: Progress
+        self,
+        table: Table,
+        files: list[FileOfSplit],
+        folder: Path,
+        bad_rows: BadRows,
+        progress: Progress,
+        sample: float = 1.0,
     ) -> None:
-        self.table, self.files, self.folder = table, files, folder
+        self.table, self.files, self.folder, self.sample = table, files, folder, sample
         self.bad_rows, self.progress = bad_rows, progress
         self.total_size = sum(each.file.size for each in files)
         self.num_rows = np.zeros(len(SPLITS), np.int64)
@@ -164,11 +178,7 @@ class Preparation:
                 raise InputError(f"split {name!r} of `source` (={self.table.source!r}) must have at least one row")
         self.late_labels.check()
         encoder = fitting.fit()
-        for each in self.table.id_fields:
-            if (number := encoder.num_embeddings(each.name)) > LARGEST:
-                rule = f"must have at most {LARGEST} ids, not {number}"
-                raise InputError(f"field {each.name!r} {rule}: set `max_size`, or use `Hashed`")
-        encoder.schema().embedding_configs(embedding_dim=1)  # refuses what tables cannot be
+        encoder.check_tables()
         self._report(encoder, self.encode(encoder))
         return replace(encoder.schema(), vocabulary_digest=encoder.save(self.folder))
 
@@ -192,7 +202,9 @@ class Preparation:
                 histories.close()
 
     def _histories(self, encoder: TableEncoder) -> HistoryBuilder:
-        histories = HistoryBuilder(self.table.histories, int(self.num_rows.sum()), self.folder / ".histories")
+        histories = HistoryBuilder(
+            self.table.histories, int(self.num_rows.sum()), self.folder / ".histories", encoder.wide_histories
+        )
         for rows, _ in self.read("histories", again=True):
             assert rows.time is not None
             histories.add(rows.group_numbers(), rows.time, *listed_values(encoder, rows))
@@ -210,18 +222,28 @@ class Preparation:
         """Yields the rows that break no rule, with the position of each one's split in `SPLITS`, int64 [N]."""
         num_rows, size = 0, 0
         for each in self.files:
-            for part in read_parts(each.file, self.table.columns):
+            wrong: list[WrongLine] = []
+            num_refused = 0
+            for part in read_parts(each.file, self.table.columns, wrong):
+                num_refused = self._refuse_lines(each.file.name, [] if again else wrong, num_refused)
                 rows = read_rows(self.table, part)
-                if part.bad.any():
-                    if not again:
-                        for position, reason in sorted(part.reasons.items()):
-                            self.bad_rows.add_row(part.source, reason, lambda at=position, of=part: _as_json(of, at))  # type: ignore[misc]
-                    rows = rows.take(~part.bad)
+                chosen = sampled(self.table, rows, self.sample)
+                part.reasons = {position: reason for position, reason in part.reasons.items() if chosen[position]}
+                for position, reason in () if again else sorted(part.reasons.items()):
+                    self.bad_rows.add_row(part.source, reason, lambda at=position, of=part: _as_json(of, at))  # type: ignore[misc]
+                rows = rows.take(chosen & ~part.bad)
                 num_rows += len(rows)
                 self.progress(stage, num_rows, size / self.total_size)
                 yield rows, splits_of_rows(self.table, rows, each.split)
+            self._refuse_lines(each.file.name, [] if again else wrong, num_refused)
             size += each.file.size
             self.progress(stage, num_rows, size / self.total_size)
+
+    def _refuse_lines(self, source: str, lines: Sequence[WrongLine], num_refused: int) -> int:
+        """Handles those ``lines`` of a file that it has not handled yet, and returns the number of all."""
+        for line in lines[num_refused:]:
+            self.bad_rows.add_row(source, str(line), lambda of=line: of.text)  # type: ignore[misc]
+        return len(lines)
 
     def _write(self, splits: SplitFiles, encoded: pl.DataFrame, rows: TypedRows, of_rows: Array) -> None:
         labels, copies = self.late_labels.known(rows, of_rows == SPLITS.index("train"))
@@ -234,7 +256,7 @@ class Preparation:
     def _report(self, encoder: TableEncoder, num_rows: Mapping[str, int]) -> None:
         ids = {each.name: encoder.num_embeddings(each.name) for each in self.table.id_fields}
         counts = ", ".join(f"{rows:,} {split}" for split, rows in num_rows.items())
-        findings = [f"rows: {counts}", *(f"field {name}: {number:,} ids" for name, number in ids.items())]
+        findings = [f"rows: {counts}", *(f"field {name}: {shown_size(number)} ids" for name, number in ids.items())]
         findings += self.late_labels.findings()
         findings += [f"{name}: {number:,} bad rows were put aside" for name, number in self.bad_rows.counts.items()]
         report = {"num_rows": dict(num_rows), "num_embeddings": ids, "bad_rows": dict(self.bad_rows.counts)}

@@ -8,12 +8,14 @@ import numpy as np
 import polars as pl
 
 from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.preparation import without_progress
 from torchrec_mtl.data.schema import SPLITS
 from torchrec_mtl.data.table.declaration import Table
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.data.table.history import earlier_values
-from torchrec_mtl.data.table.prepare import files_of, listed_values, splits_of_rows
+from torchrec_mtl.data.table.parts import WrongLine
+from torchrec_mtl.data.table.prepare import Progress, files_of, listed_values, splits_of_rows
 from torchrec_mtl.data.table.rows import TypedRows, read_rows
 from torchrec_mtl.data.table.sources import read_parts
 from torchrec_mtl.errors import InputError
@@ -42,7 +44,7 @@ class FirstRows:
     encoder: TableEncoder
 
 
-def first_rows(table: Table, num_shown: int = 5) -> FirstRows:
+def first_rows(table: Table, num_shown: int = 5, progress: Progress = without_progress) -> FirstRows:
     """Reads the first part of a source, and encodes it with encoders that are fitted on it.
 
     Histories list the rows of this part alone.
@@ -50,6 +52,7 @@ def first_rows(table: Table, num_shown: int = 5) -> FirstRows:
     Args:
         table: the declaration.
         num_shown: number of rows that are returned.
+        progress: function called with the stage, the rows so far and their share.
 
     Raises:
         InputError: if a file cannot be read, has other columns, or no row is without fault.
@@ -64,10 +67,16 @@ def first_rows(table: Table, num_shown: int = 5) -> FirstRows:
         >>> first.encoded.rows(), first.num_bad
         ([(3, 0.0), (2, 1.0)], 0)
     """
+    progress("read", 0, 0.0)
     for file in files_of(table):
-        for part in read_parts(file.file, table.columns):
+        wrong: list[WrongLine] = []
+        for part in read_parts(file.file, table.columns, wrong):
+            progress("read", part.batch.num_rows, 1.0)
             rows = read_rows(table, part)
-            first_bad = part.reasons[int(np.flatnonzero(part.bad)[0])] if part.bad.any() else None
+            progress("check", len(rows), 1.0)
+            bad = {line.row: str(line) for line in wrong}
+            bad |= {part.number(position): reason for position, reason in part.reasons.items()}
+            first_bad = bad[min(bad)] if bad else None
             good = rows.take(~part.bad)
             if not len(good):
                 if first_bad is None:
@@ -77,6 +86,7 @@ def first_rows(table: Table, num_shown: int = 5) -> FirstRows:
             fitting.look(good)
             fitting.add(good)
             encoder = fitting.fit()
+            progress("fit", len(good), 1.0)
             counts = np.bincount(splits_of_rows(table, good, file.split), minlength=len(SPLITS)).tolist()
             encoded = encoder.encode_rows(good, _histories(encoder, good))
             labels = [pl.Series(name, column) for name, column in good.labels.items() if name not in encoded.columns]
@@ -85,7 +95,7 @@ def first_rows(table: Table, num_shown: int = 5) -> FirstRows:
             return FirstRows(
                 part.source,
                 dict(zip(SPLITS, counts, strict=True)),
-                int(part.bad.sum()),
+                len(bad),
                 first_bad,
                 raw,
                 shown,

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
 
 from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.raw.hashes import finalise, to_unit_interval
 from torchrec_mtl.data.table.columns import read_column, read_values
 from torchrec_mtl.data.table.declaration import ByHash, Table
 from torchrec_mtl.data.table.delays import read_label_times
@@ -161,6 +163,21 @@ def _read_labels(table: Table, rows: TypedRows) -> None:
 
 def _reject_missing(part: Part, column: str, values: pa.Array, what: str) -> None:
     part.reject(column, np.flatnonzero(is_null(values)), f"{what} must not be missing", lambda row: None)
+
+
+def sampled(table: Table, rows: TypedRows, share: float) -> Array:
+    """Returns whether each row belongs to a share of all, bool [N]: by a hash of its group, of the value by which it is
+    split, or of its place in its file."""
+    if share == 1:
+        return np.full(len(rows), True)
+    key = rows.key if isinstance(table.split, ByHash) else None
+    keys = key if rows.groups is None else rows.groups
+    if keys is not None:
+        hashes = stable_hashes(keys)
+    else:
+        numbers = pa.array(np.arange(rows.part.first_row, rows.part.first_row + len(rows)))
+        hashes = stable_hashes(numbers) ^ stable_hashes(pa.array([PurePath(rows.part.source).name]))
+    return to_unit_interval(finalise(hashes)) < share
 
 
 def value_type(values: pa.Array) -> str | None:

@@ -12,7 +12,7 @@ import pyarrow.fs
 
 from torchrec_mtl.data.stream_files import locate
 from torchrec_mtl.data.table.formats import PART_ROWS, SourceFile, format_of, read_batches
-from torchrec_mtl.data.table.parts import Part
+from torchrec_mtl.data.table.parts import Part, WrongLine
 from torchrec_mtl.errors import InputError
 
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -70,19 +70,29 @@ def find_files(source: str | Sequence[str], format: str | None = None) -> list[S
     return files
 
 
-def read_parts(file: SourceFile, columns: Sequence[str]) -> Iterator[Part]:
+def read_parts(file: SourceFile, columns: Sequence[str], wrong: list[WrongLine] | None = None) -> Iterator[Part]:
     """Yields the rows of a file in order, with ``columns``, or with all columns if there are none.
 
     Values of CSV files are text, whatever they look like: 007 stays 007.
 
+    Args:
+        file: the file.
+        columns: the columns.
+        wrong: list that gets the lines of a CSV file that do not have as many values as its header; without it, the
+            first one is refused.
+
     Raises:
-        InputError: if the file is damaged or cannot be reached, or has a column that the name of its folder has too.
+        InputError: if there is such a line, the file is damaged or cannot be reached, or it has a column that the name
+            of its folder has too.
     """
-    first, batches = 0, read_batches(file, [name for name in columns if name not in file.partition])
+    first, lines = 0, [] if wrong is None else wrong
+    batches = read_batches(file, [name for name in columns if name not in file.partition], lines)
     _check_unchanged(file)
     while True:
         with _reaching(file.name):
             batch = next(batches, None)
+        if lines and wrong is None:
+            raise InputError(f"{file.name}: {lines[0]}")
         if batch is None:
             _check_unchanged(file)
             return
@@ -90,7 +100,7 @@ def read_parts(file: SourceFile, columns: Sequence[str]) -> Iterator[Part]:
             batch = batch.append_column(name, pa.array([value] * batch.num_rows, pa.string()))
         for start in range(0, batch.num_rows, PART_ROWS):
             part = batch.slice(start, PART_ROWS)
-            yield Part(part, file.name, first)
+            yield Part(part, file.name, first, wrong=lines)
             first += part.num_rows
 
 

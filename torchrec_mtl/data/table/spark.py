@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from torchrec_mtl.data.parquet import read_batches
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.preparation import without_progress
 from torchrec_mtl.data.schema import SPLITS
@@ -31,6 +32,7 @@ from torchrec_mtl.data.table.spark_tasks import (
     COUNTS,
     ROWS_WRITTEN,
     Job,
+    Task,
     build_lists,
     columns_of_lists,
     columns_of_rows,
@@ -39,9 +41,11 @@ from torchrec_mtl.data.table.spark_tasks import (
     encode_with_lists,
     found_in_files,
     rows_for_histories,
+    rows_written,
+    run_task,
 )
 from torchrec_mtl.data.writer import SplitFiles
-from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.errors import InputError, check_at_least, redacts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -57,6 +61,7 @@ def prepare_table_on_spark(
     *,
     bad_rows: str = "strict",
     bad_rows_limit: int = 1000,
+    sample: float = 1.0,
     joined_rows: int = JOINED_ROWS,
     progress: Progress = without_progress,
 ) -> Path:
@@ -74,6 +79,7 @@ def prepare_table_on_spark(
         bad_rows: "strict" to refuse the first row that breaks a rule, or "quarantine" to put such rows into
             ``bad_rows.tsv``.
         bad_rows_limit: largest number of rows to put aside.
+        sample: share of the rows to use, see `prepare_table`.
         joined_rows: largest number of rows for which each split becomes one file, ``train.parquet``. With more, it is a
             folder of that name, with one part for each file of the source, in the same order.
         progress: function called with the stage, the rows so far and their share.
@@ -86,10 +92,8 @@ def prepare_table_on_spark(
         >>> prepare_table_on_spark(shop, "/mnt/shared/shop", spark)  # doctest: +SKIP
     """
     check_at_least(0, joined_rows=joined_rows)
-    if table.delays:
-        raise InputError(f"`delays` of table {table.name!r} must be empty on Spark: prepare it on one machine")
     engine = partial(_OnSpark, spark=spark, joined_rows=joined_rows)
-    limits: dict[str, Any] = {"bad_rows": bad_rows, "bad_rows_limit": bad_rows_limit}
+    limits: dict[str, Any] = {"bad_rows": bad_rows, "bad_rows_limit": bad_rows_limit, "sample": sample}
     return prepare_table(table, output, **limits, progress=progress, engine=engine)
 
 
@@ -101,18 +105,19 @@ class _OnSpark(Preparation):
         folder: Path,
         bad_rows: BadRows,
         progress: Progress,
+        sample: float,
         *,
         spark: "SparkSession | None",
         joined_rows: int,
     ) -> None:
         files = [_absolute(each) for each in files]  # workers have folders of their own
-        super().__init__(table, files, folder.absolute(), bad_rows, progress)
+        super().__init__(table, files, folder.absolute(), bad_rows, progress, sample)
         self.spark, self.joined_rows = _session() if spark is None else spark, joined_rows
 
     def fit(self) -> Fitting:
         self.progress("fit", 0, 0.0)
         fitting, limit = Fitting(self.table), self.bad_rows.limit if self.bad_rows.policy == "quarantine" else 0
-        rows = self._on_files(count_values, Job(self.table, self.files, self.folder, limit), COUNTS)
+        rows = self._on_files(count_values, self._job(limit), COUNTS)
         least = ", ".join(str(getattr(self.table.by_name[name], "min_count", 1)) for name in fitting.counts)
         counts = rows.groupBy("field", "text", "integer", "number", "found").sum("count")
         with _sentences():
@@ -125,6 +130,7 @@ class _OnSpark(Preparation):
             if found.error is not None:
                 raise InputError(found.error)
             self.num_rows += found.num_rows
+            self.late_labels.merge(found.late_labels)
         for number, of_field in enumerate(fitting.counts.values()):
             chosen = collected.filter((pc.field("field") == number) & pc.field("found").is_null())
             for column in ("text", "integer", "number"):
@@ -135,34 +141,38 @@ class _OnSpark(Preparation):
         return fitting
 
     def encode(self, encoder: TableEncoder) -> Mapping[str, int]:
-        job = Job(self.table, self.files, self.folder, 0, encoder)
+        job = self._job(0, encoder, self.late_labels)
         job.parts_folder.mkdir()
         self.progress("encode", 0, 0.0)
         if self.table.histories:
-            rows = self._on_files(rows_for_histories, job, columns_of_rows(self.table))
+            rows = self._on_files(rows_for_histories, job, columns_of_rows(encoder))
             rows = rows.repartition("group").sortWithinPartitions("group", "time", "file", "row")
-            lists = rows.mapInArrow(self._task(build_lists, job), columns_of_lists(self.table))
+            lists = rows.mapInArrow(self._task(build_lists, job), columns_of_lists(encoder))
             lists = lists.repartition(len(self.files), "file").sortWithinPartitions("file", "row")
             written = lists.mapInArrow(self._task(encode_with_lists, job), ROWS_WRITTEN)
         else:
             written = self._on_files(encode_files, job, ROWS_WRITTEN)
         with _sentences():
-            num_rows = written.groupBy().sum(*SPLITS).toArrow().to_pylist()[0]
-        if list(num_rows.values()) != self.num_rows.tolist():
+            num_rows = rows_written(written.toArrow(), self.late_labels)
+        copies = {"train": self.late_labels.num_copies}
+        if [num_rows[split] - copies.get(split, 0) for split in SPLITS] != self.num_rows.tolist():
             raise InputError(f"`source` (={self.table.source!r}) must not change while it is prepared")
         shutil.rmtree(job.parts_folder)
         if self.num_rows.sum() <= self.joined_rows:
             _join_parts(self.folder, long_lists=bool(self.table.histories))
         self.progress("encode", int(self.num_rows.sum()), 1.0)
-        return dict(zip(SPLITS, self.num_rows.tolist(), strict=True))
+        return num_rows
 
-    def _on_files(self, task: Callable[..., Iterator[pa.RecordBatch]], job: Job, columns: str) -> "DataFrame":
+    def _job(self, limit: int, *fitted: Any) -> Job:
+        return Job(self.table, self.files, self.folder, limit, self.sample, redacts(), *fitted)
+
+    def _on_files(self, task: Task, job: Job, columns: str) -> "DataFrame":
         """Runs a task on each file's number."""
         number = len(self.files)
         return self.spark.range(0, number, 1, number).mapInArrow(self._task(task, job), columns)
 
-    def _task(self, task: Callable[..., Iterator[pa.RecordBatch]], job: Job) -> Callable[..., Iterator[pa.RecordBatch]]:
-        return partial(task, self.spark.sparkContext.broadcast(job))
+    def _task(self, task: Task, job: Job) -> Callable[..., Iterator[pa.RecordBatch]]:
+        return partial(run_task, task, self.spark.sparkContext.broadcast(job))
 
 
 def _absolute(given: FileOfSplit) -> FileOfSplit:
@@ -200,6 +210,6 @@ def _join_parts(folder: Path, long_lists: bool) -> None:
         for split in SPLITS:
             for part in sorted((folder / split).iterdir()):
                 with pq.ParquetFile(part, page_checksum_verification=True) as opened:
-                    for batch in opened.iter_batches(2**17):
+                    for batch in read_batches(opened, 2**17):
                         splits.write(split, pl.DataFrame(pl.from_arrow(batch)))
             shutil.rmtree(folder / split)

@@ -4,6 +4,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from torchrec_mtl.data.table.declaration import Table
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.data.table.history import earlier_values
+from torchrec_mtl.data.table.late_labels import LateLabels
 from torchrec_mtl.data.table.prepare import FileOfSplit, Preparation, TakeLists, listed_values
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, redacted
 
 COUNTS = "field int, text string, integer long, number double, count long, found binary"
-ROWS_WRITTEN = ", ".join(f"{split} long" for split in SPLITS)
+ROWS_WRITTEN = ", ".join([*(f"{split} long" for split in SPLITS), "late_labels binary"])
 _ROWS = 2**18  # of whole groups whose lists are built at once
 _SLICE = 2**14  # rows of one record batch
 Batches = Iterable[pa.RecordBatch]
+Task = Callable[[Any, Batches], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,20 @@ class Job:
         files: files of the source.
         folder: folder of the prepared data set.
         limit: number of bad rows to collect from a file.
+        sample: share of the rows to use.
+        redact: whether values of data stay out of messages.
         encoder: the encoders, once they are fitted.
+        late_labels: the late labels, once all rows have been looked at.
     """
 
     table: Table
     files: list[FileOfSplit]
     folder: Path
     limit: int
+    sample: float
+    redact: bool
     encoder: TableEncoder | None = None
+    late_labels: LateLabels | None = None
 
     @property
     def parts_folder(self) -> Path:
@@ -54,7 +63,7 @@ class Job:
 
     def preparation(self, number: int, folder: Path, aside: "_RowsAside") -> Preparation:
         """Returns the preparation of one file."""
-        return Preparation(self.table, [self.files[number]], folder, aside, without_progress)  # type: ignore[arg-type]
+        return Preparation(self.table, [self.files[number]], folder, aside, without_progress, self.sample)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -67,6 +76,7 @@ class FoundInFile:
         error: why the file cannot be read further.
         num_rows: rows of each split.
         noted: see `Fitting`.
+        late_labels: the times of its rows and labels.
     """
 
     number: int
@@ -74,6 +84,7 @@ class FoundInFile:
     error: str | None
     num_rows: Array
     noted: dict[Any, str]
+    late_labels: LateLabels
 
 
 @dataclass
@@ -85,6 +96,12 @@ class _RowsAside:
         self.rows.append((source, reason, row()))
         if len(self.rows) > self.limit:
             raise InputError("enough: the driver refuses this row")
+
+
+def run_task(task: Task, broadcast: Any, batches: Batches) -> Iterator[pa.RecordBatch]:
+    """Runs a task on a worker, as the driver would: within `torchrec_mtl.errors.redacted` if that is."""
+    with redacted(broadcast.value.redact):
+        yield from task(broadcast, batches)
 
 
 def count_values(broadcast: Any, batches: Batches) -> Iterator[pa.RecordBatch]:
@@ -99,7 +116,7 @@ def count_values(broadcast: Any, batches: Batches) -> Iterator[pa.RecordBatch]:
             error = str(refusal)
         for position, counts in enumerate(fitting.counts.values()):
             yield from _slices(_as_counts(position, counts.table().to_arrow()))
-        found = FoundInFile(number, aside.rows, error, preparation.num_rows, fitting.noted)
+        found = FoundInFile(number, aside.rows, error, preparation.num_rows, fitting.noted, preparation.late_labels)
         yield _count_rows(1, found=pa.array([pickle.dumps(found)]), count=pa.array([0]))
 
 
@@ -134,9 +151,9 @@ def found_in_files(counts: pa.Table) -> list[FoundInFile]:
     return sorted((pickle.loads(row) for row in rows), key=lambda found: found.number)
 
 
-def columns_of_rows(table: Table) -> str:
+def columns_of_rows(encoder: TableEncoder) -> str:
     """Columns of `rows_for_histories`."""
-    histories = (f"value{n} int, listed{n} boolean" for n in range(len(table.histories)))
+    histories = (f"value{n} {kind}, listed{n} boolean" for n, kind in enumerate(_id_types(encoder)))
     return ", ".join(["group long, time long, file int, row long", *histories])
 
 
@@ -152,14 +169,19 @@ def rows_for_histories(broadcast: Any, batches: Batches) -> Iterator[pa.RecordBa
             columns["row"] = np.arange(first, first + len(rows))
             values, listed = listed_values(job.encoder, rows)
             for position, name in enumerate(values):
-                columns |= {f"value{position}": values[name].astype(np.int32), f"listed{position}": listed[name]}
+                kind = np.int64 if name in job.encoder.wide_histories else np.int32
+                columns |= {f"value{position}": values[name].astype(kind), f"listed{position}": listed[name]}
             yield pa.record_batch(columns)
             first += len(rows)
 
 
-def columns_of_lists(table: Table) -> str:
+def columns_of_lists(encoder: TableEncoder) -> str:
     """Columns of `build_lists`."""
-    return ", ".join(["file int, row long", *(f"list{n} array<int>" for n in range(len(table.histories)))])
+    return ", ".join(["file int, row long", *(f"list{n} array<{kind}>" for n, kind in enumerate(_id_types(encoder)))])
+
+
+def _id_types(encoder: TableEncoder) -> list[str]:
+    return ["long" if each.name in encoder.wide_histories else "int" for each in encoder.table.histories]
 
 
 def build_lists(broadcast: Any, batches: Batches) -> Iterator[pa.RecordBatch]:
@@ -197,7 +219,7 @@ def _lists(table: Table, rows: pa.Table) -> Iterator[pa.RecordBatch]:
         output = {name: pa.array(columns[name][start:stop]) for name in ("file", "row")}
         for number, (values, offsets) in enumerate(lists):
             here = offsets[start : stop + 1]
-            chosen = pa.array(values[here[0] : here[-1]], pa.int32())
+            chosen = pa.array(values[here[0] : here[-1]])
             output[f"list{number}"] = pa.ListArray.from_arrays(pa.array(here - here[0], pa.int32()), chosen)
         yield pa.record_batch(output)
 
@@ -222,12 +244,21 @@ def _write_parts(job: Job, number: int, take_lists: TakeLists | None) -> pa.Reco
         raise InputError(f"`output`: all workers must reach the folder {str(job.folder.parent)!r}")
     with tempfile.TemporaryDirectory(dir=job.parts_folder) as folder:  # of this attempt
         preparation = job.preparation(number, Path(folder), _RowsAside(0))
+        preparation.late_labels = deepcopy(job.late_labels) or preparation.late_labels  # with counts of this file
         num_rows = preparation.write_splits(job.encoder, take_lists)
         for file in Path(folder).iterdir():
             parts = job.folder / file.name
             parts.mkdir(exist_ok=True)
             os.replace(file, parts / f"part-{number:05d}.parquet")
-    return pa.record_batch({split: pa.array([num_rows[split]]) for split in SPLITS})
+    counts = {split: pa.array([num_rows[split]]) for split in SPLITS}
+    return pa.record_batch({**counts, "late_labels": pa.array([pickle.dumps(preparation.late_labels)])})
+
+
+def rows_written(written: pa.Table, late_labels: LateLabels) -> dict[str, int]:
+    """The rows of each split of all files, with their copies, which are added to what ``late_labels`` counts."""
+    for pickled in written["late_labels"].to_pylist():
+        late_labels.merge(pickle.loads(pickled))
+    return {split: int(pc.sum(written[split]).as_py()) for split in SPLITS}
 
 
 class SortedLists:

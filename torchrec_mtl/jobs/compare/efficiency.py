@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchrec_mtl.data import BatchLoader, Schema, Split, read_split
+from torchrec_mtl.data import Split, StreamedSplit, load_schema
+from torchrec_mtl.data.steps import StepLoader
 from torchrec_mtl.files import to_json, write_whole
 from torchrec_mtl.jobs.build import build_to_train
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import provenance
+from torchrec_mtl.jobs.datasets import open_split
 from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.jobs.single_run import loader
 from torchrec_mtl.modules import DynamicSelector
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import default_device, process_group
@@ -24,7 +27,7 @@ FILE = "efficiency.json"
 ROUNDS, STEPS, WARM_UP = 9, 5, 3
 
 
-def build_settled(config: RunConfig, split: Split, device: torch.device) -> nn.Module:
+def build_settled(config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> nn.Module:
     """The model with its loss before training, but with its smooth step as at the end of training."""
     built = build_to_train(config, split, device)
     for module in built.modules():
@@ -52,17 +55,16 @@ class Timed:
         megabytes: size of the parameters.
     """
 
-    def __init__(self, config: RunConfig, split: Split, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> None:
         built = build_settled(config, split, device)
         self.megabytes = sum(p.numel() * p.element_size() for p in built.parameters()) / 1e6
         self.model, self.optimizer = distribute(built, config.training, device)
         self.predict = built.get_submodule("model")
         self.batch_size = config.training.batch_size
-        loader = BatchLoader(split, self.batch_size, drop_last=True)
-        self.batches = self._forever(loader, device)
+        self.batches = self._forever(loader(split, self.batch_size, drop_last=True), device)
         self.seconds: dict[str, list[float]] = {"train": [], "infer": []}
 
-    def _forever(self, loader: BatchLoader, device: torch.device) -> Iterator[Any]:
+    def _forever(self, loader: StepLoader, device: torch.device) -> Iterator[Any]:
         while True:
             for batch in loader:
                 yield batch.to(device)
@@ -83,7 +85,7 @@ class Timed:
 
 def time_in_turns(
     configs: Mapping[str, RunConfig],
-    split: Split,
+    split: Split | StreamedSplit,
     device: torch.device,
     rounds: int = ROUNDS,
     steps: int = STEPS,
@@ -116,7 +118,7 @@ def measure_efficiency(plan: Plan) -> None:
         print(f"efficiency: not measured, as {BASE} is not compared", flush=True)
         return
     device = default_device()
-    split = read_split(plan.dataset, "valid", Schema.load(plan.dataset))
+    split = open_split(plan.dataset, "valid", load_schema(plan.dataset))
     with process_group(device):
         timed = time_in_turns({s: plan.config(s, c, plan.seeds[0]) for s, c in chosen.items()}, split, device)
     rows = []

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from torchrec_mtl.data import SPLITS, Schema, read_split
-from torchrec_mtl.errors import InputError, check_at_least, check_positive_share, not_one_of, redacted
+from torchrec_mtl.data import SPLITS, load_schema
+from torchrec_mtl.errors import InputError, check_at_least, not_one_of, redacted
 from torchrec_mtl.files import make_folder
 from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
@@ -26,7 +26,7 @@ from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
 from torchrec_mtl.jobs.compare.workers import make_all
-from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory, find_dataset
+from torchrec_mtl.jobs.datasets import DATASETS, add_sample, check_sample, dataset_directory, find_dataset, open_split
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
 from torchrec_mtl.jobs.folder_lock import folder_lock
 from torchrec_mtl.jobs.known_tasks import check_buildable
@@ -49,11 +49,9 @@ def parser() -> Parser:
         "--datasets",
         default="complete_journey",
         help=f"data sets, by commas: {', '.join(DATASETS)}, declared tables as shop.py, package.module:DATA_SET, or "
-        "prepared folders (%(default)s)",
+        "prepared folders or their URIs (%(default)s)",
     )
-    options.add_argument(
-        "--sample", type=float, default=0.2, help="share of the rows of data sets known by name (%(default)s)"
-    )
+    add_sample(options)
     options.add_argument("--raw", default="", help="folder of the raw files, for ali_ccp or taobao")
     options.add_argument(
         "--models", default="", help="models of the protocol, separated by commas (all), or package.module:SYSTEM"
@@ -79,7 +77,8 @@ def _default_workers() -> int:
 
 
 def check(args: argparse.Namespace) -> list[System]:
-    """The systems that are asked for, after all arguments are checked; no data is read.
+    """The systems that are asked for, after all arguments are checked; no data is read. ``args.data`` becomes what
+    each of ``args.datasets`` names.
 
     Raises:
         InputError: if an argument is out of its range or names nothing, whatever the data.
@@ -88,12 +87,11 @@ def check(args: argparse.Namespace) -> list[System]:
         raise InputError(not_one_of("protocol", args.protocol, PROTOCOLS))
     protocol, known = PROTOCOLS[args.protocol], {**METRICS, **named_metrics(args.metrics)}
     check_at_least(1, seeds=args.seeds, workers=args.workers)
-    check_positive_share(sample=args.sample)
+    check_sample(args.sample)
     for stage in args.stages.split(","):
         if stage not in STAGES:
             raise InputError(not_one_of("stage", stage, STAGES))
-    for dataset in args.datasets.split(","):
-        find_dataset(dataset)
+    args.data = {dataset: find_dataset(dataset) for dataset in args.datasets.split(",")}
     of_protocol = {name: SYSTEMS[name] for name in protocol.systems}
     names = args.models.split(",") if args.models else list(of_protocol)
     systems = [named(f"model of protocol {args.protocol}:", name, of_protocol, System) for name in names]
@@ -113,8 +111,8 @@ def check_arguments(argv: Sequence[str]) -> None:
     for system in systems:  # candidates differ in learning rates, which `check` has checked
         overrides = [*protocol.search[0], *args.overrides]
         config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
-        for dataset in args.datasets.split(","):
-            check_buildable(config, dataset)
+        for dataset, found in args.data.items():
+            check_buildable(config, dataset, found)
 
 
 def plans(args: argparse.Namespace) -> list[Plan]:
@@ -122,18 +120,27 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     systems, protocol, metrics = check(args), PROTOCOLS[args.protocol], named_metrics(args.metrics)
     known = {**METRICS, **metrics}
     made = []
-    for dataset in args.datasets.split(","):
-        folder = dataset_directory(dataset, args.sample, args.raw)
-        schema = Schema.load(folder)
+    for dataset, found in args.data.items():
+        folder = dataset_directory(dataset, found, args.sample, args.raw)
+        schema = load_schema(folder)
         directory = Path(args.output) / schema.name
         for metric in metrics:
             find_metric(metric, known, "metrics", with_groups=schema.group is not None)
         seeds = range(args.seeds)
-        plan = Plan(protocol, folder.resolve(), directory, seeds, systems, args.overrides, list(metrics), known)
+        plan = Plan(
+            protocol,
+            folder.resolve() if isinstance(folder, Path) else folder,
+            directory,
+            seeds,
+            systems,
+            args.overrides,
+            list(metrics),
+            known,
+        )
         for system in systems:  # reports a wrong argument of the last before the first is trained
             for candidate in protocol.search:
                 build_model(plan.config(system.name, candidate, seed=0), schema, torch.device("meta"))
-        splits = {split: read_split(folder, split, schema) for split in SPLITS}
+        splits = {split: open_split(folder, split, schema) for split in SPLITS}
         for sentence in absent_classes(splits, folder):
             print(f"warning: {sentence}", flush=True)
         for sentence in unknown_ids(splits):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from torchrec_mtl.data import Schema
+from torchrec_mtl.data import Schema, load_schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.jobs.compare import efficiency, figures, html, summary, tables
@@ -170,7 +170,7 @@ def _protocol(plan: Plan, schema: Schema, made: Sequence[tuple[Run, Mapping[str,
 
 def write_report(plan: Plan) -> None:
     """Writes the results of the finished runs, or prints that there are none."""
-    schema = Schema.load(plan.dataset)
+    schema = load_schema(plan.dataset)
     made = summary.finished(plan.final_runs())
     if not made:
         print(f"report: no final run is finished in {plan.directory}", flush=True)

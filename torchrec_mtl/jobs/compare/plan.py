@@ -24,7 +24,7 @@ class Plan:
 
     Args:
         protocol: protocol of the comparison.
-        dataset: folder of the prepared data set.
+        dataset: folder or URI of the prepared data set.
         directory: folder of the runs.
         seeds: seeds of initialisation and row order; the search and the sweep use the first.
         systems: systems of the protocol that are asked for.
@@ -35,7 +35,7 @@ class Plan:
     """
 
     protocol: Protocol
-    dataset: Path
+    dataset: Path | str
     directory: Path
     seeds: Sequence[int]
     systems: Sequence[System]

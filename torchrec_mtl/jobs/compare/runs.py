@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from torchrec_mtl.data import Schema, Split, read_split
+from torchrec_mtl.data import Schema, Split, StreamedSplit, load_schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
+from torchrec_mtl.jobs.datasets import open_split
 from torchrec_mtl.jobs.environment import processor
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data, first_difference
 from torchrec_mtl.jobs.single_run import train_model
@@ -36,7 +37,7 @@ class Run:
     Args:
         stage: ``"search"``, ``"final"`` or ``"sweep"``; only final runs read the test split.
         variant: candidate or point of the sweep, which distinguishes runs of the same model and seed.
-        dataset: folder of the prepared data set.
+        dataset: folder or URI of the prepared data set.
         config: settings of the run.
         directory: folder of its result, log and history.
         keep_weights: whether to keep the best weights.
@@ -46,7 +47,7 @@ class Run:
 
     stage: str
     variant: str
-    dataset: Path
+    dataset: Path | str
     config: RunConfig
     directory: Path
     keep_weights: bool = False
@@ -85,9 +86,9 @@ def read_result(run: Run) -> dict[str, Any] | None:
 
 
 @lru_cache(maxsize=1)
-def _load(dataset: Path) -> tuple[Schema, dict[str, Split]]:
-    schema = Schema.load(dataset)
-    return schema, {split: read_split(dataset, split, schema) for split in ("train", "valid", "test")}
+def _load(dataset: Path | str) -> tuple[Schema, dict[str, Split | StreamedSplit]]:
+    schema = load_schema(dataset)
+    return schema, {split: open_split(dataset, split, schema) for split in ("train", "valid", "test")}
 
 
 def make(run: Run) -> None:
@@ -100,7 +101,9 @@ def make(run: Run) -> None:
         schema, splits = _load(run.dataset)
         data = describe_data(splits)
         if run.data not in (None, data):
-            raise InputError(f"{run.dataset}: was changed during the comparison: {run.data} is now {data}")
+            raise InputError(
+                f"{str(run.dataset).split('?')[0]}: was changed during the comparison: {run.data} is now {data}"
+            )
         if run.stage != "final":
             splits = {split: rows for split, rows in splits.items() if split != "test"}
         report = train_model(run.config, schema, splits, device, run.directory, metrics=run.known)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from torchrec_mtl.data import BatchLoader, Schema, read_split
+from torchrec_mtl.data import load_schema
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.compare.runs import Run
+from torchrec_mtl.jobs.datasets import open_split
+from torchrec_mtl.jobs.single_run import loader
 from torchrec_mtl.models import TAFE
 from torchrec_mtl.modules import DynamicSelector, RepresentationGenerator, SmoothStepSchedule
 from torchrec_mtl.training.checkpoint import best_checkpoint, load_weights
@@ -41,7 +43,7 @@ class Selection:
 def read_selection(run: Run) -> Selection:
     """Applies the trained model of ``run``, a TAFE that kept its weights, to samples of the validation split."""
     device = default_device()
-    schema = Schema.load(run.dataset)
+    schema = load_schema(run.dataset)
     with process_group(device):
         train_model = build_model(run.config, schema, device)
         distributed, _ = distribute(train_model, run.config.training, device)
@@ -51,7 +53,7 @@ def read_selection(run: Run) -> Selection:
         generator = model.over_arch.get_submodule("extraction.generator")
         assert isinstance(generator, RepresentationGenerator)  # the run is no ablation: it selects
         selections, representations, num_samples = [], [], 0
-        for batch in BatchLoader(read_split(run.dataset, "valid", schema), 2048, shuffle=True):
+        for batch in loader(open_split(run.dataset, "valid", schema), 2048, shuffle=True):
             batch = batch.to(device)
             fields = model.embed(batch.dense_features, batch.sparse_features)
             selections.append(generator.select(fields)[0] > 0)
