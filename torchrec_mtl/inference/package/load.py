@@ -19,6 +19,7 @@ from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.inference.conditionals import divided
 from torchrec_mtl.inference.package.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, rows_file
+from torchrec_mtl.inference.package.reference import REFERENCE_FILE, Reference
 from torchrec_mtl.inference.predictor import Predictions, Rows, read_rows, value_of_tasks
 
 
@@ -86,6 +87,7 @@ class Package:
         manifest: what the package is.
         schema: schema of the rows of ids, if the package has one.
         encoder: encoder of raw rows, if the package has one.
+        reference: what rows and scores are compared with, if the package has it.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -97,6 +99,7 @@ class Package:
         ]
         self.schema = Schema.load(folder) if (folder / SCHEMA_FILE).is_file() else None
         self.encoder = TableEncoder.load(folder) if (folder / ENCODERS_FILE).is_file() else None
+        self.reference = Reference.load(folder) if (folder / REFERENCE_FILE).is_file() else None
 
     def run(self, arguments: Arguments) -> Tensor:
         """Returns p(task) ``[B, T]`` of a batch; threads may call it at the same time.
@@ -128,9 +131,17 @@ class Package:
         """
         if self.schema is None:
             raise InputError(f"{self.folder}: has no schema, so it takes tensors only: see `run`")
-        tasks, worth = self.manifest.tasks, value_of_tasks(self.manifest.tasks, values)
+        worth = value_of_tasks(self.manifest.tasks, values)
         split = read_rows(rows, self.schema, self.encoder, source)
-        batch = split.batch(torch.arange(len(split)))
+        return self.score_batch(split.batch(torch.arange(len(split))), worth)
+
+    def score_batch(self, batch: MultiTaskBatch, worth: Array | None = None) -> Predictions:
+        """Returns the predictions for a batch; ``worth`` is the value of each task, ``[T]``.
+
+        Raises:
+            InputError: as `run` does.
+        """
+        tasks = self.manifest.tasks
         marginal = self.run(arguments_of(batch, self.manifest.keys, self.manifest.is_weighted)).double().numpy()
         return Predictions(tasks, marginal, divided(marginal, tasks), None if worth is None else marginal @ worth)
 
