@@ -20,6 +20,7 @@ import threading
 import time
 import venv
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def make_packages(folder: Path) -> tuple[Path, Path]:
         csv.writer(file).writerows([COLUMNS, *log_rows()])
     first, second, shop = folder / "first", folder / "second", ["--dataset", str(folder / "shop.py")]
     options = ["--models", "shared_bottom", "--output", str(folder), "--name", "run", "training.max_epochs=1"]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), mock.patch.dict(os.environ, XDG_CACHE_HOME=str(folder / "cache")):
         torchrec_mtl(["train", *shop, *options])
         torchrec_mtl(["export", str(folder / "run"), *shop, "--output", str(first), "--table-type", "fp32"])
     shutil.copytree(first, second)
