@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -98,49 +99,39 @@ def write_requests(folder: Path, packages: tuple[Path, Path], rows_of_request: i
     return file
 
 
-def load(service: Service, users: int, seconds: float, requests: Path, folder: Path, exchange: object) -> record.Row:
-    """Runs Locust, and another package halfway; returns what was counted."""
-    before, memory = service.metrics(), []
-    command = [
-        python_with_locust(),
-        "-m",
-        "locust",
-        "-f",
-        str(LOCUST),
-        "--headless",
-        "--users",
-        str(users),
-        "--only-summary",
-    ]
-    command += ["--spawn-rate", str(users), "--run-time", f"{seconds:.0f}s", "--stop-timeout", "30"]
-    command += ["--host", f"http://127.0.0.1:{service.port}", "--csv", str(folder / "said"), "--loglevel", "ERROR"]
+def load(service: Service, users: int, seconds: float, requests: Path, exchange: Callable[[], None]) -> record.Row:
+    """Runs Locust, and puts another package in place halfway; returns what was counted."""
+    before, memory, folder = service.metrics(), [], requests.parent
+    options = f"--headless --users {users} --spawn-rate {users} --run-time {seconds:.0f}s --stop-timeout 30"
+    options += f" --loglevel ERROR --host http://127.0.0.1:{service.port} --json-file {folder / 'said'} -f {LOCUST}"
     timer = threading.Timer(seconds / 2, exchange)
     timer.start()
-    with (folder / "locust.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "SERVING_REQUESTS": str(requests)}
-        )
-        while process.poll() is None:
-            memory.append(service.metrics()["process_resident_memory_bytes"] / 2**20)
-            time.sleep(1)
+    environment = {**os.environ, "SERVING_REQUESTS": str(requests)}
+    process = subprocess.Popen([python_with_locust(), "-m", "locust", *options.split()], env=environment)
+    while process.poll() is None:
+        memory.append(service.metrics()["process_resident_memory_bytes"] / 2**20)
+        time.sleep(1)
     timer.join()
-    with (folder / "said_stats.csv").open() as lines:
-        said = next(row for row in csv.DictReader(lines) if row["Name"] == "Aggregated")
-    after, answered = service.metrics(), 'service_requests_total{path="/predict",status="200"}'
-    num_rows, num_batches = (
-        after[f"service_batch_rows_{of}"] - before[f"service_batch_rows_{of}"] for of in ("sum", "count")
-    )
-    sent = int(said["Request Count"])
+    (said,) = json.loads((folder / "said.json").read_text())
+    return figures(said, before, service.metrics(), memory)
+
+
+def figures(said: record.Row, before: record.Row, after: record.Row, memory: list[float]) -> record.Row:
+    """What Locust has ``said``, and what the service counted; memory in MiB, once a second."""
+    times = np.repeat([float(ms) for ms in said["response_times"]], [*said["response_times"].values()])
+    new = {name: value - before.get(name, 0) for name, value in after.items()}
+    sent, quarter = said["num_requests"], len(memory) // 4 + 1
+    counted = int(new['service_requests_total{path="/predict",status="200"}'])
     return {
-        "requests/s": float(said["Requests/s"]),
-        "p50": float(said["50%"]),
-        "p99": float(said["99%"]),
+        "requests/s": sent / (said["last_request_timestamp"] - said["start_time"]),
+        "p50": float(np.quantile(times, 0.5)),
+        "p99": float(np.quantile(times, 0.99)),
         "requests": sent,
-        "lost": int(said["Failure Count"]) + abs(sent - int(after[answered] - before.get(answered, 0))),
-        "packages taken": after["service_packages_taken"] - before["service_packages_taken"],
-        "rows scored at once": num_rows / max(num_batches, 1),
-        "memory, first quarter": max(memory[: len(memory) // 4 + 1]),
-        "memory, last quarter": max(memory[-(len(memory) // 4) - 1 :]),
+        "lost": said["num_failures"] + abs(sent - counted),
+        "packages taken": new["service_packages_taken"],
+        "rows scored at once": new["service_batch_rows_sum"] / new["service_batch_rows_count"],
+        "memory, first quarter": max(memory[:quarter]),
+        "memory, last quarter": max(memory[-quarter:]),
     }
 
 
@@ -168,15 +159,13 @@ def main() -> None:
         service = Service(current, folder / "service.log")
         stack.callback(service.stop)
         for users, rows in WAYS:
-            found = load(service, users, seconds, write_requests(folder, packages, rows), folder, exchange)
+            found = load(service, users, seconds, write_requests(folder, packages, rows), exchange)
             about = {"users": users, "rows": rows, "seconds": seconds}
             for figure, value in found.items():
                 results.add({**about, "figure": figure, **record.spread([value], UNITS.get(figure, ""))})
             print(about, {figure: round(value, 2) for figure, value in found.items()}, flush=True)
             if found["lost"]:
-                raise SystemExit(
-                    f"error: {found['lost']} requests were lost:\n{(folder / 'locust.log').read_text()[-2000:]}"
-                )
+                raise SystemExit(f"error: {found['lost']} requests were lost")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class App:
         kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
         if kind.partition(b";")[0].strip().lower() != JSON:
             raise RequestError(415, "`content-type` must be application/json")
-        body = await self._body(scope, receive)
+        body = await self._body(receive)
         served = self.exchange.served
         rows, worth = read_request(body, served, self.limits.rows)
         if self.batching.num_waiting + len(rows) > max(self.limits.waiting_rows, self.limits.rows):
@@ -123,24 +123,25 @@ class App:
         served, predictions = await self.batching.score(rows)
         return {"package": served.id, "predictions": as_rows(predictions, worth)}
 
-    async def _body(self, scope: Any, receive: Any) -> bytes:
-        parts, num_bytes = [], 0
+    async def _body(self, receive: Any) -> bytes:
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise RequestError(400, "the request must be whole")
-                    parts.append(message.get("body", b""))
-                    num_bytes += len(parts[-1])
-                    if num_bytes > self.limits.body_bytes:
-                        sentence = f"the body must have at most {self.limits.body_bytes} bytes"
-                        raise RequestError(413, sentence, (b"connection", b"close"))
-                    if not message.get("more_body"):
-                        return b"".join(parts)
-        except TimeoutError:
+            return await asyncio.wait_for(self._read(receive), self.limits.body_seconds)
+        except asyncio.TimeoutError:
             sentence = f"the body must come within {self.limits.body_seconds:g} seconds"
             raise RequestError(408, sentence, (b"connection", b"close")) from None
+
+    async def _read(self, receive: Any) -> bytes:
+        body, whole = bytearray(), False
+        while not whole:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestError(400, "the body must be whole")
+            body += message.get("body", b"")
+            whole = not message.get("more_body")
+            if len(body) > self.limits.body_bytes:
+                sentence = f"the body must have at most {self.limits.body_bytes} bytes"
+                raise RequestError(413, sentence, (b"connection", b"close"))
+        return bytes(body)
 
 
 def read_request(body: bytes, served: Served, most_rows: int) -> tuple[list[dict[str, Any]], Any]:
