@@ -43,6 +43,7 @@ class Batching:
 
     Attributes:
         num_waiting: number of rows that wait, or are scored.
+        newest: the rows of the newest request that was scored.
     """
 
     def __init__(self, served: Callable[[], Served], count: Callable[[Scored], object]) -> None:
@@ -75,8 +76,8 @@ class Batching:
             requests, loop = [rows for rows, _ in taken], asyncio.get_running_loop()
             answers = await loop.run_in_executor(self._thread, self._score, self._served(), requests)
             self.num_waiting -= num_rows
-            self.newest = requests[-1]
-            for (_, future), answer in zip(taken, answers, strict=True):
+            for (rows, future), answer in zip(taken, answers, strict=True):
+                self.newest = self.newest if isinstance(answer, Exception) else rows
                 if future.cancelled():
                     continue
                 future.set_exception(answer) if isinstance(answer, Exception) else future.set_result(answer)

@@ -7,6 +7,7 @@ writing a link, and `ln` or a volume of Kubernetes changes links at once, not fi
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Exchange:
     def __init__(self, path: Path) -> None:
         self.path, self.refused, self.num_taken, self.num_refused = path, dict[str, str](), 0, 0
         self._seen = self._state()
-        self.served = Served(path.resolve())
+        self.served = Served(self._folder())
         self._taken = self._seen
 
     async def watch(self, warm: Callable[[Served], object]) -> None:
@@ -77,7 +78,7 @@ class Exchange:
             if state == self._taken:  # it is back
                 self.refused = {}
                 continue
-            folder = self.path.resolve()
+            folder = self._folder()
             try:
                 served = await asyncio.to_thread(self._load, folder, warm)
             except Exception as error:
@@ -99,9 +100,12 @@ class Exchange:
         warm(served)
         return served
 
+    def _folder(self) -> Path:
+        return Path(os.path.realpath(self.path))  # which raises nothing, whatever the link leads to
+
     def _state(self) -> object:
         """What changes when the path is another folder, or a file in it is."""
-        folder = self.path.resolve()
+        folder = self._folder()
         try:
             files = sorted(folder.iterdir())
             return folder, [(each.name, each.stat().st_ino, each.stat().st_mtime_ns) for each in files]

@@ -295,6 +295,9 @@ def test_a_new_package_is_taken_while_requests_are_answered(service, packages):
     for name in ("monday", "tuesday"):
         expected[name] = load_package(packages / name).predict([KNOWN]).marginal[0]
     first = service.health()["package"]["id"]
+    service.request(
+        "POST", "/predict", json.dumps(changed(price="cheap")).encode()
+    )  # not what the new one is warmed with
 
     def ask():
         seen = []
@@ -339,6 +342,11 @@ def drop_encoders(folder):
     Manifest.load(folder.with_name("monday")).save(folder)
 
 
+def lead_to_itself(folder):
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -348,6 +356,7 @@ def drop_encoders(folder):
         (lambda folder: (folder / "rows_0.npy").unlink(), "rows_0.npy: is missing"),
         (lambda folder: (folder / "reference.json").write_text("{}"), "was changed since the package was made"),
         (shutil.rmtree, "must be the folder of a package"),
+        (lead_to_itself, "must be the folder of a package"),
     ],
 )
 def test_a_bad_package_is_refused_and_the_old_one_stays(change, reason, service, packages):
@@ -359,6 +368,7 @@ def test_a_bad_package_is_refused_and_the_old_one_stays(change, reason, service,
         until(lambda: service.health()["refused"])
     finally:
         shutil.rmtree(packages / "bad", ignore_errors=True)
+        (packages / "bad").unlink(missing_ok=True)
     health, metrics = service.health(), service.metrics()
     assert health["package"]["name"] == "monday"
     assert health["refused"]["name"] == "bad"
@@ -377,7 +387,9 @@ def test_drift_is_told(service, packages, page, monkeypatch):
     serve(service, packages, "tuesday")
     rows = [as_numbers(row) for row in log_rows(1000)]
     reference = json.loads((packages / "tuesday" / "reference.json").read_text())
-    answers = [service.predict(part)["predictions"] for part in (rows[:500], rows[500:])]
+    answers = [service.predict(rows[:500])["predictions"]]
+    assert service.health()["drift"]["scores"] == {}  # of too few rows to tell
+    answers.append(service.predict(rows[500:])["predictions"])
     scores = [each["click"] for answer in answers for each in answer]
     same = service.health()["drift"]
     assert same["num_rows"] == 1000
@@ -399,4 +411,10 @@ def test_drift_is_told(service, packages, page, monkeypatch):
     metrics = service.metrics()
     assert metrics["service_drift_rows"] == 2000
     assert metrics['service_drift_unknown{field="user",of="found"}'] == moved["fields"]["user"]["unknown"]
+    for part in 20 * [rows[:500], rows[500:]]:
+        service.predict(part)
+    again = service.health()["drift"]
+    assert again["num_rows"] == 12_000  # the first 10,000 are gone, and with them those of new users
+    assert again["fields"] == same["fields"]
+    assert again["scores"]["click"] == pytest.approx(same["scores"]["click"], rel=0.3)
     serve(service, packages, "monday")
