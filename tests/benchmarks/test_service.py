@@ -18,10 +18,10 @@ SECONDS = os.environ.get("TORCHREC_MTL_LOAD")
 @pytest.mark.slow
 @pytest.mark.skipif(SECONDS is None, reason="set TORCHREC_MTL_LOAD=60")
 def test_nothing_is_lost_and_memory_stays(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.serving", "--seconds", SECONDS]
-    subprocess.run([*command, "--results", str(tmp_path / "serving.csv")], cwd=record.ROOT, check=True)
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.service", "--seconds", SECONDS]
+    subprocess.run([*command, "--results", str(tmp_path / "service.csv")], cwd=record.ROOT, check=True)
     found = {}
-    with (tmp_path / "serving.csv").open() as lines:
+    with (tmp_path / "service.csv").open() as lines:
         for row in csv.DictReader(lines):
             found.setdefault((row["users"], row["rows"]), {})[row["figure"]] = float(row["median"])
     assert len(found) == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from locust import FastHttpUser, task
 
-GIVEN = json.loads(Path(os.environ["SERVING_REQUESTS"]).read_text())
+GIVEN = json.loads(Path(os.environ["SERVICE_REQUESTS"]).read_text())
 BODIES = [json.dumps({"rows": rows}).encode() for rows in GIVEN["requests"]]
 TASKS = ("click", "cart", "buy")
 JSON = {"content-type": "application/json"}

@@ -1,4 +1,4 @@
-"""Loads the service of examples/service: ``python -m benchmarks.serving``. A minute, and as long to make its packages.
+"""Loads the service of examples/service: ``python -m benchmarks.service``. A minute, and as long to make its packages.
 
 Locust sends raw rows of a shop's log as fast as they are answered, by 1, 16 and 64 users of one row and by 16 of 100
 rows, a quarter of ``--seconds`` each; in the middle of each quarter another package takes the place of the one that is
@@ -106,7 +106,7 @@ def load(service: Service, users: int, seconds: float, requests: Path, exchange:
     options += f" --loglevel ERROR --host http://127.0.0.1:{service.port} --json-file {folder / 'said'} -f {LOCUST}"
     timer = threading.Timer(seconds / 2, exchange)
     timer.start()
-    environment = {**os.environ, "SERVING_REQUESTS": str(requests)}
+    environment = {**os.environ, "SERVICE_REQUESTS": str(requests)}
     process = subprocess.Popen([python_with_locust(), "-m", "locust", *options.split()], env=environment)
     while process.poll() is None:
         memory.append(service.metrics()["process_resident_memory_bytes"] / 2**20)
@@ -142,7 +142,7 @@ def main() -> None:
     def options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--seconds", type=float, help=f"of load, in all ({SECONDS})")
 
-    arguments = record.parse("serving", __doc__, options)
+    arguments = record.parse("service", __doc__, options)
     seconds = (arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)) / len(WAYS)
     with record.Results(arguments.results) as results, contextlib.ExitStack() as stack:
         for name in KEEP_FREED_MEMORY:
