@@ -20,6 +20,7 @@ from torchrec_mtl.inference.package.graph import InferenceGraph, example
 from torchrec_mtl.inference.package.load import Arguments, Package, arguments_of, load_package
 from torchrec_mtl.inference.package.manifest import (
     GOLDEN_FILE,
+    KERNELS_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     PROCESSORS,
@@ -28,6 +29,8 @@ from torchrec_mtl.inference.package.manifest import (
     this_processor,
 )
 from torchrec_mtl.inference.package.tables import TABLE_TYPES
+from torchrec_mtl.ops import library
+from torchrec_mtl.ops.build import build
 from torchrec_mtl.tasks import TaskForest
 
 TOLERANCE = 1e-5  # of a package's scores to those of its graph, which has the same rows
@@ -52,7 +55,8 @@ def export_package(
     """Compiles a trained model into a package, checks it, and returns its folder.
 
     The folder appears when it is whole. It has the compiled graph, the rows of the tables, which are mapped from files
-    and can be exchanged without compiling, a manifest with every file's hash, and a golden batch with its scores.
+    and can be exchanged without compiling, the attention kernels if the model uses them, a manifest with every file's
+    hash, and a golden batch with its scores.
 
     Args:
         model: trained model with a `FeatureArch`, not sharded, on the CPU.
@@ -67,7 +71,8 @@ def export_package(
         accept: function called with the finished package before the folder appears; if it raises, there is none.
 
     Raises:
-        InputError: if an argument is wrong, ``output`` exists, or the model's features cannot be exported.
+        InputError: if an argument is wrong, ``output`` exists, the model's features cannot be exported, or the
+            attention kernels are not built.
         TrainingError: if the compiled graph does not score the golden batch as the model with the same rows does.
     """
     folder, march = Path(output), march or this_processor()
@@ -80,7 +85,7 @@ def export_package(
         if key not in graph.keys or not 0 <= row < graph.sizes[graph.keys.index(key)]:
             raise InputError(f"`unknown_rows` (={unknown_rows}) must have a row of its table for a key of {graph.keys}")
 
-    def build(partial: Path) -> None:
+    def write(partial: Path) -> None:
         _compile(graph, partial / MODEL_FILE, march)
         for number, rows in enumerate(graph.rows):
             np.save(partial / rows_file(number), rows.numpy())
@@ -95,7 +100,7 @@ def export_package(
             _check(graph, package, size)
         accept(package)
 
-    build_folder(folder, (folder / MANIFEST_FILE).is_file, build)
+    build_folder(folder, (folder / MANIFEST_FILE).is_file, write)
     return folder
 
 
@@ -108,7 +113,10 @@ def _compile(graph: InferenceGraph, file: Path, march: str) -> None:
     of_rows = [{0: Dim(f"bytes_{number}", min=1, max=2**40)} for number in range(len(graph.rows))]
     weights = {0: num_values} if graph.is_weighted else None
     shapes = ({0: batch}, {0: num_values}, {1: batch}, weights, of_rows)
-    program = torch.export.export(graph, example(graph, _ROWS), dynamic_shapes=shapes, strict=False)
+    with library.carried():
+        program = torch.export.export(graph, example(graph, _ROWS), dynamic_shapes=shapes, strict=False)
+    if any(str(node.target).startswith("torchrec_mtl.") for node in program.graph.nodes):
+        shutil.copyfile(build(march), file.with_name(KERNELS_FILE))
     with torch._inductor.config.patch({"cpp.march": march, "cpp.simdlen": _VECTORS[march]}):
         torch._inductor.aoti_compile_and_package(program, package_path=str(file))
 

@@ -18,7 +18,7 @@ from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.inference.conditionals import divided
-from torchrec_mtl.inference.package.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, rows_file
+from torchrec_mtl.inference.package.manifest import GOLDEN_FILE, KERNELS_FILE, MODEL_FILE, Manifest, rows_file
 from torchrec_mtl.inference.package.reference import REFERENCE_FILE, Reference
 from torchrec_mtl.inference.predictor import Predictions, Rows, read_rows, value_of_tasks
 
@@ -92,6 +92,8 @@ class Package:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
+        if KERNELS_FILE in manifest.files:
+            _define_operators(folder / KERNELS_FILE)
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(folder / MODEL_FILE), "model", False, 1, -1)
         self._rows = [
             torch.from_numpy(np.load(folder / rows_file(number), mmap_mode="c"))
@@ -155,6 +157,12 @@ class Package:
                 rule = f"must be from 0 to {size - 1}, as no row stands for unknown ones"
                 raise InputError(f"ids of {key!r} {rule}") from error
             first += lengths
+
+
+def _define_operators(file: Path) -> None:
+    """Defines the operators of a package, unless the process has them: a process has each operator once."""
+    if not hasattr(torch.ops.torchrec_mtl, "small_attention"):
+        torch.ops.load_library(file)
 
 
 @checked

@@ -15,6 +15,7 @@ from torchrec_mtl.tasks import Task, TaskForest
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.pt2"
 GOLDEN_FILE = "golden.npz"
+KERNELS_FILE = "kernels.so"
 FORMAT_VERSION = 1
 PROCESSORS = {"x86-64-v3": "AVX2", "x86-64-v4": "AVX512"}  # by PyTorch's name of what they have
 
