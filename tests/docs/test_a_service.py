@@ -149,6 +149,11 @@ def test_answers_are_those_of_the_package(service, packages, page, monkeypatch):
     assert "score" not in service.predict([KNOWN])["predictions"][0]
 
 
+def test_what_is_no_package_is_not_served(tmp_path):
+    with pytest.raises(RuntimeError, match=r"^the service ended:\nerror: .*must be the folder of a package.*\n$"):
+        Service(tmp_path, tmp_path / "log")
+
+
 def test_only_this_machine_reaches_it(service):
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", service.port), timeout=5)
