@@ -7,8 +7,10 @@ fields and sizes of ``benchmarks.peers``; ours and DLRM have eight dense columns
 does without. The ways take turns, on one thread. What is compared must score alike before it is timed.
 
 ``rows / s`` is from the median of the calls, with the same of each round as spread; ``p99`` is of all calls, of which
-``calls`` says how many. ``to_eager`` is the median over rounds of the ratio of times to the same model in Python, fp32,
-above 1 where this way is faster. It takes half an hour, most of it compiling.
+``calls`` says how many. ``to_base`` is the median over rounds of the ratio of times to the same model in Python, fp32,
+above 1 where this way is faster. A package can also score the candidates of one user, to whom half of the fields
+belong; there, the base is the same package with the user's ids repeated in every row. It takes half an hour, most of
+it compiling.
 """
 
 import copy
@@ -17,8 +19,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -37,16 +39,18 @@ from benchmarks.peers.torchrec_mtl_models import model_args
 from tests.peers.environment import python_with
 from torchrec_mtl import TaskChain
 from torchrec_mtl.data import Field, MultiTaskBatch, Schema
-from torchrec_mtl.inference.package import export_package, load_package
+from torchrec_mtl.inference.package import Package, export_package, load_package
 from torchrec_mtl.inference.package.load import Arguments
-from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.modules import DynamicSelector, FeatureArch
 from torchrec_mtl.systems import SYSTEMS
 
 NUM_DENSE, DENSE_SIZES = 8, (64, 16)
 MODELS, BATCHES = ("shared_bottom", "mmoe", "bpcm", "tafe", "dlrm"), (1, 64, 1024, 8192)
+CANDIDATES = (100, 1000)
+STEPS = 50_000  # after which the schedule of TAFE's selector is at its end
 TURN = 0.3  # seconds
 ONNX = ("onnx", "onnxruntime", "onnxscript")
-EAGER = "Python, fp32"
+EAGER, ROWS, ONE_USER = "Python, fp32", "package, rows", "package, one user"
 TOLERANCE = {"fp32": 1e-5, "int8": 2e-3}  # of scores
 
 Turn = Callable[[int, int], list[float]]
@@ -71,17 +75,16 @@ def build(name: str, work: Workload) -> nn.Module:
         return DLRM(tables, NUM_DENSE, [*DENSE_SIZES[:-1], work.embedding_dim], over).eval()
     features = FeatureArch(tables, dense_in_features=NUM_DENSE, dense_arch_layer_sizes=(*DENSE_SIZES,))
     args = {"embedding_dim": work.embedding_dim} if name in ("tafe", "bpcm") else model_args(name, work)
-    return SYSTEMS[name].model(features, tasks, **args).eval()
+    model = SYSTEMS[name].model(features, tasks, **args).eval()
+    for selector in (each for each in model.modules() if isinstance(each, DynamicSelector)):
+        selector.step.fill_(STEPS)  # as in a trained model: about half of the points are selected
+    return model
 
 
 def in_python(run: Callable[[Tensor, Tensor, Tensor], Tensor], work: Workload) -> Turn:
     def turn(batch: int, calls: int) -> list[float]:
-        given, found = tensors(work, batch), []
-        for _ in range(calls):
-            began = time.perf_counter()
-            run(*given)
-            found.append(time.perf_counter() - began)
-        return found
+        given = tensors(work, batch)
+        return [record.seconds(lambda: run(*given)) for _ in range(calls)]
 
     return turn
 
@@ -114,10 +117,16 @@ def compiled_timer(folder: Path) -> Path:
     return program
 
 
+def user_keys(work: Workload) -> list[str]:
+    """Those of the first half of the fields."""
+    return list(work.fields)[: len(work.fields) // 2]
+
+
 def packaged(model: nn.Module, work: Workload, table_type: str, folder: Path) -> Path:
     dense, ids, lengths = tensors(work, 64)
     golden = MultiTaskBatch(dense, keyed(work, ids, lengths), torch.zeros(64, len(work.tasks)))
-    return export_package(model, TaskChain(work.tasks), folder, golden, table_type=table_type)
+    keys = user_keys(work) if table_type == "fp32" else ()
+    return export_package(model, TaskChain(work.tasks), folder, golden, table_type=table_type, user_keys=keys)
 
 
 def size(folder: Path) -> float:
@@ -160,6 +169,31 @@ def ways(name: str, work: Workload, folder: Path, timer: Path) -> tuple[dict[str
     return {**{way: in_python(function, work) for way, function in functions.items()}, **processes}, sizes
 
 
+def of_one_user(work: Workload, package: Package) -> dict[str, Turn]:
+    """Candidates of one user, as rows that repeat the user's ids and as candidates, which score alike."""
+    num_user = len(user_keys(work))
+
+    def split(batch: int) -> tuple[Arguments, Arguments, Arguments]:
+        dense, ids, lengths = tensors(work, batch)
+        by_key = ids.view(len(lengths), batch)
+        by_key[:num_user] = by_key[:num_user, :1]
+        user = Arguments(torch.empty(1, 0), by_key[:num_user, 0].clone(), lengths[:num_user, :1])
+        candidates = Arguments(dense, by_key[num_user:].flatten(), lengths[num_user:])
+        return Arguments(dense, by_key.flatten(), lengths), user, candidates
+
+    rows, *parts = split(CANDIDATES[0])
+    difference = float((package.run(rows) - package.run_candidates(*parts)).abs().max())
+    if not difference <= TOLERANCE["fp32"]:
+        sys.exit(f"error: scores of candidates differ by {difference:.2g} from those of rows")
+
+    def turn(batch: int, calls: int, once: bool) -> list[float]:
+        rows, *parts = split(batch)
+        function = (lambda: package.run_candidates(*parts)) if once else (lambda: package.run(rows))
+        return [record.seconds(function) for _ in range(calls)]
+
+    return {ROWS: partial(turn, once=False), ONE_USER: partial(turn, once=True)}
+
+
 def rechub(name: str, folder: Path) -> tuple[dict[str, Turn], dict[str, float]]:
     """The same of torch-rechub."""
     python = python_with("torch_rechub", ONNX)
@@ -173,19 +207,19 @@ def rechub(name: str, folder: Path) -> tuple[dict[str, Turn], dict[str, float]]:
     return turns, sizes
 
 
-def measured(about: record.Row, turns: dict[str, Turn], batch: int, repeats: int) -> list[record.Row]:
+def measured(about: record.Row, turns: dict[str, Turn], batch: int, repeats: int, base_way: str) -> list[record.Row]:
     calls = {way: max(1, min(1000, int(TURN / statistics.median(turn(batch, 3))))) for way, turn in turns.items()}
     times: dict[str, list[list[float]]] = {way: [] for way in turns}
     for _ in range(repeats):
         for way, turn in turns.items():
             times[way].append(turn(batch, calls[way]))
     rows = []
-    base = [statistics.median(of_round) for of_round in times[EAGER]]
+    base = [statistics.median(of_round) for of_round in times[base_way]]
     for way, rounds in times.items():
         medians = [statistics.median(of_round) for of_round in rounds]
         pooled = np.concatenate(rounds)
         row = {**about, "way": way, "batch_size": batch, "calls": len(pooled)}
-        row |= {"to_eager": round(record.ratio(base, medians), 3)}
+        row |= {"to_base": round(record.ratio(base, medians), 3)}
         rows.append({**row, "measure": "rate", **record.spread([batch / m for m in medians], "rows / s", 0)})
         p99 = [float(np.quantile(of_round, 0.99)) * 1e6 for of_round in rounds]
         rows.append({**row, "measure": "p99", **record.spread(p99, "us", 0)})
@@ -210,10 +244,13 @@ def main() -> None:
             for way, mib in sizes.items():
                 results.add({**about, "way": way, "measure": "size", **record.spread([mib], "MiB", 1)})
             for batch in batches:
-                rows = measured(about, turns, batch, repeats)
+                rows = measured(about, turns, batch, repeats, EAGER)
                 results.add(*rows)
-                rates = {row["way"]: (int(row["median"]), row["to_eager"]) for row in rows if row["measure"] == "rate"}
+                rates = {row["way"]: (int(row["median"]), row["to_base"]) for row in rows if row["measure"] == "rate"}
                 print(library, name, batch, rates, flush=True)
+            for batch in CANDIDATES if library == "torchrec_mtl" else ():
+                package = load_package(folder / f"{name}_fp32")
+                results.add(*measured(about, of_one_user(work, package), batch, repeats, ROWS))
             shutil.rmtree(folder)
 
 

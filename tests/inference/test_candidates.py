@@ -30,7 +30,7 @@ def some_ids(num_keys, num_rows):
 
 def repeated(of_candidates, user, dense, candidates):
     """Arguments of the graph of rows: the user's ids once for each candidate."""
-    of_rows, parts, lengths = of_candidates.graph, {}, {}
+    of_rows, parts, lengths = of_candidates.of_rows, {}, {}
     for features, (values, of_values) in (
         (of_candidates.user_features, user),
         (of_candidates.features, candidates),

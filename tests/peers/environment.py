@@ -12,6 +12,7 @@ REQUIREMENTS = {
     "torch_rechub": ["torch-rechub==0.9.0"],
     "deepctr_torch": ["deepctr-torch==0.3.0", "requests"],  # which it imports and does not ask for
     "fuxictr": ["fuxictr==2.3.10"],
+    "libmtl": ["LibMTL==1.1.5", "scipy"],  # which it imports and does not ask for
 }
 
 

@@ -35,7 +35,7 @@ class CandidatesGraph(nn.Module):
         if not set(user_keys) < set(graph.keys):
             rule = f"must be some of the keys, and not all: {graph.keys}"
             raise InputError(f"`user_keys` (={list(user_keys)}) {rule}")
-        self.graph = graph
+        self.of_rows = graph  # a traced module has a `graph` of its own
         self.user_features = [f for f, key in enumerate(graph.keys) if key in user_keys]
         self.features = [f for f, key in enumerate(graph.keys) if key not in user_keys]
 
@@ -62,7 +62,7 @@ class CandidatesGraph(nn.Module):
             weights: weights of the ids; None if the tables are not weighted.
             rows: bytes of the tables.
         """
-        graph = self.graph
+        graph = self.of_rows
         user = graph.known(user_values, user_lengths, user_weights, self.user_features)
         candidates = graph.known(values, lengths, weights, self.features)
         products = _Products()
@@ -146,7 +146,7 @@ def _as_slice(columns: list[int]) -> Columns:
 
 def example(graph: CandidatesGraph, num_candidates: int) -> tuple[Any, ...]:
     """Returns arguments of a graph of candidates."""
-    of_rows, is_weighted = graph.graph, graph.graph.is_weighted
+    of_rows, is_weighted = graph.of_rows, graph.of_rows.is_weighted
     user = example_ids(len(graph.user_features), 1, is_weighted)
     candidates = example_ids(len(graph.features), num_candidates, is_weighted)
     return *user, torch.zeros(num_candidates, of_rows.num_dense), *candidates, of_rows.rows
