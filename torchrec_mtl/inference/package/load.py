@@ -124,7 +124,7 @@ class Package:
         """
         manifest = self.manifest
         arguments.check(len(manifest.keys), manifest.num_dense, manifest.is_weighted)
-        return self._run(self._model, {manifest.keys: arguments}, arguments.tensors())
+        return self._run(self._model, [(manifest.keys, arguments)], arguments.tensors())
 
     def run_candidates(self, user: Arguments, candidates: Arguments) -> Tensor:
         """Returns p(task) ``[N, T]`` of the candidates of one user, whose fields are looked up once.
@@ -139,20 +139,19 @@ class Package:
         manifest = self.manifest
         if self._candidates is None:
             raise InputError(f"{self.folder}: scores no candidates: export it with the user's keys")
-        others = tuple(key for key in manifest.keys if key not in manifest.user_keys)
-        user_keys = tuple(key for key in manifest.keys if key in manifest.user_keys)
+        user_keys, others = self._parted_keys()
         user.check(len(user_keys), 0, manifest.is_weighted)
         candidates.check(len(others), manifest.num_dense, manifest.is_weighted)
         if user.lengths.shape[1] != 1:
             raise InputError(f"`user` (of {user.lengths.shape[1]} rows) must be one row")
         given = [*user.tensors()[1:], *candidates.tensors()]
-        return self._run(self._candidates, {user_keys: user, others: candidates}, given)
+        return self._run(self._candidates, [(user_keys, user), (others, candidates)], given)
 
-    def _run(self, model: Any, by_keys: Mapping[tuple[str, ...], Arguments], given: list[Tensor]) -> Tensor:
+    def _run(self, model: Any, by_keys: Sequence[tuple[Sequence[str], Arguments]], given: list[Tensor]) -> Tensor:
         try:
             scores: Tensor = model.boxed_run([*given, *self._rows])[0]
         except RuntimeError as error:
-            for keys, arguments in by_keys.items():
+            for keys, arguments in by_keys:
                 self._explain(keys, arguments, error)
             raise
         return scores
@@ -210,13 +209,17 @@ class Package:
             raise InputError(f"`user` must not have the column {twice[0]!r}, which the candidates have")
         split = read_rows(frame.join(of_user, how="cross"), self.schema, self.encoder, "candidates")
         batch = split.batch(torch.arange(len(split)))
-        others = [key for key in manifest.keys if key not in manifest.user_keys]
-        user_keys = [key for key in manifest.keys if key in manifest.user_keys]
+        user_keys, others = self._parted_keys()
         given = (_one_row(arguments_of(batch, user_keys, manifest.is_weighted), user_keys),)
         scores = self.run_candidates(*given, arguments_of(batch, others, manifest.is_weighted))
         return self._predictions(scores, worth)
 
-    def _explain(self, keys: tuple[str, ...], arguments: Arguments, error: RuntimeError) -> None:
+    def _parted_keys(self) -> tuple[list[str], list[str]]:
+        """Keys of the user's ids, and of the candidates'."""
+        keys, of_user = self.manifest.keys, self.manifest.user_keys
+        return [key for key in keys if key in of_user], [key for key in keys if key not in of_user]
+
+    def _explain(self, keys: Sequence[str], arguments: Arguments, error: RuntimeError) -> None:
         sizes, first = dict(zip(self.manifest.keys, self.manifest.num_embeddings, strict=True)), 0
         for key, lengths in zip(keys, arguments.lengths.sum(1).tolist(), strict=True):
             size = sizes[key]
