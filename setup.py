@@ -32,6 +32,7 @@ setup(
         "report": ["matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.15", "tqdm>=4.60"],
         "launch": ["torchx>=0.7"],
         "spark": ["pandas>=2.2", "pyspark>=4.0,<4.1"],
+        "serve": ["httptools>=0.6", "orjson>=3.10", "prometheus-client>=0.20", "uvicorn>=0.30", "uvloop>=0.19"],
         "gpu": ["triton>=3.7,<3.8"],
         "test": [
             "flask>=3",  # with flask-cors, what moto's server needs for S3

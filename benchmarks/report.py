@@ -50,6 +50,7 @@ SECTIONS = (
     Section("balancing", "balancing", "Balancing", "A step with each method, beside the plain sum.", BALANCING),
     Section("late_labels", "late_labels", "Late labels", "How near the truth a model comes if purchases arrive late."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
+    Section("service", "service", "A service under load", "Times, answers and memory, while packages are exchanged."),
     Section("every_day", "every_day", "New ids every day", "Each day scored by the model of the day before."),
 )
 

@@ -1,8 +1,11 @@
 """A package scores as the model that it was made of, and nothing of it runs before its hashes are checked."""
 
+import importlib
 import json
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,6 +19,7 @@ from tests.support import TASKS, batch, build
 from torchrec_mtl import TaskChain, load_run
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import Field, MultiTaskBatch, Schema, build_once
+from torchrec_mtl.data.table.drift import FieldCounts
 from torchrec_mtl.data.writer import write_parquet
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.inference import Calibration
@@ -183,6 +187,36 @@ def test_a_package_scores_as_the_model(shop):
 
 
 @pytest.mark.slow
+def test_a_package_has_a_reference(shop):
+    """Deciles of the validation split's scores, and its ids that no table has, of the fields that take them."""
+    predictor, folder = shop
+    valid = pl.read_parquet(folder.with_name("data") / "valid.parquet")
+    reference, scores = load_package(folder).reference, predictor.predict(valid).marginal
+    assert reference.fields == {"tags": FieldCounts(valid["tags"].list.len().sum(), 0, 0, ())}
+    for task, name in enumerate(predictor.schema.tasks):
+        np.testing.assert_allclose(
+            reference.edges[name], np.unique(np.quantile(scores[:, task], np.arange(0.1, 1, 0.1)))
+        )
+        bins = np.histogram(scores[:, task], [-1, *reference.edges[name], 2])[0]
+        assert reference.scores[name] == tuple(bins)
+
+
+@pytest.mark.slow
+def test_the_service_scores_rows_of_ids(shop, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "service"))
+    batching, exchange = (importlib.import_module(name) for name in ("batching", "exchange"))
+    served = exchange.Served(shop[1])
+    scored = batching.score(served, [*ROWS, {**ROWS[0], "tags": [4, 99, -1]}])
+    expected = shop[0].predict([*ROWS, {**ROWS[0], "tags": [4, 0, 0]}])
+    np.testing.assert_allclose(scored.predictions.marginal, expected.marginal, atol=1e-6)
+    assert scored.fields == {"tags": FieldCounts(sum(len(row["tags"]) for row in ROWS) + 3, 0, 2, ())}
+    with pytest.raises(InputError, match=r"column 'item', row 0 .*id \(=9\)"):
+        batching.score(served, [{**ROWS[0], "item": 9}])
+    for name in ("batching", "exchange"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("num_candidates", [1, 2, 100])
 def test_candidates_score_as_rows_that_repeat_the_user(num_candidates, shop):
     loaded = load_package(shop[1])
@@ -292,7 +326,7 @@ def test_a_changed_or_missing_file_is_found_before_anything_runs(name, package, 
         ({"version": 99}, r"`version` \(=99\) must be 2: export it again"),
         ({"torch": "1.0.0"}, r"is for PyTorch 1\.0\.0, not"),
         ({"march": "armv9"}, "is for processors of armv9"),
-        ({"files": {}}, "must name 'golden.npz' among its files"),
+        ({"files": {}}, "must name 'candidates.pt2' among its files"),
         ({"files": {"../../etc/passwd": "0"}}, "is no name of a file of a package"),
         ({"tasks": 3}, "a value is of the wrong kind"),
         ({"num_rows_files": "1"}, "`num_rows_files`"),

@@ -191,8 +191,9 @@ def unlabelled(schema: Schema, frame: pl.DataFrame, source: str = "rows") -> Spl
     for name in (*schema.field_names, *schema.id_weight_columns, *schema.dense):
         if name not in frame.columns:
             raise InputError(f"{source}: column {name!r} is missing; the columns are {frame.columns}")
-        if (empty := frame[name].is_null()).any():
-            raise InputError(f"{source}: column {name!r}, row {empty.arg_max()} (counted from 0): must not be null")
+        if frame[name].null_count():
+            row = frame[name].is_null().arg_max()
+            raise InputError(f"{source}: column {name!r}, row {row} (counted from 0): must not be null")
     ids: dict[str, Any] = {}
     for field in schema.fields:
         column = frame[field.name]

@@ -4,19 +4,24 @@
 """
 
 import argparse
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchrec_mtl.data import Split
+from torchrec_mtl.data import MultiTaskBatch, Split
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.stream_files import is_uri
+from torchrec_mtl.data.table.drift import FieldCounts, added, count_encoded
 from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.inference.package import Package, export_package
 from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.inference.package.manifest import PROCESSORS, this_processor
+from torchrec_mtl.inference.package.reference import Reference
 from torchrec_mtl.inference.package.tables import TABLE_TYPES
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.loading import DATA_FOLDER, LoadedRun
@@ -87,27 +92,42 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
     def accept(package: Package) -> None:
         found.extend(_compare(package, valid, rows, scores, args))
 
-    export_package(
-        run.model,
-        run.schema.tasks,
-        args.output,
-        valid.batch(torch.arange(min(len(valid), GOLDEN_ROWS))),
-        table_type=args.table_type,
-        unknown_rows={f.name: f.unknown_row for f in run.schema.fields if f.unknown_row is not None},
-        calibration=run.calibration,
-        march=args.march,
-        user_keys=[name for name in args.user_fields.split(",") if name],
-        beside=tuple(sorted((run.folder.parent / DATA_FOLDER).iterdir())),
-        accept=accept,
-    )
+    with tempfile.TemporaryDirectory() as temporary:
+        counts = _count_fields(run, valid, rows, args.batch_size)
+        reference = Reference.of(scores, run.schema.tasks, counts).save(Path(temporary))
+        export_package(
+            run.model,
+            run.schema.tasks,
+            args.output,
+            valid.batch(torch.arange(min(len(valid), GOLDEN_ROWS))),
+            table_type=args.table_type,
+            unknown_rows={f.name: f.unknown_row for f in run.schema.fields if f.unknown_row is not None},
+            calibration=run.calibration,
+            march=args.march,
+            user_keys=[name for name in args.user_fields.split(",") if name],
+            beside=(*sorted((run.folder.parent / DATA_FOLDER).iterdir()), reference),
+            accept=accept,
+        )
     return found
 
 
+def _count_fields(run: LoadedRun, valid: Split, rows: Array, batch_size: int) -> dict[str, FieldCounts]:
+    if run.encoder is None:
+        return {name: FieldCounts(total, 0, unknown, ()) for name, (unknown, total) in valid.num_unknown.items()}
+    encoder = run.encoder
+    return reduce(added, (count_encoded(encoder, batch) for batch in _batches(valid, rows, batch_size)))
+
+
+def _batches(split: Split, rows: Array, batch_size: int) -> Iterator[MultiTaskBatch]:
+    return (
+        split.batch(torch.from_numpy(rows[start : start + batch_size])) for start in range(0, len(rows), batch_size)
+    )
+
+
 def _compare(package: Package, valid: Split, rows: Array, scores: Array, args: argparse.Namespace) -> list[str]:
-    parts = [rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)]
     manifest = package.manifest
-    batches = (valid.batch(torch.from_numpy(part)) for part in parts)
-    packaged = torch.cat([package.run(arguments_of(b, manifest.keys, manifest.is_weighted)) for b in batches]).numpy()
+    given = (arguments_of(b, manifest.keys, manifest.is_weighted) for b in _batches(valid, rows, args.batch_size))
+    packaged = torch.cat([package.run(each) for each in given]).numpy()
     difference = float(np.abs(packaged - scores).max())
     cells = [["task", "AUC of the run", "of the package", "difference"]]
     worst = 0.0

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 
 from torchrec_mtl.data.table import (
     AnyId,
@@ -21,11 +22,12 @@ from torchrec_mtl.data.table import (
     Vocabulary,
 )
 from torchrec_mtl.data.table.columns import Part
-from torchrec_mtl.data.table.drift import added, count_rows_of_fields, population_stability
+from torchrec_mtl.data.table.drift import added, count_encoded, count_rows_of_fields, population_stability
 from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.rows import read_rows
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.inference.predictor import read_rows as read_for_prediction
 from torchrec_mtl.tasks import TaskChain
 
 FIELDS = [
@@ -133,3 +135,17 @@ def test_bins_stay_while_a_vocabulary_grows(encoder):
     before, after = (count_rows_of_fields(each, rows)["many"] for each in (encoder, grown))
     assert len(before.bins) == len(after.bins)
     assert before.num_unknown > after.num_unknown == 0
+
+
+def test_encoded_rows_are_counted_as_raw_ones(encoder):
+    """But for integers, where the id that stands for a missing value is one; and there are no bins."""
+    rows = raw(1, 1000, shift=2)
+    split = read_for_prediction(rows.drop("click"), encoder.schema(), encoder)
+    found = count_encoded(encoder, split.batch(torch.arange(1000)))
+    of_raw = count_rows_of_fields(encoder, typed(rows))
+    assert found.keys() == of_raw.keys()
+    for name, counts in found.items():
+        missing = rows["integer"].to_list().count(3) if name == "integer" else of_raw[name].num_missing
+        assert (counts.num_values, counts.num_missing, counts.num_unknown) == (1000, missing, of_raw[name].num_unknown)
+    assert found["dense"].num_missing > 0
+    assert found["few"].num_unknown > 0

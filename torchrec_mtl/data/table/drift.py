@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.hashes import finalise
 from torchrec_mtl.data.table.any_id import AnyId
 from torchrec_mtl.data.table.encoders import TableEncoder
-from torchrec_mtl.data.table.fields import IdField
-from torchrec_mtl.data.table.ids import UNKNOWN, History, Vocabulary, is_null
+from torchrec_mtl.data.table.fields import MISSING, IdField
+from torchrec_mtl.data.table.ids import UNKNOWN, History, Integers, Vocabulary, is_null
 from torchrec_mtl.data.table.rows import TypedRows
 from torchrec_mtl.errors import InputError
 
@@ -93,6 +94,26 @@ def count_rows_of_fields(encoder: TableEncoder, rows: TypedRows) -> dict[str, Fi
     """Counts the values of every field that ``rows`` have; a history is counted as the field that it lists."""
     declared = [each for each in encoder.table.fields if not isinstance(each, History)]
     return {each.name: _count(encoder, each.name, rows.values[each.name].flat) for each in declared}
+
+
+def count_encoded(encoder: TableEncoder, batch: MultiTaskBatch) -> dict[str, FieldCounts]:
+    """Counts missing values and unknown ids of rows that ``encoder`` has encoded, histories included; no bins.
+
+    A missing value of `Integers` counts as the id that stands for it; numbers count where they mark missing ones.
+    """
+    counts, dense = {}, [column for each in encoder.table.dense_fields for column in each.dense]
+    for each in encoder.table.id_fields:
+        owner, ids = encoder.table.owner(each), batch.sparse_features[each.name].values()
+        missing = owner.missing if isinstance(owner, Integers) else MISSING
+        num_unknown = int((ids == UNKNOWN).sum()) if isinstance(owner, Vocabulary) else 0
+        counts[each.name] = FieldCounts(
+            len(ids), 0 if missing is None else int((ids == missing).sum()), num_unknown, ()
+        )
+    for number in encoder.table.dense_fields:
+        if number.mark_missing:
+            marks = batch.dense_features[:, dense.index(number.dense[-1])]
+            counts[number.name] = FieldCounts(len(marks), int(marks.sum()), 0, ())
+    return counts
 
 
 def added(first: Mapping[str, FieldCounts], second: Mapping[str, FieldCounts]) -> dict[str, FieldCounts]:

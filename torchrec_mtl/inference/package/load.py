@@ -26,6 +26,7 @@ from torchrec_mtl.inference.package.manifest import (
     Manifest,
     rows_file,
 )
+from torchrec_mtl.inference.package.reference import REFERENCE_FILE, Reference
 from torchrec_mtl.inference.predictor import Predictions, Rows, as_frame, read_rows, value_of_tasks
 
 
@@ -97,6 +98,7 @@ class Package:
         manifest: what the package is.
         schema: schema of the rows of ids, if the package has one.
         encoder: encoder of raw rows, if the package has one.
+        reference: what rows and scores are compared with, if the package has it.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
@@ -111,6 +113,7 @@ class Package:
         ]
         self.schema = Schema.load(folder) if (folder / SCHEMA_FILE).is_file() else None
         self.encoder = TableEncoder.load(folder) if (folder / ENCODERS_FILE).is_file() else None
+        self.reference = Reference.load(folder) if (folder / REFERENCE_FILE).is_file() else None
 
     def run(self, arguments: Arguments) -> Tensor:
         """Returns p(task) ``[B, T]`` of a batch; threads may call it at the same time.
@@ -166,10 +169,21 @@ class Package:
         """
         if self.schema is None:
             raise InputError(f"{self.folder}: has no schema, so it takes tensors only: see `run`")
-        tasks, worth = self.manifest.tasks, value_of_tasks(self.manifest.tasks, values)
+        worth = value_of_tasks(self.manifest.tasks, values)
         split = read_rows(rows, self.schema, self.encoder, source)
-        batch = split.batch(torch.arange(len(split)))
-        marginal = self.run(arguments_of(batch, self.manifest.keys, self.manifest.is_weighted)).double().numpy()
+        return self.score_batch(split.batch(torch.arange(len(split))), worth)
+
+    def score_batch(self, batch: MultiTaskBatch, worth: Array | None = None) -> Predictions:
+        """Returns the predictions for a batch; ``worth`` is the value of each task, ``[T]``.
+
+        Raises:
+            InputError: as `run` does.
+        """
+        manifest = self.manifest
+        return self._predictions(self.run(arguments_of(batch, manifest.keys, manifest.is_weighted)), worth)
+
+    def _predictions(self, scores: Tensor, worth: Array | None) -> Predictions:
+        tasks, marginal = self.manifest.tasks, scores.double().numpy()
         return Predictions(tasks, marginal, divided(marginal, tasks), None if worth is None else marginal @ worth)
 
     def predict_candidates(
@@ -189,7 +203,7 @@ class Package:
         if self.schema is None:
             raise InputError(f"{self.folder}: has no schema, so it takes tensors only: see `run_candidates`")
         manifest = self.manifest
-        tasks, worth = manifest.tasks, value_of_tasks(manifest.tasks, values)
+        worth = value_of_tasks(manifest.tasks, values)
         frame, of_user = as_frame(candidates), as_frame([user])
         if twice := sorted(set(frame.columns) & set(of_user.columns)):
             raise InputError(f"`user` must not have the column {twice[0]!r}, which the candidates have")
@@ -197,8 +211,8 @@ class Package:
         batch = split.batch(torch.arange(len(split)))
         user_keys, others = self._parted_keys()
         given = (_one_row(arguments_of(batch, user_keys, manifest.is_weighted), user_keys),)
-        marginal = self.run_candidates(*given, arguments_of(batch, others, manifest.is_weighted)).double().numpy()
-        return Predictions(tasks, marginal, divided(marginal, tasks), None if worth is None else marginal @ worth)
+        scores = self.run_candidates(*given, arguments_of(batch, others, manifest.is_weighted))
+        return self._predictions(scores, worth)
 
     def _parted_keys(self) -> tuple[list[str], list[str]]:
         """Keys of the user's ids, and of the candidates'."""
