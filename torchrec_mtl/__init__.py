@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torchrec_mtl.data.table import (
         AgeInDays,
         Bins,
+        ByColumn,
         ByHash,
         ByTime,
         Delay,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgeInDays",
     "Bins",
+    "ByColumn",
     "ByHash",
     "ByTime",
     "Delay",

@@ -1,6 +1,6 @@
 """Any table in: raw columns, declared field by field, encoded as a prepared data set and for prediction alike."""
 
-from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
+from torchrec_mtl.data.table.declaration import ByColumn, ByHash, ByTime, Table
 from torchrec_mtl.data.table.delays import Delay
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fields import AgeInDays
@@ -11,6 +11,7 @@ from torchrec_mtl.data.table.prepare import prepare_table
 __all__ = [
     "AgeInDays",
     "Bins",
+    "ByColumn",
     "ByHash",
     "ByTime",
     "Delay",

@@ -9,7 +9,7 @@ import pyarrow as pa
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fields import IdField
-from torchrec_mtl.data.table.ids import UNKNOWN, History, Vocabulary, is_null
+from torchrec_mtl.data.table.ids import History, Vocabulary, is_null
 from torchrec_mtl.data.table.rows import TypedRows
 from torchrec_mtl.errors import InputError
 
@@ -107,9 +107,10 @@ def _count(encoder: TableEncoder, name: str, values: pa.Array) -> FieldCounts:
         bins = np.bincount(np.searchsorted(_SCORES, scores), minlength=len(_SCORES) + 1)
         return FieldCounts(len(values), num_missing, 0, tuple(bins.tolist()))
     ids, num_ids, num_unknown = encoder.ids(name, known), encoder.num_embeddings(name), 0
+    declared = encoder.table.owner(declared)
     if isinstance(declared, Vocabulary):
-        num_unknown = int((ids == UNKNOWN).sum())
-        ids = ids[ids != UNKNOWN]
+        num_unknown = int((ids == declared.unknown_id).sum())
+        ids = ids[ids != declared.unknown_id]
     bins = np.bincount(
         _bins(ids, num_ids, declared), minlength=int(_bins(np.array([num_ids - 1]), num_ids, declared)[0]) + 1
     )
@@ -120,6 +121,6 @@ def _bins(ids: Array, num_ids: int, declared: IdField) -> Array:
     """The bin of each id, counted from 0."""
     if num_ids <= MOST_BINS:
         return ids
-    if isinstance(declared, Vocabulary):  # ids are in the order of their frequency: ranks 1, 2-3, 4-7, ...
-        return np.asarray(np.frexp(ids - UNKNOWN)[1] - 1)
+    if isinstance(declared, Vocabulary) and declared.order == "count":  # ranks 1, 2-3, 4-7, ...
+        return np.asarray(np.frexp(ids - declared.unknown_id)[1] - 1)
     return np.asarray(ids * 32 // num_ids)
