@@ -134,6 +134,13 @@ def test_show_says_how_rows_are_split(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     found = lines[lines.index("splits by a hash of 'user'") :]
     assert found[1:4] == ["  train  0.6 of its values", "  valid  0.1 of its values", "  test   0.3 of its values"]
+    Path("shop.py").write_text(DECLARATION.replace('ByTime("2026-11-17", "2026-11-19")', 'ByColumn("half")'))
+    whole = pl.read_csv("shop.csv", infer_schema=False)
+    whole.with_columns(half=pl.lit("test")).write_csv("shop.csv")
+    assert main(show) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "splits: as column 'half' says" in lines
+    assert "  of these rows: 0 train, 0 valid, 2,000 test" in lines
     sources = {split: f"{split}.csv" for split in ("train", "valid", "test")}
     for file in sources.values():
         Path(file).write_bytes(Path("shop.csv").read_bytes())

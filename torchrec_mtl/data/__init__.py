@@ -2,9 +2,9 @@
 
 from torchrec_mtl.data.batch_checks import check_batch
 from torchrec_mtl.data.batches import MultiTaskBatch
-from torchrec_mtl.data.encoders import log_round
 from torchrec_mtl.data.loader import BatchLoader
 from torchrec_mtl.data.reader import read_split
+from torchrec_mtl.data.rounding import log_round
 from torchrec_mtl.data.schema import SPLITS, Field, Schema
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.data.stream_files import load_schema

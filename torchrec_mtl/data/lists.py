@@ -34,6 +34,20 @@ def as_array(name: str, values: Any, dtype: Any = None) -> Array:
     return array
 
 
+def find(known: Array, ids: Array) -> Array:
+    """Returns the positions of ``ids`` in the sorted array ``known``; -1 where an id is absent.
+
+    Example::
+
+        >>> find(np.array([3, 5]), np.array([5, 4, 3])).tolist()
+        [1, -1, 0]
+    """
+    if not len(known):
+        return np.full(len(ids), -1)
+    positions = np.minimum(known.searchsorted(ids), len(known) - 1)
+    return np.where(known[positions] == ids, positions, -1)
+
+
 @dataclass(frozen=True)
 class Lists:
     """N lists of ids, one after the other: values [V], offsets [N + 1] and optionally weights [V]."""

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from torchrec_mtl.data.raw.preparation import without_progress
-from torchrec_mtl.data.table import AgeInDays, ByTime, History, Table
+from torchrec_mtl.data.table import AgeInDays, ByColumn, ByTime, History, Table
 from torchrec_mtl.data.table.any_id import shown_size
 from torchrec_mtl.data.table.declaration import weight_column
 from torchrec_mtl.data.table.fields import DeclaredField, IdField
@@ -20,6 +20,7 @@ _FILES = 6  # that are shown
 _ROWS = 3  # that are shown
 _NAME = 20  # characters of a field's name
 _LEFT_OUT = ("name", "column", "of", "shares", "_")  # arguments that other columns show
+_USUAL = (("pooling", "sum"), ("order", "count"), ("unknown", "own"), ("spare_rows", 0))
 
 
 def show_table(table: Table, progress: Progress = without_progress) -> str:
@@ -84,6 +85,8 @@ def _splits(table: Table) -> list[str]:
     how = table.split
     if how is None:
         return ["splits: as the source names them"]
+    if isinstance(how, ByColumn):
+        return [f"splits: as column {how.column!r} says"]
     if isinstance(how, ByTime):
         times = [["train", f"before {how.valid_from}"], ["valid", f"from {how.valid_from}, before {how.test_from}"]]
         return [f"splits by the time in {table.time!r}, UTC", *aligned([*times, ["test", f"from {how.test_from}"]])]
@@ -109,10 +112,7 @@ def _reads(declared: DeclaredField) -> str:
 def _arguments(declared: DeclaredField) -> str:
     named = [item for item in fields(declared) if item.name not in _LEFT_OUT]
     given = {item.name: getattr(declared, item.name) for item in named if getattr(declared, item.name) is not None}
-    shown = {
-        name: value for name, value in given.items() if (name, value) not in (("pooling", "sum"), ("spare_rows", 0))
-    }
-    return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+    return ", ".join(f"{name}={value!r}" for name, value in given.items() if (name, value) not in _USUAL)
 
 
 def _counts(first: FirstRows) -> list[str]:

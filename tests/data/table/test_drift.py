@@ -33,6 +33,8 @@ from torchrec_mtl.tasks import TaskChain
 FIELDS = [
     Vocabulary("few"),
     Vocabulary("many", spare_rows=100),
+    Vocabulary("ordered", order="value", unknown="missing"),
+    Vocabulary("alike", shares="ordered"),
     Hashed("hashed", 500),
     AnyId("any"),
     Integers("integer", 9, missing=3),
@@ -49,6 +51,8 @@ def raw(seed: int, num_rows: int, shift: int = 0) -> pl.DataFrame:
     columns = {
         "few": random.integers(0, 8, num_rows) + shift,
         "many": random.integers(0, 300, num_rows) + 30 * shift,
+        "ordered": random.integers(0, 300, num_rows) + 30 * shift,
+        "alike": random.integers(0, 300, num_rows) + 30 * shift,
         "hashed": random.integers(0, 10**6, num_rows),
         "any": random.integers(0, 2**40, num_rows),
         "integer": random.integers(0, 9, num_rows),
@@ -96,8 +100,8 @@ def test_every_value_of_every_field_is_counted_once(encoder, name):
     counts = count_rows_of_fields(encoder, typed(rows))[name]
     values = rows[name].to_list()
     present = [value for value in values if value is not None]
-    known = set(raw(0, 4000)[name].to_list())
-    is_vocabulary = name in ("few", "many")
+    known = set(raw(0, 4000)["ordered" if name == "alike" else name].to_list())
+    is_vocabulary = name in ("few", "many", "ordered", "alike")
     unknown = [value for value in present if is_vocabulary and value not in known]
     assert counts.num_values == 1000
     assert counts.num_missing == values.count(None)

@@ -21,6 +21,7 @@ from tests.data.table.shops import Shop
 from torchrec_mtl.data import read_split
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.table import (
+    ByColumn,
     ByHash,
     ByTime,
     Dense,
@@ -96,7 +97,7 @@ def test_another_declaration_needs_another_folder(tmp_path: Path, rows: Rows) ->
         prepare_table(other, tmp_path / "out")
 
 
-def test_splits_may_be_given_as_files_or_by_a_hash(tmp_path: Path, rows: Rows) -> None:
+def test_splits_may_be_given_by_files_a_column_or_a_hash(tmp_path: Path, rows: Rows) -> None:
     for number, split in enumerate(SPLITS):
         shops.write(tmp_path / split, rows[number * 10 : number * 10 + 10], "parquet")
     tasks, fields = TaskForest(Task("click"), Task("buy", after="click")), [Vocabulary("item"), Dense("age")]
@@ -105,6 +106,14 @@ def test_splits_may_be_given_as_files_or_by_a_hash(tmp_path: Path, rows: Rows) -
     for number, split in enumerate(SPLITS):
         notes = pl.read_parquet(folder / f"{split}.parquet")["note"].to_list()
         assert notes == [row["note"] for row in rows[number * 10 : number * 10 + 10]]
+    named = [{**row, "half": SPLITS[number // 10]} for number, row in enumerate(rows[:30])]
+    shops.write(tmp_path / "named", named[::-1], "csv")
+    by_column = Table("shop", str(tmp_path / "named"), tasks, fields, split=ByColumn("half"), keep=["note"])
+    same = prepare_table(by_column, tmp_path / "column")
+    for split in SPLITS:
+        one, other = (pl.read_parquet(each / f"{split}.parquet") for each in (folder, same))
+        assert one.select("item", "note").equals(other.select("item", "note").reverse())
+    assert TableEncoder.load(same).table == by_column
     by_hash = Table("shop", list(given.values()), tasks, fields, split=ByHash("note", 0.3, 0.3), keep=["note"])
     folder = prepare_table(by_hash, tmp_path / "hash")
     notes = [pl.read_parquet(folder / f"{split}.parquet")["note"].to_list() for split in SPLITS]
@@ -112,6 +121,26 @@ def test_splits_may_be_given_as_files_or_by_a_hash(tmp_path: Path, rows: Rows) -
     reversed_source = Table("shop", list(given.values())[::-1], tasks, fields, split=by_hash.split, keep=["note"])
     again = prepare_table(reversed_source, tmp_path / "again")
     assert [set(pl.read_parquet(again / f"{split}.parquet")["note"]) for split in SPLITS] == list(map(set, notes))
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("dev", r"column 'half', row 1 .*split 'dev' must be one of \['train', 'valid', 'test'\]"),
+        (None, "column 'half', row 1 .*key of a split must not be missing"),
+        (1, "split 1 must be one of"),
+    ],
+)
+def test_a_split_that_there_is_not_is_refused(tmp_path: Path, rows: Rows, value: Any, sentence: str) -> None:
+    names = [*SPLITS, "train"] if isinstance(value, str | None) else [1, 1, 1, 1]
+    rows = [{**row, "half": name} for row, name in zip(rows, names, strict=False)]
+    rows[1]["half"] = value
+    pl.DataFrame(rows).select("item", "click", "half").write_parquet(tmp_path / "raw.parquet")
+    table = Table(
+        "shop", str(tmp_path / "raw.parquet"), TaskForest(Task("click")), [Vocabulary("item")], split=ByColumn("half")
+    )
+    with pytest.raises(InputError, match=sentence):
+        prepare_table(table, tmp_path / "out")
 
 
 def test_a_file_in_two_splits_is_refused(tmp_path: Path, rows: Rows) -> None:

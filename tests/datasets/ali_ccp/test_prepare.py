@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 
 from tests.data.raw import forms
 from tests.datasets.ali_ccp import raw, reference
+from tests.datasets.vocabularies import read_vocabularies
 from torchrec_mtl.data import Schema, read_split
-from torchrec_mtl.data.encoders import Vocabularies
 from torchrec_mtl.data.raw import lines
+from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.datasets import prepare_ali_ccp
 from torchrec_mtl.datasets.ali_ccp.layout import FIELDS, RAW_SPLITS
 from torchrec_mtl.errors import InputError
@@ -73,11 +75,11 @@ def test_aitm_agrees_with_the_reference(random_files: Path, tmp_path: Path, monk
     small_blocks(monkeypatch)
     directory = prepare_ali_ccp(random_files, tmp_path / "aitm")
     rows, codes = reference.aitm(random_files)
-    vocabularies = Vocabularies.load(directory, tuple(codes))
+    vocabularies = read_vocabularies(directory)
     schema = Schema.load(directory)
     assert list(schema.field_names) == reference.AITM_FIELDS
     for field in schema.fields:
-        assert vocabularies.ids[field.name].tolist() == list(codes[field.name])
+        assert vocabularies[field.name] == list(codes[field.name])
         assert field.num_embeddings == len(codes[field.name]) + 1
     assert sum(map(len, codes.values())) > 40
     names = ["click", "purchase", *reference.AITM_FIELDS]
@@ -88,18 +90,18 @@ def test_aitm_agrees_with_the_reference(random_files: Path, tmp_path: Path, monk
 def test_full_has_every_feature_and_weight(random_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
     directory = prepare_ali_ccp(random_files, tmp_path / "full", "full")
-    vocabularies = Vocabularies.load(directory, FIELDS)
+    vocabularies = read_vocabularies(directory)
     impressions = {split: reference.read(random_files, split) for split in RAW_SPLITS}
     referred = [*impressions["train"], *((common, common) for _, common in impressions["train"])]
     for field in FIELDS:
         seen = {number for line, _ in referred for name, number, _ in line.features if name == field}
-        assert vocabularies.ids[field].tolist() == sorted(seen)
+        assert vocabularies[field] == sorted(seen)
     expected = []
     for line, common in impressions["test"]:
         row = [line.click, line.purchase, int(line.click >= line.purchase)]
         for field in FIELDS:
             features = [(number, value) for name, number, value in common.features + line.features if name == field]
-            codes = {number: code for code, number in enumerate(vocabularies.ids[field].tolist(), 1)}
+            codes = {number: code for code, number in enumerate(vocabularies[field], 1)}
             row += [[codes.get(number, 0) for number, _ in features], [value for _, value in features]]
         expected.append(row)
     columns = [column for field in FIELDS for column in (field, f"{field}_weights")]
@@ -111,6 +113,27 @@ def test_full_has_every_feature_and_weight(random_files: Path, tmp_path: Path, m
         for weights, wanted_weights in zip(found[4::2], wanted[4::2], strict=True):
             assert weights == pytest.approx(wanted_weights, rel=1e-6)
     assert read_rows(directory, "train").height == len(impressions["train"])
+
+
+@pytest.mark.parametrize("protocol", ["aitm", "full"])
+def test_new_rows_get_the_ids_of_the_prepared_ones(random_files: Path, tmp_path: Path, protocol: str) -> None:
+    directory = prepare_ali_ccp(random_files, tmp_path / protocol, protocol)
+    fields = Schema.load(directory).field_names
+    rows = []
+    for line, common in reference.read(random_files, "test"):
+        features = common.features + line.features if protocol == "full" else line.features + common.features
+        if protocol == "aitm":
+            if line.purchase <= line.click:
+                rows.append(dict.fromkeys(fields) | {field: number for field, number, _ in features})
+            continue
+        ids = {field: [number for name, number, _ in features if name == field] for field in fields}
+        weights = {f"{field}_weights": [value for name, _, value in features if name == field] for field in fields}
+        rows.append(ids | weights)
+    kinds = {field: pa.int64() if protocol == "aitm" else pa.list_(pa.int64()) for field in fields}
+    kinds |= {f"{field}_weights": pa.list_(pa.float32()) for field in fields if protocol == "full"}
+    batch = pa.RecordBatch.from_pylist(rows, pa.schema(kinds))
+    encoded = TableEncoder.load(directory).encode(batch)
+    assert encoded.equals(read_rows(directory, "test").select(encoded.columns))
 
 
 def test_full_reads_with_weights(random_files: Path, tmp_path: Path) -> None:
@@ -143,7 +166,7 @@ def test_it_reads_like_any_prepared_data_set(random_files: Path, tmp_path: Path)
         read = read_split(directory, split)
         assert len(read) == schema.num_rows[split]
         assert read.schema.tasks.names == ("click", "purchase")
-    assert schema.vocabulary_digest == Vocabularies.load(directory, schema.field_names).digest
+    assert schema.vocabulary_digest == TableEncoder.load(directory).save(tmp_path)
 
 
 def test_every_form_of_the_files_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -155,7 +178,7 @@ def test_every_form_of_the_files_gives_the_same_bytes(tmp_path: Path) -> None:
             split_contents = {name: content for name, content in contents.items() if split in name}
             forms.write(tmp_path / form, split_contents, form, f"sample_{split}")
         found = prepare_ali_ccp(tmp_path / form, tmp_path / f"from {form}")
-        for name in ("train.parquet", "valid.parquet", "test.parquet", "vocabularies.parquet"):
+        for name in ("train.parquet", "valid.parquet", "test.parquet"):
             assert (found / name).read_bytes() == (expected / name).read_bytes()
         assert Schema.load(found).vocabulary_digest == Schema.load(expected).vocabulary_digest
 
@@ -178,6 +201,17 @@ def test_a_sample_is_part_of_the_whole(random_files: Path, tmp_path: Path) -> No
     assert 200 < len(users[1]) < 340
     remaining = iter(users[0])
     assert all(user in remaining for user in users[1])  # in the same order
+
+
+@pytest.mark.parametrize("protocol", ["aitm", "full"])
+def test_blocks_of_which_a_sample_keeps_no_row(
+    random_files: Path, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prepare_ali_ccp(random_files, tmp_path / "whole", protocol, sample=0.1)
+    small_blocks(monkeypatch, 2000)
+    found = prepare_ali_ccp(random_files, tmp_path / "blocks", protocol, sample=0.1)
+    for split in ("train", "test"):
+        assert read_rows(found, split).equals(read_rows(whole, split))
 
 
 @pytest.mark.parametrize("protocol", ["aitm", "full"])

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.taobao import raw, reference
+from tests.datasets.vocabularies import read_vocabularies
 from tests.generators.taobao import TaobaoGenerator
 from torchrec_mtl.data import BatchLoader, Schema, read_split
+from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.datasets import prepare_taobao
 from torchrec_mtl.errors import InputError
 
@@ -23,8 +25,8 @@ HISTORIES = ("history_cate", "history_brand")
 
 def read_decoded(directory: Path) -> dict[str, list[dict[str, Any]]]:
     """Reads the rows of the splits, with raw values in place of codes, None for code 0."""
-    table = pl.read_parquet(directory / "vocabularies.parquet")
-    values = {(row["field"], row["code"]): row["id"] for row in table.iter_rows(named=True)}
+    vocabularies = read_vocabularies(directory)
+    values = {(field, code): value for field, ids in vocabularies.items() for code, value in enumerate(ids, 1)}
     fields = Schema.load(directory).field_names
     splits = {}
     for split in ("train", "valid", "test"):
@@ -78,6 +80,21 @@ def test_preparing_generated_files_agrees_with_the_reference(tmp_path: Path, opt
     if options.get("days"):
         assert sum(row["purchase"] for row in splits["train"]) > 20
     assert max(row["user"] or 0 for row in splits["train"]) > 2**31
+
+
+def test_new_rows_get_the_ids_of_the_prepared_ones(tmp_path: Path) -> None:
+    folder = TaobaoGenerator(1500, (0.3, 0.1), behaviors_per_row=6).write(tmp_path / "raw")
+    directory = prepare_taobao(folder, tmp_path / "out", history_length=5, min_count=2)
+    rows = [row for row in reference.impressions(folder, 5, 7, 0) if row["day"] == 7]
+    for row in rows:
+        place, number = row["pid"].split("_")
+        row |= {"user_id": row["user"], "pid": int(place) * 10**9 + int(number)}
+    encoder = TableEncoder.load(directory)
+    batch = pa.RecordBatch.from_pylist(rows)
+    encoded = encoder.encode(batch).with_columns(pl.Series("time_stamp", batch["time_stamp"]))
+    prepared = pl.read_parquet(directory / "test.parquet").select(encoded.columns)
+    order = ("time_stamp", "user", "adgroup_id")
+    assert encoded.sort(order).equals(prepared.sort(order))
 
 
 seconds = st.one_of(st.integers(0, 5), st.sampled_from([raw.DAY - 1, raw.DAY, raw.DAY + 1, 8 * raw.DAY - 1]))

@@ -130,6 +130,8 @@ TOP = {
         table.Vocabulary,
         min_count=lambda rng: integer(rng, 1, 6),
         max_size=lambda rng: one_of(rng, None, 2),
+        order=lambda rng: one_of(rng, "count", "value"),
+        unknown=lambda rng: one_of(rng, "own", "missing"),
         spare_rows=lambda rng: integer(rng, 0, 3),
     ),
     "Hashed": _of_ids(table.Hashed, num_buckets=lambda rng: integer(rng, 1, 99)),
@@ -164,6 +166,7 @@ TOP = {
         _judge_dense,
     ),
     "ByTime": Case(table.ByTime, lambda rng: {"valid_from": "2026-11-08", "test_from": "2026-11-09"}, _judge_edges),
+    "ByColumn": Case(table.ByColumn, lambda rng: {"column": "half"}, _judge_column),
     "ByHash": Case(table.ByHash, lambda rng: {"column": "user", "valid": 0.1, "test": 0.2}, _judge_shares),
     "Delay": Case(
         table.Delay,

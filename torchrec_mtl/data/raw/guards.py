@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.encoders import find
-from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.lists import Array, find
 
 SUSPICIOUS_AUC = 0.9
 MIN_POSITIVES = 20  # with fewer, an AUC says nothing

@@ -1,12 +1,11 @@
-"""The steps that all preparations of raw files share: arguments, building the data set once, the report."""
+"""The steps that all preparations share: arguments, building the data set once, the report."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torchrec_mtl.data.encoders import Vocabularies
 from torchrec_mtl.data.raw.bad_rows import BadRows, check_policy
 from torchrec_mtl.data.raw.guards import SUSPICIOUS_AUC, LeakCheck
 from torchrec_mtl.data.schema import Schema
@@ -20,7 +19,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class RawArguments:
-    """The arguments that all preparations share; ``str()`` gives them as JSON, which is saved with the data set.
+    """The arguments that all preparations of public raw files share.
 
     Args:
         raw: folder of the raw files.
@@ -44,22 +43,22 @@ class RawArguments:
         check_positive_share(sample=self.sample)
         check_at_least(0, seed=self.seed)
 
-    def __str__(self) -> str:
-        return to_json(asdict(self))
-
 
 def without_progress(stage: str, rows: int, share: float) -> None:
     """Reports no progress."""
 
 
-def prepare_from_raw(
-    arguments: RawArguments, output: str | Path, prepare: Callable[[Path, BadRows], Schema], notes: dict[str, str]
+def prepare_once(
+    output: str | Path,
+    arguments: Mapping[str, Any],
+    prepare: Callable[[Path, BadRows], Schema],
+    notes: Mapping[str, str],
 ) -> Path:
     """Builds the prepared data set ``output`` unless it exists, and returns its path.
 
     Args:
-        arguments: arguments of the preparation, saved with the data set.
         output: folder of the data set.
+        arguments: arguments of the preparation, with ``bad_rows`` and ``bad_rows_limit``; saved with the data set.
         prepare: function that writes the data set into a folder and returns its schema.
         notes: notes for the schema: what a reader of the data must know.
 
@@ -67,51 +66,54 @@ def prepare_from_raw(
         InputError: if ``output`` was prepared with other arguments, or as `build_once` raises it.
     """
 
+    preparation = to_json(arguments)
+
     def build(folder: Path) -> Schema:
-        with BadRows(arguments.bad_rows, arguments.bad_rows_limit, folder) as bad_rows:
+        with BadRows(arguments["bad_rows"], arguments["bad_rows_limit"], folder) as bad_rows:
             schema = prepare(folder, bad_rows)
-        return replace(schema, notes={**notes, "preparation": str(arguments)})
+        return replace(schema, notes={**notes, "preparation": preparation})
 
     directory = build_once(output, build)
     used = Schema.load(directory).notes.get("preparation")
-    if used != str(arguments):
+    if used != preparation:
         raise InputError(f"`output` (={str(output)!r}) must be a new folder: it was prepared with {used}")
     return directory
 
 
 def write_report(
     folder: Path,
-    figures: Mapping[str, Any],
+    schema: Schema,
     bad_rows: BadRows,
-    vocabularies: Vocabularies,
-    leaks: LeakCheck,
     describe: Callable[[Report], list[str]],
+    figures: Mapping[str, Any] | None = None,
+    leaks: LeakCheck | None = None,
 ) -> None:
     """Writes ``report.json``: figures of what was read and found, and the same in sentences.
 
     Args:
         folder: folder of the data set.
-        figures: figures that only this data set has.
+        schema: schema of the data set, with its numbers of rows.
         bad_rows: rows that were put aside.
-        vocabularies: vocabularies of all fields.
-        leaks: measure of how well each field alone predicts each label.
         describe: function that turns the report into sentences.
+        figures: figures that only this data set has.
+        leaks: measure of how well each field alone predicts each label.
     """
     report = {
-        **figures,
+        **(figures or {}),
+        "num_rows": dict(schema.num_rows),
         "bad_rows": dict(bad_rows.counts),
-        "num_embeddings": {field: vocabularies.num_embeddings(field) for field in vocabularies.ids},
-        "vocabulary_digest": vocabularies.digest,
-        "leak_auc": {
-            f"{field} {label}": None if math.isnan(auc) else round(auc, 4)
-            for (field, label), auc in leaks.aucs().items()
-        },
+        "num_embeddings": {field.name: field.num_embeddings for field in schema.fields},
+        "vocabulary_digest": schema.vocabulary_digest,
     }
     warnings = [f"{file}: {count:,} bad rows were put aside" for file, count in report["bad_rows"].items()]
-    for name, auc in report["leak_auc"].items():
-        if auc is not None and auc > SUSPICIOUS_AUC:
-            field, label = name.split()
-            warnings.append(f"field {field} alone predicts {label} with AUC {auc:.3f}: does it leak the label?")
+    if leaks is not None:
+        aucs = leaks.aucs()
+        report["leak_auc"] = {" ".join(key): None if math.isnan(auc) else round(auc, 4) for key, auc in aucs.items()}
+        warnings += [
+            f"field {field} alone predicts {label} with AUC {auc:.3f}: does it leak the label?"
+            for (field, label), auc in aucs.items()
+            if auc > SUSPICIOUS_AUC
+        ]
     report["findings"] = [*describe(report), *warnings]
     (folder / REPORT_FILE).write_text(to_json(report, indent=2) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """Any table in: raw columns, declared field by field, encoded as a prepared data set and for prediction alike."""
 
 from torchrec_mtl.data.table.any_id import AnyId
-from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
+from torchrec_mtl.data.table.declaration import ByColumn, ByHash, ByTime, Table
 from torchrec_mtl.data.table.delays import Delay
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fields import AgeInDays
@@ -13,6 +13,7 @@ __all__ = [
     "AgeInDays",
     "AnyId",
     "Bins",
+    "ByColumn",
     "ByHash",
     "ByTime",
     "Delay",

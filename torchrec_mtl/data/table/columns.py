@@ -103,6 +103,8 @@ def _integers(column: _Column, unit: str | None) -> pa.Array:
         return pc.if_else(pc.or_(bad, large), None, numbers).cast(pa.int64())
     if _is_text(array.type):
         array = _text(array)
+    elif types.is_int64(array.type):
+        return array
     elif not (types.is_integer(array.type) or types.is_boolean(array.type) or types.is_null(array.type)):
         raise column.wrong_type("strings or integers")
     return _parsed(column, array, pl.Int64(), "{} must be an integer below 2^63")

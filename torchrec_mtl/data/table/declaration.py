@@ -76,6 +76,20 @@ class ByHash:
 
 
 @dataclass(frozen=True)
+class ByColumn:
+    """Splits rows as a column says, whose values are "train", "valid" and "test".
+
+    Args:
+        column: the column.
+    """
+
+    column: str
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of raw rows, declared: one line a field.
 
@@ -86,7 +100,7 @@ class Table:
         tasks: the funnel, with its label columns.
         fields: the fields: see `Vocabulary`, `Hashed`, `AnyId`, `Integers`, `Bins`, `LogRound`, `TimeOf`, `Dense`,
             `History`.
-        split: how rows are split: `ByTime` or `ByHash`; None if ``source`` names the splits.
+        split: how rows are split: `ByTime`, `ByHash` or `ByColumn`; None if ``source`` names the splits.
         time: column with the time of a row.
         time_unit: unit of times that are integers: "s", "ms", "us" or "ns" since 1970.
         group: column whose values group rows for GAUC and for histories: a user, a session.
@@ -118,7 +132,7 @@ class Table:
     tasks: TaskForest
     fields: Sequence[DeclaredField]
     _: KW_ONLY
-    split: ByTime | ByHash | None = None
+    split: ByTime | ByHash | ByColumn | None = None
     time: str | None = None
     time_unit: str | None = None
     group: str | None = None
@@ -239,7 +253,7 @@ class Table:
     def columns(self) -> tuple[str, ...]:
         """The raw columns that are read."""
         weights = (column for column in self.tasks.weight_columns if column)
-        key = (self.split.column,) if isinstance(self.split, ByHash) else ()
+        key = (self.split.column,) if isinstance(self.split, ByHash | ByColumn) else ()
         given = (column for column in (self.time, self.group) if column)
         read = (column for each in self.fields if not isinstance(each, History) for column in each.columns)
         times = (each.time for each in self.delays)

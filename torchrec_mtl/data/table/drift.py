@@ -9,10 +9,10 @@ import pyarrow as pa
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.hashes import finalise
-from torchrec_mtl.data.table.any_id import AnyId
+from torchrec_mtl.data.table.any_id import NO_VALUE, AnyId
 from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.table.fields import MISSING, IdField
-from torchrec_mtl.data.table.ids import UNKNOWN, History, Integers, Vocabulary, is_null
+from torchrec_mtl.data.table.ids import History, Integers, Vocabulary, is_null
 from torchrec_mtl.data.table.rows import TypedRows
 from torchrec_mtl.errors import InputError
 
@@ -99,13 +99,16 @@ def count_rows_of_fields(encoder: TableEncoder, rows: TypedRows) -> dict[str, Fi
 def count_encoded(encoder: TableEncoder, batch: MultiTaskBatch) -> dict[str, FieldCounts]:
     """Counts missing values and unknown ids of rows that ``encoder`` has encoded, histories included; no bins.
 
-    A missing value of `Integers` counts as the id that stands for it; numbers count where they mark missing ones.
+    A missing value of `Integers` counts as the id that stands for it, and so does an unknown one that shares the id of
+    missing ones; numbers count where they mark missing ones.
     """
     counts, dense = {}, [column for each in encoder.table.dense_fields for column in each.dense]
     for each in encoder.table.id_fields:
         owner, ids = encoder.table.owner(each), batch.sparse_features[each.name].values()
-        missing = owner.missing if isinstance(owner, Integers) else MISSING
-        num_unknown = int((ids == UNKNOWN).sum()) if isinstance(owner, Vocabulary) else 0
+        missing = owner.missing if isinstance(owner, Integers) else NO_VALUE if isinstance(owner, AnyId) else MISSING
+        num_unknown = 0
+        if isinstance(owner, Vocabulary) and owner.unknown_id != MISSING:
+            num_unknown = int((ids == owner.unknown_id).sum())
         counts[each.name] = FieldCounts(
             len(ids), 0 if missing is None else int((ids == missing).sum()), num_unknown, ()
         )
@@ -131,9 +134,10 @@ def _count(encoder: TableEncoder, name: str, values: pa.Array) -> FieldCounts:
         bins = np.bincount(np.searchsorted(_SCORES, scores), minlength=len(_SCORES) + 1)
         return FieldCounts(len(values), num_missing, 0, tuple(bins.tolist()))
     ids, num_ids, num_unknown = encoder.ids(name, known), encoder.num_embeddings(name), 0
+    declared = encoder.table.owner(declared)
     if isinstance(declared, Vocabulary):
-        num_unknown = int((ids == UNKNOWN).sum())
-        ids = ids[ids != UNKNOWN]
+        num_unknown = int((ids == declared.unknown_id).sum())
+        ids = ids[ids != declared.unknown_id]
     last = _RANGES - 1 if isinstance(declared, AnyId) else int(_bins(np.array([num_ids - 1]), num_ids, declared)[0])
     bins = np.bincount(_bins(ids, num_ids, declared), minlength=last + 1)
     return FieldCounts(len(values), num_missing, num_unknown, tuple(bins.tolist()))
@@ -145,6 +149,6 @@ def _bins(ids: Array, num_ids: int, declared: IdField) -> Array:
         return (finalise(ids.astype(np.uint64)) >> np.uint64(59)).astype(np.int64)  # 2^5 of them
     if num_ids <= MOST_BINS:
         return ids
-    if isinstance(declared, Vocabulary):  # ids are in the order of their frequency: ranks 1, 2-3, 4-7, ...
-        return np.asarray(np.frexp(ids - UNKNOWN)[1] - 1)
+    if isinstance(declared, Vocabulary) and declared.order == "count":  # ranks 1, 2-3, 4-7, ...
+        return np.asarray(np.frexp(ids - declared.unknown_id)[1] - 1)
     return np.asarray(ids * _RANGES // num_ids)

@@ -15,7 +15,7 @@ from torchrec_mtl.data.id_columns import id_type
 from torchrec_mtl.data.lists import Array, to_lists
 from torchrec_mtl.data.schema import Schema
 from torchrec_mtl.data.table.any_id import AnyId
-from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table, weight_column
+from torchrec_mtl.data.table.declaration import ByColumn, ByHash, ByTime, Table, weight_column
 from torchrec_mtl.data.table.delays import Delay
 from torchrec_mtl.data.table.fields import AgeInDays, Fitted, IdField
 from torchrec_mtl.data.table.hashes import stable_hashes
@@ -34,6 +34,7 @@ FORMAT_VERSION = 1
 KINDS: dict[str, Any] = {
     kind.__name__: kind for kind in (Vocabulary, Hashed, AnyId, Integers, TimeOf, History, Bins, LogRound, Dense)
 }
+SPLIT_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (ByTime, ByHash, ByColumn)}
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def _table_from_json(content: dict[str, Any]) -> Table:
         declared.append(KINDS[item["kind"]](**given))
     split = content["split"] and dict(content["split"])
     if split is not None:
-        split = {"ByTime": ByTime, "ByHash": ByHash}[split.pop("kind")](**split)
+        split = SPLIT_KINDS[split.pop("kind")](**split)
     rest = {name: content[name] for name in ("name", "source", "time", "time_unit", "group", "format", "keep")}
     rest |= {"delays": [Delay(**each) for each in content.get("delays", [])], "as_of": content.get("as_of")}
     tasks = TaskForest(*(Task(**task) for task in content["tasks"]))

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.table.counts import Counts
 from torchrec_mtl.data.table.declaration import Table
 from torchrec_mtl.data.table.encoders import TableEncoder
@@ -59,12 +60,13 @@ class Fitting:
         if before != kind:
             raise InputError(f"{source}: {subject} {before}, as the rows before, not {kind}")
 
-    def add(self, rows: TypedRows) -> None:
-        """Counts training rows."""
+    def add(self, rows: TypedRows, training: Array | None = None) -> None:
+        """Counts training rows: those of the mask ``training`` [N], or all."""
         for name, counts in self.counts.items():
             declared = self.table.by_name[name]
             if not isinstance(declared, IdField) or declared.shares is None:
-                values = declared.to_count(rows.values[name].flat)
+                of_rows = rows.values[name] if training is None else rows.values[name].take(training)
+                values = declared.to_count(of_rows.flat)
                 if values is not None:
                     counts.add(values)
 

@@ -16,8 +16,6 @@ from torchrec_mtl.data.table.lookup import Lookup
 from torchrec_mtl.data.table.parts import Part, Values
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 
-UNKNOWN = 1  # id of a value that a vocabulary does not have
-
 
 @dataclass(frozen=True)
 class Vocabulary(IdField):
@@ -29,6 +27,9 @@ class Vocabulary(IdField):
         name: name of the field. For the further arguments, see `Hashed`, which has them too.
         min_count: how often a value must occur in the training rows; later, in the rows of one day.
         max_size: largest number of values of the training rows; the most frequent are kept.
+        order: order of the values' ids: by "count", the most frequent first, or by "value", ascending.
+        unknown: id of a value that the vocabulary does not have: its "own", 1, or that of a "missing" value, 0, so that
+            ids from 1 stand for the vocabulary's values.
         spare_rows: number of further values that the table has rows for, which later days bring: see `extended`.
 
     Example::
@@ -37,27 +38,44 @@ class Vocabulary(IdField):
         >>> fitted = field.fit(pl.DataFrame({"value": ["Rome", "Bonn"], "count": [5, 1]}))
         >>> field.encode(pa.array(["Rome", "Bonn", None]), fitted).tolist()
         [2, 1, 0]
+        >>> field = Vocabulary("city", order="value", unknown="missing")
+        >>> fitted = field.fit(pl.DataFrame({"value": ["Rome", "Bonn"], "count": [5, 1]}))
+        >>> field.encode(pa.array(["Rome", "Bonn", "Oslo", None]), fitted).tolist()
+        [2, 1, 0, 0]
     """
 
     _: KW_ONLY
     min_count: int = 1
     max_size: int | None = None
+    order: Literal["count", "value"] = "count"
+    unknown: Literal["own", "missing"] = "own"
     spare_rows: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, **{f"min_count` of field `{self.name}": self.min_count})
         check_at_least(0, **{f"spare_rows` of field `{self.name}": self.spare_rows})
+        check_choice(f"order` of field `{self.name}", self.order, ("count", "value"))
+        check_choice(f"unknown` of field `{self.name}", self.unknown, ("own", "missing"))
         if self.max_size is not None:
             check_at_least(1, **{f"max_size` of field `{self.name}": self.max_size})
+
+    @property
+    def unknown_id(self) -> int:
+        """The id of a value that the vocabulary does not have; those of its values follow."""
+        return MISSING if self.unknown == "missing" else MISSING + 1
 
     def to_count(self, values: pa.Array) -> pa.Array:
         return values
 
     def fit(self, counts: pl.DataFrame) -> Fitted:
         kept = counts.filter(pl.col("count") >= self.min_count).head(self.max_size or counts.height)
+        kept = kept.sort("value") if self.order == "value" else kept
         fitted: Fitted = {"values": Lookup(kept["value"].to_arrow())}
-        return {**fitted, "rows": kept.height + 2 + self.spare_rows} if self.spare_rows else fitted
+        return {**fitted, "rows": self._size(kept.height + self.spare_rows)} if self.spare_rows else fitted
+
+    def _size(self, num_values: int) -> int:
+        return self.unknown_id + 1 + num_values
 
     def extended(self, fitted: Fitted, counts: pl.DataFrame) -> tuple[Fitted, int]:
         """Appends the values of later rows, most frequent first, as long as the table has rows; no id changes.
@@ -81,18 +99,18 @@ class Vocabulary(IdField):
         known: Lookup = fitted["values"]
         values = counts.filter(pl.col("count") >= self.min_count)["value"].to_arrow()
         new = values.filter(pa.array(known.find(values) < 0))
-        added = new[: self.num_embeddings(fitted) - 2 - len(known)]
+        added = new[: self.num_embeddings(fitted) - self._size(len(known))]
         if not len(added):
             return fitted, len(new)
         whole = pa.concat_arrays([known.values, added.cast(known.values.type)]) if len(known) else added
         return {**fitted, "values": Lookup(whole)}, len(new) - len(added)
 
     def num_embeddings(self, fitted: Fitted) -> int:
-        return int(fitted.get("rows", len(fitted["values"]) + 2))
+        return int(fitted.get("rows", self._size(len(fitted["values"]))))
 
     def encode(self, values: pa.Array, fitted: Fitted) -> Array:
-        positions = fitted["values"].find(values)
-        return np.where(is_null(values), MISSING, np.where(positions < 0, UNKNOWN, positions + 2))
+        ids = fitted["values"].find(values) + self.unknown_id + 1  # position -1 is unknown
+        return np.where(is_null(values), MISSING, ids) if self.unknown_id and values.null_count else ids
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.lists import Array, find
 from torchrec_mtl.errors import InputError
 
 _SMALL = 2**16  # values of which a hash table is made anew for each batch
@@ -62,17 +62,21 @@ class Lookup:
             return np.full(len(values), -1)
         known, order = self._sorted
         wanted = pc.fill_null(values.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
-        places = np.minimum(known.searchsorted(wanted), len(known) - 1)
-        found = (known[places] == wanted) & ~values.is_null().to_numpy(zero_copy_only=False)
-        return np.where(found, order[places], -1)
+        places = find(known, wanted)
+        if values.null_count:
+            places[values.is_null().to_numpy(zero_copy_only=False)] = -1
+        return places if order is None else np.where(places < 0, -1, order[places])
 
     @cached_property
     def _positions(self) -> dict[Any, int]:
         return {value: position for position, value in enumerate(self.values.to_pylist())}
 
     @cached_property
-    def _sorted(self) -> tuple[Array, Array]:
+    def _sorted(self) -> tuple[Array, Array | None]:
+        """The values in ascending order, and the position of each; None if that is their order."""
         values = self.values.to_numpy()
+        if (values[1:] > values[:-1]).all():
+            return values, None
         order = values.argsort()
         return values[order], order
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from pyarrow import types
 
@@ -106,6 +107,8 @@ class Values:
 
     def take(self, rows: Array) -> "Values":
         """Returns the values of the rows where the mask ``rows`` [N] is True."""
+        if rows.all():
+            return self
         offsets = None if self.offsets is None else np.concatenate([[0], np.diff(self.offsets)[rows].cumsum()])
         return Values(self.flat.filter(pa.array(self.of_rows(rows))), offsets)
 
@@ -131,3 +134,15 @@ def decoded(array: pa.Array) -> pa.Array:
     """Values as one array, without a dictionary."""
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     return array.dictionary_decode() if types.is_dictionary(array.type) else array
+
+
+def as_batch(rows: pl.DataFrame) -> pa.RecordBatch:
+    """Returns rows, or no rows, as one record batch.
+
+    Example::
+
+        >>> as_batch(pl.DataFrame({"item": [3, 5]}).clear()).num_rows
+        0
+    """
+    table = rows.to_arrow()
+    return pa.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)

@@ -16,20 +16,20 @@ from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.hashes import to_unit_interval
-from torchrec_mtl.data.raw.preparation import REPORT_FILE, without_progress
+from torchrec_mtl.data.raw.preparation import prepare_once, without_progress, write_report
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.table.any_id import shown_size
-from torchrec_mtl.data.table.declaration import ByHash, ByTime, Table
+from torchrec_mtl.data.table.declaration import ByColumn, ByHash, ByTime, Table
 from torchrec_mtl.data.table.encoders import FORMAT_VERSION, TableEncoder
 from torchrec_mtl.data.table.fitting import Fitting
 from torchrec_mtl.data.table.formats import SourceFile
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.history import HistoryBuilder
 from torchrec_mtl.data.table.late_labels import LateLabels, with_copies
-from torchrec_mtl.data.table.parts import WrongLine
-from torchrec_mtl.data.table.rows import TypedRows, read_rows, sampled
+from torchrec_mtl.data.table.parts import Part, WrongLine
+from torchrec_mtl.data.table.rows import TypedRows, given_splits, read_rows, sampled
 from torchrec_mtl.data.table.sources import find_files, read_parts
-from torchrec_mtl.data.writer import SplitFiles, build_once
+from torchrec_mtl.data.writer import SplitFiles
 from torchrec_mtl.errors import InputError, check_positive_share
 from torchrec_mtl.files import to_json
 
@@ -78,23 +78,17 @@ def prepare_table(
             was prepared from another declaration, or before a file of the source changed.
     """
     check_positive_share(sample=sample)
-    files = files_of(table)
+    files, key = files_of(table), table_key(table)
+
+    def prepare(folder: Path, aside: BadRows) -> Schema:
+        return (engine or Preparation)(table, files, folder, aside, progress, sample).run()
+
     how = {"bad_rows": bad_rows, "bad_rows_limit": bad_rows_limit, **({} if sample == 1 else {"sample": sample})}
-    preparation = to_json({"declaration": repr(table), **how})
-
-    def build(folder: Path) -> Schema:
-        with BadRows(bad_rows, bad_rows_limit, folder) as aside:
-            schema = (engine or Preparation)(table, files, folder, aside, progress, sample).run()
-        return replace(schema, notes={"preparation": preparation, "source": key})
-
-    directory, key = Path(output), table_key(table)
-    build_once(directory, build)
-    notes = Schema.load(directory).notes
-    rule = f"`output` (={str(output)!r}) must be a new folder:"
-    if notes.get("preparation") != preparation:
-        raise InputError(f"{rule} it was prepared with {notes.get('preparation')}")
-    if notes.get("source") != key:
-        raise InputError(f"{rule} files of `source` (={table.source!r}) have changed since it was prepared")
+    arguments = {"declaration": repr(table), **how}
+    directory = prepare_once(output, arguments, prepare, {"source": key})
+    if Schema.load(directory).notes.get("source") != key:
+        rule = f"must be a new folder: files of `source` (={table.source!r}) have changed since it was prepared"
+        raise InputError(f"`output` (={str(output)!r}) {rule}")
     return directory
 
 
@@ -129,8 +123,10 @@ def splits_of_rows(table: Table, rows: TypedRows, split: str | None) -> Array:
     if isinstance(how, ByTime):
         assert rows.time is not None
         return np.searchsorted(np.array(how.edges), rows.time, side="right")
-    assert isinstance(how, ByHash)
     assert rows.key is not None
+    if isinstance(how, ByColumn):
+        return given_splits(rows.key)
+    assert isinstance(how, ByHash)
     return splits_by_hash(how, rows.key)
 
 
@@ -152,8 +148,11 @@ class Preparation:
         sample: share of the rows to use.
 
     Attributes:
+        fitted_on: splits whose rows the encoders are fitted on.
         num_rows: number of rows of each split, int64 [3], without the bad ones; `fit` counts them.
     """
+
+    fitted_on: tuple[str, ...] = ("train",)
 
     def __init__(
         self,
@@ -166,7 +165,6 @@ class Preparation:
     ) -> None:
         self.table, self.files, self.folder, self.sample = table, files, folder, sample
         self.bad_rows, self.progress = bad_rows, progress
-        self.total_size = sum(each.file.size for each in files)
         self.num_rows = np.zeros(len(SPLITS), np.int64)
         self.late_labels = LateLabels(table)
 
@@ -179,15 +177,17 @@ class Preparation:
         self.late_labels.check()
         encoder = fitting.fit()
         encoder.check_tables()
-        self._report(encoder, self.encode(encoder))
-        return replace(encoder.schema(), vocabulary_digest=encoder.save(self.folder))
+        num_rows = self.encode(encoder)
+        schema = replace(encoder.schema(), num_rows=num_rows, vocabulary_digest=encoder.save(self.folder))
+        self.report(schema)
+        return schema
 
     def fit(self) -> Fitting:
         """Reads all rows: counts the training rows, and handles the bad ones."""
         fitting = Fitting(self.table)
         for rows, split in self.read("fit", again=False):
             fitting.look(rows)
-            fitting.add(rows.take(split == SPLITS.index("train")))
+            fitting.add(rows, np.isin(split, [SPLITS.index(name) for name in self.fitted_on]))
             self.late_labels.look(rows, split == SPLITS.index("train"))
             self.num_rows += np.bincount(split, minlength=len(SPLITS))
         return fitting
@@ -220,24 +220,44 @@ class Preparation:
 
     def read(self, stage: str, *, again: bool) -> Iterator[tuple[TypedRows, Array]]:
         """Yields the rows that break no rule, with the position of each one's split in `SPLITS`, int64 [N]."""
-        num_rows, size = 0, 0
+        num_rows = 0
+        for part, split, share in self.parts(again=again):
+            rows = read_rows(self.table, part)
+            chosen = sampled(self.table, rows, self.sample)
+            part.reasons = {position: reason for position, reason in part.reasons.items() if chosen[position]}
+            for position, reason in () if again else sorted(part.reasons.items()):
+                self.bad_rows.add_row(part.source, reason, lambda at=position, of=part: _as_json(of, at))  # type: ignore[misc]
+            chosen &= ~part.bad
+            rows = rows if chosen.all() else rows.take(chosen)
+            num_rows += len(rows)
+            self.progress(stage, num_rows, share)
+            yield rows, splits_of_rows(self.table, rows, split)
+        self.progress(stage, num_rows, 1.0)
+
+    def parts(self, *, again: bool) -> Iterator[tuple[Part, str | None, float]]:
+        """Yields the rows as they are read, the split of their file if it has one, and the share of the rows before.
+
+        Lines that are no rows are handled the first time, and not ``again``.
+        """
+        size, total = 0, sum(each.file.size for each in self.files)
         for each in self.files:
             wrong: list[WrongLine] = []
             num_refused = 0
             for part in read_parts(each.file, self.table.columns, wrong):
                 num_refused = self._refuse_lines(each.file.name, [] if again else wrong, num_refused)
-                rows = read_rows(self.table, part)
-                chosen = sampled(self.table, rows, self.sample)
-                part.reasons = {position: reason for position, reason in part.reasons.items() if chosen[position]}
-                for position, reason in () if again else sorted(part.reasons.items()):
-                    self.bad_rows.add_row(part.source, reason, lambda at=position, of=part: _as_json(of, at))  # type: ignore[misc]
-                rows = rows.take(chosen & ~part.bad)
-                num_rows += len(rows)
-                self.progress(stage, num_rows, size / self.total_size)
-                yield rows, splits_of_rows(self.table, rows, each.split)
+                yield part, each.split, size / total
             self._refuse_lines(each.file.name, [] if again else wrong, num_refused)
             size += each.file.size
-            self.progress(stage, num_rows, size / self.total_size)
+
+    def written(self, split: str, rows: pl.DataFrame) -> None:
+        """Notes encoded rows that were written, for the report."""
+
+    def report(self, schema: Schema) -> None:
+        """Writes the report of what was prepared."""
+        counts = ", ".join(f"{rows:,} {split}" for split, rows in schema.num_rows.items())
+        ids = [f"field {each.name}: {shown_size(each.num_embeddings)} ids" for each in schema.fields]
+        findings = [f"rows: {counts}", *ids, *self.late_labels.findings()]
+        write_report(self.folder, schema, self.bad_rows, lambda report: findings)
 
     def _refuse_lines(self, source: str, lines: Sequence[WrongLine], num_refused: int) -> int:
         """Handles those ``lines`` of a file that it has not handled yet, and returns the number of all."""
@@ -251,24 +271,20 @@ class Preparation:
         for number, split in enumerate(SPLITS):
             chosen = of_rows == number
             if chosen.any():
-                splits.write(split, whole if chosen.all() else whole.filter(pl.Series(chosen)))
-
-    def _report(self, encoder: TableEncoder, num_rows: Mapping[str, int]) -> None:
-        ids = {each.name: encoder.num_embeddings(each.name) for each in self.table.id_fields}
-        counts = ", ".join(f"{rows:,} {split}" for split, rows in num_rows.items())
-        findings = [f"rows: {counts}", *(f"field {name}: {shown_size(number)} ids" for name, number in ids.items())]
-        findings += self.late_labels.findings()
-        findings += [f"{name}: {number:,} bad rows were put aside" for name, number in self.bad_rows.counts.items()]
-        report = {"num_rows": dict(num_rows), "num_embeddings": ids, "bad_rows": dict(self.bad_rows.counts)}
-        text = to_json({**report, "findings": findings}, indent=2)
-        (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+                of_split = whole if chosen.all() else whole.filter(pl.Series(chosen))
+                splits.write(split, of_split)
+                self.written(split, of_split)
 
 
 def with_further_columns(
     table: Table, encoded: pl.DataFrame, rows: TypedRows, labels: Mapping[str, Array] | None = None
 ) -> pl.DataFrame:
     """Returns encoded rows with their ``labels``, by default as read; group, time and what the declaration keeps."""
-    further: dict[str, Any] = dict(rows.labels if labels is None else labels)
+    never_missing = [task.label_column for task in table.prepared_tasks.tasks if task.weight_column is None]
+    further: dict[str, Any] = {
+        name: column.astype(np.uint8) if name in never_missing else column
+        for name, column in (rows.labels if labels is None else labels).items()
+    }
     if rows.groups is not None:
         further[table.group_column or ""] = rows.group_numbers()
     if rows.time is not None and table.time not in table.names:

@@ -6,11 +6,13 @@ from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.hashes import finalise, to_unit_interval
+from torchrec_mtl.data.schema import SPLITS
 from torchrec_mtl.data.table.columns import read_column, read_values
-from torchrec_mtl.data.table.declaration import ByHash, Table
+from torchrec_mtl.data.table.declaration import ByColumn, ByHash, Table
 from torchrec_mtl.data.table.delays import read_label_times
 from torchrec_mtl.data.table.fields import IdField
 from torchrec_mtl.data.table.hashes import stable_hashes
@@ -156,9 +158,25 @@ def _read_labels(table: Table, rows: TypedRows) -> None:
     if table.group is not None:
         rows.groups = read_column(part, table.group, "key")
         _reject_missing(part, table.group, rows.groups, "group")
-    if isinstance(table.split, ByHash):
+    if isinstance(table.split, ByHash | ByColumn):
         rows.key = read_column(part, table.split.column, "key")
         _reject_missing(part, table.split.column, rows.key, "key of a split")
+    if isinstance(table.split, ByColumn):
+        bad = np.flatnonzero(given_splits(rows.key) < 0)
+        rule = f"split {{}} must be one of {list(SPLITS)}"
+        part.reject(table.split.column, bad, rule, lambda row, of=rows.key: of[row].as_py())  # type: ignore[misc]
+
+
+def given_splits(names: pa.Array) -> Array:
+    """Returns the position in `SPLITS` of each split's name, int64 [N]; -1 for another text.
+
+    Example::
+
+        >>> given_splits(pa.array(["test", "train", "dev"])).tolist()
+        [2, 0, -1]
+    """
+    positions = pc.index_in(names.cast(pa.large_string()), pa.array(SPLITS, pa.large_string()))
+    return np.asarray(positions.fill_null(-1).to_numpy(), np.int64)
 
 
 def _reject_missing(part: Part, column: str, values: pa.Array, what: str) -> None:

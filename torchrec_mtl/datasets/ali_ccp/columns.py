@@ -5,16 +5,15 @@ afterwards. For a missing feature, `SingleColumns` has 0, before and after, and 
 `ListColumns` has a second column per field, with the weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
 from torchrec_mtl.data.lists import Array, from_lists, to_lists
 from torchrec_mtl.data.raw.hashes import mix
+from torchrec_mtl.data.table.declaration import weight_column
 from torchrec_mtl.datasets.ali_ccp.lines import Triples
-
-Encode = Callable[[str, Array], Array]  # field, raw ids -> codes, from 0
 
 
 class SingleColumns:
@@ -53,10 +52,6 @@ class SingleColumns:
             ids = table[field].to_numpy()
             hashed += np.where(ids == 0, np.uint64(0), mix(ids, position))
         return hashed
-
-    def encode(self, table: pl.DataFrame, encode: Encode) -> pl.DataFrame:
-        """Returns ``table`` with codes in place of raw ids."""
-        return pl.DataFrame({field: encode(field, table[field].to_numpy()) for field in self.fields})
 
     def join(self, common: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
         """Returns all encoded features of rows; at most one of ``common`` and ``table`` is not 0."""
@@ -105,20 +100,6 @@ class ListColumns:
             hashed += sums[offsets[1:]] - sums[offsets[:-1]]
         return hashed
 
-    def encode(self, table: pl.DataFrame, encode: Encode) -> pl.DataFrame:
-        """Returns ``table`` with codes in place of raw ids."""
-        columns = {}
-        for field in self.fields:
-            ids, offsets = from_lists(table[field])
-            columns[field] = to_lists(encode(field, ids), offsets)
-            columns[weight_column(field)] = table[weight_column(field)]
-        return pl.DataFrame(columns)
-
     def join(self, common: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
         """Returns all encoded features of rows."""
         return table.select(pl.concat_list(common[name], pl.col(name)).alias(name) for name in table.columns)
-
-
-def weight_column(field: str) -> str:
-    """Returns the name of the column with the weights of a field."""
-    return f"{field}_weights"

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.encoders import find
-from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.lists import Array, find
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.lines import BadLine, Block, Progress, read_lines

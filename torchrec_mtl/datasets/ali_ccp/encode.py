@@ -9,27 +9,30 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from torchrec_mtl.data.encoders import Vocabularies
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.hashes import is_valid
 from torchrec_mtl.data.raw.lines import Progress, map_in_order
+from torchrec_mtl.data.table.declaration import Table
+from torchrec_mtl.data.table.encoders import TableEncoder
+from torchrec_mtl.data.table.parts import as_batch
 from torchrec_mtl.datasets.ali_ccp.common import Columns, CommonFeatures
 from torchrec_mtl.datasets.ali_ccp.impressions import BROKEN, Impressions
 from torchrec_mtl.datasets.ali_ccp.layout import LABELS
+from torchrec_mtl.datasets.ali_ccp.protocols import KNOWN
 
-KNOWN = "known"  # the weight column: 0 for a row with a purchase and no click
 
-
-def count_ids(columns: Columns, common: CommonFeatures, impressions: Impressions, min_count: int) -> Vocabularies:
-    """Returns the ids that occur ``min_count`` times or more; common features count once for each of their rows."""
+def fit(table: Table, columns: Columns, common: CommonFeatures, impressions: Impressions) -> TableEncoder:
+    """Returns the encoders, fitted on the raw train file; common features count once for each of their rows."""
     start, counts = 0, impressions.counts
-    for table in common.tables():
-        references = impressions.references[start : start + table.height]
-        start += table.height
+    for features in common.tables():
+        references = impressions.references[start : start + features.height]
+        start += features.height
         for field in columns.fields:
-            ids, rows = columns.raw_ids(table, field)
-            counts[field].add(ids, references[rows])
-    return Vocabularies({field: counts[field].at_least(max(1, min_count)) for field in columns.fields})
+            ids, rows = columns.raw_ids(features, field)
+            counts[field].add_table(pl.DataFrame({"value": ids, "count": references[rows]}))
+    fitted = {each.name: each.fit(counts[each.name].table()) for each in table.fields}
+    lists = columns.fields if columns.multi_valued else ()
+    return TableEncoder(table, fitted, frozenset(lists), dict.fromkeys(columns.fields, "integer"))
 
 
 class MappedRows:
@@ -73,25 +76,24 @@ class Encoder:
 
     Args:
         columns: form of the features.
-        vocabularies: vocabularies of the raw train file.
-        keeps_broken: whether rows with a purchase and no click are kept, and a column masks them.
+        encoder: encoders, fitted on the raw train file.
         seed: seed that draws the rows of valid.
     """
 
     columns: Columns
-    vocabularies: Vocabularies
-    keeps_broken: bool
+    encoder: TableEncoder
     seed: int
 
     def tables(
         self, common: CommonFeatures, impressions: Impressions, stage: str, progress: Progress, num_threads: int
     ) -> Iterator[tuple[pl.DataFrame, Array]]:
         """Yields the rows of each part, with all columns of the data set, and whether a train row is for valid."""
+        is_masked = KNOWN in self.encoder.table.tasks.weight_columns
+        known = [(~BROKEN).cast(pl.UInt8).alias(KNOWN)] if is_masked else []
         common_rows = MappedRows(common.parts[0].parent, (self._codes(table) for table in common.tables()))
 
         def encode(table: pl.DataFrame) -> tuple[pl.DataFrame, Array]:
             joined = self.columns.join(common_rows.take(table["place"].to_numpy()), self._codes(table))
-            known = [(~BROKEN).cast(pl.UInt8).alias(KNOWN)] if self.keeps_broken else []
             rows = table.select(*LABELS, *known, "user").hstack(joined)
             return rows, is_valid(table["line"].to_numpy(), self.seed)
 
@@ -102,4 +104,4 @@ class Encoder:
             yield rows, for_valid
 
     def _codes(self, table: pl.DataFrame) -> pl.DataFrame:
-        return self.columns.encode(table, self.vocabularies.encode)
+        return self.encoder.encode(as_batch(table))

@@ -9,13 +9,12 @@ from torchrec_mtl.datasets.ali_ccp import published
 from torchrec_mtl.datasets.ali_ccp.impressions import Impressions
 
 
-def summarise(read: Mapping[str, Impressions], num_rows: Mapping[str, int], duplicates: Duplicates) -> Report:
-    """Returns figures of what was read from the raw splits and written to the prepared ones."""
+def summarise(read: Mapping[str, Impressions], duplicates: Duplicates) -> Report:
+    """Returns figures of what was read from the raw splits."""
     repeated, common = duplicates.count()
     return {
         "files": {split: str(impressions.file) for split, impressions in read.items()},
         "read": {split: dict(impressions.tally) for split, impressions in read.items()},
-        "num_rows": dict(num_rows),
         "duplicates": {"within train": repeated, "test rows in train": common},
         "grouped": {split: impressions.is_grouped for split, impressions in read.items()},
         "click_rate_by_tenth": {split: impressions.click_rates() for split, impressions in read.items()},

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.encoders import ValueCounts
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.guards import Duplicates
 from torchrec_mtl.data.raw.hashes import SAMPLE, uniform
 from torchrec_mtl.data.raw.lines import BadLine, Block, Progress, explain_lines, read_lines
+from torchrec_mtl.data.table.counts import Counts, counted
 from torchrec_mtl.datasets.ali_ccp.common import Columns, CommonFeatures, first_ids
 from torchrec_mtl.datasets.ali_ccp.layout import SKELETON, USER_ID
 from torchrec_mtl.datasets.ali_ccp.lines import parse_lines, split_features
@@ -36,7 +36,7 @@ class Part:
         first_broken: line of the first broken row, or None.
         places: places of the common features, ``[N]``.
         hashes: hashes of all features of a row, uint64 ``[N]``.
-        ids: ids of the rows' features by field, without the common features.
+        counts: ``value`` and ``count`` of the ids of the rows' features by field, without the common features.
     """
 
     file: Path
@@ -45,7 +45,7 @@ class Part:
     first_broken: int | None
     places: Array
     hashes: Array
-    ids: dict[str, Array]
+    counts: dict[str, pl.DataFrame]
 
 
 class Impressions:
@@ -69,7 +69,7 @@ class Impressions:
     ) -> None:
         self.file, self.split = file, split
         self.references = np.zeros(num_common, np.int64)
-        self.counts = {name: ValueCounts() for name in fields}
+        self.counts = {name: Counts() for name in fields}
         self.tally = Counter[str]()
         self._duplicates = duplicates
         self._parts: list[tuple[Path, int, int]] = []  # file, number of good rows, number of clicks
@@ -78,7 +78,7 @@ class Impressions:
     def add(self, part: Part) -> None:
         """Adds the next part of the file."""
         for name, counts in self.counts.items():
-            counts.add(part.ids[name])
+            counts.add_table(part.counts[name])
         self._duplicates.add(self.split, part.hashes)
         self._parts.append((part.file, part.tally["rows"], part.tally["clicks"]))
         self.tally.update(part.tally)
@@ -176,7 +176,7 @@ class SkeletonReader:
             first_broken=None if broken.is_empty() else broken[0],
             places=places.astype(np.int32),
             hashes=self.columns.hash_rows(features) + self.common.index["hash"].to_numpy()[places],
-            ids={field: self.columns.raw_ids(features, field)[0] for field in self.columns.fields},
+            counts={field: counted(self.columns.raw_ids(features, field)[0]) for field in self.columns.fields},
         )
 
     def _split_features(self, rows: pl.DataFrame, overriding: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:

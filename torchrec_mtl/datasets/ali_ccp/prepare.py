@@ -6,28 +6,26 @@ the codes are saved. Rows keep the order of the raw files, which have no time.
 
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.data.encoders import Vocabularies
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import find_raw_file
 from torchrec_mtl.data.raw.guards import Duplicates, LeakCheck
 from torchrec_mtl.data.raw.lines import Progress
-from torchrec_mtl.data.raw.preparation import prepare_from_raw, without_progress, write_report
-from torchrec_mtl.data.schema import Field, Schema
+from torchrec_mtl.data.raw.preparation import prepare_once, without_progress, write_report
+from torchrec_mtl.data.schema import Schema
+from torchrec_mtl.data.table.encoders import TableEncoder
 from torchrec_mtl.data.writer import SplitFiles
-from torchrec_mtl.datasets.ali_ccp.columns import weight_column
 from torchrec_mtl.datasets.ali_ccp.common import CommonFeatures, read_common
-from torchrec_mtl.datasets.ali_ccp.encode import KNOWN, Encoder, count_ids
+from torchrec_mtl.datasets.ali_ccp.encode import Encoder, fit
 from torchrec_mtl.datasets.ali_ccp.findings import describe, summarise
 from torchrec_mtl.datasets.ali_ccp.impressions import Impressions, SkeletonReader
 from torchrec_mtl.datasets.ali_ccp.layout import LABELS, RAW_SPLITS
-from torchrec_mtl.datasets.ali_ccp.protocols import AliCcpArguments
+from torchrec_mtl.datasets.ali_ccp.protocols import AliCcpArguments, declare
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.tasks import TaskChain
 
 NOTES = {
     "source": "Ali-CCP: Alibaba Click and Conversion Prediction, tianchi.aliyun.com data set 408 (ESMM, SIGIR 2018)",
@@ -50,8 +48,8 @@ def prepare_ali_ccp(
 ) -> Path:
     """Prepares Ali-CCP in the folder ``output``, unless it is prepared already.
 
-    Besides the files of every prepared data set, the folder has ``vocabularies.parquet``, ``report.json`` (what was
-    read, and signs of faulty data) and, if rows were put aside, ``bad_rows.tsv``. An interrupted preparation leaves
+    Besides the files of every prepared data set, the folder has its encoders (`TableEncoder`), ``report.json`` (what
+    was read, and signs of faulty data) and, if rows were put aside, ``bad_rows.tsv``. An interrupted preparation leaves
     nothing.
 
     Args:
@@ -94,7 +92,7 @@ def prepare_ali_ccp(
     def prepare(folder: Path, rows_aside: BadRows) -> Schema:
         return _Preparation(arguments, folder, rows_aside, progress).run()
 
-    return prepare_from_raw(arguments, output, prepare, NOTES)
+    return prepare_once(output, asdict(arguments), prepare, NOTES)
 
 
 class _Preparation:
@@ -109,15 +107,15 @@ class _Preparation:
         parts = self.folder / "parts"
         duplicates = Duplicates(parts / "hashes")
         read = {split: self._read(split, parts / split, duplicates) for split in RAW_SPLITS}
-        vocabularies = count_ids(self.columns, *read["train"], self.arguments.protocol_settings.min_count)
-        vocabularies.save(self.folder)
-        leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in self.columns.fields}, LABELS)
-        num_rows = self._write(read, vocabularies, leaks)
+        encoder = fit(declare(self.arguments), self.columns, *read["train"])
+        schema = replace(encoder.schema(), vocabulary_digest=encoder.save(self.folder))
+        leaks = LeakCheck({field.name: field.num_embeddings for field in schema.fields}, LABELS)
+        schema = replace(schema, num_rows=self._write(read, encoder, leaks))
         impressions = {split: split_impressions for split, (_, split_impressions) in read.items()}
-        figures = {"arguments": asdict(self.arguments), **summarise(impressions, num_rows, duplicates)}
-        write_report(self.folder, figures, self.bad_rows, vocabularies, leaks, describe)
+        figures = {"arguments": asdict(self.arguments), **summarise(impressions, duplicates)}
+        write_report(self.folder, schema, self.bad_rows, describe, figures, leaks)
         shutil.rmtree(parts)
-        return self._schema(vocabularies)
+        return schema
 
     def _read(self, split: str, parts: Path, duplicates: Duplicates) -> tuple[CommonFeatures, Impressions]:
         """Runs the first pass over a raw split."""
@@ -137,11 +135,10 @@ class _Preparation:
         return common, impressions
 
     def _write(
-        self, read: dict[str, tuple[CommonFeatures, Impressions]], vocabularies: Vocabularies, leaks: LeakCheck
+        self, read: dict[str, tuple[CommonFeatures, Impressions]], fitted: TableEncoder, leaks: LeakCheck
     ) -> dict[str, int]:
         """Runs the second pass. Returns the number of rows in each file."""
-        keeps_broken = self.arguments.broken_funnel == "keep"
-        encoder = Encoder(self.columns, vocabularies, keeps_broken, self.arguments.seed)
+        encoder = Encoder(self.columns, fitted, self.arguments.seed)
         with SplitFiles(self.folder, long_lists=self.columns.multi_valued) as files:
             for split, (common, impressions) in read.items():
                 tables = encoder.tables(common, impressions, f"{split} rows", self.progress, self.num_threads)
@@ -154,18 +151,3 @@ class _Preparation:
                         leaks.add(name, part)
         files.check_not_empty(self.arguments.raw)
         return files.num_rows
-
-    def _schema(self, vocabularies: Vocabularies) -> Schema:
-        weighted = self.columns.multi_valued
-        fields = [
-            Field(field, vocabularies.num_embeddings(field), weighted, weight_column(field) if weighted else None)
-            for field in self.columns.fields
-        ]
-        weight_columns = [KNOWN] * len(LABELS) if self.arguments.broken_funnel == "keep" else None
-        return Schema(
-            f"ali_ccp-{self.arguments.protocol}",
-            fields,
-            TaskChain(LABELS, weight_columns=weight_columns),
-            group="user",
-            vocabulary_digest=vocabularies.digest,
-        )

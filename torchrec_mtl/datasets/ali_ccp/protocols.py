@@ -10,14 +10,19 @@ Rows with a purchase and no click are kept, with weight 0 in column ``known``.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from torchrec_mtl.data.raw.preparation import RawArguments
+from torchrec_mtl.data.table.declaration import ByColumn, Table, weight_column
+from torchrec_mtl.data.table.ids import Vocabulary
 from torchrec_mtl.datasets.ali_ccp import published
 from torchrec_mtl.datasets.ali_ccp.columns import ListColumns, SingleColumns
-from torchrec_mtl.datasets.ali_ccp.layout import FIELDS
+from torchrec_mtl.datasets.ali_ccp.layout import FIELDS, LABELS
 from torchrec_mtl.errors import check_choice
+from torchrec_mtl.tasks import TaskChain
 
 BROKEN_FUNNEL = ("drop", "keep", "refuse")
+KNOWN = "known"  # the weight column: 0 for a row with a purchase and no click
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,18 @@ class AliCcpArguments(RawArguments):
     def protocol_settings(self) -> AliCcpProtocol:
         """The entry of `ALI_CCP_PROTOCOLS` for ``protocol``."""
         return ALI_CCP_PROTOCOLS[self.protocol]
+
+
+def declare(arguments: AliCcpArguments) -> Table:
+    """Declares the rows of a protocol: features of an impression joined with its common features."""
+    protocol = arguments.protocol_settings
+    ids = partial(Vocabulary, min_count=protocol.min_count, order="value", unknown="missing")
+    weighted, known = protocol.columns.multi_valued, arguments.broken_funnel == "keep"
+    return Table(
+        f"ali_ccp-{arguments.protocol}",
+        arguments.raw,
+        TaskChain(LABELS, weight_columns=[KNOWN] * len(LABELS) if known else None),
+        [ids(field, weights=weight_column(field) if weighted else None) for field in protocol.columns.fields],
+        split=ByColumn("split"),
+        group="user",
+    )

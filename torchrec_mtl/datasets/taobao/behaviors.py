@@ -3,14 +3,14 @@
 A behaviour takes 25 bytes on disk. Behaviours of users without impressions, or outside all windows, are not kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.encoders import find
-from torchrec_mtl.data.lists import Array, concatenate_ranges
+from torchrec_mtl.data.lists import Array, concatenate_ranges, find
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.lines import Progress
@@ -96,9 +96,9 @@ class BehaviorLog:
             records[name] = rows[name].to_numpy()[kept]
         return records, partition_of(rows["user"].to_numpy()[kept])
 
-    def load(self, partition: int) -> Array:
-        """Returns the records of a partition by user and time, in the order of the log within a second."""
-        records = np.fromfile(self._folder / f"{partition}.bin", RECORD)
+    def load(self, partitions: Sequence[int]) -> Array:
+        """Returns the records of partitions by user and time, in the order of the log within a second."""
+        records = np.concatenate([np.fromfile(self._folder / f"{number}.bin", RECORD) for number in partitions])
         return records[np.argsort(self._keys(records["user"], records["second"]), kind="stable")]
 
     def histories(self, records: Array, impressions: pl.DataFrame) -> tuple[Array, Array]:

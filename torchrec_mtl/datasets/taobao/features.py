@@ -1,93 +1,77 @@
-"""Joins impressions with all their features, as raw ids and then as codes of vocabularies."""
+"""Joins impressions with all their features: the raw rows that the declaration reads."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.encoders import Vocabularies, find
-from torchrec_mtl.data.lists import Array, Lists, to_lists
-from torchrec_mtl.data.raw.hashes import mix
+from torchrec_mtl.data.lists import Array, find, to_lists
+from torchrec_mtl.data.raw.hashes import is_valid, mix
 from torchrec_mtl.datasets.taobao.behaviors import BehaviorLog
-from torchrec_mtl.datasets.taobao.layout import AD, PROFILE
-from torchrec_mtl.datasets.taobao.tables import MISSING
+from torchrec_mtl.datasets.taobao.layout import PROFILE
+from torchrec_mtl.datasets.taobao.tables import TEST_DAY
 
-SINGLE_FIELDS = ("user", *PROFILE, *AD, "pid")
-GROUP = "user_id"
+ROWS_AT_ONCE = 2**15  # of impressions, at least
 HISTORY_FIELDS = {"history_cate": "cate", "history_brand": "brand"}  # field: column of the log
 
 
 @dataclass(frozen=True)
-class Partition:
-    """The N impressions of a partition of users, by user and time.
-
-    Args:
-        rows: ``time_stamp``, ``user_id``, ``day``, ``line``, ``click`` and optionally ``purchase``.
-        ids: raw ids [N] by field, `MISSING` for a missing value; `Lists` for a history.
-    """
-
-    rows: pl.DataFrame
-    ids: dict[str, Array | Lists]
-
-
-@dataclass(frozen=True)
 class Joiner:
-    """Joins the raw tables, one partition of users at a time.
+    """Joins the raw tables, some partitions of users at a time.
 
     Args:
         ads, profiles, impressions: tables as `read_ads`, `read_profiles` and `read_impressions` return them.
         log: the behaviours, or None if they are not needed.
+        seed: seed that draws the rows of valid.
     """
 
     ads: pl.DataFrame
     profiles: pl.DataFrame
     impressions: pl.DataFrame
     log: BehaviorLog | None
+    seed: int
 
-    def join_partition(self, number: int) -> Partition:
-        """Returns the impressions of the partition with this number."""
-        first, last = self.impressions["partition"].to_numpy().searchsorted([number, number + 1])
+    def groups(self) -> list[list[int]]:
+        """Returns the partitions in groups of at least `ROWS_AT_ONCE` impressions, but for the last."""
+        sizes = self.impressions.group_by("partition", maintain_order=True).len()
+        before = sizes["len"].cum_sum() - sizes["len"]
+        groups = sizes.group_by(before // ROWS_AT_ONCE, maintain_order=True).agg("partition")
+        return groups["partition"].to_list()
+
+    def join(self, partitions: list[int]) -> pl.DataFrame:
+        """Returns the impressions of successive partitions, by user and time, with all that belongs to them.
+
+        Columns: ``user_id``, ``time_stamp``, `PROFILE`, `AD`, ``pid``, ``split``, ``click``, optionally ``purchase``,
+        and a list of raw ids for each history.
+        """
+        first, last = self.impressions["partition"].to_numpy().searchsorted([partitions[0], partitions[-1] + 1])
         impressions = self.impressions[first:last]
-        users, ads = impressions["user"].to_numpy(), self.ads[impressions["ad"].to_numpy()]
-        profiles = find(self.profiles["userid"].to_numpy(), users)
-        ids: dict[str, Array | Lists] = {"user": users, "pid": impressions["pid"].to_numpy()}
-        ids |= {name: ads[name].to_numpy() for name in AD}
-        for name in PROFILE:
-            ids[name] = np.where(profiles < 0, MISSING, self.profiles[name].to_numpy()[profiles])
-        rows = impressions.select("time_stamp", pl.col("user").alias(GROUP), "day", "line", "click")
+        ads = self.ads[impressions["ad"]]
+        place = pl.Series(find(self.profiles["userid"].to_numpy(), impressions["user"].to_numpy()))
+        profiles = self.profiles.select(pl.col(PROFILE).gather(place.set(place < 0, None)))
+        split = pl.Series("split", self._splits(impressions))
+        rows = impressions.select("time_stamp", "pid", "click", user_id="user").hstack([split, *ads, *profiles])
         if self.log is not None:
-            records = self.log.load(number)
+            records = self.log.load(partitions)
             if self.log.windows.history_length:
                 positions, offsets = self.log.histories(records, impressions)
-                ids |= {field: Lists(records[name][positions], offsets) for field, name in HISTORY_FIELDS.items()}
+                histories = {
+                    field: to_lists(records[name][positions], offsets) for field, name in HISTORY_FIELDS.items()
+                }
+                rows = rows.with_columns(**histories)
             if self.log.windows.purchase_days:
-                bought = self.log.purchases(records, impressions.hstack(ads.select("cate_id", "brand")))
-                rows = rows.with_columns(purchase=pl.Series(bought))
-        return Partition(rows, ids)
+                rows = rows.with_columns(purchase=self.log.purchases(records, impressions.hstack(ads)))
+        return rows.rechunk()
 
+    def _splits(self, impressions: pl.DataFrame) -> Array:
+        in_test = (impressions["day"] == TEST_DAY).to_numpy()
+        in_valid = is_valid(impressions["line"].to_numpy(), self.seed)
+        return np.where(in_test, "test", np.where(in_valid, "valid", "train"))
 
-def train_ids(partition: Partition, last_train_day: int) -> dict[str, Array]:
-    """Returns all raw ids in the days up to ``last_train_day`` by field, repeated as they occur."""
-    in_train = (partition.rows["day"] <= last_train_day).to_numpy()
-    present = {}
-    for field, ids in partition.ids.items():
-        values = ids.values[np.repeat(in_train, np.diff(ids.offsets))] if isinstance(ids, Lists) else ids[in_train]
-        present[field] = values[values != MISSING]
-    return present
-
-
-def encode(partition: Partition, vocabularies: Vocabularies) -> pl.DataFrame:
-    """Returns the rows of a partition, with a column of codes for each field."""
-    columns = {}
-    for field, ids in partition.ids.items():
-        codes = vocabularies.encode(field, ids.values if isinstance(ids, Lists) else ids)
-        columns[field] = to_lists(codes, ids.offsets) if isinstance(ids, Lists) else pl.Series(codes)
-    return partition.rows.hstack(pl.DataFrame(columns))
-
-
-def hash_rows(partition: Partition) -> Array:
-    """Returns a uint64 hash of the user, ad and place of each row."""
-    hashed = np.zeros(partition.rows.height, np.uint64)
-    for salt, field in enumerate(("user", "adgroup_id", "pid")):
-        hashed += mix(np.asarray(partition.ids[field]), salt)
-    return hashed
+    def hash_rows(self) -> tuple[Array, Array]:
+        """Returns a uint64 hash of the user, ad and place of each impression: of the first seven days, and of test."""
+        ad = self.ads["adgroup_id"].to_numpy()[self.impressions["ad"].to_numpy()]
+        users, places = (self.impressions[name].to_numpy() for name in ("user", "pid"))
+        hashed = mix(users, 0) + mix(ad, 1) + mix(places, 2)
+        in_test = (self.impressions["day"] == TEST_DAY).to_numpy()
+        return hashed[~in_test], hashed[in_test]

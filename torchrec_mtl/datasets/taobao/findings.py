@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from torchrec_mtl.data.encoders import find
+from torchrec_mtl.data.lists import find
 from torchrec_mtl.data.raw.preparation import Report
-from torchrec_mtl.datasets.taobao.tables import MISSING
 
 PUBLISHED_ROWS = {"raw_sample": 26_557_961, "ad_feature": 846_811, "user_profile": 1_061_768, "behaviors": 723_268_134}
 
@@ -18,7 +17,7 @@ def summarise(ads: pl.DataFrame, profiles: pl.DataFrame, impressions: pl.DataFra
     by_day = impressions.group_by("day").agg(pl.col("click").mean()).sort("day")
     return {
         "raw_sample": {"rows": impressions.height, "clicks": int(impressions["click"].sum())},
-        "ad_feature": {"rows": ads.height, "without brand": int((ads["brand"] == MISSING).sum())},
+        "ad_feature": {"rows": ads.height, "without brand": ads["brand"].null_count()},
         "user_profile": {"rows": profiles.height},
         "users": {"all": len(users), "without profile": without_profile},
         "click_rate_by_day": [round(rate, 5) for rate in by_day["click"]],

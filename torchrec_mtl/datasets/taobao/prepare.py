@@ -15,30 +15,31 @@ has no purchases, and the windows of late impressions reach beyond the end of th
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.data.encoders import ValueCounts, Vocabularies
 from torchrec_mtl.data.raw.bad_rows import BadRows
-from torchrec_mtl.data.raw.guards import Duplicates, LeakCheck
-from torchrec_mtl.data.raw.hashes import is_valid
+from torchrec_mtl.data.raw.guards import LeakCheck
 from torchrec_mtl.data.raw.lines import Progress, map_in_order
-from torchrec_mtl.data.raw.preparation import Report, prepare_from_raw, without_progress, write_report
-from torchrec_mtl.data.schema import SPLITS, Field, Schema
-from torchrec_mtl.data.writer import SplitFiles
-from torchrec_mtl.datasets.taobao import features
-from torchrec_mtl.datasets.taobao.features import GROUP, HISTORY_FIELDS, SINGLE_FIELDS, Joiner, Partition
+from torchrec_mtl.data.raw.preparation import prepare_once, without_progress, write_report
+from torchrec_mtl.data.schema import SPLITS, Schema
+from torchrec_mtl.data.table.declaration import ByColumn, Table
+from torchrec_mtl.data.table.encoders import TableEncoder
+from torchrec_mtl.data.table.ids import Vocabulary
+from torchrec_mtl.data.table.parts import Part, as_batch
+from torchrec_mtl.data.table.prepare import Preparation
+from torchrec_mtl.datasets.taobao.features import HISTORY_FIELDS, ROWS_AT_ONCE
 from torchrec_mtl.datasets.taobao.findings import describe
+from torchrec_mtl.datasets.taobao.layout import AD, PROFILE, RAW_SAMPLE
 from torchrec_mtl.datasets.taobao.sources import TaobaoArguments, read_sources
-from torchrec_mtl.datasets.taobao.tables import NUM_DAYS
 from torchrec_mtl.tasks import TaskChain
 
-TEST_DAY = NUM_DAYS - 1
 NOTES = {
     "source": "Ad Display/Click Data on Taobao.com, tianchi.aliyun.com data set 56",
     "order": "rows are sorted by user and time, users by a hash: a prefix is a sample of users",
@@ -63,8 +64,8 @@ def prepare_taobao(
 ) -> Path:
     """Prepares TaoBao's display ads in the folder ``output``, unless they are prepared already.
 
-    Besides the files of every prepared data set, the folder has ``vocabularies.parquet``, ``report.json`` (what was
-    read, and signs of faulty data) and, if rows were put aside, ``bad_rows.tsv``. The splits also have the columns
+    Besides the files of every prepared data set, the folder has its encoders (`TableEncoder`), ``report.json`` (what
+    was read, and signs of faulty data) and, if rows were put aside, ``bad_rows.tsv``. The splits also have the columns
     ``time_stamp`` and ``user_id``. An interrupted preparation leaves nothing. It needs some hundred bytes of memory per
     impression and, until it ends, 25 bytes on disk per behaviour within the windows.
 
@@ -113,77 +114,55 @@ def prepare_taobao(
     def prepare(folder: Path, rows_aside: BadRows) -> Schema:
         return _Preparation(arguments, folder, rows_aside, progress).run()
 
-    return prepare_from_raw(arguments, output, prepare, NOTES)
+    return prepare_once(output, asdict(arguments), prepare, NOTES)
 
 
-class _Preparation:
-    """One preparation: reads the files, then passes twice over the partitions, to count ids and to write rows."""
+def declare(arguments: TaobaoArguments) -> Table:
+    """Declares the rows that `Joiner` returns."""
+    ids = partial(Vocabulary, min_count=arguments.min_count, order="value", unknown="missing")
+    histories = HISTORY_FIELDS if arguments.history_length else ()
+    return Table(
+        "taobao",
+        arguments.raw,
+        TaskChain(["click", "purchase"] if arguments.purchase_days else ["click"]),
+        [ids("user", column="user_id"), *(ids(name) for name in (*PROFILE, *AD, "pid", *histories))],
+        split=ByColumn("split"),
+        group="user_id",
+        keep=["time_stamp"],
+    )
+
+
+class _Preparation(Preparation):
+    """One preparation: reads the files, then joins each partition twice, to count ids and to write rows."""
+
+    fitted_on = ("train", "valid")
 
     def __init__(self, arguments: TaobaoArguments, folder: Path, bad_rows: BadRows, progress: Progress) -> None:
-        self.arguments, self.folder, self.bad_rows, self.progress = arguments, folder, bad_rows, progress
-        self.num_threads = os.cpu_count() or 1
+        super().__init__(declare(arguments), [], folder, bad_rows, progress)
+        self.arguments, self.num_threads, self.parts_folder = arguments, os.cpu_count() or 1, folder / "parts"
+        self.parts_folder.mkdir()
+        self.joiner, self.figures = read_sources(arguments, self.parts_folder, bad_rows, progress, self.num_threads)
+        self.positives = {split: dict.fromkeys(self.table.tasks.label_columns, 0) for split in SPLITS}
 
-    def run(self) -> Schema:
-        parts = self.folder / "parts"
-        parts.mkdir()
-        joiner, figures = read_sources(self.arguments, parts, self.bad_rows, self.progress, self.num_threads)
-        vocabularies = self._vocabularies(joiner)
-        vocabularies.save(self.folder)
-        leaks = LeakCheck({field: vocabularies.num_embeddings(field) for field in SINGLE_FIELDS}, self.arguments.labels)
-        figures |= self._write(joiner, vocabularies, leaks, Duplicates(parts / "hashes"))
-        shutil.rmtree(parts)
-        figures = {"arguments": asdict(self.arguments), **figures}
-        write_report(self.folder, figures, self.bad_rows, vocabularies, leaks, describe)
-        return Schema(
-            "taobao",
-            [
-                Field(field, vocabularies.num_embeddings(field), multi_valued=field in HISTORY_FIELDS)
-                for field in self.arguments.fields
-            ],
-            TaskChain(self.arguments.labels),
-            group=GROUP,
-            vocabulary_digest=vocabularies.digest,
-        )
+    def parts(self, *, again: bool) -> Iterator[tuple[Part, None, float]]:
+        done = 0
+        for rows in map_in_order(self.joiner.join, self.joiner.groups(), self.num_threads):
+            for part in rows.iter_slices(2 * ROWS_AT_ONCE):
+                yield Part(as_batch(part), RAW_SAMPLE.name, done), None, done / self.joiner.impressions.height
+                done += part.height
 
-    def _partitions(self, joiner: Joiner, stage: str) -> Iterator[Partition]:
-        numbers, done = joiner.impressions["partition"].unique().sort().to_list(), 0
-        for partition in map_in_order(joiner.join_partition, numbers, self.num_threads):
-            done += partition.rows.height
-            self.progress(stage, done, done / joiner.impressions.height)
-            yield partition
+    def encode(self, encoder: TableEncoder) -> Mapping[str, int]:
+        singles = [each.name for each in self.table.id_fields if each.name not in HISTORY_FIELDS]
+        self.leaks = LeakCheck({name: encoder.num_embeddings(name) for name in singles}, self.table.tasks.label_columns)
+        num_rows = super().encode(encoder)
+        shutil.rmtree(self.parts_folder)
+        return num_rows
 
-    def _vocabularies(self, joiner: Joiner) -> Vocabularies:
-        counts = {field: ValueCounts() for field in self.arguments.fields}
-        for partition in self._partitions(joiner, "counting ids"):
-            for field, ids in features.train_ids(partition, TEST_DAY - 1).items():
-                counts[field].add(ids)
-        return Vocabularies({field: counts[field].at_least(self.arguments.min_count) for field in counts})
+    def written(self, split: str, rows: pl.DataFrame) -> None:
+        self.leaks.add(split, rows)
+        for label in self.positives[split]:
+            self.positives[split][label] += int(rows[label].sum())
 
-    def _write(self, joiner: Joiner, vocabularies: Vocabularies, leaks: LeakCheck, duplicates: Duplicates) -> Report:
-        """Writes the files of the splits, and returns figures of their rows."""
-        positives = {split: dict.fromkeys(self.arguments.labels, 0) for split in SPLITS}
-        with SplitFiles(self.folder) as files:
-            for partition in self._partitions(joiner, "writing rows"):
-                hashes, in_test = features.hash_rows(partition), (partition.rows["day"] == TEST_DAY).to_numpy()
-                duplicates.add("train", hashes[~in_test])
-                duplicates.add("test", hashes[in_test])
-                for name, part in self._splits(features.encode(partition, vocabularies)).items():
-                    files.write(name, part)
-                    leaks.add(name, part)
-                    for label in positives[name]:
-                        positives[name][label] += int(part[label].sum())
-        files.check_not_empty(self.arguments.raw)
-        repeated, common = duplicates.count()
-        return {
-            "num_rows": files.num_rows,
-            "positives": positives,
-            "duplicates": {"within the first seven days": repeated, "test rows in them": common},
-        }
-
-    def _splits(self, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        """Returns the rows of each split, with the columns of its file."""
-        in_test = (rows["day"] == TEST_DAY).to_numpy()
-        in_valid = ~in_test & is_valid(rows["line"].to_numpy(), self.arguments.seed)
-        masks = {"train": ~in_test & ~in_valid, "valid": in_valid, "test": in_test}
-        columns = rows.select("time_stamp", GROUP, *self.arguments.labels, *self.arguments.fields)
-        return {name: columns.filter(pl.Series(mask)) for name, mask in masks.items()}
+    def report(self, schema: Schema) -> None:
+        figures = {"arguments": asdict(self.arguments), **self.figures, "positives": self.positives}
+        write_report(self.folder, schema, self.bad_rows, describe, figures, self.leaks)

@@ -8,11 +8,12 @@ import polars as pl
 
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import RawFile, find_raw_file
+from torchrec_mtl.data.raw.guards import Duplicates
 from torchrec_mtl.data.raw.hashes import SAMPLE, uniform
 from torchrec_mtl.data.raw.lines import Progress
 from torchrec_mtl.data.raw.preparation import RawArguments, Report
 from torchrec_mtl.datasets.taobao.behaviors import BehaviorLog, Windows
-from torchrec_mtl.datasets.taobao.features import HISTORY_FIELDS, SINGLE_FIELDS, Joiner
+from torchrec_mtl.datasets.taobao.features import Joiner
 from torchrec_mtl.datasets.taobao.findings import summarise
 from torchrec_mtl.datasets.taobao.layout import AD_FEATURE, BEHAVIOR_LOG, RAW_SAMPLE, USER_PROFILE
 from torchrec_mtl.datasets.taobao.tables import read_ads, read_impressions, read_profiles
@@ -37,16 +38,6 @@ class TaobaoArguments(RawArguments):
     def windows(self) -> Windows:
         """Windows of the behaviour log."""
         return Windows(self.history_length, self.history_days, self.purchase_days)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label columns."""
-        return ("click", "purchase") if self.purchase_days else ("click",)
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the fields."""
-        return (*SINGLE_FIELDS, *(HISTORY_FIELDS if self.history_length else ()))
 
 
 def read_sources(
@@ -80,7 +71,12 @@ def read_sources(
         log = BehaviorLog(windows, impressions, parts / "behaviors")
         log.partition(files[3], *options)
         figures |= {"behaviors": {"rows": log.num_rows, "kept": log.num_kept}}
-    return Joiner(ads, profiles, impressions, log), figures
+    joiner = Joiner(ads, profiles, impressions, log, arguments.seed)
+    duplicates = Duplicates(parts / "hashes")
+    for split, hashes in zip(("train", "test"), joiner.hash_rows(), strict=True):
+        duplicates.add(split, hashes)
+    repeated, common = duplicates.count()
+    return joiner, {**figures, "duplicates": {"within the first seven days": repeated, "test rows in them": common}}
 
 
 def _check_clicks(file: RawFile, figures: Report) -> None:

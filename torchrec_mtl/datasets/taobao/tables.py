@@ -3,12 +3,12 @@
 import numpy as np
 import polars as pl
 
-from torchrec_mtl.data.encoders import find, log_round
-from torchrec_mtl.data.lists import Array
+from torchrec_mtl.data.lists import Array, find
 from torchrec_mtl.data.raw.bad_rows import BadRows
 from torchrec_mtl.data.raw.files import RawFile
 from torchrec_mtl.data.raw.hashes import mix
 from torchrec_mtl.data.raw.lines import Progress
+from torchrec_mtl.data.rounding import log_round
 from torchrec_mtl.datasets.taobao.layout import AD, AD_FEATURE, PROFILE, RAW_SAMPLE, USER_PROFILE, Format
 from torchrec_mtl.datasets.taobao.lines import read_rows
 from torchrec_mtl.errors import REDACTED, InputError, redacts
@@ -16,22 +16,21 @@ from torchrec_mtl.errors import REDACTED, InputError, redacts
 DAY = 86_400
 BEIJING = 8 * 3600  # seconds ahead of UTC
 NUM_DAYS = 8
+TEST_DAY = NUM_DAYS - 1
 PRICE_RESOLUTION = 4.0
 PARTITIONS = 64
-MISSING = -1  # stands for a missing raw id; no raw id is negative
 
 
 def read_ads(file: RawFile, bad_rows: BadRows, progress: Progress, num_threads: int) -> pl.DataFrame:
     """Returns a row per ad, sorted by ``adgroup_id``: its raw ids, and ``price`` after `log_round`."""
     ads = _read_keyed(file, AD_FEATURE, "adgroup_id", bad_rows, progress, num_threads)
     price = pl.Series("price", log_round(ads["price"].to_numpy(), PRICE_RESOLUTION))
-    return ads.with_columns(price).select(pl.col(AD).fill_null(MISSING))
+    return ads.with_columns(price).select(AD)
 
 
 def read_profiles(file: RawFile, bad_rows: BadRows, progress: Progress, num_threads: int) -> pl.DataFrame:
     """Returns a row per user with a profile, sorted by ``userid``."""
-    profiles = _read_keyed(file, USER_PROFILE, "userid", bad_rows, progress, num_threads)
-    return profiles.select("userid", pl.col(PROFILE).fill_null(MISSING))
+    return _read_keyed(file, USER_PROFILE, "userid", bad_rows, progress, num_threads).select("userid", *PROFILE)
 
 
 def read_impressions(
