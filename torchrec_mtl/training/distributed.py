@@ -26,7 +26,7 @@ _OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
     "rowwise_adagrad": (RowWiseAdagrad, {"eps": 1e-8}),
     "adagrad": (torch.optim.Adagrad, {"eps": 1e-8}),
     "sgd": (torch.optim.SGD, {}),
-    "adam": (torch.optim.Adam, {}),
+    "sparse_adam": (torch.optim.Adam, {}),  # which fbgemm fuses as the sparse one
 }
 
 
@@ -62,7 +62,7 @@ def distribute_as_planned(
         for table in collection.embedding_bag_configs():
             tables[f"{path}.embedding_bags.{table.name}.weight"] = (table.name, table.init_fn)
             settings = config.table_config(table.name)
-            if not is_replicated(settings, device):
+            if not is_replicated(settings):
                 optimizer, options = _OPTIMIZERS[settings.optimizer]
                 weights = collection.embedding_bags[table.name].parameters()
                 apply_optimizer_in_backward(optimizer, weights, {"lr": settings.learning_rate, **options})

@@ -68,17 +68,28 @@ def check_table_names(model: nn.Module, config: TrainingConfig) -> dict[str, Bas
     return configs
 
 
-def is_replicated(table: TableConfig, device: torch.device) -> bool:
+def is_replicated(table: TableConfig) -> bool:
     """Whether every rank holds the whole table and updates it after the backward pass."""
-    return table.sharding == REPLICATED or (table.optimizer == "adam" and device.type == "cpu")
+    return table.sharding == REPLICATED or table.optimizer == "adam"
+
+
+def _check_optimizer(name: str, config: TableConfig, device: torch.device) -> None:
+    """Checks that the device has the table's optimizer where the table is placed."""
+    if config.optimizer == "adam" and config.sharding not in ("auto", REPLICATED):
+        rule = "must be 'auto' with adam, which updates every row; on CUDA, 'sparse_adam' may have any"
+        raise InputError(f"`sharding` (={config.sharding!r}) of {name} {rule}")
+    if config.optimizer == "sparse_adam" and device.type == "cpu":
+        raise InputError(f"`optimizer` (='sparse_adam') of {name} must be another on a CPU: fbgemm has none there")
+    if config.optimizer == "sparse_adam" and config.sharding == REPLICATED:
+        rule = "must be 'adam' if the table is replicated: its gradient is dense"
+        raise InputError(f"`optimizer` (='sparse_adam') of {name} {rule}")
 
 
 def _constraints(
     table: BaseEmbeddingConfig, config: TableConfig, device: torch.device, world_size: int
 ) -> ParameterConstraints:
-    if is_replicated(config, device):
-        if config.sharding not in ("auto", REPLICATED):
-            raise InputError(f"`sharding` (={config.sharding!r}) of {table.name} must be 'auto' with adam on a CPU")
+    _check_optimizer(table.name, config, device)
+    if is_replicated(config):
         return ParameterConstraints(sharding_types=[REPLICATED], compute_kernels=["dense"])
     is_averaged = getattr(table, "pooling", None) == PoolingType.MEAN  # TorchRec sums the averages of grid's shards
     if config.sharding == "grid_shard" and is_averaged:
@@ -94,7 +105,7 @@ def _constraints(
 
 
 def _check_zero_collision(
-    collection: ManagedCollisionEmbeddingBagCollection, config: TrainingConfig, device: torch.device, world_size: int
+    collection: ManagedCollisionEmbeddingBagCollection, config: TrainingConfig, world_size: int
 ) -> None:
     """Checks that tables for ids without a vocabulary can be sharded by row, with a fused optimizer."""
     if not isinstance(collection, ZeroCollisionEmbeddingBagCollection):
@@ -102,10 +113,10 @@ def _check_zero_collision(
         raise InputError(f"a collection with managed collisions (={type(collection).__name__}) {rule}")
     for name, buckets in collection._managed_collision_collection.table_to_number_buckets().items():
         settings = config.table_config(name)
-        if settings.optimizer == "adam" and device.type == "cpu":
+        if settings.optimizer == "adam":
             raise InputError(
-                f"`optimizer` (='adam') of {name} must be 'rowwise_adagrad', 'adagrad' or 'sgd' on a CPU, as its ids "
-                "have no vocabulary: a row that changes hands starts anew with its optimizer state"
+                f"`optimizer` (='adam') of {name} must be 'rowwise_adagrad', 'adagrad' or 'sgd', or 'sparse_adam' on "
+                "CUDA, as its ids have no vocabulary: a row that changes hands starts anew with its optimizer state"
             )
         if settings.sharding not in ("auto", "row_wise"):
             rule = "must be 'auto' or 'row_wise', as its ids have no vocabulary"
@@ -146,7 +157,7 @@ def plan_sharding(
     local_world_size = local_world_size or get_local_size(world_size)
     managed = [m for m in model.modules() if isinstance(m, ManagedCollisionEmbeddingBagCollection)]
     for of_ids in managed:
-        _check_zero_collision(of_ids, config, device, world_size)
+        _check_zero_collision(of_ids, config, world_size)
     gpu, host = device_memory(device), host_memory() // local_world_size if together else None
     constraints = {
         name: _constraints(table, config.table_config(name), device, world_size) for name, table in configs.items()
@@ -156,9 +167,9 @@ def plan_sharding(
         constraints |= {table.name: by_row for table in embedding_configs(of_ids)}
     if host is not None:
         settings = {name: config.table_config(name) for name in configs}
-        sizes = [(configs[name], of.optimizer, is_replicated(of, device)) for name, of in settings.items()]
+        sizes = [(configs[name], of.optimizer, is_replicated(of)) for name, of in settings.items()]
         check_memory(sizes, gpu or host, world_size)
-    if all(is_replicated(config.table_config(name), device) for name in configs):
+    if all(is_replicated(config.table_config(name)) for name in configs):
         return ShardingPlan({})  # TorchRec does not touch tables without a plan
     for name, table in configs.items():
         if table.embedding_dim % 4:
