@@ -63,6 +63,7 @@ class Batches:
         rank = dist.get_rank()
         self.batches = [batch(8, seed + 100 * i + rank, weighted=True) for i in range(num_batches)]
         self.batches[-1] = self.batches[-1].padded(1) if rank else self.batches[-1]
+        self.batches[-1].num_rows_of_all = 7 * dist.get_world_size() + 1
         self.at = 0
 
     def __len__(self):

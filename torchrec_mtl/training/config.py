@@ -176,8 +176,8 @@ class TrainingConfig:
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
         learning_rate_decay: ``"none"``, or ``"linear"`` from the full learning rates at the first step to 0 after the
             last step of ``max_epochs``.
-        non_finite_loss: what to do when a loss is not finite: ``"stop"`` before any update and save the batch, or
-            ``"skip"`` the batch, print where it was and count it.
+        non_finite_loss: what to do when a loss or its gradient is not finite: ``"stop"`` before any update and save the
+            batch, or ``"skip"`` the batch, print where it was and count it.
         max_consecutive_skips: number of batches skipped one after the other at which the run stops. Bad rows are spread
             over the data: if one batch in a hundred is bad, ten in a row come about once in 10^20 batches. Parameters
             that are not finite make every batch bad.

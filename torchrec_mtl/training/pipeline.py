@@ -7,7 +7,7 @@ calls the model, and attached again by its next step.
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.distributed.types import ShardedModule
 
@@ -39,11 +39,31 @@ def chosen_pipeline(name: str, model: nn.Module, device: torch.device) -> str:
     return name
 
 
+class BasePipeline(TrainPipelineBase[Any, Any]):
+    """TorchRec's, with the backward pass of ``step``."""
+
+    def __init__(self, step: Step, device: torch.device) -> None:
+        super().__init__(step, step, device)
+        self._step = step
+
+    def _backward(self, losses: Tensor) -> None:
+        self._step.backward(losses)
+
+
+class SparseDistPipeline(TrainPipelineSparseDist[Any, Any]):
+    """TorchRec's, with the backward pass of ``step``."""
+
+    def __init__(self, step: Step, device: torch.device) -> None:
+        super().__init__(step.model, step, device, custom_model_fwd=step)
+        self._step = step
+
+    def _backward(self, losses: Tensor) -> None:
+        self._step.backward(losses)
+
+
 def make_pipeline(name: str, step: Step, device: torch.device) -> Any:
     """The pipeline that takes ``step``; ``name`` is what `chosen_pipeline` returned."""
-    if name == "sparse_dist":
-        return TrainPipelineSparseDist(step.model, step, device, custom_model_fwd=step)
-    return TrainPipelineBase(step, step, device)
+    return SparseDistPipeline(step, device) if name == "sparse_dist" else BasePipeline(step, device)
 
 
 def detach(pipeline: Any) -> None:
