@@ -23,7 +23,7 @@ from torchrec_mtl.training.process_group import default_device
 
 WALKED = {  # file: functions that ask for CUDA
     "jobs/compare/efficiency.py": {"_seconds"},
-    "jobs/daily/one_day.py": {"train"},
+    "jobs/daily/one_day.py": {"_of_rank"},
     "jobs/single_run.py": {"train_model"},
     "metrics/rows.py": {"gather_rows"},
     "training/checkpoint/random_state.py": {"random_state", "restore_random_state"},

@@ -136,8 +136,8 @@ class Step:
         """
         loss.backward()
         largest = nn.utils.get_total_norm(self._gradients() + self.gate.gradients(), math.inf)
-        own = torch.stack([~self._loss.isfinite(), ~largest.isfinite()]).int()
-        flags = torch.cat([own, torch.full_like(own[:1], self.stop_requested())])
+        own = ~torch.stack([self._loss, largest]).isfinite()
+        flags = torch.cat([own, own.new_full((1,), self.stop_requested())]).int()
         if dist.get_world_size() > 1:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         *bad, stop = flags.tolist()  # the host waits for the device here, and nowhere else in a step
@@ -148,7 +148,8 @@ class Step:
             return
         self.gate.open()
         self.usable += 1
-        self.loss_sum += self._loss.double() * len(self._logits)  # padded rows count in the mean, and add nothing to it
+        # padded rows count in the mean loss, but add nothing to it
+        self.loss_sum.add_(self._loss, alpha=len(self._logits))
         self.num_rows += self._num_rows
 
     def _gradients(self) -> list[Tensor]:
