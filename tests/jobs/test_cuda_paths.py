@@ -3,6 +3,7 @@
 import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -16,6 +17,7 @@ from torchrec_mtl.__main__ import main
 from torchrec_mtl.jobs import single_run
 from torchrec_mtl.jobs.compare import efficiency
 from torchrec_mtl.jobs.daily import one_day
+from torchrec_mtl.training import averaging
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.memory import device_memory
@@ -26,6 +28,7 @@ WALKED = {  # file: functions that ask for CUDA
     "jobs/daily/one_day.py": {"_of_rank"},
     "jobs/single_run.py": {"train_model"},
     "metrics/rows.py": {"gather_rows"},
+    "training/averaging.py": {"_adds_up_as_it_may"},
     "training/checkpoint/random_state.py": {"random_state", "restore_random_state"},
     "training/memory.py": {"device_memory"},
     "training/pipeline.py": {"chosen_pipeline"},
@@ -107,6 +110,14 @@ def test_the_days_do_the_same(tmp_path, monkeypatch):
     assert asked["pin_memory"]
     cpu, cuda = (tmp_path / name / "run" / "days.csv" for name in ("cpu", "cuda"))
     assert cpu.read_text() == cuda.read_text()
+
+
+def test_many_gpus_add_up_by_their_own_collective(monkeypatch):
+    """The same that two processes use on a CPU; more of these add up in their order."""
+    monkeypatch.setattr(averaging.dist, "get_world_size", lambda: 8)
+    on = {device: SimpleNamespace(device=device) for device in (CPU, CUDA)}
+    assert averaging._adds_up_as_it_may(on[CUDA])
+    assert not averaging._adds_up_as_it_may(on[CPU])
 
 
 def test_a_gpus_memory_and_time_are_asked_for():

@@ -1,12 +1,18 @@
 """What ranks agree on before they step."""
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from tests import processes
+from tests.jobs import funnel
 from tests.support import TASKS, batch, build, train_model
+from tests.training import ranks
 from torchrec_mtl import MultiTaskTrain
+from torchrec_mtl.data import BatchLoader, read_split
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, load_weights
@@ -219,6 +225,28 @@ def skipped_is_absent() -> None:
 def test_a_run_with_a_skipped_batch_is_the_run_without_it_on_every_rank(world_size):
     """Bit for bit, if the loss of a rank is not finite, and if only its gradient is not."""
     processes.run(skipped_is_absent, world_size)
+
+
+def ids_without_a_vocabulary(data: Path) -> None:
+    """Their tables, in a collection of another kind, wait for the decision too."""
+    config = TrainingConfig(batch_size=16)
+    of_ids = {"interval": 1000, "buckets": 4}  # rows do not change hands
+    model, optimizer = distribute(ranks.build(config, zero_collision=of_ids), config, CPU)
+    step = Step(model, optimizer, dist.new_group(backend="gloo"), "skip")
+    of_rank = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
+    rows = next(iter(BatchLoader(read_split(data, "train"), 8, **of_rank)))
+    name = "model.features.zero_collision._embedding_module.embedding_bags.t_user.weight"
+    for value, is_same in ((0.0, False), (math.nan if dist.get_rank() else 0.0, True)):
+        before = snapshot(model)
+        rows.dense_features.fill_(value)
+        take(step, rows)
+        assert (name in same(before, snapshot(model))) == is_same
+    assert step.num_skipped == 1
+
+
+@pytest.mark.slow
+def test_a_bad_batch_leaves_tables_for_ids_without_a_vocabulary_alone(tmp_path):
+    processes.run(ids_without_a_vocabulary, 2, funnel.prepare(tmp_path / "data", train=100, valid=50, test=50))
 
 
 def stops_before_any_update() -> None:
