@@ -13,9 +13,9 @@ from benchmarks.record import ROOT
 from torchrec_mtl.jobs.environment import worker_environment
 
 PROGRAMS = (  # the longest first
-    *("embedding_throughput", "training_step", "scaling", "peers"),
+    *("serving", "embedding_throughput", "training_step", "scaling", "peers"),
     *("attention", "zero_collision", "data_reading", "data_preparation", "table_preparation", "every_day"),
-    "late_labels",
+    *("late_labels", "balancing"),
 )
 
 

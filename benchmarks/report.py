@@ -25,6 +25,7 @@ STEP = Chart((col("question") == "parts") & (col("part") == "whole step"), ["mod
 PEERS = Chart(col("measure") == "training", ["model", "library"], ["setting"], 3)
 PATHS = Chart((col("what") == "stack") & (col("tasks") == 2), ["candidate"], ["direction", "active"], 2)
 CUDA_PATHS = Chart(col("median").is_not_null(), ["candidate", "mode"], ["size", "direction", "active"], 2)
+BALANCING = Chart(col("median").is_not_null(), ["balancing"], ["system", "tasks"], 2)
 TABLES = "Lookups and updates of Criteo's tables beside a plain copy; docs/embedding_throughput.md says what to choose."
 PARTS = "Steps of all models, their parts and growth, TAFE's figure 8, and the training loop beside bare TorchRec."
 # The name of a CSV file, the program that writes it, a heading, what was measured, a chart where it helps to choose.
@@ -46,6 +47,7 @@ SECTIONS = (
     ),
     Section("data_preparation", "data_preparation", "Preparing Ali-CCP", "Raw files, beside the AITM authors' steps."),
     Section("table_preparation", "table_preparation", "Preparing a declared table", "Twelve fields, beside pandas."),
+    Section("balancing", "balancing", "Balancing", "A step with each method, beside the plain sum.", BALANCING),
     Section("late_labels", "late_labels", "Late labels", "How near the truth a model comes if purchases arrive late."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
     Section("every_day", "every_day", "New ids every day", "Each day scored by the model of the day before."),

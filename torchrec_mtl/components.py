@@ -113,7 +113,7 @@ def compare(
 
     Args:
         overrides: settings to replace in every run, path=value
-        protocol: protocol of the comparison: complete_journey, paper, or one of the papers' tables
+        protocol: protocol of the comparison: complete_journey, paper, balancing, or one of the papers' tables
         datasets: names of data sets, declared tables as shop.py, or prepared folders, separated by commas
         sample: share of the rows of data sets known by name, above 0 and at most 1
         raw: folder of the raw files of ali_ccp or taobao

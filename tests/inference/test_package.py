@@ -159,7 +159,8 @@ def shop(tmp_path_factory):
     assert main(["train", "--dataset", data, *options]) == 0
     assert main(["calibrate", run, "--dataset", data, "--method", "platt"]) == 0
     output = folder / "package"
-    assert main(["export", run, "--dataset", data, "--output", str(output), "--table-type", "fp32"]) == 0
+    options = ["--table-type", "fp32", "--user-fields", "tags"]
+    assert main(["export", run, "--dataset", data, "--output", str(output), *options]) == 0
     return load_run(run).predictor(), output
 
 
@@ -179,6 +180,45 @@ def test_a_package_scores_as_the_model(shop):
         np.testing.assert_allclose(found.marginal, expected.marginal, atol=1e-6)
         np.testing.assert_allclose(found.conditional, expected.conditional, atol=1e-5)
         np.testing.assert_allclose(found.score, expected.score, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_candidates", [1, 2, 100])
+def test_candidates_score_as_rows_that_repeat_the_user(num_candidates, shop):
+    loaded = load_package(shop[1])
+    for tags in ([], [1], [2, 2, 10**9]):
+        candidates = [{"item": n % 9, "price": n / 10} for n in range(num_candidates)]
+        found = loaded.predict_candidates({"tags": tags}, candidates, values={"buy": 3.0})
+        expected = loaded.predict([{**row, "tags": tags} for row in candidates], values={"buy": 3.0})
+        np.testing.assert_allclose(found.marginal, expected.marginal, atol=1e-6)
+        np.testing.assert_allclose(found.conditional, expected.conditional, atol=1e-5)
+        np.testing.assert_allclose(found.score, expected.score, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_candidates_that_cannot_be_scored_are_refused(shop):
+    loaded = load_package(shop[1])
+    candidates = [{"item": 3, "price": 0.5}]
+    with pytest.raises(InputError, match="`user` must not have the column 'item', which the candidates have"):
+        loaded.predict_candidates({"tags": [1], "item": 3}, candidates)
+    with pytest.raises(InputError, match="candidates: column 'tags' is missing"):
+        loaded.predict_candidates({"user": 1}, candidates)
+    with pytest.raises(InputError, match="candidates: must have at least one row"):
+        loaded.predict_candidates({"tags": [1]}, [])
+    for tags in ([[1], [2]], [[1], []]):
+        rows = [{"item": 3, "price": 0.5, "tags": each} for each in tags]
+        with pytest.raises(InputError, match="the field 'tags' must not depend on the candidate"):
+            loaded.predict_candidates({"user": 1}, rows)
+    row, ids = torch.tensor([[1]]), torch.tensor([3])
+    one, dense = Arguments(torch.empty(1, 0), ids, row), torch.zeros(1, 1)
+    two = Arguments(torch.empty(2, 0), torch.tensor([3, 3]), torch.tensor([[1, 1]]))
+    with pytest.raises(InputError, match=r"`user` \(of 2 rows\) must be one row"):
+        loaded.run_candidates(two, Arguments(dense, ids, row))
+    with pytest.raises(InputError, match=r"`dense_features` \(\[1, 0\]"):
+        loaded.run_candidates(one, one)
+    for item in (9, -1):
+        with pytest.raises(InputError, match="ids of 'item' must be from 0 to 8, as no row stands"):
+            loaded.run_candidates(one, Arguments(dense, torch.tensor([item]), row))
 
 
 @pytest.mark.slow
@@ -249,7 +289,7 @@ def test_a_changed_or_missing_file_is_found_before_anything_runs(name, package, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, r"`version` \(=99\) must be 1: export it again"),
+        ({"version": 99}, r"`version` \(=99\) must be 2: export it again"),
         ({"torch": "1.0.0"}, r"is for PyTorch 1\.0\.0, not"),
         ({"march": "armv9"}, "is for processors of armv9"),
         ({"files": {}}, "must name 'golden.npz' among its files"),

@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 from torch import nn
-from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec import KeyedJaggedTensor
 from torchrec.datasets.utils import Batch
 from torchrec.fx import symbolic_trace
 
@@ -111,14 +111,8 @@ def test_meta_construction_allocates_nothing(name):
 
 
 def trace(module):
-    """A traced copy, made as TorchRec's pipelines trace: modules without tables are leaves."""
-    copied = copy.deepcopy(module)
-    without_tables = {
-        type(part).__name__
-        for part in copied.modules()
-        if not any(isinstance(m, EmbeddingBagCollection) for m in part.modules())
-    }
-    return symbolic_trace(copied, leaf_modules=["EmbeddingBagCollection", *without_tables])
+    """A traced copy; the tables are its only leaf."""
+    return symbolic_trace(copy.deepcopy(module), leaf_modules=["EmbeddingBagCollection"])
 
 
 @every_model

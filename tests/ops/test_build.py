@@ -1,6 +1,7 @@
 """Building the library of C++ kernels."""
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,24 @@ def test_without_a_compiler_the_build_says_so(tmp_path):
         "error: there is no compiler `no-such-compiler`: install GCC or Clang, or name one in the variable CXX"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+COMPUTE = """
+import torch
+from torchrec_mtl import ops
+x, weights = torch.randn(5, 3, 4), torch.randn(3, 4, 4)
+torch.testing.assert_close(*(ops.attention(x, x, *weights, backend=name) for name in ("cpp", "reference")))
+print("equal")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no compiler `c++`")
+def test_what_is_built_is_loaded(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    for command in (["-m", "torchrec_mtl.ops.build"], ["-c", COMPUTE]):
+        done = subprocess.run([sys.executable, *command], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == "equal\n"
 
 
 @pytest.fixture

@@ -1,1 +1,5 @@
-collect_ignore = ["deepctr_torch_reference.py", "torch_rechub_reference.py"]  # they run where the peers are installed
+collect_ignore = [
+    "deepctr_torch_reference.py",
+    "libmtl_reference.py",
+    "torch_rechub_reference.py",
+]  # they run where the peers are installed

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import venv
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -11,20 +12,24 @@ REQUIREMENTS = {
     "torch_rechub": ["torch-rechub==0.9.0"],
     "deepctr_torch": ["deepctr-torch==0.3.0", "requests"],  # which it imports and does not ask for
     "fuxictr": ["fuxictr==2.3.10"],
+    "libmtl": ["LibMTL==1.1.5", "scipy"],  # which it imports and does not ask for
 }
 
 
-def python_with(peer: str) -> Path:
-    """The interpreter of an environment with ``peer`` and this process's version of torch, built once for the user."""
+def python_with(peer: str, further: Sequence[str] = ()) -> Path:
+    """The interpreter of an environment with ``peer``, this process's version of torch and ``further`` packages.
+
+    It is built once for the user.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl" / "peers"
     torch = f"torch=={metadata.version('torch').partition('+')[0]}"
-    folder = cache / "-".join([*REQUIREMENTS[peer], torch]).replace("==", "-")
+    folder = cache / "-".join([*REQUIREMENTS[peer], *further, torch]).replace("==", "-")
     python, installed = folder / "bin" / "python", folder / "installed"
     if not installed.exists():  # written last: an interrupted install starts again
         venv.create(folder, clear=True, with_pip=True)
         install = [python, "-m", "pip", "install", "-q", "--retries", "2"]
         # torch alone is looked for on PyTorch's index, where the CPU build is
         subprocess.run([*install, "--no-deps", "--extra-index-url", TORCH_CPU_INDEX, torch], check=True)
-        subprocess.run([*install, torch, *REQUIREMENTS[peer]], check=True)
+        subprocess.run([*install, torch, *REQUIREMENTS[peer], *further], check=True)
         installed.touch()
     return python

@@ -166,7 +166,7 @@ def read_rows(
     Raises:
         InputError: if there is no row, a column is missing, or a value breaks a rule.
     """
-    frame = _frame(rows)
+    frame = as_frame(rows)
     if not frame.height:
         raise InputError(f"{source}: must have at least one row")
     if encoder is not None:
@@ -218,7 +218,8 @@ def _lists(column: pl.Series, kind: type[pl.DataType]) -> tuple[Array, Array]:
     return from_lists(column.cast(pl.List(kind)) if column.dtype == pl.List(pl.Null) else column)
 
 
-def _frame(rows: Rows) -> pl.DataFrame:
+def as_frame(rows: Rows) -> pl.DataFrame:
+    """Returns rows as a frame; raises `InputError` if they are of another kind, or a column mixes types."""
     if isinstance(rows, pl.DataFrame):
         return rows
     if isinstance(rows, (pa.Table, pa.RecordBatch)):

@@ -13,6 +13,7 @@ from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollection
 from torchrec_mtl.tasks import corrected_tasks
 from torchrec_mtl.training import MultiTaskTrain
+from torchrec_mtl.training.balancing import make_balancing
 
 
 def build_model(config: RunConfig, schema: Schema, device: torch.device) -> MultiTaskTrain:
@@ -27,7 +28,9 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     if corrected_tasks(schema.tasks) and not hasattr(loss, "corrected"):
         rule = "must be one such as 'delayed' for data whose late labels are to be corrected: others take first labels"
         raise InputError(f"`loss` (={type(loss).__name__}) {rule} as they are")
-    return MultiTaskTrain(model, loss.to(device))
+    training = config.training
+    balancing = make_balancing(training.balancing, schema.tasks, training.balancing_args)
+    return MultiTaskTrain(model, loss.to(device), None if balancing is None else balancing.to(device))
 
 
 def build_features(config: RunConfig, schema: Schema, device: torch.device) -> FeatureArch:

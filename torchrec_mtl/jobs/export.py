@@ -43,6 +43,11 @@ def parser() -> Parser:
         choices=list(PROCESSORS),
         help="processors that the package is for (this machine's, %(default)s)",
     )
+    options.add_argument(
+        "--user-fields",
+        default="",
+        help="fields of a user, separated by commas, to score the candidates of one user (none)",
+    )
     return options
 
 
@@ -77,6 +82,7 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
         unknown_rows={f.name: f.unknown_row for f in run.schema.fields if f.unknown_row is not None},
         calibration=run.calibration,
         march=args.march,
+        user_keys=[name for name in args.user_fields.split(",") if name],
         beside=tuple(sorted((run.folder.parent / DATA_FOLDER).iterdir())),
         accept=accept,
     )

@@ -14,6 +14,7 @@ from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.parameters import Parameter, parameters
 from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name, plain
 from torchrec_mtl.systems import LOSSES, SYSTEMS, System
+from torchrec_mtl.training.balancing import BALANCINGS
 from torchrec_mtl.training.config import TableConfig, TrainingConfig, ZchConfig
 
 
@@ -46,8 +47,10 @@ PAPER = Settings(
 )
 
 
-def run_parameters(system: System, loss: Callable[..., nn.Module]) -> dict[str, Parameter]:
-    """Every setting of a run of ``system`` with ``loss``, by path."""
+def run_parameters(
+    system: System, loss: Callable[..., nn.Module], balancing: str = TrainingConfig.balancing
+) -> dict[str, Parameter]:
+    """Every setting of a run of ``system`` with ``loss`` and the ``balancing`` called so, by path."""
     described = parameters(RunConfig, "", {}, skip=["system", "loss", "model_args", "loss_args", "zch", "training"])
     own_loss = system.loss_args if loss is system.loss else {}
     description = f"class of the loss, one of {', '.join(LOSSES)}, or package.module:CLASS"
@@ -56,7 +59,10 @@ def run_parameters(system: System, loss: Callable[..., nn.Module]) -> dict[str, 
     described |= parameters(system.model, "model_args.", system.model_args, skip)
     described |= parameters(loss, "loss_args.", own_loss, ["tasks", *(system.fixed if own_loss else ())])
     described |= parameters(ZchConfig, "zch.", vars(ZchConfig()))
-    return described | parameters(TrainingConfig, "training.", vars(TrainingConfig()))
+    described |= parameters(TrainingConfig, "training.", vars(TrainingConfig()))
+    if balancing in BALANCINGS:
+        described |= parameters(BALANCINGS[balancing], "training.balancing_args.", {}, ["tasks"])
+    return described
 
 
 def make_config(
@@ -65,7 +71,7 @@ def make_config(
     """Makes the run of ``system`` with ``settings``, some of which ``overrides`` (``path=value``) replace.
 
     A path that begins with the name of a system (``tafe.model_args.num_layers=4``) applies to that system and its
-    ablations. A loss gets only those loss arguments of ``settings`` that it accepts.
+    ablations. A loss and a balancing get only those arguments of ``settings`` that they accept.
 
     Args:
         system: system to train.
@@ -86,9 +92,11 @@ def make_config(
     """
     given = _own(system, overrides, {system.name, *SYSTEMS, *others})
     loss = _loss(system, given.pop("loss", None))
-    known = run_parameters(system, loss)
-    of_others = [path for path in settings.of(system) if path.startswith("loss_args.") and path not in known]
-    found = {path: value for path, value in settings.of(system).items() if path not in of_others}
+    of_settings = settings.of(system)
+    balancing = given.get("training.balancing", of_settings.get("training.balancing", TrainingConfig.balancing))
+    known = run_parameters(system, loss, balancing)
+    of_others = [path for path in of_settings if path.startswith(_OF_OTHERS) and path not in known]
+    found = {path: value for path, value in of_settings.items() if path not in of_others}
     texts = {**{path: _written(value) for path, value in found.items()}, **given}
     tree: dict[str, Any] = {}
     for path, value in _values(texts, known, system):
@@ -122,6 +130,7 @@ def _own(system: System, overrides: Sequence[str], systems: set[str]) -> dict[st
     return own
 
 
+_OF_OTHERS = ("loss_args.", "training.balancing_args.")  # settings that another loss or balancing may not have
 _ROWS = "zch.num_rows_of."
 _ROOTS = ("model_args", "loss_args", "zch", "training")
 
@@ -195,7 +204,10 @@ def _merged(old: Any, new: Any) -> Any:
 
 def describe(configs: Sequence[RunConfig]) -> str:
     """Lists every setting of the runs with value, type and description; settings that all runs share appear once."""
-    each = {config.name: (run_parameters(config.system, config.loss), flat(config.as_dict())) for config in configs}
+    each = {
+        config.name: (run_parameters(config.system, config.loss, config.training.balancing), flat(config.as_dict()))
+        for config in configs
+    }
     parts: list[str] = []
     for name, (known, values) in each.items():
         shared = not parts

@@ -219,4 +219,4 @@ class FieldProjection(nn.Module):
         if all(dim == self.embedding_dim for dim in self.field_dims):
             return embeddings.reshape(-1, len(self.field_dims), self.embedding_dim)
         fields = embeddings.split(self.field_dims, dim=1)
-        return torch.stack([project(field) for project, field in zip(self.projections, fields, strict=True)], dim=1)
+        return torch.stack([project(fields[f]) for f, project in enumerate(self.projections)], dim=1)

@@ -13,19 +13,13 @@ from torchrec_mtl.modules.attention import Attention, check_heads
 from torchrec_mtl.modules.dynamic_selector import DynamicSelector, Schedule, SmoothStepSchedule
 from torchrec_mtl.modules.initialization import reset_attention
 from torchrec_mtl.ops.inducing_attention import reference
-from torchrec_mtl.ops.inducing_attention.stack import unbind_layers
 
 
 @torch.fx.wrap  # a traced tensor of weights cannot be split into its layers
 def _generate(
     fields: Tensor, selections: list[Tensor], weights: ops.GeneratorWeights, num_heads: int, residual: str
 ) -> list[Tensor]:
-    representations: list[Tensor] = []
-    layers = unbind_layers(weights, num_heads, residual)
-    for layer, selection in zip(layers, selections, strict=True):
-        fields = reference.inducing_layer(fields, selection, layer)
-        representations.append(fields)
-    return representations
+    return reference.generate(fields, selections, weights, num_heads, residual)
 
 
 class RepresentationGenerator(nn.Module):

@@ -1,7 +1,5 @@
 """TAFE's explicit task-specific adapter (TSA), section 3.2, and its ablation."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -14,12 +12,8 @@ from torchrec_mtl.ops.inducing_attention import reference
 
 
 @torch.fx.wrap  # a traced tensor of weights cannot be split into its layers
-def _adapt(representations: Sequence[Tensor], weights: ops.AdapterWeights, num_heads: int) -> Tensor:
-    adapted: Tensor | None = None
-    for of_layer, shared in zip(weights.layers(), representations, strict=True):
-        adapted = reference.adapter_layer(shared, adapted, of_layer, num_heads)
-    assert adapted is not None  # there is at least one layer
-    return adapted
+def _adapt(representations: list[Tensor], weights: ops.AdapterWeights, num_heads: int) -> Tensor:
+    return reference.adapt(representations, weights, num_heads)
 
 
 class TaskAdapter(nn.Module):
@@ -67,7 +61,7 @@ class TaskAdapter(nn.Module):
         squares = (self.key_weight, self.value_weight, self.output_weight)
         return ops.AdapterWeights(self.indicators, *squares, self.norm_weight, self.norm_bias)
 
-    def forward(self, representations: Sequence[Tensor]) -> Tensor:
+    def forward(self, representations: list[Tensor]) -> Tensor:
         """Maps ``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``: the equations as printed."""
         return _adapt(representations, self.weights(), self.num_heads)
 
@@ -88,6 +82,6 @@ class PooledRepresentation(nn.Module):
         check_at_least(1, num_tasks=num_tasks)
         self.num_tasks = num_tasks
 
-    def forward(self, representations: Sequence[Tensor]) -> Tensor:
+    def forward(self, representations: list[Tensor]) -> Tensor:
         """Maps ``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``[B, T, D]``."""
         return representations[-1].mean(1, keepdim=True).expand(-1, self.num_tasks, -1)

@@ -7,15 +7,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
 
 
-def build() -> Path:
+def build(march: str = "") -> Path:
     """Compiles the kernels, unless they are built already, with ``$CXX`` or ``c++``: GCC or Clang, 12 or later.
 
     It takes half a minute. Several processes may build at once: each compiles to a file of its own and publishes it
     by one rename.
+
+    Args:
+        march: processors to build for, as the compiler names them; by default this machine's.
 
     Returns:
         Path of the library. A process that has already looked for the library and not found it will not load it.
@@ -23,7 +28,7 @@ def build() -> Path:
     Raises:
         InputError: if there is no compiler, or it fails.
     """
-    target = library.path()
+    target = library.path(march)
     if target.is_file():
         return target
     compiler = os.environ.get("CXX") or "c++"
@@ -33,7 +38,9 @@ def build() -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
         unpublished = Path(folder) / target.name
         sources = [str(file) for file in library.SOURCES if file.suffix == ".cpp"]
-        command = [compiler, *library.flags(), *sources, "-o", str(unpublished)]
+        pytorch = Path(torch.__file__).parent
+        found = [f"-I{pytorch / 'include'}", f"-L{pytorch / 'lib'}"]
+        command = [compiler, *library.flags(march), *found, *sources, "-ltorch_cpu", "-o", str(unpublished)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise InputError(f"`{' '.join(command)}` failed:\n{result.stderr}")

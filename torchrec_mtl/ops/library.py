@@ -1,15 +1,17 @@
 """The library of all C++ kernels: where it lies, loading it, and what it can take.
 
-The sources are plain C++ without PyTorch's headers, so one library serves every version of PyTorch. The file's name
-contains a hash of the sources and of the compiler's flags, so different kinds of machines can share a folder.
+It defines operators by PyTorch's stable ABI, so one library serves every version of PyTorch, and programs without
+Python. The file's name contains a hash of the sources and of the compiler's flags, so different kinds of machines can
+share a folder.
 """
 
-import ctypes
 import functools
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -21,34 +23,62 @@ from torchrec_mtl.ops.backends import takes_forward_mode
 _ROOT = Path(__file__).parent
 SOURCES = sorted(_ROOT.rglob("*.[ch]pp"))
 _ARCHITECTURES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # PyTorch's name of the CPU, and the compiler's
-_TYPES = {torch.float32: "float", torch.float64: "double"}
+_STABLE_ABI = "0x020a000000000000"  # of PyTorch 2.10
+_NOT_BUILT = "it is not built: run `python -m torchrec_mtl.ops.build`"
+_CARRIED = ContextVar("carried", default=False)
+_TYPES = (torch.float32, torch.float64)
 
 
-def flags() -> list[str]:
-    """Returns the compiler's flags for this machine."""
-    architecture = _ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability())
-    instructions = [f"-march={architecture}"] if architecture else []
-    return ["-std=c++17", "-O3", *instructions, "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC"]
+def flags(march: str = "") -> list[str]:
+    """Returns the compiler's flags for the processors ``march``; by default for this machine's."""
+    march = march or _ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability(), "")
+    instructions = [f"-march={march}"] if march else []
+    optimisation = ["-O3", "-ffp-contract=fast", "-fopenmp"]
+    return ["-std=c++20", *optimisation, *instructions, "-shared", "-fPIC", f"-DTORCH_TARGET_VERSION={_STABLE_ABI}"]
 
 
-def path() -> Path:
+def path(march: str = "") -> Path:
     """Returns where the library lies once it is built: in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     sources = [text for file in SOURCES for text in (file.relative_to(_ROOT).as_posix(), file.read_text("utf-8"))]
-    key = hashlib.sha256("\0".join([*sources, platform.machine(), *flags()]).encode())
+    key = hashlib.sha256("\0".join([*sources, platform.machine(), *flags(march)]).encode())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "torchrec_mtl" / f"kernels-{key.hexdigest()[:16]}.so"
 
 
 @functools.cache
-def load() -> ctypes.CDLL | None:
-    """Returns the library; None if it had not been built when the process first asked for it."""
+def load() -> bool:
+    """Defines the operators of the library; returns whether it had been built when the process first asked for it."""
     file = path()
-    return ctypes.CDLL(str(file)) if file.is_file() else None
+    if file.is_file():
+        torch.ops.load_library(file)
+    return file.is_file()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _is_built() -> bool:
-    return load() is not None
+def _is_loaded() -> bool:
+    return load()
+
+
+@contextmanager
+def carried() -> Iterator[None]:
+    """Within it, "auto" may take the kernels in programs that are exported: the library will be at hand where they run.
+
+    Raises:
+        InputError: if the library is not built.
+    """
+    if not load():
+        raise InputError(f"the library of C++ kernels cannot go with an exported program: {_NOT_BUILT}")
+    reset = _CARRIED.set(True)
+    try:
+        yield
+    finally:
+        _CARRIED.reset(reset)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_carried() -> bool:
+    """Returns whether the kernels go with programs that are exported."""
+    return _CARRIED.get()
 
 
 def why_not(*tensors: Tensor) -> str | None:
@@ -59,7 +89,7 @@ def why_not(*tensors: Tensor) -> str | None:
         return "it takes float32 or float64, not a mixture"
     if takes_forward_mode():
         return "forward-mode derivatives are those of the backend 'reference'"
-    return None if _is_built() else "it is not built: run `python -m torchrec_mtl.ops.build`"
+    return None if _is_loaded() else _NOT_BUILT
 
 
 def require(kernel: str, *tensors: Tensor) -> None:
@@ -67,10 +97,3 @@ def require(kernel: str, *tensors: Tensor) -> None:
     reason = why_not(*tensors)
     if reason is not None:
         raise InputError(f"the {kernel} kernel cannot be used: {reason}")
-
-
-def function(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    """Returns the library's function for tensors of this type; call `require` first."""
-    library = load()
-    assert library is not None
-    return getattr(library, f"{name}_{_TYPES[dtype]}")

@@ -8,6 +8,7 @@ from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 from torchrec_mtl.modules.eviction import EVICTIONS, Eviction
 from torchrec_mtl.modules.row_assignment import check_num_rows
+from torchrec_mtl.training.balancing import check_balancing
 
 TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam")
 SHARDINGS = (
@@ -174,6 +175,10 @@ class TrainingConfig:
         seed: seed of initialisation, dropout and the order of rows. On a CPU, the same seed with the same number of
             ranks and threads repeats a run bit for bit.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
+        balancing: how the tasks' losses are balanced: ``"sum"`` takes the loss as it is; or ``"uncertainty"``,
+            ``"dwa"``, ``"static"``, ``"pcgrad"``, ``"mgda"``, ``"cagrad"``, ``"gradnorm"``, ``"famo"``,
+            ``"aligned_mtl"``, see `torchrec_mtl.training.balancing`.
+        balancing_args: arguments of the balancing, by name.
         learning_rate_decay: ``"none"``, or ``"linear"`` from the full learning rates at the first step to 0 after the
             last step of ``max_epochs``.
         non_finite_loss: what to do when a loss or its gradient is not finite: ``"stop"`` before any update and save the
@@ -202,6 +207,8 @@ class TrainingConfig:
     patience: int = 3
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    balancing: str = "sum"
+    balancing_args: Mapping[str, Any] = field(default_factory=dict)
     learning_rate_decay: Literal["none", "linear"] = "none"
     non_finite_loss: Literal["stop", "skip"] = "stop"
     max_consecutive_skips: int = 10
@@ -214,6 +221,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_choice("precision", self.precision, PRECISIONS)
+        check_balancing(self.balancing, self.balancing_args)
         check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
         check_choice("non_finite_loss", self.non_finite_loss, NON_FINITE)
         check_choice("pipeline", self.pipeline, PIPELINES)

@@ -1,6 +1,7 @@
 """A model and its loss in the form that TorchRec's train pipelines expect."""
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -8,10 +9,12 @@ from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.training.balancing.balancer import Balancer
+from torchrec_mtl.training.balancing.method import BalancingMethod
 
 
 @torch.fx.wrap  # a traced batch would appear to have every attribute, and a loss may depend on shapes
-def _call(loss: nn.Module, batch: Any, logits: Tensor, further: dict[str, Tensor]) -> Tensor:
+def _call(loss: nn.Module, batch: Any, logits: Tensor, further: dict[str, Tensor], balancer: Balancer | None) -> Tensor:
     """Calls the loss with labels as floats, and with the weights if there are any, in the shape of the logits.
 
     TorchRec's own batches have no weights, and where there is one task, labels ``[B]``.
@@ -25,8 +28,12 @@ def _call(loss: nn.Module, batch: Any, logits: Tensor, further: dict[str, Tensor
             shape = f"(of shape {list(given.shape)}) must be {expected}"
             raise InputError(f"`{name}` {shape}, for logits of shape {list(logits.shape)}")
     weights = None if weights is None else weights.view_as(logits)
-    value: Tensor = loss(logits, labels.float().view_as(logits), weights, **further)
-    return value
+    labels = labels.float().view_as(logits)
+    if balancer is None:
+        value: Tensor = loss(logits, labels, weights, **further)
+        return value
+    num_rows = len(logits) - getattr(batch, "num_padded", 0)
+    return balancer(lambda weights: loss(logits, labels, weights, **further), logits, weights, num_rows)
 
 
 def reads_beyond_logits(loss: nn.Module) -> dict[str, bool]:
@@ -54,9 +61,12 @@ class MultiTaskTrain(nn.Module):
     Args:
         model: ``model(dense_features, sparse_features) -> logits [B, T]``; any module, from this library or not.
         loss: ``loss(logits, labels, weights) -> scalar``, such as the losses of `torchrec_mtl.losses`.
+        balancing: how the tasks' losses are balanced in training, one of `torchrec_mtl.training.balancing`; by default
+            the loss is taken as it is.
 
     Raises:
-        InputError: if the loss requires an output that the model does not offer.
+        InputError: if the loss requires an output that the model does not offer, or the model does not have what
+            ``balancing`` reads.
 
     Example::
 
@@ -75,7 +85,7 @@ class MultiTaskTrain(nn.Module):
     """
 
     @checked
-    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module, balancing: BalancingMethod | None = None) -> None:
         super().__init__()
         self.model: Any = model
         self.loss = loss
@@ -86,11 +96,13 @@ class MultiTaskTrain(nn.Module):
                 kinds = type(loss).__name__, type(model).__name__
                 raise InputError(f"`loss` (={kinds[0]}) reads {name!r}, which {kinds[1]} does not give: {list(given)}")
         self.read = tuple(name for name in read if name in given)
+        self.balancer = None if balancing is None else Balancer(balancing, model, loss)
 
     def forward(self, batch: Any) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Returns the loss with its gradient, then loss, logits and labels without gradients.
 
-        The labels are the batch's own, and the logits have their shape, ``[B, T]``.
+        In training the gradient is balanced, if the losses are to be; the value is the loss's either way. The labels
+        are the batch's own, and the logits have their shape, ``[B, T]``.
 
         Args:
             batch: batch with ``dense_features [B, num_dense]``, ``sparse_features`` (a KeyedJaggedTensor), ``labels
@@ -101,11 +113,13 @@ class MultiTaskTrain(nn.Module):
             InputError: if the labels or weights have another shape.
         """
         further = {}
-        if self.read:
-            outputs = self.model.outputs(batch.dense_features, batch.sparse_features)
-            logits = outputs["logits"]
-            further = {name: outputs[name] for name in self.read}
-        else:
-            logits = self.model(batch.dense_features, batch.sparse_features)
-        loss = _call(self.loss, batch, logits, further)
+        balancer = self.balancer if self.training and torch.is_grad_enabled() else None
+        with nullcontext() if balancer is None else balancer.reading():
+            if self.read:
+                outputs = self.model.outputs(batch.dense_features, batch.sparse_features)
+                logits = outputs["logits"]
+                further = {name: outputs[name] for name in self.read}
+            else:
+                logits = self.model(batch.dense_features, batch.sparse_features)
+        loss = _call(self.loss, batch, logits, further, balancer)
         return loss, (loss.detach(), logits.detach().view_as(batch.labels), batch.labels)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from tests.fuzz.cases import (
+    balancing,
     data,
     datasets,
     inference,
@@ -31,6 +32,7 @@ _FACES: Mapping[str, Mapping[str, Case]] = {
     "modules": modules.CASES,
     "ops": ops.CASES,
     "systems": data.SYSTEMS,
+    "training.balancing": balancing.CASES,
     "training.checkpoint": training.CHECKPOINTS,
     "training.config": training.CONFIGS,
     "jobs": jobs.CASES,
@@ -54,6 +56,7 @@ CONTAINERS: Mapping[str, str] = {
     "modules.SmoothStepSchedule": "is a tuple, checked where it is used",
     "ops.AdapterWeights": "is a tuple, checked where it is used",
     "ops.GeneratorWeights": "is a tuple, checked where it is used",
+    "training.balancing.BalancingMethod": "is abstract",
     "training.checkpoint.ChangedRows": "is returned only",
     "training.checkpoint.Checkpointer": "needs ranks: tests/training/test_checkpoint.py",
     "training.checkpoint.load_weights": "needs ranks: tests/training/test_checkpoint.py",

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -14,11 +15,14 @@ from tests.jobs import funnel
 from tests.jobs.test_folder_lock import hold
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.jobs.compare import job, runs
+from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS, Protocol, Published
+from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY, DATASETS
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.settings import PAPER, Settings, make_config
 from torchrec_mtl.metrics import AUCS
 from torchrec_mtl.systems import SYSTEMS as MODELS
+from torchrec_mtl.training.balancing import BALANCINGS, make_balancing
 
 SYSTEMS = ("single_task", "shared_bottom", "bpcm", "tafe", "tafe_wo_tsa")
 SMALL = ["training.batch_size=128", "tafe.model_args.num_layers=2", "tafe.model_args.num_inducing_points=4"]
@@ -306,12 +310,25 @@ def test_protocols_hold_together(name):
     if protocol.published is not None:
         assert set(protocol.published.aucs) <= set(protocol.systems)
         assert {len(aucs) for aucs in protocol.published.aucs.values()} == {len(protocol.published.tasks)}
-    if name != "complete_journey":  # whose sizes were found by its validation split, a system at a time
+    if (
+        protocol.settings.systems != COMPLETE_JOURNEY.systems
+    ):  # whose sizes were found by its validation split, a system at a time
         dimensions = {make_config(MODELS[system], protocol.settings).embedding_dim for system in protocol.systems}
         assert len(dimensions) == 1
     for system in protocol.systems:
         assert MODELS[system].base in protocol.systems
         assert isinstance(make_config(MODELS[system], protocol.settings), RunConfig)
+
+
+def test_balancing_is_searched_on_validation_with_static_weights_too():
+    """Each candidate is another run, with a weight for each of the data set's tasks."""
+    protocol, tasks = PROTOCOLS["balancing"], DATASETS["complete_journey"].tasks
+    plan = Plan(protocol, Path(), Path(), [0], [MODELS["mmoe"]])
+    found = [run.config.training for run in plan.search_runs()]
+    assert {training.balancing for training in found} == {"sum", *BALANCINGS}
+    assert len({str(training.balancing_args) + training.balancing for training in found}) == len(protocol.search)
+    for training in found:
+        make_balancing(training.balancing, tasks, training.balancing_args)
 
 
 @pytest.mark.parametrize("system", MODELS)

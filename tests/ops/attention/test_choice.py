@@ -14,7 +14,7 @@ from torchrec_mtl.ops.attention import cpp, reference
 def chosen(monkeypatch):
     """Records the backends that are called, as if the kernel were built."""
     calls = []
-    monkeypatch.setattr(library, "load", lambda: object())
+    monkeypatch.setattr(library, "load", lambda: True)
     monkeypatch.setattr(cpp, "attention", lambda *_: calls.append("cpp"))
     monkeypatch.setattr(reference, "attention", lambda *_: calls.append("reference"))
     return calls
@@ -50,7 +50,7 @@ def test_auto_avoids_tensors_that_the_kernel_cannot_take(chosen, dtype, device, 
 
 
 def test_without_a_kernel_auto_logs_it_once_and_cpp_is_refused(monkeypatch, caplog):
-    monkeypatch.setattr(library, "load", lambda: None)
+    monkeypatch.setattr(library, "load", lambda: False)
     backends._log_once.cache_clear()
     caplog.set_level("INFO")
     tensors = arguments(9, 3, 4, 8)
@@ -60,8 +60,6 @@ def test_without_a_kernel_auto_logs_it_once_and_cpp_is_refused(monkeypatch, capl
     assert message.startswith("attention: backend 'reference', because the C++ kernel cannot be used: it is not built")
     with pytest.raises(InputError, match=r"not built: run `python -m torchrec_mtl\.ops\.build`"):
         ops.attention(*tensors, backend="cpp")
-    with pytest.raises(InputError, match="not built"):  # in a program saved where the kernel was built
-        torch.ops.torchrec_mtl.small_attention(*tensors, 1)
 
 
 def test_the_environment_replaces_auto_only(chosen, monkeypatch):

@@ -131,16 +131,31 @@ def test_under_autocast_auto_does_not_take_it():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({1: torch.randn(3, 4, 8)}, r"`inputs` \(of shape \[3, 4, 8\]\) must be \[9, M, 8\]"),
-        ({1: torch.randn(9, 0, 8)}, "M at least 1"),
-        ({3: torch.randn(8, 4)}, r"must be \[8, 8\]"),
-        ({5: 3}, r"`num_heads` \(=3\) must divide the embedding dimension \(=8\)"),
-        ({4: torch.randn(8, 8).double()}, "float32 or float64, not a mixture"),
+        ({0: torch.randn(9, 8)}, r"`queries` and `inputs` must be \[B, N, D\] and \[B, M, D\]"),
+        ({1: torch.randn(3, 4, 8)}, r"`inputs` \(of shape \[3, 4, 8\]\) must be of shape \[9, 4, 8\]"),
+        ({1: torch.randn(9, 0, 8)}, r"`inputs` \(of shape \[9, 0, 8\]\) must have at least one row"),
+        ({3: torch.randn(8, 4)}, r"`weight` \(of shape \[8, 4\]\) must be of shape \[8, 8\]"),
+        ({5: 3}, r"`num_heads` \(=3\) must divide 8"),
+        ({4: torch.randn(8, 8).double()}, "all tensors must be on the CPU and of one type"),
+        (
+            dict.fromkeys(range(5), torch.ones(2, 2, 2).int()) | {i: torch.ones(2, 2).int() for i in (2, 3, 4)},
+            "float64",
+        ),
     ],
 )
 def test_shapes_and_types_that_do_not_fit_are_refused(change, message):
     given = [*arguments(9, 3, 4, 8, torch.float32), 2]
     for position, value in change.items():
         given[position] = value
-    with pytest.raises(InputError, match=message):
-        cpp.attention(*given)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.torchrec_mtl.small_attention(*given)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.torchrec_mtl.small_attention_backward(*given[:5], given[0], given[5])
+    with pytest.raises(InputError):
+        ops.attention(*given, backend="cpp")
+
+
+def test_the_gradient_must_be_of_the_outputs_shape():
+    given = [x.detach() for x in arguments(9, 3, 4, 8)]
+    with pytest.raises(RuntimeError, match=r"`upstream` \(of shape \[9, 4, 8\]\) must be of shape \[9, 3, 8\]"):
+        torch.ops.torchrec_mtl.small_attention_backward(*given, given[1], 2)

@@ -57,19 +57,38 @@ def test_the_kernel_writes_all_that_it_returns(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: torch.randn(9, 5, 7)}, r"`inputs` \(of shape \[9, 5, 7\]\) must be \[B, F, 6\]"),
-        ({0: torch.randn(9, 0, 6)}, "F at least 1"),
-        ({1: torch.rand(8, 8)}, r"`selection` \(of shape \[8, 8\]\) must be \[9, 8\]"),
-        ({4: torch.randn(2, 6, 5)}, r"the weights \(of shapes .*\(2, 6, 5\).* must be \[\(2, 8, 6\), \(2, 6, 6\)"),
-        ({8: torch.randn(2, 6)}, r"points and indicators \(of shapes \[\[2, 8, 6\], \[2, 6\]\]\) must be \[L, K, D\]"),
-        ({9: torch.randn(2, 2, 6, 6).double()}, "float32 or float64, not a mixture"),
+        ({0: torch.randn(9, 5, 7)}, r"`inputs` \(of shape \[9, 5, 7\]\) must be of shape \[9, 5, 6\]"),
+        ({0: torch.randn(9, 0, 6)}, r"`inputs` \(of shape \[9, 0, 6\]\) must be \[B, F, D\], F at least 1"),
+        ({1: torch.rand(8, 8)}, r"`selection` \(of shape \[8, 8\]\) must be of shape \[9, 8\]"),
+        ({4: torch.randn(2, 6, 5)}, r"`weights` \(of shape \[2, 6, 5\]\) must be of shape \[2, 6, 6\]"),
+        ({8: torch.randn(2, 6)}, r"points and indicators \(of shapes \[2, 8, 6\] and \[2, 6\]\) must be \[L, K, D\]"),
+        ({9: torch.randn(2, 2, 6, 6).double()}, "all tensors must be on the CPU and of one type"),
     ],
 )
 def test_shapes_and_types_that_do_not_fit_are_refused(change, message):
-    arguments = small_tensors()
+    inputs, selection, *weights = arguments = small_tensors()
     for position, value in change.items():
         arguments[position] = value
-    with pytest.raises(InputError, match=message):
+    inputs, selection, *weights = arguments
+    upstream = torch.randn(len(inputs), SMALL.T, SMALL.D)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.torchrec_mtl.inducing_stack_cpp(inputs, selection, weights, 2, "input", True)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.torchrec_mtl.inducing_stack_cpp_backward(inputs, selection, weights, upstream, 2, "input", True)
+    with pytest.raises(InputError):
         RUN(*arguments)
+
+
+def test_other_arguments_that_do_not_fit_are_refused():
+    inputs, selection, *weights = small_tensors()
+    run = torch.ops.torchrec_mtl.inducing_stack_cpp
+    for arguments, message in {
+        (4, "input"): r"`num_heads` \(=4\) must divide 6",
+        (2, "sum"): r"`residual` \(=sum\) must be",
+    }.items():
+        with pytest.raises(RuntimeError, match=message):
+            run(inputs, selection, weights, *arguments, True)
+    with pytest.raises(RuntimeError, match="`weights` must be 12 tensors, not 11"):
+        run(inputs, selection, weights[1:], 2, "input", True)
     with pytest.raises(InputError, match=r"`num_heads` \(=4\) must divide the embedding dimension \(=6\)"):
         stacks.on_backend("cpp", heads=4)(*small_tensors())

@@ -1,13 +1,14 @@
 """A trained model as one graph: plain tensors in, probabilities out."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.inference.calibration import Calibration
-from torchrec_mtl.inference.package.tables import GraphFeatures, Ids
+from torchrec_mtl.inference.package.tables import GraphFeatures, Ids, Lookup
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.tasks import TaskForest
 
@@ -71,14 +72,23 @@ class InferenceGraph(nn.Module):
             weights: weights of the ids ``[V]``, float32; None if the tables are not weighted.
             rows: bytes of the tables.
         """
+        lookup = Lookup(self.known(values, lengths, weights), rows)
+        return self.output(self.model(dense_features, lookup))
+
+    def known(
+        self, values: Tensor, lengths: Tensor, weights: Tensor | None, features: Sequence[int] | None = None
+    ) -> Ids:
+        """Returns ids of ``features``, by default of all, of which those that are unknown are named or refused."""
+        sizes, unknown_rows = self.sizes, self.unknown_rows
+        if features is not None:
+            sizes, unknown_rows = sizes[list(features)], unknown_rows[list(features)]
         offsets = torch.nn.functional.pad(lengths.flatten().cumsum(0), (1, 0))
         feature = torch.repeat_interleave(lengths.sum(1), output_size=values.shape[0])
-        unknown = (values < 0) | (values >= self.sizes[feature])
-        row = self.unknown_rows[feature]
+        unknown = (values < 0) | (values >= sizes[feature])
+        row = unknown_rows[feature]
         # the lookup refuses ids far beyond the tables' bytes, but reads -1 as nothing, and a little beyond a table
         refused = torch.iinfo(torch.int64).max
-        known = torch.where(unknown, torch.where(row >= 0, row, refused), values)
-        return self.output(self.model(dense_features, Ids(known, offsets, lengths, weights, rows)))
+        return Ids(torch.where(unknown, torch.where(row >= 0, row, refused), values), offsets, lengths, weights)
 
 
 class _Calibrated(nn.Module):
@@ -127,8 +137,11 @@ def _without(model: nn.Module, features: dict[str, GraphFeatures]) -> nn.Module:
 
 def example(graph: InferenceGraph, num_rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None, list[Tensor]]:
     """Returns arguments of a graph: a batch of the smallest ids, two for each bag."""
-    num_keys = len(graph.keys)
-    ids = torch.zeros(2 * num_keys * num_rows, dtype=torch.int64)
-    lengths = torch.full((num_keys, num_rows), 2)
-    weights = torch.ones(len(ids)) if graph.is_weighted else None
-    return torch.zeros(num_rows, graph.num_dense), ids, lengths, weights, graph.rows
+    ids = example_ids(len(graph.keys), num_rows, graph.is_weighted)
+    return torch.zeros(num_rows, graph.num_dense), *ids, graph.rows
+
+
+def example_ids(num_keys: int, num_rows: int, is_weighted: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns values, lengths and weights of the smallest ids, two for each bag."""
+    values = torch.zeros(2 * num_keys * num_rows, dtype=torch.int64)
+    return values, torch.full((num_keys, num_rows), 2), torch.ones(len(values)) if is_weighted else None

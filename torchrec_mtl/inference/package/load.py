@@ -18,8 +18,15 @@ from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.inference.conditionals import divided
-from torchrec_mtl.inference.package.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, rows_file
-from torchrec_mtl.inference.predictor import Predictions, Rows, read_rows, value_of_tasks
+from torchrec_mtl.inference.package.manifest import (
+    CANDIDATES_FILE,
+    GOLDEN_FILE,
+    KERNELS_FILE,
+    MODEL_FILE,
+    Manifest,
+    rows_file,
+)
+from torchrec_mtl.inference.predictor import Predictions, Rows, as_frame, read_rows, value_of_tasks
 
 
 @dataclass(frozen=True)
@@ -42,16 +49,20 @@ class Arguments:
         """The tensors that there are, by name."""
         return {name: tensor.numpy() for name, tensor in vars(self).items() if tensor is not None}
 
-    def check(self, manifest: Manifest) -> None:
+    def tensors(self) -> list[Tensor]:
+        """The tensors that there are."""
+        return [tensor for tensor in vars(self).values() if tensor is not None]
+
+    def check(self, num_keys: int, num_dense: int, is_weighted: bool) -> None:
         """Raises `InputError` unless shapes and types are what the compiled code reads without checks."""
-        num_keys, num_rows = len(manifest.keys), self.lengths.shape[-1]
+        num_rows = self.lengths.shape[-1]
         expected = {
-            "dense_features": ((num_rows, manifest.num_dense), torch.float32),
+            "dense_features": ((num_rows, num_dense), torch.float32),
             "lengths": ((num_keys, num_rows), torch.int64),
             "values": ((int(self.lengths.sum()),), torch.int64),
         }
-        if (self.weights is not None) != manifest.is_weighted:
-            raise InputError(f"`weights` must {'' if manifest.is_weighted else 'not '}be given")
+        if (self.weights is not None) != is_weighted:
+            raise InputError(f"`weights` must {'' if is_weighted else 'not '}be given")
         if self.weights is not None:
             expected["weights"] = (expected["values"][0], torch.float32)
         for name, (shape, dtype) in expected.items():
@@ -90,7 +101,10 @@ class Package:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(folder / MODEL_FILE), "model", False, 1, -1)
+        if KERNELS_FILE in manifest.files:
+            _define_operators(folder / KERNELS_FILE)
+        self._model = _compiled(folder / MODEL_FILE)
+        self._candidates = _compiled(folder / CANDIDATES_FILE) if manifest.user_keys else None
         self._rows = [
             torch.from_numpy(np.load(folder / rows_file(number), mmap_mode="c"))
             for number in range(manifest.num_rows_files)
@@ -105,13 +119,38 @@ class Package:
             InputError: if a tensor has another shape or type, or an id is outside its table and has no row for unknown
                 ids.
         """
-        arguments.check(self.manifest)
-        given = [arguments.dense_features, arguments.values, arguments.lengths]
-        given += [] if arguments.weights is None else [arguments.weights]
+        manifest = self.manifest
+        arguments.check(len(manifest.keys), manifest.num_dense, manifest.is_weighted)
+        return self._run(self._model, {manifest.keys: arguments}, arguments.tensors())
+
+    def run_candidates(self, user: Arguments, candidates: Arguments) -> Tensor:
+        """Returns p(task) ``[N, T]`` of the candidates of one user, whose fields are looked up once.
+
+        Args:
+            user: one row of the keys that the package was exported with as the user's, without dense columns.
+            candidates: ``N`` rows of the other keys, and of all dense columns.
+
+        Raises:
+            InputError: if the package was exported without ``user_keys``; see also `run`.
+        """
+        manifest = self.manifest
+        if self._candidates is None:
+            raise InputError(f"{self.folder}: scores no candidates: export it with the user's keys")
+        others = tuple(key for key in manifest.keys if key not in manifest.user_keys)
+        user_keys = tuple(key for key in manifest.keys if key in manifest.user_keys)
+        user.check(len(user_keys), 0, manifest.is_weighted)
+        candidates.check(len(others), manifest.num_dense, manifest.is_weighted)
+        if user.lengths.shape[1] != 1:
+            raise InputError(f"`user` (of {user.lengths.shape[1]} rows) must be one row")
+        given = [*user.tensors()[1:], *candidates.tensors()]
+        return self._run(self._candidates, {user_keys: user, others: candidates}, given)
+
+    def _run(self, model: Any, by_keys: Mapping[tuple[str, ...], Arguments], given: list[Tensor]) -> Tensor:
         try:
-            scores: Tensor = self._loader.boxed_run([*given, *self._rows])[0]
+            scores: Tensor = model.boxed_run([*given, *self._rows])[0]
         except RuntimeError as error:
-            self._explain(arguments, error)
+            for keys, arguments in by_keys.items():
+                self._explain(keys, arguments, error)
             raise
         return scores
 
@@ -134,16 +173,73 @@ class Package:
         marginal = self.run(arguments_of(batch, self.manifest.keys, self.manifest.is_weighted)).double().numpy()
         return Predictions(tasks, marginal, divided(marginal, tasks), None if worth is None else marginal @ worth)
 
-    def _explain(self, arguments: Arguments, error: RuntimeError) -> None:
-        first = 0
-        for key, size, lengths in zip(
-            self.manifest.keys, self.manifest.num_embeddings, arguments.lengths.sum(1).tolist(), strict=True
-        ):
+    def predict_candidates(
+        self, user: Mapping[str, Any], candidates: Rows, *, values: Mapping[str, float] | None = None
+    ) -> Predictions:
+        """Predicts each task for each candidate of one user; the same as `predict` of rows that all repeat the user.
+
+        Args:
+            user: the user's columns, by name.
+            candidates: rows of the other columns.
+            values: see `predict`.
+
+        Raises:
+            InputError: if a column is given twice, or a field of the user's depends on the candidate; see also
+                `predict` and `run_candidates`.
+        """
+        if self.schema is None:
+            raise InputError(f"{self.folder}: has no schema, so it takes tensors only: see `run_candidates`")
+        manifest = self.manifest
+        tasks, worth = manifest.tasks, value_of_tasks(manifest.tasks, values)
+        frame, of_user = as_frame(candidates), as_frame([user])
+        if twice := sorted(set(frame.columns) & set(of_user.columns)):
+            raise InputError(f"`user` must not have the column {twice[0]!r}, which the candidates have")
+        split = read_rows(frame.join(of_user, how="cross"), self.schema, self.encoder, "candidates")
+        batch = split.batch(torch.arange(len(split)))
+        others = [key for key in manifest.keys if key not in manifest.user_keys]
+        user_keys = [key for key in manifest.keys if key in manifest.user_keys]
+        given = (_one_row(arguments_of(batch, user_keys, manifest.is_weighted), user_keys),)
+        marginal = self.run_candidates(*given, arguments_of(batch, others, manifest.is_weighted)).double().numpy()
+        return Predictions(tasks, marginal, divided(marginal, tasks), None if worth is None else marginal @ worth)
+
+    def _explain(self, keys: tuple[str, ...], arguments: Arguments, error: RuntimeError) -> None:
+        sizes, first = dict(zip(self.manifest.keys, self.manifest.num_embeddings, strict=True)), 0
+        for key, lengths in zip(keys, arguments.lengths.sum(1).tolist(), strict=True):
+            size = sizes[key]
             ids = arguments.values[first : first + lengths]
             if key not in self.manifest.unknown_rows and bool(((ids < 0) | (ids >= size)).any()):
                 rule = f"must be from 0 to {size - 1}, as no row stands for unknown ones"
                 raise InputError(f"ids of {key!r} {rule}") from error
             first += lengths
+
+
+def _one_row(arguments: Arguments, keys: Sequence[str]) -> Arguments:
+    """Returns the first row of ids that are the same in all rows."""
+    kept, first = list[Arguments](), 0
+    for key, lengths in zip(keys, arguments.lengths, strict=True):
+        part = slice(first, first + int(lengths.sum()))
+        first = part.stop
+        tensors = [arguments.values[part], *([] if arguments.weights is None else [arguments.weights[part]])]
+        by_row = [each.view(len(lengths), -1) for each in tensors] if bool((lengths == lengths[0]).all()) else []
+        if not by_row or any(bool((each != each[0]).any()) for each in by_row):
+            raise InputError(f"`user`: the field {key!r} must not depend on the candidate")
+        kept.append(Arguments(torch.empty(0), by_row[0][0], lengths[:1], *(each[0] for each in by_row[1:])))
+    return Arguments(
+        torch.empty(1, 0),
+        torch.cat([each.values for each in kept]),
+        torch.stack([each.lengths for each in kept]),
+        None if arguments.weights is None else torch.cat([each.weights for each in kept if each.weights is not None]),
+    )
+
+
+def _compiled(file: Path) -> Any:
+    return torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
+
+
+def _define_operators(file: Path) -> None:
+    """Defines the operators of a package, unless the process has them: a process has each operator once."""
+    if not hasattr(torch.ops.torchrec_mtl, "small_attention"):
+        torch.ops.load_library(file)
 
 
 @checked

@@ -14,8 +14,10 @@ from torchrec_mtl.tasks import Task, TaskForest
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.pt2"
+CANDIDATES_FILE = "candidates.pt2"
 GOLDEN_FILE = "golden.npz"
-FORMAT_VERSION = 1
+KERNELS_FILE = "kernels.so"
+FORMAT_VERSION = 2
 PROCESSORS = {"x86-64-v3": "AVX2", "x86-64-v4": "AVX512"}  # by PyTorch's name of what they have
 
 
@@ -36,6 +38,7 @@ class Manifest:
         torch: version of PyTorch that compiled it, and that must load it.
         num_rows_files: number of files with rows of tables.
         tolerance: largest difference of the golden batch's scores.
+        user_keys: keys of a user's ids, if the package scores the candidates of one user.
         files: SHA-256 of each file.
     """
 
@@ -51,6 +54,7 @@ class Manifest:
     torch: str
     num_rows_files: int
     tolerance: float
+    user_keys: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,7 +100,12 @@ class Manifest:
                 raise InputError(f"{folder / name}: is missing, or is no name of a file of a package")
             if digest(folder / name) != sha256:
                 raise InputError(f"{folder / name}: was changed since the package was made")
-        needed = {MODEL_FILE, GOLDEN_FILE, *(rows_file(number) for number in range(self.num_rows_files))}
+        needed = {
+            MODEL_FILE,
+            GOLDEN_FILE,
+            *([CANDIDATES_FILE] if self.user_keys else []),
+            *(rows_file(number) for number in range(self.num_rows_files)),
+        }
         if missing := needed - set(self.files):
             raise InputError(f"{folder / MANIFEST_FILE}: must name {min(missing)!r} among its files")
 

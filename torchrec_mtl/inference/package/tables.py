@@ -1,7 +1,9 @@
 """Embedding tables as bytes and one lookup, for a graph without TorchRec's modules."""
 
 import copy
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,10 @@ class TableRows(nn.Module):
     """
 
     rows: Tensor
+    weights_offsets: Tensor
+    weights_tys: Tensor
+    weights_placements: Tensor
+    D_offsets: Tensor
 
     def __init__(self, collection: nn.Module, table_type: str) -> None:
         super().__init__()
@@ -54,39 +60,44 @@ class TableRows(nn.Module):
         self.total_dim, self.alignment = int(tbe.total_D), int(tbe.row_alignment)
         self.rows = (tbe.weights_host if tbe.host_size else tbe.weights_dev).clone()
 
-    def forward(self, rows: Tensor, values: Tensor, offsets: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
-        """Returns the pooled embeddings ``[B, sum(D_f)]``, feature by feature.
+    def forward(self, rows: Tensor, ids: "Ids", features: Sequence[int] | None = None) -> list[Tensor]:
+        """Returns the pooled embeddings of each feature, ``[B, D_f]``.
 
         Args:
             rows: bytes of all tables.
-            values: ids ``[V]``, feature by feature.
-            offsets: offsets ``[F * B + 1]`` of each bag.
-            lengths: number of ids of each bag ``[F, B]``.
-            weights: weights of the ids ``[V]``, of weighted tables.
+            ids: ids of the features.
+            features: places of the features among all; by default all of them.
         """
+        places = list(range(len(self.keys))) if features is None else list(features)
+        dims = [self.dims[f] for f in places]
+        offsets, types, placements = self.weights_offsets, self.weights_tys, self.weights_placements
+        columns, width = self.D_offsets, self.total_dim
+        if features is not None:
+            offsets, types, placements = offsets[places], types[places], placements[places]
+            ends = list(itertools.accumulate(dims, initial=0))
+            columns, width = torch.tensor(ends, dtype=columns.dtype), ends[-1]
         lookup = torch.ops.fbgemm.int_nbit_split_embedding_codegen_lookup_function
         pooled: Tensor = lookup(
             rows,
             self.empty,
-            self.weights_placements,
-            self.weights_offsets,
-            self.weights_tys,
-            self.D_offsets,
-            self.total_dim,
-            *self.largest,
-            values,
+            placements,
             offsets,
+            types,
+            columns,
+            width,
+            *self.largest,
+            ids.values,
+            ids.offsets,
             0,  # sums; means are made below, so that all tables are one lookup
-            weights,
+            ids.weights,
             output_dtype=0,
             row_alignment=self.alignment,
         )
-        if not any(self.means):
-            return pooled
-        fields = pooled.split(self.dims, dim=1)
-        counts = lengths.clamp(min=1).to(pooled.dtype)
-        means = [x / counts[f, :, None] if self.means[f] else x for f, x in enumerate(fields)]
-        return torch.cat(means, dim=1)
+        counts = ids.lengths.clamp(min=1).to(pooled.dtype)
+        fields = pooled.split(dims, dim=1)
+        return [
+            x / counts[n, :, None] if self.means[f] else x for n, (f, x) in enumerate(zip(places, fields, strict=True))
+        ]
 
 
 def _quantized(collection: EmbeddingBagCollection, table_type: str) -> Any:
@@ -121,16 +132,28 @@ class GraphFeatures(nn.Module):
         self.dense_arch = arch.dense_arch
         self.place = 0  # of its rows among those of all tables
 
-    def forward(self, dense_features: Tensor, ids: "Ids") -> Tensor:
+    def forward(self, dense_features: Tensor, lookup: "Lookup") -> Tensor:
         """Maps ``[B, num_dense]`` and the ids to the concatenated fields, as `FeatureArch` does."""
-        pooled = self.tables(ids.rows[self.place], ids.values, ids.offsets, ids.lengths, ids.weights)
-        return pooled if self.dense_arch is None else torch.cat([pooled, self.dense_arch(dense_features)], dim=1)
+        dense = None if self.dense_arch is None else self.dense_arch(dense_features)
+        return lookup(self.tables, self.place, dense)
 
 
-class Ids:
-    """What a model passes on from its argument to its features: the ids of a batch, and the rows of all tables."""
+class Ids(NamedTuple):
+    """The ids of some features."""
 
-    def __init__(
-        self, values: Tensor, offsets: Tensor, lengths: Tensor, weights: Tensor | None, rows: list[Tensor]
-    ) -> None:
-        self.values, self.offsets, self.lengths, self.weights, self.rows = values, offsets, lengths, weights, rows
+    values: Tensor  # [V], feature by feature
+    offsets: Tensor  # of each bag [F * B + 1]
+    lengths: Tensor  # number of ids of each bag [F, B]
+    weights: Tensor | None  # of the ids [V], of weighted tables
+
+
+class Lookup:
+    """What a model passes on from its argument to its features: the ids of a batch, and the bytes of all tables."""
+
+    def __init__(self, ids: Ids, rows: list[Tensor]) -> None:
+        self.ids, self.rows = ids, rows
+
+    def __call__(self, tables: TableRows, place: int, dense: Tensor | None) -> Tensor:
+        """Returns the concatenated fields of the tables that are at ``place``, and of the dense columns."""
+        fields = tables(self.rows[place], self.ids)
+        return torch.cat(fields if dense is None else [*fields, dense], dim=1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY
 from torchrec_mtl.jobs.settings import PAPER, Settings
 from torchrec_mtl.systems import SYSTEMS
+from torchrec_mtl.training.balancing import BALANCINGS
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ def _rates(*rates: float) -> tuple[tuple[str, ...], ...]:
 
 _RATES = _rates(5e-4, 1e-3, 2e-3)
 _PAPERS_SWEEP = {"embedding_dim": (5, 16, 32, 64, 120), "loss_args.alpha": (0.2, 0.4, 0.6, 0.8, 1.0)}
+
+# Every model searches the methods of balancing, and weights like those that were found for the data set's losses.
+_BALANCED = tuple(
+    (f"training.balancing={name}",) for name in ("sum", *(name for name in BALANCINGS if name != "static"))
+) + tuple(
+    ("training.balancing=static", f"training.balancing_args.weights={[round(ratio**step, 2) for step in range(4)]}")
+    for ratio in (1.5, 2.0, 3.0)
+)
 
 
 # BPCM gives an embedding dimension of 5 and alpha .6; the rest is from the published programs of AITM, whose
@@ -121,6 +130,12 @@ PROTOCOLS = {
     ),
     "paper": Protocol(
         title="The papers' sizes", settings=replace(PAPER, systems={}), search=_RATES, sweep=_PAPERS_SWEEP
+    ),
+    "balancing": Protocol(
+        title="Balancing of tasks, The Complete Journey",
+        settings=replace(COMPLETE_JOURNEY, common={**COMPLETE_JOURNEY.common, "loss_args.task_weights": None}),
+        systems=("shared_bottom", "mmoe", "ple", "esmm", "aitm", "tafe"),
+        search=_BALANCED,
     ),
     "bpcm_aliccp": _BPCM_ALICCP,
     "bpcm_taobao": replace(

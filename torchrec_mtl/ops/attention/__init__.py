@@ -11,6 +11,7 @@ If ``backend`` is "auto", the environment variable ``TORCHREC_MTL_ATTENTION`` ca
 import torch
 from torch import Tensor
 
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
 from torchrec_mtl.ops.attention import cpp, reference
 from torchrec_mtl.ops.backends import log_choice, requested_backend
@@ -57,6 +58,15 @@ def attention(
 
 
 def _dispatch(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, num_heads: int, name: str) -> Tensor:
+    if not torch.jit.is_scripting():
+        return _run(queries, inputs, wq, wk, wv, num_heads, name)
+    return reference.attention(queries, inputs, wq, wk, wv, num_heads)
+
+
+torch.fx.wrap("_dispatch")  # the choice depends on the tensors, so a traced graph makes it each time it runs
+
+
+def _run(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, num_heads: int, name: str) -> Tensor:
     batch, _, dim = sizes("queries", queries, 3)
     check_shape("inputs", inputs, batch, sizes("inputs", inputs, 3)[1], dim)
     for of_weight, weight in (("query_weight", wq), ("key_weight", wk), ("value_weight", wv)):
@@ -67,16 +77,16 @@ def _dispatch(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: Tenso
         reason = _why_reference(queries, inputs, wq, wk, wv, num_heads)
         name = "cpp" if reason is None else "reference"
         log_choice("attention", name, reason or "it is faster for such shapes")
+    elif name == "cpp" and not inputs.shape[1]:
+        raise InputError(f"`inputs` (of shape {list(inputs.shape)}) must have at least one row for the backend 'cpp'")
     backends = {"reference": reference, "cpp": cpp}
     return backends[name].attention(queries, inputs, wq, wk, wv, num_heads)
 
 
-torch.fx.wrap("_dispatch")  # the choice depends on the tensors, so a traced graph makes it each time it runs
-
-
 def _why_reference(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, num_heads: int) -> str | None:
     """Returns why "auto" does not take the kernel; None if it does."""
-    if torch.compiler.is_exporting():
+    exporting = torch.compiler.is_exporting()
+    if exporting and not library.is_carried():
         return "an exported program may run where there is no kernel"
     reason = library.why_not(queries, inputs, wq, wk, wv)
     if reason is not None:
@@ -87,5 +97,5 @@ def _why_reference(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: 
     # time. With large sets it pays only for fewer columns, and for a batch that fills the lanes.
     (batch, rows, dim), num_inputs = queries.shape, inputs.shape[1]
     few = rows * num_inputs <= 2048
-    pays = dim <= 16 * num_heads if few else dim <= 12 * num_heads and batch >= 8
+    pays = dim <= 16 * num_heads if few else dim <= 12 * num_heads and (exporting or batch >= 8)
     return None if pays and num_inputs else "it is faster for such shapes"

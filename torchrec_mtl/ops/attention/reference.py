@@ -1,4 +1,7 @@
-"""The definition of attention, BPCM eq. (2)-(3), in PyTorch's matrix products. The kernel is tested against it."""
+"""The definition of attention, BPCM eq. (2)-(3), in PyTorch's matrix products. The kernel is tested against it.
+
+`attention` is also what TorchScript compiles, so it is written in what TorchScript knows.
+"""
 
 import torch
 from torch import Tensor
@@ -6,7 +9,7 @@ from torch import Tensor
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """``[..., N, D]`` to ``[..., m, N, d_h]``: head ``j`` takes columns ``j * d_h`` to ``(j + 1) * d_h``."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+    return x.unflatten(-1, [num_heads, -1]).transpose(-3, -2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -29,9 +32,9 @@ def attention(
     ``Q_j K_j^T = X (Wq_j^T Wk_j) Y^T``: one product of the two weights a step replaces the projection of the inputs to
     keys.
     """
-    heads = (num_heads, -1)
+    heads = [num_heads, -1]
     query_heads, key_heads = query_weight.unflatten(0, heads), key_weight.unflatten(0, heads)
-    folded = torch.einsum("jhd,jhe->dje", query_heads, key_heads) / query_heads.shape[1] ** 0.5
+    folded = torch.einsum("jhd,jhe->dje", [query_heads, key_heads]) / query_heads.shape[1] ** 0.5
     folded_queries = (queries @ folded.flatten(1)).unflatten(-1, heads).transpose(1, 2)  # [B, m, N, D]
     scores = folded_queries.flatten(1, 2) @ inputs.transpose(1, 2)  # [B, m N, M]
     weights = scores.softmax(-1).unflatten(1, heads)

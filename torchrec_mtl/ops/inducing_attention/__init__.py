@@ -37,9 +37,9 @@ from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
 BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton")
 _OPERATION = "inducing_attention"
-# Largest max(F, rows) * D at which the kernel is fastest; measured with AVX2 and 512 KiB of cache a core, forward and
-# backward.
-_CPP_MAX_SIZE = 3072
+# Largest max(F, rows) * D at which the kernel is fastest, forward and backward, and forward alone; measured with AVX2
+# and 512 KiB of cache a core.
+_CPP_MAX_SIZE, _CPP_MAX_SIZE_FORWARD = 3072, 12288
 
 
 def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, backend: str = "auto") -> Tensor:
@@ -105,7 +105,10 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack, back
         >>> inducing_stack(torch.randn(5, 7, 4), torch.rand(5, 3), stack).shape
         torch.Size([5, 6, 4])
     """
-    return _dispatch(inputs, selection, stack, backend)
+    if not isinstance(stack, InducingStack):
+        raise InputError(f"`stack` (a {type(stack).__name__}) must be an `InducingStack`")
+    weights = (stack.layers, stack.adapters)
+    return _dispatch(inputs, selection, *weights, stack.num_heads, stack.residual, stack.z_grad, backend)
 
 
 def adapter_layer(
@@ -162,23 +165,48 @@ def _check_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Non
 
 def _check_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> None:
     batch, _, dim = sizes("inputs", inputs, 3)
-    if not isinstance(stack, InducingStack):
-        raise InputError(f"`stack` (a {type(stack).__name__}) must be an `InducingStack`")
     num_layers = len(stack.layers.points)
     check_shape("selection", selection, batch, check_generator(stack.layers, dim, num_layers))
     check_adapter(stack.adapters, dim, num_layers)
     check_heads(stack.num_heads, dim)
 
 
-def _dispatch(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> Tensor:
-    if name != "cpp":  # which checks them in its own words
-        _check_stack(inputs, selection, stack)
+def _check_not_empty(inputs: Tensor, stack: InducingStack) -> None:
+    for name, x in (("inputs", inputs), ("points", stack.layers.points), ("indicators", stack.adapters.indicators)):
+        if not all(x.shape[-2:]):
+            raise InputError(f"`{name}` (of shape {list(x.shape)}) must not be empty for the backend 'cpp'")
+
+
+def _dispatch(
+    inputs: Tensor,
+    selection: Tensor,
+    layers: GeneratorWeights,
+    adapters: AdapterWeights,
+    num_heads: int,
+    residual: str,
+    z_grad: str,
+    name: str,
+) -> Tensor:
+    if not torch.jit.is_scripting():
+        return _run(inputs, selection, InducingStack(layers, adapters, num_heads, residual, z_grad), name)
+    selections = [selection] * layers.points.shape[0]
+    representations = reference.generate(inputs, selections, layers, num_heads, residual, z_grad)
+    return reference.adapt(representations, adapters, num_heads)
+
+
+torch.fx.wrap("_dispatch")  # the choice depends on the tensors, so a traced graph makes it each time it runs
+
+
+def _run(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> Tensor:
+    _check_stack(inputs, selection, stack)
     name = requested_backend(_OPERATION, name, BACKENDS)
     if takes_forward_mode():
         name = _forward_mode(name)
     if name == "auto":
         name, reason = _choose(inputs, selection, stack)
         log_choice(_OPERATION, name, reason)
+    elif name == "cpp":
+        _check_not_empty(inputs, stack)
     backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp, "triton": triton}
     return backends[name].inducing_stack(inputs, selection, stack)
 
@@ -190,24 +218,24 @@ def _forward_mode(name: str) -> str:
     return "reference"
 
 
-torch.fx.wrap("_dispatch")  # the choice depends on the tensors, so a traced graph makes it each time it runs
-
-
 def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[str, str]:
     """Returns the backend that "auto" takes, and why."""
-    if torch.compiler.is_exporting():
+    exporting = torch.compiler.is_exporting()
+    if exporting and not library.is_carried():
         return "sdpa", "an exported program may run where there is no kernel"
     if inputs.device.type != "cpu":
         return "sdpa", "counting the points at 0 would wait for the device"
     rows = num_points = selection.shape[1]
     if stack.z_grad == "gated" and not torch.compiler.is_compiling():  # the compiler does not see the selection
         rows = compact.num_rows(selection)
+    # what is exported is for inference
+    largest = _CPP_MAX_SIZE if torch.is_grad_enabled() and not exporting else _CPP_MAX_SIZE_FORWARD
     reason = library.why_not(inputs, selection, *stack.layers, *stack.adapters)
     if reason is not None:
         reason = f"the C++ kernel cannot be used: {reason}"
     elif torch.is_autocast_enabled("cpu"):
         reason = "autocast asks for another precision than the C++ kernel's"
-    elif max(inputs.shape[1], rows) * inputs.shape[2] <= _CPP_MAX_SIZE:
+    elif max(inputs.shape[1], rows) * inputs.shape[2] <= largest:
         return "cpp", "it is the fastest for such shapes"
     else:
         reason = "the rows are too large for the C++ kernel"

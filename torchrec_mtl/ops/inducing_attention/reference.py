@@ -1,11 +1,23 @@
-"""The definition: TAFE eq. (17)-(22) as they stand. Every other backend is tested against it."""
+"""The definition: TAFE eq. (17)-(22) as they stand. Every other backend is tested against it.
+
+It is also what TorchScript compiles, so `generate` and `adapt` are written in what TorchScript knows.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_mtl.ops.attention.reference import merge_heads, split_heads
-from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, InducingLayer, InducingStack, gate
+from torchrec_mtl.ops.inducing_attention.stack import (
+    AdapterWeights,
+    GeneratorWeights,
+    InducingLayer,
+    InducingStack,
+    first_residual,
+    gate,
+    unbind_adapter,
+    unbind_generator,
+)
 
 
 def _attend(
@@ -20,14 +32,26 @@ def _attend(
     return merge_heads(heads) @ wo.T  # TAFE eq. (19)
 
 
+def _layer(
+    inputs: Tensor,
+    selection: Tensor,
+    weights: GeneratorWeights,
+    num_heads: int,
+    residual: str,
+    scale: float | None = None,
+    z_grad: str = "gated",
+) -> Tensor:
+    points, wk, wv, wo, norm_weight, norm_bias = weights
+    queries = (points * gate(selection, z_grad).unsqueeze(-1)).to(inputs.dtype)  # TAFE eq. (17)
+    output = _attend(queries, inputs, wk, wv, wo, num_heads, scale)
+    if residual != "none":
+        output = output + (inputs if residual == "input" else queries)
+    return F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias)  # TAFE eq. (20)
+
+
 def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> Tensor:
     """TAFE eq. (17)-(20); shapes as in the front door."""
-    points, wk, wv, wo, norm_weight, norm_bias = layer.weights
-    queries = (points * gate(selection, layer.z_grad).unsqueeze(-1)).to(inputs.dtype)  # TAFE eq. (17)
-    output = _attend(queries, inputs, wk, wv, wo, layer.num_heads, layer.scale)
-    if layer.residual != "none":
-        output = output + (inputs if layer.residual == "input" else queries)
-    return F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias)  # TAFE eq. (20)
+    return _layer(inputs, selection, layer.weights, layer.num_heads, layer.residual, layer.scale, layer.z_grad)
 
 
 def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights, num_heads: int) -> Tensor:
@@ -36,8 +60,8 @@ def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights
     ``shared [B, K, D]`` and ``former [B, T, D]``, the adapted representations of the layer before (None in the first
     layer), to ``[B, T, D]``.
     """
-    outputs = []
-    for task, (indicator, wk, wv, wo, norm_weight, norm_bias) in enumerate(zip(*adapter, strict=True)):
+    outputs: list[Tensor] = []
+    for task, (indicator, wk, wv, wo, norm_weight, norm_bias) in enumerate(unbind_adapter(adapter)):
         query = indicator.expand(len(shared), 1, -1)
         output = _attend(query, shared, wk, wv, wo, num_heads).squeeze(1)  # TAFE eq. (21)
         if former is not None:
@@ -46,11 +70,34 @@ def adapter_layer(shared: Tensor, former: Tensor | None, adapter: AdapterWeights
     return torch.stack(outputs, dim=1)
 
 
-def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
-    """TAFE eq. (17)-(22); shapes as in the front door."""
-    adapted = None
-    for layer, adapter in stack.unbind():
-        inputs = inducing_layer(inputs, selection, layer)
-        adapted = adapter_layer(inputs, adapted, adapter, stack.num_heads)
+def generate(
+    fields: Tensor,
+    selections: list[Tensor],
+    weights: GeneratorWeights,
+    num_heads: int,
+    residual: str,
+    z_grad: str = "gated",
+) -> list[Tensor]:
+    """TAFE eq. (17)-(20): ``H [B, F, D]`` and ``z [B, K]`` of each layer to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``."""
+    representations: list[Tensor] = []
+    for place, layer in enumerate(unbind_generator(weights)):
+        of_layer = residual if place else first_residual(residual)
+        fields = _layer(fields, selections[place], layer, num_heads, of_layer, None, z_grad)
+        representations.append(fields)
+    return representations
+
+
+def adapt(representations: list[Tensor], weights: AdapterWeights, num_heads: int) -> Tensor:
+    """TAFE eq. (21)-(22): ``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``."""
+    adapted: Tensor | None = None
+    for place, layer in enumerate(unbind_adapter(weights)):
+        adapted = adapter_layer(representations[place], adapted, layer, num_heads)
     assert adapted is not None  # there is at least one layer
     return adapted
+
+
+def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
+    """TAFE eq. (17)-(22); shapes as in the front door."""
+    selections = [selection] * len(stack.layers.points)
+    representations = generate(inputs, selections, stack.layers, stack.num_heads, stack.residual, stack.z_grad)
+    return adapt(representations, stack.adapters, stack.num_heads)

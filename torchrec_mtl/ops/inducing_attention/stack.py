@@ -27,7 +27,7 @@ class GeneratorWeights(NamedTuple):
 
     def layers(self) -> list["GeneratorWeights"]:
         """Splits the weights of a stack into the weights of its layers."""
-        return [GeneratorWeights(*layer) for layer in zip(*(x.unbind(0) for x in self), strict=True)]
+        return unbind_generator(self)
 
 
 class AdapterWeights(NamedTuple):
@@ -42,7 +42,25 @@ class AdapterWeights(NamedTuple):
 
     def layers(self) -> list["AdapterWeights"]:
         """Splits the weights of a stack into the weights of its layers."""
-        return [AdapterWeights(*layer) for layer in zip(*(x.unbind(0) for x in self), strict=True)]
+        return unbind_adapter(self)
+
+
+def unbind_generator(weights: GeneratorWeights) -> list[GeneratorWeights]:
+    """Splits the weights of a stack into those of its layers, in what TorchScript knows."""
+    rows = [x.unbind(0) for x in (weights.points, weights.norm_weight, weights.norm_bias)]
+    squares = [x.unbind(0) for x in (weights.key_weight, weights.value_weight, weights.output_weight)]
+    points, norm_weight, norm_bias = rows[0], rows[1], rows[2]
+    wk, wv, wo = squares[0], squares[1], squares[2]
+    return [GeneratorWeights(points[i], wk[i], wv[i], wo[i], norm_weight[i], norm_bias[i]) for i in range(len(points))]
+
+
+def unbind_adapter(weights: AdapterWeights) -> list[AdapterWeights]:
+    """As `unbind_generator`; of the weights of one layer, into those of its tasks."""
+    rows = [x.unbind(0) for x in (weights.indicators, weights.norm_weight, weights.norm_bias)]
+    squares = [x.unbind(0) for x in (weights.key_weight, weights.value_weight, weights.output_weight)]
+    indicators, norm_weight, norm_bias = rows[0], rows[1], rows[2]
+    wk, wv, wo = squares[0], squares[1], squares[2]
+    return [AdapterWeights(indicators[i], wk[i], wv[i], wo[i], norm_weight[i], norm_bias[i]) for i in range(len(wk))]
 
 
 def check_generator(weights: GeneratorWeights, dim: int, *num_layers: int) -> int:

@@ -8,6 +8,7 @@
 
 #include <vector>
 
+#include "../../cpp/operators.hpp"
 #include "../../cpp/products.hpp"
 
 namespace {
@@ -164,16 +165,57 @@ void backward(Shape s, Weights<T> w, const T* grad, const T* queries, const T* i
   for (int64_t k = 0; k < parts * size; ++k) d_weights[k % size] += partial[k];
 }
 
+Shape shape(const Tensor& queries, const Tensor& inputs, const std::vector<Tensor>& weights, int64_t heads) {
+  check(queries.dim() == 3 && inputs.dim() == 3, "`queries` and `inputs` must be [B, N, D] and [B, M, D]");
+  const Shape s{queries.size(0), queries.size(1), inputs.size(1), queries.size(2), heads};
+  check_sizes("inputs", inputs, {s.batch, s.M, s.D});
+  check(s.M > 0, "`inputs` (of shape ", text(sizes(inputs)), ") must have at least one row");
+  check(heads > 0 && s.D > 0 && s.D % heads == 0, "`num_heads` (=", heads, ") must divide ", s.D);
+  for (const Tensor& weight : weights) check_sizes("weight", weight, {s.D, s.D});
+  return s;
+}
+
+Tensor attention(Tensor queries, Tensor inputs, Tensor query_weight, Tensor key_weight, Tensor value_weight,
+                 int64_t num_heads) {
+  const Shape s = shape(queries, inputs, {query_weight, key_weight, value_weight}, num_heads);
+  const Read read(queries, inputs, query_weight, key_weight, value_weight);
+  Tensor output = empty(queries, sizes(queries));
+  read.dispatch([&](auto zero) {
+    using T = decltype(zero);
+    forward<T>(s, {read.at<T>(2), read.at<T>(3), read.at<T>(4)}, read.at<T>(0), read.at<T>(1), written<T>(output),
+               num_threads());
+  });
+  return output;
+}
+
+// The gradients of the queries, of the inputs, and of the three weights in one tensor.
+std::tuple<Tensor, Tensor, Tensor> attention_backward(Tensor queries, Tensor inputs, Tensor query_weight,
+                                                      Tensor key_weight, Tensor value_weight, Tensor upstream,
+                                                      int64_t num_heads) {
+  const Shape s = shape(queries, inputs, {query_weight, key_weight, value_weight}, num_heads);
+  check_sizes("upstream", upstream, sizes(queries));
+  const Read read(queries, inputs, query_weight, key_weight, value_weight, upstream);
+  Tensor d_queries = empty(queries, sizes(queries)), d_inputs = empty(inputs, sizes(inputs)),
+         d_weights = empty(query_weight, {3, s.D, s.D});
+  read.dispatch([&](auto zero) {
+    using T = decltype(zero);
+    backward<T>(s, {read.at<T>(2), read.at<T>(3), read.at<T>(4)}, read.at<T>(5), read.at<T>(0), read.at<T>(1),
+                written<T>(d_queries), written<T>(d_inputs), written<T>(d_weights), num_threads());
+  });
+  return {d_queries, d_inputs, d_weights};
+}
+
 }  // namespace
 
-#define EXPORT(T)                                                                                              \
-  extern "C" void forward_##T(const Shape* s, const T* x, const T* y, const T* wq, const T* wk, const T* wv,   \
-                              T* output, int threads) {                                                        \
-    forward<T>(*s, {wq, wk, wv}, x, y, output, threads);                                                       \
-  }                                                                                                            \
-  extern "C" void backward_##T(const Shape* s, const T* x, const T* y, const T* wq, const T* wk, const T* wv,  \
-                               const T* grad, T* dx, T* dy, T* dw, int threads) {                              \
-    backward<T>(*s, {wq, wk, wv}, grad, x, y, dx, dy, dw, threads);                                            \
-  }
-EXPORT(float)
-EXPORT(double)
+STABLE_TORCH_LIBRARY_FRAGMENT(torchrec_mtl, library) {
+  library.def(
+      "small_attention(Tensor queries, Tensor inputs, Tensor query_weight, Tensor key_weight, Tensor value_weight, "
+      "int num_heads) -> Tensor");
+  library.def(
+      "small_attention_backward(Tensor queries, Tensor inputs, Tensor query_weight, Tensor key_weight, "
+      "Tensor value_weight, Tensor upstream, int num_heads) -> (Tensor, Tensor, Tensor)");
+}
+STABLE_TORCH_LIBRARY_IMPL(torchrec_mtl, CPU, library) {
+  library.impl("small_attention", TORCH_BOX(&attention));
+  library.impl("small_attention_backward", TORCH_BOX(&attention_backward));
+}

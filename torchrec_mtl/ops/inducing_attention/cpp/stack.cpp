@@ -6,6 +6,7 @@
 
 #include <numeric>
 
+#include "../../cpp/operators.hpp"
 #include "adapter.hpp"
 #include "layer.hpp"
 
@@ -119,15 +120,71 @@ void backward(const Shape& shape, const T* const* read, const T* upstream, T* d_
     for (int64_t k = 0; k < size; ++k) d_weights[k] += partial[part * size + k];
 }
 
+Shape shape(const Tensor& inputs, const Tensor& selection, const std::vector<Tensor>& weights, int64_t heads,
+            const std::string& residual, bool gated) {
+  check(weights.size() == Stack<float>::kTensors, "`weights` must be 12 tensors, not ", weights.size());
+  const Tensor &points = weights[0], &indicators = weights[6];
+  check(points.dim() == 3 && indicators.dim() == 3 && points.numel() && indicators.numel(),
+        "points and indicators (of shapes ", text(sizes(points)), " and ", text(sizes(indicators)),
+        ") must be [L, K, D] and [L, T, D], none of them 0");
+  check(inputs.dim() == 3 && inputs.size(1), "`inputs` (of shape ", text(sizes(inputs)),
+        ") must be [B, F, D], F at least 1");
+  const int64_t L = points.size(0), K = points.size(1), D = points.size(2), T = indicators.size(1);
+  const Sizes of_layer[] = {{L, K, D}, {L, D, D}, {L, D, D}, {L, D, D}, {L, D}, {L, D}};
+  const Sizes of_task[] = {{L, T, D}, {L, T, D, D}, {L, T, D, D}, {L, T, D, D}, {L, T, D}, {L, T, D}};
+  for (int i = 0; i < 6; ++i) {
+    check_sizes("weights", weights[i], of_layer[i]);
+    check_sizes("weights", weights[6 + i], of_task[i]);
+  }
+  check_sizes("inputs", inputs, {inputs.size(0), inputs.size(1), D});
+  check_sizes("selection", selection, {inputs.size(0), K});
+  check(heads > 0 && D % heads == 0, "`num_heads` (=", heads, ") must divide ", D);
+  const int64_t kind = residual == "none" ? kNone : residual == "query" ? kQuery : kInput;
+  check(kind != kInput || residual == "input", "`residual` (=", residual, ") must be 'input', 'query' or 'none'");
+  return {inputs.size(0), inputs.size(1), D, K, L, T, heads, kind, gated};
+}
+
+Tensor inducing_stack(Tensor inputs, Tensor selection, std::vector<Tensor> weights, int64_t num_heads,
+                      std::string residual, bool gated) {
+  const Shape s = shape(inputs, selection, weights, num_heads, residual, gated);
+  const Read read(inputs, selection, weights);
+  Tensor output = empty(inputs, {s.batch, s.tasks, s.D});
+  read.dispatch([&](auto zero) {
+    using T = decltype(zero);
+    forward<T>(s, read.pointers<T>().data(), written<T>(output), num_threads());
+  });
+  return output;
+}
+
+// The gradients of the inputs, of the selection, and of all weights one after the other.
+std::tuple<Tensor, Tensor, Tensor> inducing_stack_backward(Tensor inputs, Tensor selection,
+                                                           std::vector<Tensor> weights, Tensor upstream,
+                                                           int64_t num_heads, std::string residual, bool gated) {
+  const Shape s = shape(inputs, selection, weights, num_heads, residual, gated);
+  check_sizes("upstream", upstream, {s.batch, s.tasks, s.D});
+  const Read read(inputs, selection, weights, upstream);
+  Tensor d_inputs = empty(inputs, sizes(inputs)), d_selection = empty(selection, sizes(selection)),
+         d_weights = empty(inputs, {Stack<float>::size(s)});
+  read.dispatch([&](auto zero) {
+    using T = decltype(zero);
+    const std::vector<const T*> pointers = read.pointers<T>();
+    backward<T>(s, pointers.data(), pointers.back(), written<T>(d_inputs), written<T>(d_selection),
+                written<T>(d_weights), num_threads());
+  });
+  return {d_inputs, d_selection, d_weights};
+}
+
 }  // namespace
 
-#define EXPORT(T)                                                                                             \
-  extern "C" void inducing_forward_##T(const Shape* s, const T* const* read, T* output, int threads) {        \
-    forward<T>(*s, read, output, threads);                                                                    \
-  }                                                                                                           \
-  extern "C" void inducing_backward_##T(const Shape* s, const T* const* read, const T* upstream, T* d_inputs, \
-                                        T* d_selection, T* d_weights, int threads) {                          \
-    backward<T>(*s, read, upstream, d_inputs, d_selection, d_weights, threads);                               \
-  }
-EXPORT(float)
-EXPORT(double)
+STABLE_TORCH_LIBRARY_FRAGMENT(torchrec_mtl, library) {
+  library.def(
+      "inducing_stack_cpp(Tensor inputs, Tensor selection, Tensor[] weights, int num_heads, str residual, bool gated) "
+      "-> Tensor");
+  library.def(
+      "inducing_stack_cpp_backward(Tensor inputs, Tensor selection, Tensor[] weights, Tensor upstream, int num_heads, "
+      "str residual, bool gated) -> (Tensor, Tensor, Tensor)");
+}
+STABLE_TORCH_LIBRARY_IMPL(torchrec_mtl, CPU, library) {
+  library.impl("inducing_stack_cpp", TORCH_BOX(&inducing_stack));
+  library.impl("inducing_stack_cpp_backward", TORCH_BOX(&inducing_stack_backward));
+}
