@@ -32,8 +32,8 @@ lint: env ## check style, types and the direction of imports
 bench-quick: env ## run every benchmark small, to see that it works; two minutes
 	@$(BIN)/python -m benchmarks.quick
 
-verify: lint bench-quick ## before a release: every test, also against other libraries, on Spark and Slurm where they are, with fifty kills and a hundred draws; hours
-	@TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 TORCHREC_MTL_SLURM=1 TORCHREC_MTL_SPARK=1 TORCHREC_MTL_DRAWS=100 TORCHREC_MTL_LOAD=60 $(MAKE) test
+verify: lint bench-quick ## before a release: every test, also against other libraries, on Spark and Slurm where they are, with fifty kills, a hundred draws, every pipeline and a service under load; hours
+	@TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 TORCHREC_MTL_SLURM=1 TORCHREC_MTL_SPARK=1 TORCHREC_MTL_DRAWS=100 TORCHREC_MTL_PIPELINES=all TORCHREC_MTL_LOAD=60 $(MAKE) test
 
 bench-report: env ## draw benchmarks/results/report.html from the CSV files there
 	@$(BIN)/python -m benchmarks.report

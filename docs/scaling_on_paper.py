@@ -6,6 +6,7 @@ Writes ``scaling_on_paper.csv`` and ``scaling.png``, and prints the table of ``s
 """
 
 import argparse
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -111,11 +112,16 @@ class Cluster:
     bandwidth_share: float = 0.8  # of each bandwidth, as it is reached
     peak_tflops: float = 989.0
     peak_share: float = 0.4  # of the peak, as matrix products reach it
-    message_us: float = 20.0  # a small message between two processes over TCP
+    message_us: float = 10.0  # a small message between two GPUs, as a collective sends it
+    wait_us: float = 50.0  # a GPU without work, while the host reads the ranks' decision and starts the tables' kernels
 
     def bytes_a_ms(self, bandwidth: float) -> float:
         """What is reached of a bandwidth."""
         return self.bandwidth_share * bandwidth * 1e6
+
+    def agreement_ms(self) -> float:
+        """Three numbers up a tree of all GPUs and down again, and the host's answer to them."""
+        return (2 * math.ceil(math.log2(self.num_gpus)) * self.message_us + self.wait_us) / 1000
 
     def topology(self) -> types.Topology:
         """The cluster for TorchRec's planner."""
@@ -221,7 +227,7 @@ def price(planned: Iterable[types.ShardingOption], workload: Workload, cluster: 
             all_to_all=slowest("fwd_comms", "bwd_comms"),
             dense=flops * workload.batch_size / (cluster.peak_tflops * cluster.peak_share * 1e9),
             all_reduce=cluster.all_reduce_ms(4 * parameters),
-            agreement=2 * (cluster.num_gpus - 1) * cluster.message_us / 1000,  # gloo: twice round a ring
+            agreement=cluster.agreement_ms(),
         ),
         "input_ms_ahead": slowest("input_dist_comms"),  # ids to their ranks, by the pipeline: not in the step
         "shardings": "; ".join(f"{number} {kind}" for kind, number in shardings.items()),

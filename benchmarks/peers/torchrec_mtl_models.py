@@ -70,7 +70,7 @@ def distributed(built: nn.Module, training: TrainingConfig, work: Workload) -> C
         for some_ids, some_labels in work.batches(ids, labels):
             step.zero_grad()  # from here, TorchRec's pipeline for the CPU
             loss, _ = step(MultiTaskBatch(*features(work, some_ids), some_labels))
-            loss.backward()
+            step.backward(loss)
             step.step()
 
     return model, train, partial(probabilities, model.module.model, work)

@@ -1,5 +1,6 @@
 import re
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,11 +86,13 @@ def test_ranks_divide_the_rows_and_use_each_once(
     loaders = [BatchLoader(split, batch_size, shuffle, rank=rank, world_size=world_size) for rank in range(world_size)]
     loaders[0].set_epoch(epoch)
     seen: list[int] = []
-    steps = set()
+    steps, of_step, said = set(), Counter(), {}
     for loader in loaders:
         loader.set_epoch(epoch)
         batches, rows = list(loader), [part.tolist() for part in loader.rows()]
-        for batch, part, first_rank_rows in zip(batches, rows, loaders[0].rows(), strict=True):
+        for step, (batch, part, first_rank_rows) in enumerate(zip(batches, rows, loaders[0].rows(), strict=True)):
+            of_step[step] += len(part)
+            assert said.setdefault(step, batch.num_rows_of_all) == batch.num_rows_of_all
             assert len(batch.labels) == len(first_rank_rows)  # the same on all ranks
             assert_has_rows(batch, source, part + first_rank_rows[: batch.num_padded].tolist())
             if batch.num_padded:
@@ -99,6 +102,7 @@ def test_ranks_divide_the_rows_and_use_each_once(
         seen += [row for part in rows for row in part]
         assert all(len(part) == batch_size for part in rows[:-1])
         assert len(rows[-1]) <= batch_size
+    assert said == of_step
     assert sorted(seen) == list(range(len(source.labels)))
     assert len(steps) == 1
 

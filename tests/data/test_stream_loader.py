@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_batches_hold_the_rows_with_their_lists_labels_and_padding(
         pl.read_parquet(file).write_parquet(file, row_group_size=group_rows)
         split, mapped = stream_split(directory, "train"), read_split(directory, "train")
         assert split.base_rates().equal(mapped.base_rates())
-        seen = []
+        seen, of_step, said = [], Counter(), {}
         for rank in range(world_size):
             at = {"rank": rank, "world_size": world_size}
             loader = StreamLoader(split, batch_size, shuffle, shuffle_window=10, **at)
@@ -116,7 +117,9 @@ def test_batches_hold_the_rows_with_their_lists_labels_and_padding(
             rows = [part.tolist() for part in loader.rows()]
             first = StreamLoader(split, batch_size, shuffle, shuffle_window=10, world_size=world_size)
             first.set_epoch(epoch)
-            for batch, part, first_rank_rows in zip(loader, rows, first.rows(), strict=True):
+            for step, (batch, part, first_rank_rows) in enumerate(zip(loader, rows, first.rows(), strict=True)):
+                of_step[step] += len(part)
+                assert said.setdefault(step, batch.num_rows_of_all) == batch.num_rows_of_all
                 assert_has_rows(batch, source, part + first_rank_rows[: batch.num_padded].tolist())
                 if batch.num_padded:
                     assert batch.weights.tolist() == [[1, 1]] * len(part) + [[0, 0]]
@@ -124,6 +127,7 @@ def test_batches_hold_the_rows_with_their_lists_labels_and_padding(
             assert [len(part) for part in rows] == [len(part) for part in BatchLoader(mapped, batch_size, **at).rows()]
             seen += [row for part in rows for row in part]
         assert sorted(seen) == list(range(len(source.labels)))
+        assert said == of_step
 
 
 def test_without_shuffle_rows_keep_their_order(tmp_path: Path) -> None:

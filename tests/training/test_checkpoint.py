@@ -48,12 +48,13 @@ def _group():
         yield
 
 
-def _in_two_goes(tables: list[str], data: Path, folder: Path) -> None:
+def _in_two_goes(tables: list[str], data: Path, folder: Path, micro_batches: int = 1) -> None:
     """Whole, and stopped after 8 of 22 steps, which is between two evaluations, then gone on with."""
     for table in tables:
-        config = configure(table)
+        config = configure(table, micro_batches=micro_batches)
         _, whole = ranks.train(config, data, folder / table / "whole", dropout=0.3)
-        result, _ = ranks.train(config, data, folder / table / "parts", stop_after=8, dropout=0.3)
+        stop_after = 8 * micro_batches
+        result, _ = ranks.train(config, data, folder / table / "parts", stop_after=stop_after, dropout=0.3)
         assert (result.stopped, result.step) == (True, 8)
         result, parts = ranks.train(config, data, folder / table / "parts", dropout=0.3)
         assert (result.stopped, result.step) == (False, 22)
@@ -82,8 +83,10 @@ def test_a_run_goes_on_bit_for_bit(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_bit_for_bit_on_two_ranks(data, tmp_path):
-    processes.run(_in_two_goes, 2, ["rowwise_adagrad", "adam"], data, tmp_path)
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(2, 1), (2, 2), (4, 1)])
+def test_a_run_goes_on_bit_for_bit_on_several_ranks(data, tmp_path, world_size, micro_batches):
+    """Though replicas lay out their gradients anew after the first pass of a process, which is another one then."""
+    processes.run(_in_two_goes, world_size, ["rowwise_adagrad", "adam"], data, tmp_path, micro_batches)
     for table in ("rowwise_adagrad", "adam"):
         check_histories(tmp_path / table)
 

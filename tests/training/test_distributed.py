@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torchrec.modules.feature_processor_ import PositionWeightedModuleCollection
+from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 
 from tests import processes
 from tests.support import MODELS, NUM_DENSE, TASKS, batch, take, train_model
@@ -200,6 +202,42 @@ def test_a_model_for_sixteen_gpus_is_planned_without_one():
 def test_a_wrong_sharding_is_told(options, sentence):
     with process_group(CPU), pytest.raises(InputError, match=sentence):
         plan_sharding(build_on_shared_tables(), TrainingConfig(**{"table": TableConfig("sgd"), **options}), CPU)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("kind", ["row_wise", "table_row_wise", "grid_shard"])
+def test_a_table_with_too_few_rows_for_the_ranks_is_told_before_any_has_them(kind, device):
+    """Seven rows are 2 + 2 + 2 + 1; of five, the last of four ranks would have none, and fail while the others wait."""
+    model, ranks = train_model("mmoe"), {"world_size": 4, "local_world_size": 4}
+    config = TrainingConfig(table=TableConfig("sgd"), tables={"t1": {"sharding": kind}})
+    (of_tables,) = plan_sharding(model, config, torch.device(device), **ranks).plan.values()
+    assert of_tables["t1"].sharding_type == kind
+    config = TrainingConfig(table=TableConfig("sgd"), tables={"t2": {"sharding": kind}})
+    sentence = rf"`sharding` \(='{kind}'\) of t2 must be another: its 5 rows leave one of 4 ranks without any"
+    with pytest.raises(InputError, match=sentence):
+        plan_sharding(model, config, torch.device(device), **ranks)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_planner_leaves_no_rank_without_rows(device):
+    model = train_model("mmoe")
+    for world_size in range(2, 17):
+        ranks = {"world_size": world_size, "local_world_size": world_size}
+        (of_tables,) = plan_sharding(model, TrainingConfig(), torch.device(device), **ranks).plan.values()
+        for name, sharding in of_tables.items():
+            assert all(min(shard.shard_sizes) > 0 for shard in sharding.sharding_spec.shards), (world_size, name)
+
+
+def test_processors_of_features_with_sharded_tables_are_told():
+    """Weights of positions would stay as they began: TorchRec sends ids and weights to the tables, and nothing back."""
+    tables = [EmbeddingBagConfig(name="t0", embedding_dim=4, num_embeddings=9, feature_names=["f0"])]
+    collection = EmbeddingBagCollection(tables=tables, is_weighted=True)
+    weights = PositionWeightedModuleCollection({"f0": 4})
+    model = MMoE(FeatureProcessedEmbeddingBagCollection(collection, weights), TASKS)
+    with process_group(CPU):
+        with pytest.raises(InputError, match=r"`sharding` \(='auto'\) of t0 must be 'data_parallel': processors of"):
+            plan_sharding(model, TrainingConfig(), CPU)
+        assert not plan_sharding(model, TrainingConfig(table=TableConfig("adam")), CPU).plan
 
 
 def test_a_dimension_that_fbgemm_has_not_is_told_unless_all_tables_are_replicated():

@@ -37,7 +37,7 @@ def take(step, batches):
         with step.micro_batch(part, len(batches)):
             step.zero_grad()
             loss, _ = step(rows)
-            loss.backward()
+            step.backward(loss)
             step.step()
 
 

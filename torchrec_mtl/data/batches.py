@@ -21,6 +21,7 @@ class MultiTaskBatch(Pipelineable):
         weights: label weights, float32 [B, T]; None stands for 1 everywhere. A weight of 0 masks its label.
         num_padded: number of rows at the end that are padding: they make the batches of all ranks equal in size, and
             their labels are masked.
+        num_rows_of_all: number of rows of all ranks' batches together, without padding; None if no rank has padding.
 
     Example::
 
@@ -36,6 +37,7 @@ class MultiTaskBatch(Pipelineable):
     labels: Tensor
     weights: Tensor | None = None
     num_padded: int = 0
+    num_rows_of_all: int | None = None
 
     def padded(self, num_padded: int) -> "MultiTaskBatch":
         """Returns the batch with its last ``num_padded`` rows as padding: masked, and without ids."""
@@ -46,12 +48,12 @@ class MultiTaskBatch(Pipelineable):
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "MultiTaskBatch":
         """Returns the batch on ``device``."""
-        return MultiTaskBatch(
+        return replace(
+            self,
             dense_features=self.dense_features.to(device, non_blocking=non_blocking),
             sparse_features=self.sparse_features.to(device, non_blocking=non_blocking),
             labels=self.labels.to(device, non_blocking=non_blocking),
             weights=None if self.weights is None else self.weights.to(device, non_blocking=non_blocking),
-            num_padded=self.num_padded,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -64,12 +66,12 @@ class MultiTaskBatch(Pipelineable):
 
     def pin_memory(self) -> "MultiTaskBatch":
         """Returns the batch in page-locked host memory."""
-        return MultiTaskBatch(
+        return replace(
+            self,
             dense_features=self.dense_features.pin_memory(),
             sparse_features=self.sparse_features.pin_memory(),
             labels=self.labels.pin_memory(),
             weights=None if self.weights is None else self.weights.pin_memory(),
-            num_padded=self.num_padded,
         )
 
 

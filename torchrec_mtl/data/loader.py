@@ -101,6 +101,7 @@ class BatchLoader(StepLoader):
         num_padded = -(-len(step_rows) // self._world_size) - len(rank_rows)
         batch = self.split.batch(torch.cat([rank_rows, step_rows[:num_padded]]))
         batch = batch.padded(num_padded) if num_padded else batch
+        batch.num_rows_of_all = len(step_rows)
         return batch.pin_memory() if self._pin_memory else batch
 
     def _steps(self, epoch: int, first: int) -> Iterator[Tensor]:

@@ -120,9 +120,10 @@ class StreamLoader(StepLoader):
         windows = self._windows(epoch, first, self.split.reader().slabs)
         for arrays, rows, step in prefetched(windows, 1, source, item_name="window"):
             window = Split.from_arrays(schema, arrays, schema.field_names, source, self.split.fingerprint)
-            for part, num_padded in self._parts(rows, step):
+            for of_window, (part, num_padded) in enumerate(self._parts(rows, step)):
                 batch = window.batch(torch.from_numpy(part))
                 batch = batch.padded(num_padded) if num_padded else batch
+                batch.num_rows_of_all = min(self._step_size, self._num_rows - (step + of_window) * self._step_size)
                 yield batch.pin_memory() if self._pin_memory else batch
 
     def _parts(self, rows: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[np.int64], int]]:

@@ -54,18 +54,18 @@ def train_model(
         print(f"{title}: {describe_plan(plan, built, config.training, world_size)}", flush=True)
     model, optimizer = distribute_as_planned(built, plan, config.training, device)
 
+    of_rank: dict[str, Any] = {"rank": rank, "world_size": world_size, "pin_memory": device.type == "cuda"}
+
     def batches(split: str) -> StepLoader:
-        return loader(splits[split], EVALUATION_BATCH_SIZE, rank=rank, world_size=world_size)
+        return loader(splits[split], EVALUATION_BATCH_SIZE, **of_rank)
 
     train_batches = loader(
         splits["train"],
         config.training.batch_size // (world_size * config.training.micro_batches),
         shuffle=True,
         seed=config.training.seed,
-        rank=rank,
-        world_size=world_size,
         shuffle_window=config.training.shuffle_window or None,
-        pin_memory=device.type == "cuda",
+        **of_rank,
     )
     labels = {"model": config.name, "seed": config.training.seed, "dataset": schema.name}
     monitor = Monitor(directory if rank == 0 else None, **labels)

@@ -10,7 +10,7 @@ from torchrec_mtl.modules.eviction import EVICTIONS, Eviction
 from torchrec_mtl.modules.row_assignment import check_num_rows
 from torchrec_mtl.training.balancing import check_balancing
 
-TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam")
+TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam")
 SHARDINGS = (
     "auto",
     "data_parallel",
@@ -24,6 +24,7 @@ SHARDINGS = (
 PRECISIONS = ("fp32", "bf16")
 DECAYS = ("none", "linear")
 NON_FINITE = ("stop", "skip")
+PIPELINES = ("auto", "base", "sparse_dist")
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class TableConfig:
     """How embedding tables are updated and placed.
 
     Args:
-        optimizer: optimizer of the table. ``"rowwise_adagrad"``, ``"adagrad"``, ``"sgd"`` are fused with the backward
-            pass. ``"adam"`` is fused on CUDA only: fbgemm has no Adam for the CPU, where the table is replicated and
-            updated as dense parameters are, which suits small tables.
+        optimizer: optimizer of the table, the same algorithm on every device. ``"rowwise_adagrad"``, ``"adagrad"``,
+            ``"sgd"`` are fused with the backward pass. ``"adam"`` updates every row in every step, as dense parameters
+            are: the table is replicated, which suits small ones. ``"sparse_adam"``, fused and for CUDA only, updates
+            the rows and moments of a batch's ids alone, as ``torch.optim.SparseAdam``.
         learning_rate: learning rate of the table.
         sharding: TorchRec sharding type of the table, or ``"auto"``: the planner chooses among the types that keep the
             optimizer fused. ``"data_parallel"`` replicates the table on every rank and updates it after the backward
@@ -45,7 +47,7 @@ class TableConfig:
         InputError: if an optimizer or sharding type is unknown, or the learning rate is negative.
     """
 
-    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
+    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam"] = "rowwise_adagrad"
     learning_rate: float = 0.05
     sharding: str = "auto"
 
@@ -179,11 +181,14 @@ class TrainingConfig:
         balancing_args: arguments of the balancing, by name.
         learning_rate_decay: ``"none"``, or ``"linear"`` from the full learning rates at the first step to 0 after the
             last step of ``max_epochs``.
-        non_finite_loss: what to do when a loss is not finite: ``"stop"`` before any update and save the batch, or
-            ``"skip"`` the batch, print where it was and count it.
+        non_finite_loss: what to do when a loss or its gradient is not finite: ``"stop"`` before any update and save the
+            batch, or ``"skip"`` the batch, print where it was and count it.
         max_consecutive_skips: number of batches skipped one after the other at which the run stops. Bad rows are spread
             over the data: if one batch in a hundred is bad, ten in a row come about once in 10^20 batches. Parameters
             that are not finite make every batch bad.
+        pipeline: TorchRec's train pipeline: ``"base"``, or ``"sparse_dist"``, which sends the ids of the next batch to
+            the ranks of their tables during a step. ``"auto"`` is ``"sparse_dist"`` on CUDA if a table is sharded,
+            and ``"base"`` otherwise. The history is the same.
         optimizer: optimizer of dense parameters, see `OptimizerConfig`.
         table: settings of all tables, see `TableConfig`.
         tables: settings of single tables that differ, by table name: ``{"user": {"sharding": "row_wise"}}``.
@@ -207,6 +212,7 @@ class TrainingConfig:
     learning_rate_decay: Literal["none", "linear"] = "none"
     non_finite_loss: Literal["stop", "skip"] = "stop"
     max_consecutive_skips: int = 10
+    pipeline: Literal["auto", "base", "sparse_dist"] = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     table: TableConfig = field(default_factory=TableConfig)
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -218,6 +224,7 @@ class TrainingConfig:
         check_balancing(self.balancing, self.balancing_args)
         check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
         check_choice("non_finite_loss", self.non_finite_loss, NON_FINITE)
+        check_choice("pipeline", self.pipeline, PIPELINES)
         check_at_least(
             1,
             batch_size=self.batch_size,

@@ -16,9 +16,11 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+from torchrec_mtl.training.averaging import Averaging
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.hang import going_on
-from torchrec_mtl.training.sharding import collections, is_replicated, plan_sharding, planned, sharders
+from torchrec_mtl.training.sharding import collections, plan_sharding, planned, sharders
+from torchrec_mtl.training.table_constraints import is_replicated
 
 _BLOCK_ELEMENTS = 2**20  # of a table, drawn together
 
@@ -26,7 +28,7 @@ _OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
     "rowwise_adagrad": (RowWiseAdagrad, {"eps": 1e-8}),
     "adagrad": (torch.optim.Adagrad, {"eps": 1e-8}),
     "sgd": (torch.optim.SGD, {}),
-    "adam": (torch.optim.Adam, {}),
+    "sparse_adam": (torch.optim.Adam, {}),  # which fbgemm fuses as the sparse one
 }
 
 
@@ -62,13 +64,14 @@ def distribute_as_planned(
         for table in collection.embedding_bag_configs():
             tables[f"{path}.embedding_bags.{table.name}.weight"] = (table.name, table.init_fn)
             settings = config.table_config(table.name)
-            if not is_replicated(settings, device):
+            if not is_replicated(settings):
                 optimizer, options = _OPTIMIZERS[settings.optimizer]
                 weights = collection.embedding_bags[table.name].parameters()
                 apply_optimizer_in_backward(optimizer, weights, {"lr": settings.learning_rate, **options})
         if planned(plan, path) is None:
             collection.to_empty(device=device)  # which sharding does for the other tables
     model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=sharders())
+    model.averaging = Averaging(model)  # type: ignore[assignment]  # for `Step`
     start_tables(model, {name: init_fn for name, (_, init_fn) in tables.items()}, config.seed)
 
     stepped = dict(in_backward_optimizer_filter(model.named_parameters()))

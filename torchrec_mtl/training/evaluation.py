@@ -32,7 +32,8 @@ def evaluate(
 
     Args:
         model: `MultiTaskTrain`, distributed or not.
-        batches: this rank's part of the split; all ranks need the same number of batches, of the same sizes.
+        batches: this rank's part of the split; all ranks need the same number of batches, of the same sizes. From
+            page-locked memory a batch is copied to CUDA without a wait.
         tasks: funnel of tasks.
         device: device of the model.
         groups: integers ``[B]`` that group the rows of each batch for GAUC, padded rows left out; None for no groups.
@@ -47,20 +48,20 @@ def evaluate(
     """
     collected = MultiTaskMetrics(tasks, groups is not None, metrics)
     was_training = model.training
-    not_finite = torch.zeros(len(tasks) + 1, dtype=torch.int64, device=device)  # rows of each task, and all rows
+    not_finite = torch.zeros(len(tasks) + 1, dtype=torch.int64)  # rows of each task, and all rows
     model.eval()
     with torch.no_grad():
         for batch, of_batch in zip(batches, repeat(None) if groups is None else groups, strict=False):
-            batch = batch.to(device)
-            _, (_, logits, labels) = model(batch)
+            _, (_, on_device, _) = model(batch.to(device, non_blocking=True))
+            logits = on_device.float().cpu()  # the host's only wait for the device
             if of_batch is not None:  # padded rows get group 0, but their weight is 0
-                of_batch = pad(of_batch, (0, len(labels) - len(of_batch))).to(device)
+                of_batch = pad(of_batch, (0, len(logits) - len(of_batch)))
             not_finite += pad(bad := ~logits.isfinite(), (0, 1), value=True).sum(0)
             if not bad.any():
-                collected.update(logits.float(), labels, batch.weights, of_batch)
+                collected.update(logits, batch.labels, batch.weights, of_batch)
             going_on()
     model.train(was_training)
-    _check_finite(not_finite, tasks, description)
+    _check_finite(not_finite.to(device), tasks, description)
     return collected
 
 

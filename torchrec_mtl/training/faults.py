@@ -106,7 +106,7 @@ def _magnitudes(values: torch.Tensor | None) -> torch.Tensor | None:
 def non_finite_rows(
     error: NonFiniteLossError, batch: Any, tasks: TaskForest, group: dist.ProcessGroup, file: Path | None = None
 ) -> str:
-    """Where all ranks' losses are not finite: ranks, tasks and numbers of rows.
+    """Where all ranks' losses or gradients are not finite: ranks, tasks and numbers of rows.
 
     All ranks call it.
 
@@ -115,13 +115,13 @@ def non_finite_rows(
         batch: batch of this rank.
         tasks: funnel of tasks.
         group: gloo group of all ranks.
-        file: file to which this rank's batch is saved if its loss is not finite; None to save nothing.
+        file: file to which this rank's batch is saved if its loss or gradient is not finite; None to save nothing.
     """
     finding = None
     if not error.finite:
         bad = ~(error.logits.cpu() + batch.labels.cpu()).isfinite()
         where = [f"{task} in {int(n)} of {len(bad)} rows" for task, n in zip(tasks, bad.sum(0), strict=True) if n]
-        what = f"logits or labels of {', '.join(where)}" if where else "logits and labels are, the loss is not"
+        what = f"logits or labels of {', '.join(where)}" if where else f"logits and labels are, the {error.what} is not"
         finding = f"rank {dist.get_rank()}: {what}"
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def non_finite_rows(
 def non_finite_loss_report(
     error: NonFiniteLossError, batch: Any, step: int, tasks: TaskForest, directory: Path, group: dist.ProcessGroup
 ) -> TrainingError:
-    """Saves this rank's batch if its loss is not finite, and returns an error that says where that happened.
+    """Saves this rank's batch if its loss or gradient is not finite, and returns an error that says where that was.
 
     All ranks call it.
 
@@ -149,7 +149,7 @@ def non_finite_loss_report(
     """
     file = directory / f"non_finite_step_{step}_rank_{dist.get_rank()}.pt"
     where = non_finite_rows(error, batch, tasks, group, file)
-    message = f"the loss of step {step} is not finite; {where}"
+    message = f"the {error.what} of step {step} is not finite; {where}"
     if error.num_consecutive:
         message += f"; {error.num_consecutive} batches in a row were skipped, as many as `max_consecutive_skips` allows"
     return TrainingError(message)

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.optim.keyed import KeyedOptimizer
 
 from torchrec_mtl.errors import InputError
@@ -22,6 +21,7 @@ from torchrec_mtl.training.evaluation import by_task, early_stopping_metric, eva
 from torchrec_mtl.training.faults import non_finite_loss_report, non_finite_rows
 from torchrec_mtl.training.hang import going_on
 from torchrec_mtl.training.monitor import Monitor, progress_bar
+from torchrec_mtl.training.pipeline import chosen_pipeline, detach, make_pipeline
 from torchrec_mtl.training.process_group import gloo_group
 from torchrec_mtl.training.result import TrainingResult
 from torchrec_mtl.training.step import NonFiniteLossError, Step
@@ -49,8 +49,8 @@ class TrainingLoop:
         metrics: metrics that validation measures, by name; ``config.early_stopping_metric`` is one of them.
 
     Raises:
-        InputError: if ``early_stopping_metric`` is not in ``metrics``, or a checkpoint in ``directory`` is damaged or
-            belongs to another run.
+        InputError: if ``early_stopping_metric`` is not in ``metrics``, ``pipeline`` needs sharded tables and there are
+            none, or a checkpoint in ``directory`` is damaged or belongs to another run.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class TrainingLoop:
         metrics: Mapping[str, Metric] = METRICS,
     ) -> None:
         self.metrics, self.chosen_by = metrics, early_stopping_metric(config, metrics)
+        pipeline = chosen_pipeline(config.pipeline, model, device)
         self.model, self.optimizer, self.device = model, optimizer, device
         self.train_batches, self.valid_batches, self.tasks = train_batches, valid_batches, tasks
         self.config, self.directory, self.monitor, self.description = config, directory, monitor, description
@@ -98,11 +99,7 @@ class TrainingLoop:
         first = self.result.step
         self.schedule = LambdaLR(optimizer, lambda step: self._rate(first + step))
         self.batches = BatchStream(train_batches, range(self.result.epoch, config.max_epochs))
-        self.pipeline: Any = (
-            TrainPipelineSparseDist(model, self.step, device, custom_model_fwd=self.step)
-            if device.type == "cuda"
-            else TrainPipelineBase(self.step, self.step, device)
-        )
+        self.pipeline = make_pipeline(pipeline, self.step, device)
 
     def _resume(self) -> TrainingResult:
         """Restores the newest checkpoint, if there is one, and returns what the run has done so far."""
@@ -195,6 +192,7 @@ class TrainingLoop:
         self._collect_loss()
         result = self.result
         where = f"{self.description}, step {result.step}, validation split"
+        detach(self.pipeline)
         loss = result.loss_sum / max(result.loss_rows, 1)
         result.loss_sum, result.loss_rows = 0.0, 0
         measured = evaluate(self.model, self.valid_batches, self.tasks, self.device, None, self.metrics, where)
@@ -233,7 +231,8 @@ class TrainingLoop:
         going_on()
 
     def close(self) -> None:
-        """Frees the loop's process groups; `run` does so at its end."""
+        """Takes the model out of the pipeline and frees the loop's process groups; `run` does so at its end."""
+        detach(self.pipeline)
         dist.destroy_process_group(self.agreement)
         dist.destroy_process_group(self.checkpointer.group)
 

@@ -28,7 +28,8 @@ def device_memory(device: torch.device) -> int | None:
 
 def shard_bytes(table: BaseEmbeddingConfig, optimizer: str, rows: int, columns: int) -> int:
     """Bytes of so many rows and columns of a table, with their optimizer state, which is in fp32."""
-    values = {"rowwise_adagrad": rows, "adagrad": rows * columns, "sgd": 0, "adam": 2 * rows * columns}[optimizer]
+    of_columns = {"adagrad": 1, "sgd": 0, "adam": 2, "sparse_adam": 2}
+    values = rows if optimizer == "rowwise_adagrad" else of_columns[optimizer] * rows * columns
     return rows * columns * DATA_TYPE_NUM_BITS[table.data_type] // 8 + 4 * values
 
 

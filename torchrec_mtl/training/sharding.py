@@ -20,18 +20,23 @@ from torchrec.distributed.planner.types import (
     TrainerConfig,
 )
 from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.feature_arch import embedding_configs
-from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
-from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
+from torchrec_mtl.training.config import SHARDINGS, TrainingConfig
 from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, shard_bytes, table_bytes
 from torchrec_mtl.training.process_group import on_first_rank
+from torchrec_mtl.training.table_constraints import (
+    REPLICATED,
+    check_processed,
+    check_zero_collision,
+    constraints_of,
+    is_replicated,
+)
 from torchrec_mtl.training.zero_collision_sharding import ZeroCollisionSharder
-
-REPLICATED = ShardingType.DATA_PARALLEL.value
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
@@ -68,53 +73,6 @@ def check_table_names(model: nn.Module, config: TrainingConfig) -> dict[str, Bas
     return configs
 
 
-def is_replicated(table: TableConfig, device: torch.device) -> bool:
-    """Whether every rank holds the whole table and updates it after the backward pass."""
-    return table.sharding == REPLICATED or (table.optimizer == "adam" and device.type == "cpu")
-
-
-def _constraints(
-    table: BaseEmbeddingConfig, config: TableConfig, device: torch.device, world_size: int
-) -> ParameterConstraints:
-    if is_replicated(config, device):
-        if config.sharding not in ("auto", REPLICATED):
-            raise InputError(f"`sharding` (={config.sharding!r}) of {table.name} must be 'auto' with adam on a CPU")
-        return ParameterConstraints(sharding_types=[REPLICATED], compute_kernels=["dense"])
-    is_averaged = getattr(table, "pooling", None) == PoolingType.MEAN  # TorchRec sums the averages of grid's shards
-    if config.sharding == "grid_shard" and is_averaged:
-        raise InputError(f"`sharding` (='grid_shard') of {table.name} must be another: its lists are averaged")
-    if config.sharding != "auto":
-        # as many column shards as ranks; fbgemm needs multiples of four columns
-        narrowest = max(4, -(-table.embedding_dim // (4 * world_size)) * 4)
-        return ParameterConstraints(sharding_types=[config.sharding], min_partition=narrowest)
-    # the planner likes to replicate small tables, but a replicated table cannot have a fused optimizer
-    left_out = (REPLICATED, "grid_shard") if is_averaged else (REPLICATED,)
-    offered = EmbeddingBagCollectionSharder().sharding_types(device.type)
-    return ParameterConstraints(sharding_types=[kind for kind in offered if kind not in left_out])
-
-
-def _check_zero_collision(
-    collection: ManagedCollisionEmbeddingBagCollection, config: TrainingConfig, device: torch.device, world_size: int
-) -> None:
-    """Checks that tables for ids without a vocabulary can be sharded by row, with a fused optimizer."""
-    if not isinstance(collection, ZeroCollisionEmbeddingBagCollection):
-        rule = "must be a `ZeroCollisionEmbeddingBagCollection`"
-        raise InputError(f"a collection with managed collisions (={type(collection).__name__}) {rule}")
-    for name, buckets in collection._managed_collision_collection.table_to_number_buckets().items():
-        settings = config.table_config(name)
-        if settings.optimizer == "adam" and device.type == "cpu":
-            raise InputError(
-                f"`optimizer` (='adam') of {name} must be 'rowwise_adagrad', 'adagrad' or 'sgd' on a CPU, as its ids "
-                "have no vocabulary: a row that changes hands starts anew with its optimizer state"
-            )
-        if settings.sharding not in ("auto", "row_wise"):
-            rule = "must be 'auto' or 'row_wise', as its ids have no vocabulary"
-            raise InputError(f"`sharding` (={settings.sharding!r}) of {name} {rule}")
-        if buckets % world_size:
-            rule = f"must divide `buckets` (={buckets}) of {name}; only a new run can have other buckets"
-            raise InputError(f"the number of processes (={world_size}) {rule}")
-
-
 def plan_sharding(
     model: nn.Module,
     config: TrainingConfig,
@@ -134,8 +92,8 @@ def plan_sharding(
 
     Raises:
         InputError: if ``tables`` names a table that the model does not have, the tables need more memory than the ranks
-            of the process group have, fbgemm does not support a table's dimension, a table for ids without a vocabulary
-            would not be sharded by row over whole buckets, or the planner finds no plan.
+            of the process group have, fbgemm does not support a table's dimension, a table cannot have its optimizer or
+            sharding, or the planner finds no plan.
 
     Returns:
         The plan, which is empty if every table is replicated.
@@ -146,19 +104,23 @@ def plan_sharding(
     local_world_size = local_world_size or get_local_size(world_size)
     managed = [m for m in model.modules() if isinstance(m, ManagedCollisionEmbeddingBagCollection)]
     for of_ids in managed:
-        _check_zero_collision(of_ids, config, device, world_size)
+        check_zero_collision(of_ids, config, world_size)
+    for module in model.modules():
+        if isinstance(module, FeatureProcessedEmbeddingBagCollection):
+            check_processed(module, config)
     gpu, host = device_memory(device), host_memory() // local_world_size if together else None
     constraints = {
-        name: _constraints(table, config.table_config(name), device, world_size) for name, table in configs.items()
+        name: constraints_of(table, config.table_config(name), device, world_size, local_world_size)
+        for name, table in configs.items()
     }
     for of_ids in managed:
         by_row = ParameterConstraints(sharding_types=[ShardingType.ROW_WISE.value])
         constraints |= {table.name: by_row for table in embedding_configs(of_ids)}
     if host is not None:
         settings = {name: config.table_config(name) for name in configs}
-        sizes = [(configs[name], of.optimizer, is_replicated(of, device)) for name, of in settings.items()]
+        sizes = [(configs[name], of.optimizer, is_replicated(of)) for name, of in settings.items()]
         check_memory(sizes, gpu or host, world_size)
-    if all(is_replicated(config.table_config(name), device) for name in configs):
+    if all(is_replicated(config.table_config(name)) for name in configs):
         return ShardingPlan({})  # TorchRec does not touch tables without a plan
     for name, table in configs.items():
         if table.embedding_dim % 4:

@@ -31,7 +31,7 @@ def take_step(step: Step, rows: object) -> None:
     with step.micro_batch(0, 1):
         step.zero_grad()
         loss, _ = step(rows)
-        loss.backward()
+        step.backward(loss)
         step.step()
 
 
@@ -44,6 +44,7 @@ def sharded(name: str) -> nn.Module:
         rows = take(batch(12, seed=seed, weighted=True), rows_of_rank)
         if dist.get_rank() == 1:
             rows = take(rows, [*range(len(rows_of_rank)), 0]).padded(1)
+        rows.num_rows_of_all = 12
         take_step(step, rows)
     return model.module
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,13 +52,17 @@ class DayModel:
             saved.load(newest, self.model, self.optimizer)
             dist.destroy_process_group(group)
 
+    def _of_rank(self) -> dict[str, Any]:
+        pin_memory = self.device.type == "cuda"
+        return {"rank": dist.get_rank(), "world_size": dist.get_world_size(), "pin_memory": pin_memory}
+
     def score(self, split: Split, metrics: Mapping[str, Metric] = METRICS) -> Measurements:
         """Returns the figures ``{task, space, metric, value}`` of the model on rows that it has not been trained on.
 
         Raises:
             TrainingError: if a logit is not finite.
         """
-        batches = BatchLoader(split, EVALUATION_BATCH_SIZE, rank=dist.get_rank(), world_size=dist.get_world_size())
+        batches = BatchLoader(split, EVALUATION_BATCH_SIZE, **self._of_rank())
         tasks, where = split.schema.tasks, f"{self.title}, scored by the day before"
         measured: Measurements = evaluate(
             self.model, batches, tasks, self.device, batches.groups(), metrics, where
@@ -73,16 +78,14 @@ class DayModel:
         Raises:
             TrainingError: if the loss is not finite, or the checkpoint cannot be written.
         """
-        training, rank, world_size = self.training, dist.get_rank(), dist.get_world_size()
+        training, of_rank = self.training, self._of_rank()
         batches = BatchLoader(
             split,
-            training.batch_size // (world_size * training.micro_batches),
+            training.batch_size // (of_rank["world_size"] * training.micro_batches),
             shuffle=True,
             seed=training.seed,
-            rank=rank,
-            world_size=world_size,
             shuffle_window=training.shuffle_window or None,
-            pin_memory=self.device.type == "cuda",
+            **of_rank,
         )
         loop = TrainingLoop(
             self.model,
@@ -97,7 +100,7 @@ class DayModel:
             self.title,
             stop_requested,
         )
-        with progress_bar(self.title, loop.num_steps * training.batch_size, rank != 0) as bar:
+        with progress_bar(self.title, loop.num_steps * training.batch_size, of_rank["rank"] != 0) as bar:
             while loop.result.step < loop.num_steps and not loop.step.stop:
                 loop.take_step()
                 if loop.result.epoch_step == loop.steps_per_epoch:
