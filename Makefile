@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env train compare test lint bench-quick bench-report verify clean
+.PHONY: help env train compare test lint bench-quick bench-report verify wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,8 +38,12 @@ verify: lint bench-quick ## before a release: every test, also against other lib
 bench-report: env ## draw benchmarks/results/report.html from the CSV files there
 	@$(BIN)/python -m benchmarks.report
 
+wheel: env ## build a wheel in dist/, with the attention kernels for every kind of x86-64 processor
+	@$(BIN)/python -W ignore -m torchrec_mtl.ops.build --prebuilt
+	@$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist .
+
 clean: ## remove .venv and the tools' caches; data and runs stay
-	rm -rf .venv build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist torchrec_mtl/ops/prebuilt *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # Written last, so an interrupted installation starts again from an empty .venv.
 # torch comes first: only torch and the installers are searched for on PyTorch's index, which has the CPU build.

@@ -1,8 +1,26 @@
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+
+
+class WithKernels(Distribution):
+    """Of the machine's kind if it brings compiled kernels, which `make wheel` has put into the package."""
+
+    def has_ext_modules(self):
+        return any(Path("torchrec_mtl/ops/prebuilt").glob("*.so"))
+
+
+class AnyPython(bdist_wheel):
+    """The kernels call PyTorch by its stable ABI, and no Python."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
 
 setup(
+    distclass=WithKernels,
+    cmdclass={"bdist_wheel": AnyPython},
     name="torchrec_mtl",
     version="0.1.0",
     description="Multi-task models of behaviour funnels (BPCM, TAFE and their baselines) on TorchRec",
@@ -21,7 +39,7 @@ setup(
     ],
     packages=find_packages(include=["torchrec_mtl", "torchrec_mtl.*"]),
     package_dir={"": "."},  # lets `pip install -e` be a plain path, without an import hook
-    package_data={"torchrec_mtl": ["py.typed"], "torchrec_mtl.ops": ["**/*.cpp", "**/*.hpp"]},
+    package_data={"torchrec_mtl": ["py.typed"], "torchrec_mtl.ops": ["**/*.cpp", "**/*.hpp", "prebuilt/*.so"]},
     python_requires=">=3.10",
     install_requires=["docstring-parser>=0.16", "jsonargparse>=4.53", "numpy>=1.26", "polars>=1.34", "pyarrow>=16"],
     extras_require={

@@ -2,7 +2,7 @@
 
 It defines operators by PyTorch's stable ABI, so one library serves every version of PyTorch, and programs without
 Python. The file's name contains a hash of the sources and of the compiler's flags, so different kinds of machines can
-share a folder.
+share a folder. A wheel brings one for each kind of processor.
 """
 
 import functools
@@ -21,6 +21,8 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.backends import takes_forward_mode
 
 _ROOT = Path(__file__).parent
+PREBUILT = _ROOT / "prebuilt"  # of a wheel
+PROCESSORS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")  # as the compiler names them
 SOURCES = sorted(_ROOT.rglob("*.[ch]pp"))
 _ARCHITECTURES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # PyTorch's name of the CPU, and the compiler's
 _STABLE_ABI = "0x020a000000000000"  # of PyTorch 2.10
@@ -29,20 +31,33 @@ _CARRIED = ContextVar("carried", default=False)
 _TYPES = (torch.float32, torch.float64)
 
 
+def this_processor() -> str:
+    """Returns which of `PROCESSORS` this machine has; "" if it has another."""
+    if platform.machine() != "x86_64":
+        return ""
+    return _ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability(), PROCESSORS[0])
+
+
 def flags(march: str = "") -> list[str]:
     """Returns the compiler's flags for the processors ``march``; by default for this machine's."""
-    march = march or _ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability(), "")
+    march = march or this_processor()
     instructions = [f"-march={march}"] if march else []
     optimisation = ["-O3", "-ffp-contract=fast", "-fopenmp"]
     return ["-std=c++20", *optimisation, *instructions, "-shared", "-fPIC", f"-DTORCH_TARGET_VERSION={_STABLE_ABI}"]
 
 
-def path(march: str = "") -> Path:
-    """Returns where the library lies once it is built: in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+def name(march: str = "") -> str:
+    """Returns the name of the library's file."""
     sources = [text for file in SOURCES for text in (file.relative_to(_ROOT).as_posix(), file.read_text("utf-8"))]
     key = hashlib.sha256("\0".join([*sources, platform.machine(), *flags(march)]).encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "torchrec_mtl" / f"kernels-{key.hexdigest()[:16]}.so"
+    return f"kernels-{key.hexdigest()[:16]}.so"
+
+
+def path(march: str = "") -> Path:
+    """Returns where the library lies once it is built: in the wheel, or in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"
+    prebuilt = PREBUILT / name(march)
+    return prebuilt if prebuilt.is_file() else cache / name(march)
 
 
 @functools.cache
