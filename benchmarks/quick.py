@@ -13,7 +13,7 @@ from benchmarks.record import ROOT
 from torchrec_mtl.jobs.environment import worker_environment
 
 PROGRAMS = (  # the longest first
-    *("serving", "embedding_throughput", "training_step", "scaling", "peers", "service"),
+    *("scoring", "embedding_throughput", "training_step", "scaling", "peers", "service"),
     *("attention", "zero_collision", "data_reading", "data_preparation", "table_preparation", "every_day"),
     *("late_labels", "balancing"),
 )

@@ -25,6 +25,7 @@ STEP = Chart((col("question") == "parts") & (col("part") == "whole step"), ["mod
 PEERS = Chart(col("measure") == "training", ["model", "library"], ["setting"], 3)
 PATHS = Chart((col("what") == "stack") & (col("tasks") == 2), ["candidate"], ["direction", "active"], 2)
 CUDA_PATHS = Chart(col("median").is_not_null(), ["candidate", "mode"], ["size", "direction", "active"], 2)
+SCORING = Chart(col("measure") == "rate", ["way"], ["library", "model", "batch_size"], 4)
 BALANCING = Chart(col("median").is_not_null(), ["balancing"], ["system", "tasks"], 2)
 TABLES = "Lookups and updates of Criteo's tables beside a plain copy; docs/embedding_throughput.md says what to choose."
 PARTS = "Steps of all models, their parts and growth, TAFE's figure 8, and the training loop beside bare TorchRec."
@@ -50,6 +51,7 @@ SECTIONS = (
     Section("balancing", "balancing", "Balancing", "A step with each method, beside the plain sum.", BALANCING),
     Section("late_labels", "late_labels", "Late labels", "How near the truth a model comes if purchases arrive late."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
+    Section("scoring", "scoring", "Scoring a batch", "Python, TorchScript, packages, C++; DLRM and ONNX.", SCORING),
     Section("service", "service", "A service under load", "Times, answers and memory, while packages are exchanged."),
     Section("every_day", "every_day", "New ids every day", "Each day scored by the model of the day before."),
 )

@@ -1,4 +1,4 @@
-"""Times one batch through every way to score: ``python -m benchmarks.serving``.
+"""Times one batch through every way to score: ``python -m benchmarks.scoring``.
 
 Ways are the model in Python with tables in fp32 and in INT8, TorchRec's route (INT8, traced, TorchScript), a package of
 this library's with fp32 and INT8 tables, and the same package called from C++; beside them TorchRec's DLRM with equal
@@ -197,7 +197,7 @@ def of_one_user(work: Workload, package: Package) -> dict[str, Turn]:
 def rechub(name: str, folder: Path) -> tuple[dict[str, Turn], dict[str, float]]:
     """The same of torch-rechub."""
     python = python_with("torch_rechub", ONNX)
-    command = ("-W", "ignore", "-m", "benchmarks.serving.onnx_worker", name, folder / f"{name}.onnx")
+    command = ("-W", "ignore", "-m", "benchmarks.scoring.onnx_worker", name, folder / f"{name}.onnx")
     process = Process(python, *command)
     sizes = {"ONNX": process.answer()[0]}
     turns = {
@@ -228,7 +228,7 @@ def measured(about: record.Row, turns: dict[str, Turn], batch: int, repeats: int
 
 @torch.no_grad()
 def main() -> None:
-    arguments = record.parse("serving", __doc__)
+    arguments = record.parse("scoring", __doc__)
     work = WORKLOADS["quick" if arguments.quick else "speed"]
     repeats = arguments.repeats or (2 if arguments.quick else 7)
     models, batches = (MODELS[:1], BATCHES[:2]) if arguments.quick else (MODELS, BATCHES)
