@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -140,7 +140,9 @@ def check_alike(work: Workload, one: Callable[..., Tensor], other: Callable[...,
             sys.exit(f"error: two ways that should score alike differ by {difference:.2g}")
 
 
-def ways(name: str, work: Workload, folder: Path, timer: Path) -> tuple[dict[str, Turn], dict[str, float]]:
+def ways(
+    name: str, work: Workload, folder: Path, timer: Path, table_types: Sequence[str]
+) -> tuple[dict[str, Turn], dict[str, float]]:
     """Every way of one model, which score alike; and the MiB of those that are files."""
     model, sizes = build(name, work), dict[str, float]()
     quantised = quantize_inference_model(copy.deepcopy(model))
@@ -154,7 +156,7 @@ def ways(name: str, work: Workload, folder: Path, timer: Path) -> tuple[dict[str
     check_alike(work, functions[EAGER], functions["Python, INT8"], TOLERANCE["int8"])
     check_alike(work, functions["Python, INT8"], functions["TorchScript, INT8"], TOLERANCE["fp32"])
     processes = {}
-    for table_type in ("fp32", "int8") if name != "dlrm" else ():
+    for table_type in table_types if name != "dlrm" else ():
         way = f"package, {table_type.upper() if table_type == 'int8' else table_type}"
         package = load_package(packaged(model, work, table_type, folder / f"{name}_{table_type}"))
         sizes[way] = size(package.folder)
@@ -232,6 +234,7 @@ def main() -> None:
     work = WORKLOADS["quick" if arguments.quick else "speed"]
     repeats = arguments.repeats or (2 if arguments.quick else 7)
     models, batches = (MODELS[:1], BATCHES[:2]) if arguments.quick else (MODELS, BATCHES)
+    table_types = ("fp32",) if arguments.quick else ("fp32", "int8")  # each is compiled for half a minute
     with record.Results(arguments.results) as results, tempfile.TemporaryDirectory() as temporary:
         timer = compiled_timer(Path(temporary))
         cases = [("torchrec" if name == "dlrm" else "torchrec_mtl", name, ways) for name in models]
@@ -239,7 +242,7 @@ def main() -> None:
         for library, name, make in cases:
             folder = Path(temporary) / library
             folder.mkdir(exist_ok=True)
-            turns, sizes = make(name, work, folder, timer) if make is ways else make(name, folder)
+            turns, sizes = make(name, work, folder, timer, table_types) if make is ways else make(name, folder)
             about = {"library": library, "model": name}
             for way, mib in sizes.items():
                 results.add({**about, "way": way, "measure": "size", **record.spread([mib], "MiB", 1)})

@@ -177,6 +177,7 @@ def _component(name):
         given = {n: required.get(name, {}).get(n, default) for n, default in names.items()}
         given |= {n: str(_synthetic()) for n in ("dataset",) if n in given and name != "prepare"}
         given |= {"models": "tafe"} if "models" in given else {}
+        given |= {"sample": 0.5} if "sample" in given else {}
         return given | ({"cpu": integer(rng, 1, 4)} if "cpu" in given else {})
 
     def judge(given, app):
