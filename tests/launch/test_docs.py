@@ -38,6 +38,6 @@ def test_torchx_would_launch_it(command, capsys, monkeypatch):
     if "kubernetes" in command:
         pytest.importorskip("kubernetes")
     torchx(["run", "--dryrun", *command[2:]])
-    launched = re.sub(r"\s+", " ", re.sub(r"'\s+'", "", capsys.readouterr().out))  # a long line is printed in pieces
+    launched = re.sub(r"[\"']\n\s+[\"']", "", capsys.readouterr().out)  # a long line is printed in pieces
     assert "-m torchrec_mtl train" in launched
     assert "--name first" in launched
