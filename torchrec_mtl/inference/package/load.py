@@ -71,7 +71,7 @@ class Arguments:
             if tuple(tensor.shape) != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
                 found = f"{list(tensor.shape)}, {tensor.dtype} on {tensor.device}"
                 raise InputError(f"`{name}` ({found}) must be {list(shape)}, {dtype} on the CPU")
-        if num_rows < 1 or bool((self.lengths < 0).any()):
+        if num_rows < 1 or int(self.lengths.min()) < 0:
             raise InputError("`lengths` must have at least one row, and be at least 0")
 
 
