@@ -1,5 +1,7 @@
 """Runs every benchmark small: ``make bench-quick``, three minutes on two cores.
 
+All but that of a service under load, which installs Locust: ``make verify`` runs it.
+
 Each program does its checks and writes a CSV to ``build/bench-quick``; its figures mean little. Status 1 if any fails.
 """
 
@@ -13,7 +15,7 @@ from benchmarks.record import ROOT
 from torchrec_mtl.jobs.environment import worker_environment
 
 PROGRAMS = (  # the longest first
-    *("scoring", "embedding_throughput", "training_step", "scaling", "peers", "service"),
+    *("scoring", "embedding_throughput", "training_step", "scaling", "peers"),
     *("attention", "zero_collision", "data_reading", "data_preparation", "table_preparation", "every_day"),
     *("late_labels", "balancing"),
 )
