@@ -29,7 +29,7 @@ lint: env ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-quick: env ## run every benchmark small, to see that it works; two minutes
+bench-quick: env ## try the benchmarks out, small; three minutes
 	@$(BIN)/python -m benchmarks.quick
 
 verify: lint bench-quick ## before a release: every test, also against other libraries, on Spark and Slurm where they are, with fifty kills, a hundred draws, every pipeline and a service under load; hours
