@@ -13,6 +13,7 @@ belong; there, the base is the same package with the user's ids repeated in ever
 it compiling.
 """
 
+import argparse
 import copy
 import shutil
 import statistics
@@ -51,7 +52,7 @@ STEPS = 50_000  # after which the schedule of TAFE's selector is at its end
 TURN = 0.3  # seconds
 ONNX = ("onnx", "onnxruntime", "onnxscript")
 EAGER, ROWS, ONE_USER = "Python, fp32", "package, rows", "package, one user"
-TOLERANCE = {"fp32": 1e-5, "int8": 2e-3}  # of scores
+TOLERANCE = {"fp32": 1e-5, "int8": 2e-2}  # of scores; in INT8 a point of TAFE near its threshold may change sides
 
 Turn = Callable[[int, int], list[float]]
 
@@ -161,7 +162,9 @@ def ways(
         package = load_package(packaged(model, work, table_type, folder / f"{name}_{table_type}"))
         sizes[way] = size(package.folder)
         functions[way] = lambda *given, package=package: package.run(Arguments(*given))
-        check_alike(work, functions[EAGER], functions[way], TOLERANCE[table_type])
+        check_alike(
+            work, functions[EAGER if table_type == "fp32" else "Python, INT8"], functions[way], TOLERANCE["fp32"]
+        )
         operators = Path(fbgemm_gpu.__file__).parent / "fbgemm_gpu_tbe_inference.so"
         process = Process(timer, package.folder, operators, str(NUM_DENSE), *map(str, work.fields.values()))
         difference = abs(process.ask(64, 0)[0] - float(functions[way](*tensors(work, 64)).double().mean()))
@@ -228,9 +231,13 @@ def measured(about: record.Row, turns: dict[str, Turn], batch: int, repeats: int
     return rows
 
 
+def only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="+", default=[], metavar="LIBRARY/MODEL", help="some of the models (all)")
+
+
 @torch.no_grad()
 def main() -> None:
-    arguments = record.parse("scoring", __doc__)
+    arguments = record.parse("scoring", __doc__, only)
     work = WORKLOADS["quick" if arguments.quick else "speed"]
     repeats = arguments.repeats or (2 if arguments.quick else 7)
     models, batches = (MODELS[:1], BATCHES[:2]) if arguments.quick else (MODELS, BATCHES)
@@ -240,6 +247,8 @@ def main() -> None:
         cases = [("torchrec" if name == "dlrm" else "torchrec_mtl", name, ways) for name in models]
         cases += [] if arguments.quick else [("torch_rechub", name, rechub) for name in ("shared_bottom", "mmoe")]
         for library, name, make in cases:
+            if arguments.only and f"{library}/{name}" not in arguments.only:
+                continue
             folder = Path(temporary) / library
             folder.mkdir(exist_ok=True)
             turns, sizes = make(name, work, folder, timer, table_types) if make is ways else make(name, folder)
