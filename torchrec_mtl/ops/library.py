@@ -22,9 +22,9 @@ from torchrec_mtl.ops.backends import takes_forward_mode
 
 _ROOT = Path(__file__).parent
 PREBUILT = _ROOT / "prebuilt"  # of a wheel
-PROCESSORS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")  # as the compiler names them
 SOURCES = sorted(_ROOT.rglob("*.[ch]pp"))
-_ARCHITECTURES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # PyTorch's name of the CPU, and the compiler's
+ARCHITECTURES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # PyTorch's name of the CPU, and the compiler's
+PROCESSORS = ("x86-64-v2", *ARCHITECTURES.values())  # of which a wheel has the library
 _STABLE_ABI = "0x020a000000000000"  # of PyTorch 2.10
 _NOT_BUILT = "it is not built: run `python -m torchrec_mtl.ops.build`"
 _CARRIED = ContextVar("carried", default=False)
@@ -35,7 +35,7 @@ def this_processor() -> str:
     """Returns which of `PROCESSORS` this machine has; "" if it has another."""
     if platform.machine() != "x86_64":
         return ""
-    return _ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability(), PROCESSORS[0])
+    return ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability(), PROCESSORS[0])
 
 
 def flags(march: str = "") -> list[str]:
@@ -55,9 +55,10 @@ def name(march: str = "") -> str:
 
 def path(march: str = "") -> Path:
     """Returns where the library lies once it is built: in the wheel, or in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl"
-    prebuilt = PREBUILT / name(march)
-    return prebuilt if prebuilt.is_file() else cache / name(march)
+    file = name(march)  # reads all sources
+    if (PREBUILT / file).is_file():
+        return PREBUILT / file
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl" / file
 
 
 @functools.cache

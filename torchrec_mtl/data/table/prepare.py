@@ -78,7 +78,8 @@ def prepare_table(
             was prepared from another declaration, or before a file of the source changed.
     """
     check_positive_share(sample=sample)
-    files, key = files_of(table), table_key(table)
+    files = files_of(table)
+    key = table_key(table, files)
 
     def prepare(folder: Path, aside: BadRows) -> Schema:
         return (engine or Preparation)(table, files, folder, aside, progress, sample).run()
@@ -107,9 +108,14 @@ def files_of(table: Table) -> list[FileOfSplit]:
     return files
 
 
-def table_key(table: Table) -> str:
-    """Returns a digest of a declaration and of its source's files, by path, size and time of the last change."""
-    files = [each.file for each in files_of(table)]
+def table_key(table: Table, found: Sequence[FileOfSplit] | None = None) -> str:
+    """Returns a digest of a declaration and of its source's files, by path, size and time of the last change.
+
+    Args:
+        table: the declaration.
+        found: what `files_of` returns for it, if that was called before.
+    """
+    files = [each.file for each in (files_of(table) if found is None else found)]
     paths = [file.name if "://" in file.name else os.path.abspath(file.name) for file in files]
     states = [[path, file.size, file.changed] for path, file in zip(paths, files, strict=True)]
     return hashlib.sha256(to_json([FORMAT_VERSION, repr(table), states]).encode()).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """One user and ``N`` candidates: the user's fields are looked up once, and multiplied once."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -134,8 +135,7 @@ class _OneUser(Lookup):
 
 
 def _columns(dims: Sequence[int]) -> list[range]:
-    ends = [sum(dims[: f + 1]) for f in range(len(dims))]
-    return [range(end - dim, end) for end, dim in zip(ends, dims, strict=True)]
+    return [range(*ends) for ends in itertools.pairwise(itertools.accumulate(dims, initial=0))]
 
 
 def _as_slice(columns: list[int]) -> Columns:

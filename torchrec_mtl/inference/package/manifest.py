@@ -10,6 +10,7 @@ import torch
 from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import digest, read_json, to_json, write_whole
+from torchrec_mtl.ops import library
 from torchrec_mtl.tasks import Task, TaskForest
 
 MANIFEST_FILE = "manifest.json"
@@ -18,7 +19,7 @@ CANDIDATES_FILE = "candidates.pt2"
 GOLDEN_FILE = "golden.npz"
 KERNELS_FILE = "kernels.so"
 FORMAT_VERSION = 2
-PROCESSORS = {"x86-64-v3": "AVX2", "x86-64-v4": "AVX512"}  # by PyTorch's name of what they have
+PROCESSORS = {march: has for has, march in library.ARCHITECTURES.items()}  # by PyTorch's name of what they have
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def supporting(march: str) -> list[str]:
 
 def this_processor() -> str:
     """The most that this machine's processor has, of `PROCESSORS`."""
-    has = torch.backends.cpu.get_cpu_capability()
-    return next((march for march, name in PROCESSORS.items() if name == has), "x86-64-v3")
+    march = library.this_processor()
+    return march if march in PROCESSORS else next(iter(PROCESSORS))
 
 
 def rows_file(number: int) -> str:

@@ -45,22 +45,24 @@ class AdapterWeights(NamedTuple):
         return unbind_adapter(self)
 
 
+def _unbound(weights: list[Tensor]) -> list[list[Tensor]]:
+    """Splits tensors along their first dimension; in what TorchScript knows."""
+    parts = [x.unbind(0) for x in weights]
+    return [[part[i] for part in parts] for i in range(len(parts[0]))]
+
+
 def unbind_generator(weights: GeneratorWeights) -> list[GeneratorWeights]:
     """Splits the weights of a stack into those of its layers, in what TorchScript knows."""
-    rows = [x.unbind(0) for x in (weights.points, weights.norm_weight, weights.norm_bias)]
-    squares = [x.unbind(0) for x in (weights.key_weight, weights.value_weight, weights.output_weight)]
-    points, norm_weight, norm_bias = rows[0], rows[1], rows[2]
-    wk, wv, wo = squares[0], squares[1], squares[2]
-    return [GeneratorWeights(points[i], wk[i], wv[i], wo[i], norm_weight[i], norm_bias[i]) for i in range(len(points))]
+    points, wk, wv, wo, norm_weight, norm_bias = weights
+    layers = _unbound([points, wk, wv, wo, norm_weight, norm_bias])
+    return [GeneratorWeights(x[0], x[1], x[2], x[3], x[4], x[5]) for x in layers]
 
 
 def unbind_adapter(weights: AdapterWeights) -> list[AdapterWeights]:
     """As `unbind_generator`; of the weights of one layer, into those of its tasks."""
-    rows = [x.unbind(0) for x in (weights.indicators, weights.norm_weight, weights.norm_bias)]
-    squares = [x.unbind(0) for x in (weights.key_weight, weights.value_weight, weights.output_weight)]
-    indicators, norm_weight, norm_bias = rows[0], rows[1], rows[2]
-    wk, wv, wo = squares[0], squares[1], squares[2]
-    return [AdapterWeights(indicators[i], wk[i], wv[i], wo[i], norm_weight[i], norm_bias[i]) for i in range(len(wk))]
+    indicators, wk, wv, wo, norm_weight, norm_bias = weights
+    layers = _unbound([indicators, wk, wv, wo, norm_weight, norm_bias])
+    return [AdapterWeights(x[0], x[1], x[2], x[3], x[4], x[5]) for x in layers]
 
 
 def check_generator(weights: GeneratorWeights, dim: int, *num_layers: int) -> int:
