@@ -42,7 +42,7 @@ def flags(march: str = "") -> list[str]:
     """Returns the compiler's flags for the processors ``march``; by default for this machine's."""
     march = march or this_processor()
     instructions = [f"-march={march}"] if march else []
-    optimisation = ["-O3", "-ffp-contract=fast", "-fopenmp"]
+    optimisation = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp"]
     return ["-std=c++20", *optimisation, *instructions, "-shared", "-fPIC", f"-DTORCH_TARGET_VERSION={_STABLE_ABI}"]
 
 

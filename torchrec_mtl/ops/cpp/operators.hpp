@@ -40,6 +40,15 @@ inline void check_sizes(const char* name, const Tensor& x, const Sizes& expected
   check(sizes(x) == expected, "`", name, "` (of shape ", text(sizes(x)), ") must be of shape ", text(expected));
 }
 
+// Calls run(T()) with the type of a tensor.
+template <class Run>
+inline void dispatch(const Tensor& x, Run run) {
+  using torch::headeronly::ScalarType;
+  const auto type = x.scalar_type();
+  check(type == ScalarType::Float || type == ScalarType::Double, "all tensors must be float32 or float64");
+  type == ScalarType::Float ? run(float()) : run(double());
+}
+
 // Tensors as the kernels read them: contiguous, on the CPU, all of one type.
 class Read {
   std::vector<Tensor> kept;
@@ -66,13 +75,9 @@ class Read {
     for (size_t i = 0; i < kept.size(); ++i) all.push_back(at<T>(i));
     return all;
   }
-  // Calls run(T()) with the type of the tensors.
   template <class Run>
   void dispatch(Run run) const {
-    using torch::headeronly::ScalarType;
-    const auto type = kept[0].scalar_type();
-    check(type == ScalarType::Float || type == ScalarType::Double, "all tensors must be float32 or float64");
-    type == ScalarType::Float ? run(float()) : run(double());
+    ::dispatch(kept[0], run);
   }
 };
 

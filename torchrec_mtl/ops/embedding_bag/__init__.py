@@ -1,8 +1,8 @@
-"""Lookup and pooling of all fields of a batch in one C++ operation, on the CPU.
+"""Lookup and pooling of all fields of a batch in one C++ operation, on the CPU; and the update of what was looked up.
 
 TorchRec's collections call an operation for each table; at a batch of one, the calls take most of the time of a model.
-The kernel is optional: ``python -m torchrec_mtl.ops.build`` builds it. Where it is not built, callers go TorchRec's
-way. `reference.py` is the definition.
+The kernels are optional: ``python -m torchrec_mtl.ops.build`` builds them. Where they are not built, callers go
+TorchRec's way. `reference.py` has the definitions.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ def _like_output(
 
 if library.load():
     torch.library.register_fake("torchrec_mtl::embedding_bag_lookup", _like_output)
+    torch.library.register_fake("torchrec_mtl::embedding_bag_update", lambda *_: None)
 
 
 def lookup(
@@ -72,3 +73,76 @@ def lookup(
         tables, table_of_field, key_of_field, mean_of_field, ids, offsets, batch, weights
     )
     return pooled
+
+
+def update(
+    tables: Sequence[Tensor],
+    states: Sequence[Sequence[Tensor]],
+    table_of_field: Sequence[int],
+    key_of_field: Sequence[int],
+    mean_of_field: Sequence[bool],
+    ids: Tensor,
+    offsets: Tensor,
+    batch: int,
+    gradient: Tensor,
+    optimizer: str,
+    *,
+    learning_rate: float,
+    eps: float = 1e-8,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    step: int = 1,
+    weights: Tensor | None = None,
+) -> None:
+    """Updates the rows that `lookup` read, and their states, in place; other rows stay as they are.
+
+    The gradients of a row that comes several times are summed first. The equations are those of fbgemm's fused
+    optimizers; ``"adam"`` is, but for the place of ``eps``, `torch.optim.SparseAdam`.
+
+    Args:
+        tables, table_of_field, key_of_field, mean_of_field, ids, offsets, batch, weights: as in `lookup`; no two tables
+            may share memory.
+        states: lists of the optimizer's states, each with one tensor a table: none for ``"sgd"``; the sum of squares
+            for ``"adagrad"``, ``[rows, D_t]``, and ``"rowwise_adagrad"``, ``[rows]``; the first moment
+            ``[rows, D_t]`` and the second for ``"adam"``, ``[rows, D_t]``, and ``"rowwise_adam"``, ``[rows]``.
+        gradient: gradient of what `lookup` returned, ``[B, sum(D_f)]``.
+        optimizer: one of the five names above. A row-wise optimizer takes the mean of the squares over a row's columns.
+        learning_rate: size of the step.
+        eps: number added to the root of the second moment.
+        betas: factors of Adam's former moments.
+        weight_decay: Adam's weight decay, decoupled from the gradient; the other optimizers have none.
+        step: number of this step, from 1, by which Adam corrects the moments.
+
+    Raises:
+        InputError: if the kernel is not built, or the tables are not on the CPU, or not all float32 or all float64.
+        RuntimeError: before any update, if an id is not a row of its table, or another argument does not fit.
+
+    Example::
+
+        >>> table, ids, offsets = torch.zeros(3, 2), torch.tensor([2, 2]), torch.tensor([0, 1, 2])
+        >>> bags = [0], [0], [False], ids, offsets, 2
+        >>> update([table], [], *bags, torch.ones(2, 2), "sgd", learning_rate=0.1)
+        >>> table
+        tensor([[ 0.0000,  0.0000],
+                [ 0.0000,  0.0000],
+                [-0.2000, -0.2000]])
+    """
+    library.require("update", *tables)
+    torch.ops.torchrec_mtl.embedding_bag_update(
+        tables,
+        *(*states, [], [])[:2],
+        table_of_field,
+        key_of_field,
+        mean_of_field,
+        ids,
+        offsets,
+        batch,
+        weights,
+        gradient,
+        optimizer,
+        learning_rate,
+        *betas,
+        eps,
+        weight_decay,
+        step,
+    )
