@@ -98,7 +98,8 @@ def test_another_seed_is_another_run(finished, data, tmp_path):
     assert first.replace('"seed": 0', '"seed": 1') != second
 
 
-@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd"])
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd", "sparse_adam", "rowwise_adam"])
 def test_tables_take_fused_optimizers(data, tmp_path, optimizer):
     options = [f"training.table.optimizer={optimizer}", "embedding_dim=8"]
     assert run(data, tmp_path, *options, models="shared_bottom") == 0

@@ -23,7 +23,7 @@ from torchrec_mtl.training.checkpoint.reading import _MetadataUnpickler
 from torchrec_mtl.training.config import CheckpointConfig, OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.process_group import process_group
 
-TABLES = {name: TableConfig(name, 0.05) for name in ("rowwise_adagrad", "adagrad", "sgd", "adam")}
+TABLES = {name: TableConfig(name, 0.05) for name in ("rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam")}
 
 
 def configure(table="rowwise_adagrad", **options) -> TrainingConfig:
@@ -75,7 +75,7 @@ def check_histories(folder: Path) -> None:
         assert parts[key] == pytest.approx(value, abs=tolerance, rel=0, nan_ok=True), key
 
 
-@pytest.mark.usefixtures("_group")
+@pytest.mark.usefixtures("_group", "kernel")
 def test_a_run_goes_on_bit_for_bit(data, tmp_path):
     _in_two_goes(list(TABLES), data, tmp_path)
     for table in TABLES:
@@ -83,11 +83,13 @@ def test_a_run_goes_on_bit_for_bit(data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(2, 1), (2, 2), (4, 1)])
 def test_a_run_goes_on_bit_for_bit_on_several_ranks(data, tmp_path, world_size, micro_batches):
     """Though replicas lay out their gradients anew after the first pass of a process, which is another one then."""
-    processes.run(_in_two_goes, world_size, ["rowwise_adagrad", "adam"], data, tmp_path, micro_batches)
-    for table in ("rowwise_adagrad", "adam"):
+    tables = ["rowwise_adagrad", "adam", "sparse_adam"]
+    processes.run(_in_two_goes, world_size, tables, data, tmp_path, micro_batches)
+    for table in tables:
         check_histories(tmp_path / table)
 
 

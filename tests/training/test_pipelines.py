@@ -223,24 +223,26 @@ def test_a_pipeline_without_sharded_tables_is_told_before_training(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("system", ["mmoe", "tafe"])
 def test_adam_is_adam_on_every_device(system):
-    """Replicated, so that every row moves in every step; the sparse one is another name, and CUDA's alone."""
+    """Replicated, so that every row moves in every step; the sparse one is another name."""
     model = train_model(system)
     for device in (CPU, CUDA):
         config = TrainingConfig(table=TableConfig("adam"), tables={"t0": {"optimizer": "sgd"}})
         (of_tables,) = plan_sharding(model, config, device, world_size=2, local_world_size=2).plan.values()
         kinds = {name: sharding.sharding_type for name, sharding in of_tables.items()}
         assert {name for name, kind in kinds.items() if kind == "data_parallel"} == {"t1", "t2", "t3"}
-    config = TrainingConfig(table=TableConfig("sparse_adam"))
-    (of_tables,) = plan_sharding(model, config, CUDA, world_size=2, local_world_size=2).plan.values()
-    assert not any(sharding.sharding_type == "data_parallel" for sharding in of_tables.values())
+    for device, name in itertools.product((CPU, CUDA), ("sparse_adam", "rowwise_adam")):
+        config = TrainingConfig(table=TableConfig(name))
+        (of_tables,) = plan_sharding(model, config, device, world_size=2, local_world_size=2).plan.values()
+        assert not any(sharding.sharding_type == "data_parallel" for sharding in of_tables.values())
 
 
 @pytest.mark.parametrize(
     ("device", "table", "sentence"),
     [
-        (CPU, TableConfig("sparse_adam"), r"`optimizer` \(='sparse_adam'\) of t0 must be another on a CPU"),
+        (CPU, TableConfig("rowwise_adam", sharding="data_parallel"), r"of t0 must be 'adam' if the table is repl"),
         (CUDA, TableConfig("sparse_adam", sharding="data_parallel"), r"of t0 must be 'adam' if the table is repl"),
         (CUDA, TableConfig("adam", sharding="row_wise"), r"`sharding` \(='row_wise'\) of t0 must be 'auto' with adam"),
     ],

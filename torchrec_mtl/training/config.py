@@ -10,7 +10,7 @@ from torchrec_mtl.modules.eviction import EVICTIONS, Eviction
 from torchrec_mtl.modules.row_assignment import check_num_rows
 from torchrec_mtl.training.balancing import check_balancing
 
-TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam")
+TABLE_OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam", "rowwise_adam")
 SHARDINGS = (
     "auto",
     "data_parallel",
@@ -34,8 +34,10 @@ class TableConfig:
     Args:
         optimizer: optimizer of the table, the same algorithm on every device. ``"rowwise_adagrad"``, ``"adagrad"``,
             ``"sgd"`` are fused with the backward pass. ``"adam"`` updates every row in every step, as dense parameters
-            are: the table is replicated, which suits small ones. ``"sparse_adam"``, fused and for CUDA only, updates
-            the rows and moments of a batch's ids alone, as ``torch.optim.SparseAdam``.
+            are: the table is replicated, which suits small ones. ``"sparse_adam"``, another algorithm, is fused and
+            updates the rows and moments of a batch's ids alone, as ``torch.optim.SparseAdam``; ``"rowwise_adam"`` too,
+            with one second moment a row. On a CPU these two need the kernels of `torchrec_mtl.ops`; on CUDA
+            ``"rowwise_adam"`` was not run yet.
         learning_rate: learning rate of the table.
         sharding: TorchRec sharding type of the table, or ``"auto"``: the planner chooses among the types that keep the
             optimizer fused. ``"data_parallel"`` replicates the table on every rank and updates it after the backward
@@ -47,7 +49,7 @@ class TableConfig:
         InputError: if an optimizer or sharding type is unknown, or the learning rate is negative.
     """
 
-    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam"] = "rowwise_adagrad"
+    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam", "rowwise_adam"] = "rowwise_adagrad"
     learning_rate: float = 0.05
     sharding: str = "auto"
 

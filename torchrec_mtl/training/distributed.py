@@ -13,7 +13,7 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
+from torchrec.optim.optimizers import PartialRowWiseAdam, in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from torchrec_mtl.training.averaging import Averaging
@@ -28,7 +28,8 @@ _OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
     "rowwise_adagrad": (RowWiseAdagrad, {"eps": 1e-8}),
     "adagrad": (torch.optim.Adagrad, {"eps": 1e-8}),
     "sgd": (torch.optim.SGD, {}),
-    "sparse_adam": (torch.optim.Adam, {}),  # which fbgemm fuses as the sparse one
+    "sparse_adam": (torch.optim.Adam, {}),  # which is fused as the sparse one
+    "rowwise_adam": (PartialRowWiseAdam, {}),
 }
 
 

@@ -10,6 +10,14 @@ from torchrec.modules.embedding_configs import DATA_TYPE_NUM_BITS, BaseEmbedding
 from torchrec_mtl.errors import InputError
 
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # cgroup v2, v1
+_STATES = {  # of each row and of each column of it
+    "rowwise_adagrad": (1, 0),
+    "adagrad": (0, 1),
+    "sgd": (0, 0),
+    "adam": (0, 2),
+    "sparse_adam": (0, 2),
+    "rowwise_adam": (1, 1),
+}
 
 
 def host_memory() -> int:
@@ -28,9 +36,8 @@ def device_memory(device: torch.device) -> int | None:
 
 def shard_bytes(table: BaseEmbeddingConfig, optimizer: str, rows: int, columns: int) -> int:
     """Bytes of so many rows and columns of a table, with their optimizer state, which is in fp32."""
-    of_columns = {"adagrad": 1, "sgd": 0, "adam": 2, "sparse_adam": 2}
-    values = rows if optimizer == "rowwise_adagrad" else of_columns[optimizer] * rows * columns
-    return rows * columns * DATA_TYPE_NUM_BITS[table.data_type] // 8 + 4 * values
+    of_row, of_column = _STATES[optimizer]
+    return rows * columns * DATA_TYPE_NUM_BITS[table.data_type] // 8 + 4 * rows * (of_row + of_column * columns)
 
 
 def table_bytes(table: BaseEmbeddingConfig, optimizer: str) -> int:

@@ -9,7 +9,6 @@ import torch.distributed as dist
 from torch import nn
 from torchrec import EmbeddingBagCollection
 from torchrec.distributed.comm import get_local_size
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import (
@@ -26,7 +25,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.feature_arch import embedding_configs
-from torchrec_mtl.training.config import SHARDINGS, TrainingConfig
+from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, shard_bytes, table_bytes
 from torchrec_mtl.training.process_group import on_first_rank
 from torchrec_mtl.training.table_constraints import (
@@ -36,15 +35,8 @@ from torchrec_mtl.training.table_constraints import (
     constraints_of,
     is_replicated,
 )
+from torchrec_mtl.training.touched_rows import TableSharder
 from torchrec_mtl.training.zero_collision_sharding import ZeroCollisionSharder
-
-
-class TableSharder(EmbeddingBagCollectionSharder):
-    """TorchRec's sharder with every type on the CPU too, where TorchRec runs row-wise types but does not offer them."""
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        """All sharding types."""
-        return list(SHARDINGS[1:])
 
 
 def sharders() -> list[Any]:

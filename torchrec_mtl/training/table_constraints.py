@@ -4,13 +4,14 @@ import torch
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import ParameterConstraints
 from torchrec.distributed.types import ShardingType
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType, PoolingType
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.feature_arch import embedding_configs
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
+from torchrec_mtl.ops import library
 from torchrec_mtl.training.config import TableConfig, TrainingConfig
 
 REPLICATED = ShardingType.DATA_PARALLEL.value
@@ -21,16 +22,25 @@ def is_replicated(table: TableConfig) -> bool:
     return table.sharding == REPLICATED or table.optimizer == "adam"
 
 
-def _check_optimizer(name: str, config: TableConfig, device: torch.device) -> None:
+def _check_optimizer(table: BaseEmbeddingConfig, config: TableConfig, device: torch.device) -> None:
     """Checks that the device has the table's optimizer where the table is placed."""
+    name = table.name
     if config.optimizer == "adam" and config.sharding not in ("auto", REPLICATED):
-        rule = "must be 'auto' with adam, which updates every row; on CUDA, 'sparse_adam' may have any"
+        rule = "must be 'auto' with adam, which updates every row; 'sparse_adam' and 'rowwise_adam' may have any"
         raise InputError(f"`sharding` (={config.sharding!r}) of {name} {rule}")
-    if config.optimizer == "sparse_adam" and device.type == "cpu":
-        raise InputError(f"`optimizer` (='sparse_adam') of {name} must be another on a CPU: fbgemm has none there")
-    if config.optimizer == "sparse_adam" and config.sharding == REPLICATED:
+    if config.optimizer not in ("sparse_adam", "rowwise_adam"):
+        return
+    if config.sharding == REPLICATED:
         rule = "must be 'adam' if the table is replicated: its gradient is dense"
-        raise InputError(f"`optimizer` (='sparse_adam') of {name} {rule}")
+        raise InputError(f"`optimizer` (={config.optimizer!r}) of {name} {rule}")
+    if device.type != "cpu":
+        return
+    if table.data_type != DataType.FP32:
+        rule = f"must be another for a table in {table.data_type.value}: on a CPU it takes FP32"
+        raise InputError(f"`optimizer` (={config.optimizer!r}) of {name} {rule}")
+    if not library.load():
+        rule = "needs the kernels on a CPU: build them with `python -m torchrec_mtl.ops.build`, or take another"
+        raise InputError(f"`optimizer` (={config.optimizer!r}) of {name} {rule}")
 
 
 def _impossible(table: BaseEmbeddingConfig, world_size: int, local_world_size: int) -> dict[str, str]:
@@ -60,7 +70,7 @@ def constraints_of(
     Raises:
         InputError: if the table cannot have its optimizer or its sharding.
     """
-    _check_optimizer(table.name, config, device)
+    _check_optimizer(table, config, device)
     if is_replicated(config):
         return ParameterConstraints(sharding_types=[REPLICATED], compute_kernels=["dense"])
     impossible = _impossible(table, world_size, local_world_size)
@@ -87,8 +97,8 @@ def check_zero_collision(
         settings = config.table_config(name)
         if settings.optimizer == "adam":
             raise InputError(
-                f"`optimizer` (='adam') of {name} must be 'rowwise_adagrad', 'adagrad' or 'sgd', or 'sparse_adam' on "
-                "CUDA, as its ids have no vocabulary: a row that changes hands starts anew with its optimizer state"
+                f"`optimizer` (='adam') of {name} must be another, such as 'sparse_adam', as its ids have no "
+                "vocabulary: a row that changes hands starts anew with its optimizer state"
             )
         if settings.sharding not in ("auto", "row_wise"):
             rule = "must be 'auto' or 'row_wise', as its ids have no vocabulary"

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchrec.distributed.embedding_types import KJTList
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.mc_embeddingbag import (
     ManagedCollisionEmbeddingBagCollectionSharder,
     ShardedManagedCollisionEmbeddingBagCollection,
@@ -18,6 +17,7 @@ from torchrec.distributed.types import Awaitable, ParameterSharding, ShardingEnv
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection, hashed_features, row_module
+from torchrec_mtl.training.touched_rows import TableSharder
 
 
 class ShardedZeroCollisionEmbeddingBagCollection(ShardedManagedCollisionEmbeddingBagCollection):
@@ -52,7 +52,7 @@ class ZeroCollisionSharder(ManagedCollisionEmbeddingBagCollectionSharder):
     """Row-wise, with an optimizer that is fused with the backward pass."""
 
     def __init__(self) -> None:
-        super().__init__(EmbeddingBagCollectionSharder(), ManagedCollisionCollectionSharder())
+        super().__init__(TableSharder(), ManagedCollisionCollectionSharder())
 
     @property
     def module_type(self) -> type[ZeroCollisionEmbeddingBagCollection]:

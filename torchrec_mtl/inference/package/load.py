@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fbgemm_gpu  # type: ignore[import-untyped]  # noqa: F401  (its operations)
+import fbgemm_gpu  # noqa: F401  (its operations)
 import numpy as np
 import torch
 from torch import Tensor
