@@ -20,9 +20,10 @@ from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints
 from torchrec_mtl.training.config import TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import process_group
+from torchrec_mtl.training.sharded_tables import ShardedTables
 from torchrec_mtl.training.sharding import plan_sharding
 from torchrec_mtl.training.table_gate import TableGate
-from torchrec_mtl.training.touched_rows import ShardedTables, TouchedRows
+from torchrec_mtl.training.touched_rows import TouchedRows
 
 CPU = torch.device("cpu")
 NAMES = {  # of the operation, by the name in the settings

@@ -36,8 +36,8 @@ class TableConfig:
             ``"sgd"`` are fused with the backward pass. ``"adam"`` updates every row in every step, as dense parameters
             are: the table is replicated, which suits small ones. ``"sparse_adam"``, another algorithm, is fused and
             updates the rows and moments of a batch's ids alone, as ``torch.optim.SparseAdam``; ``"rowwise_adam"`` too,
-            with one second moment a row. On a CPU these two need the kernels of `torchrec_mtl.ops`; on CUDA
-            ``"rowwise_adam"`` was not run yet.
+            with one second moment a row. On a CPU these two need the kernels of `torchrec_mtl.ops`; neither was
+            run on a GPU yet.
         learning_rate: learning rate of the table.
         sharding: TorchRec sharding type of the table, or ``"auto"``: the planner chooses among the types that keep the
             optimizer fused. ``"data_parallel"`` replicates the table on every rank and updates it after the backward

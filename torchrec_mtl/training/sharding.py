@@ -28,6 +28,7 @@ from torchrec_mtl.modules.feature_arch import embedding_configs
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, shard_bytes, table_bytes
 from torchrec_mtl.training.process_group import on_first_rank
+from torchrec_mtl.training.sharded_tables import TableSharder
 from torchrec_mtl.training.table_constraints import (
     REPLICATED,
     check_processed,
@@ -35,7 +36,6 @@ from torchrec_mtl.training.table_constraints import (
     constraints_of,
     is_replicated,
 )
-from torchrec_mtl.training.touched_rows import TableSharder
 from torchrec_mtl.training.zero_collision_sharding import ZeroCollisionSharder
 
 

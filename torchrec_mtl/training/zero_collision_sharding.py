@@ -17,7 +17,7 @@ from torchrec.distributed.types import Awaitable, ParameterSharding, ShardingEnv
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection, hashed_features, row_module
-from torchrec_mtl.training.touched_rows import TableSharder
+from torchrec_mtl.training.sharded_tables import TableSharder
 
 
 class ShardedZeroCollisionEmbeddingBagCollection(ShardedManagedCollisionEmbeddingBagCollection):

@@ -1,0 +1,116 @@
+"""TorchRec's sharded collections with `TouchedRows` on the CPU, and a short way where there is one rank."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torchrec.distributed import batched_embedding_kernel
+from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.types import LazyAwaitable, LazyNoWait, ParameterSharding, ShardingEnv
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from torchrec_mtl.ops import library
+from torchrec_mtl.ops.backends import log_choice
+from torchrec_mtl.training.config import SHARDINGS
+from torchrec_mtl.training.touched_rows import ADAMS, TouchedRows, table_batched
+
+
+@contextmanager
+def _table_batched_modules(make: Any) -> Iterator[None]:
+    """Within it, TorchRec makes its table-batched modules by ``make``; it names fbgemm's class in one place."""
+    fbgemms = batched_embedding_kernel.SplitTableBatchedEmbeddingBagsCodegen
+    batched_embedding_kernel.SplitTableBatchedEmbeddingBagsCodegen = make
+    try:
+        yield
+    finally:
+        batched_embedding_kernel.SplitTableBatchedEmbeddingBagsCodegen = fbgemms
+
+
+class ShardedTables(ShardedEmbeddingBagCollection):
+    """TorchRec's sharded collection, with `TouchedRows` on the CPU if the kernels are built.
+
+    The number of steps that Adam has taken is a state of its tables, so that checkpoints have it. One rank alone looks
+    up at once, where TorchRec would exchange ids and rows between the rank and itself.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._parts = self._parts_of_one_rank()
+        self._keys: list[str] = []  # of the last batch
+        self._positions: list[list[int]] = []  # of each part's features among them
+
+    def _create_lookups(self) -> None:
+        on_cpu = self._device is not None and self._device.type == "cpu"
+        if on_cpu and library.load():
+            log_choice("sharded tables", "cpp", "it is faster")
+            with _table_batched_modules(table_batched):
+                super()._create_lookups()
+        else:
+            reason = "the C++ kernels are not built" if on_cpu else "the C++ kernels run on the CPU only"
+            log_choice("sharded tables", "fbgemm", reason)
+            super()._create_lookups()
+        kernels = [kernel for lookup in self._lookups for kernel in lookup._emb_modules]  # type: ignore[union-attr]
+        for kernel in kernels:
+            if isinstance(kernel, BatchedFusedEmbeddingBag) and kernel.emb_module.optimizer in ADAMS:
+                optimizer = kernel.fused_optimizer
+                for name, weight in optimizer.params.items():
+                    optimizer.state[weight][f"{name.removesuffix('.weight')}.step"] = kernel.emb_module.iter
+
+    def _parts_of_one_rank(self) -> list[tuple[TouchedRows, list[str]]]:
+        """The modules and their features, if their pooled rows side by side are the collection's; none if not."""
+        if self._env.world_size > 1 or self._has_mean_pooling_callback or self.qcomm_codecs_registry:
+            return []
+        kernels = [kernel for lookup in self._lookups for kernel in getattr(lookup, "_emb_modules", [None])]
+        if not all(isinstance(getattr(kernel, "emb_module", None), TouchedRows) for kernel in kernels):
+            return []
+        tables = [kernel.config.embedding_tables for kernel in kernels]
+        names = [name for part in tables for table in part for name in table.embedding_names]
+        if not names == self._embedding_names == self._uncombined_embedding_names:  # columns are split
+            return []
+        features = [[name for table in part for name in table.feature_names] for part in tables]
+        return [(kernel.emb_module, names) for kernel, names in zip(kernels, features, strict=True)]
+
+    def forward(self, *inputs: Any, **named: Any) -> LazyAwaitable[KeyedTensor]:
+        """The pooled rows of each feature."""
+        features: Any = inputs[0] if len(inputs) == 1 and not named else None
+        is_tracked = self.post_lookup_tracker_fn is not None or self.post_odist_tracker_fn is not None
+        if not self._parts or is_tracked or not self._find_keys(features):
+            return super().forward(*inputs, **named)
+        bags = features.values(), features.offsets(), features.stride(), features.weights_or_none()
+        pooled = [part.pooled(at, *bags) for (part, _), at in zip(self._parts, self._positions, strict=True)]
+        values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, 1)
+        return LazyNoWait(KeyedTensor(self._embedding_names, self._embedding_dims, values))
+
+    def _find_keys(self, features: Any) -> bool:
+        """Whether it is a plain batch that has all features; notes where."""
+        if not isinstance(features, KeyedJaggedTensor) or features.variable_stride_per_key():
+            return False
+        keys = features.keys()
+        if keys != self._keys:
+            if not all(name in keys for _, names in self._parts for name in names):
+                return False
+            self._keys, self._positions = list(keys), [[keys.index(n) for n in names] for _, names in self._parts]
+        return True
+
+
+class TableSharder(EmbeddingBagCollectionSharder):
+    """TorchRec's sharder with every type on the CPU too, where TorchRec runs row-wise types but does not offer them."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """All sharding types."""
+        return list(SHARDINGS[1:])
+
+    def shard(
+        self,
+        module: EmbeddingBagCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedTables:
+        """The part of the collection that this rank has."""
+        codecs = self.qcomm_codecs_registry
+        return ShardedTables(module, params, env, self.fused_params, device, codecs, module_fqn)
