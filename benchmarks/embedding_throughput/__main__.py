@@ -28,15 +28,15 @@ import torch
 from benchmarks import record
 from benchmarks.embedding_throughput.candidates import CANDIDATES, runs
 from benchmarks.embedding_throughput.measure import Job, check, in_ranks, peak_memory, throughput
-from benchmarks.embedding_throughput.workload import STATE_BYTES, Workload
+from benchmarks.embedding_throughput.workload import OFTEN, STATES, Workload
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.config import SHARDINGS
 
 DMP, OURS = "DMP table_wise", "ours table_wise"
 BARE = tuple(f"DMP {kind}" for kind in SHARDINGS[2:])
 REPLICATED = ("DMP data_parallel", "ours data_parallel")  # on small tables: each step exchanges all rows
-ONE_RANK = ("TBE", "nn.EmbeddingBag", "stacked by hand", "EBC", "TBE cached UVM", DMP, f"{DMP} cached UVM", OURS)
-ONE_RANK += ("quantised TBE", "quantised EBC")
+ONE_RANK = ("TBE", "our kernels", "nn.EmbeddingBag", "stacked by hand", "EBC", "TBE cached UVM", DMP)
+ONE_RANK += (f"{DMP} cached UVM", OURS, "quantised TBE", "quantised EBC")
 AXES: dict[str, tuple[str, Sequence[Any]]] = {  # name in the results; field of `Workload`, values
     "tables": ("tables", ["ali_ccp", "synthetic"]),
     "width": ("embedding_dim", [16, 32, 128]),
@@ -45,6 +45,7 @@ AXES: dict[str, tuple[str, Sequence[Any]]] = {  # name in the results; field of 
     "ids": ("exponent", [0.0]),
     "precision": ("precision", ["fp16", "int8"]),
 }
+ROWS, LARGE = "rows", {"tables": "synthetic", "num_tables": 1, "embedding_dim": 16}  # of one table, with Adam
 QUICK = Job(Workload("criteo", 1000, 26, 1000, 16, 128, 2), repeats=2, ids_a_turn=1, copy_mib=16)
 PRINTED = ("axis", "tables", "embedding_dim", "batch_size", "ids_a_bag", "exponent", "precision", "ranks", "candidate")
 PRINTED += ("direction", "optimizer", "median", "unit", "percent_of_copy", "speed_to_baseline")
@@ -56,7 +57,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{axis.name.replace('_', '-')}", type=axis.type, nargs="+", help=f"{axis.default}")
     parser.add_argument("--ranks", type=int, nargs="+", help="processes; 1 2 4, at most as many as there are GPUs")
     parser.add_argument("--candidates", nargs="+", choices=CANDIDATES, metavar="NAME", help=", ".join(CANDIDATES))
-    parser.add_argument("--optimizers", nargs="+", choices=STATE_BYTES, default=list(STATE_BYTES))
+    parser.add_argument("--optimizers", nargs="+", choices=STATES, default=list(STATES))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of a rank")
     parser.add_argument("--copy-mib", type=int, help="should be many times the caches; 512, on CUDA 4096")
@@ -74,12 +75,16 @@ def jobs(base: Job, arguments: argparse.Namespace) -> Iterator[Job]:
     elif arguments.quick:
         points.append(("precision", 1, ONE_RANK, {"precision": "int8"}))
         points += [("sharding", ranks, (*BARE[:2], *REPLICATED), {}) for ranks in arguments.ranks]
+        points.append((ROWS, 1, (OURS,), {**LARGE, "rows": 10_000}))
     else:
         points += [(axis, 1, ONE_RANK, {field: value}) for axis, (field, values) in AXES.items() for value in values]
         for ranks in arguments.ranks:
             points.append(("sharding", ranks, (*BARE, OURS), {}))
             points.append(("sharding of small tables", ranks, (DMP, *REPLICATED), {"max_rows": 10_000}))
+        points += [(ROWS, 1, (OURS,), {**LARGE, "rows": rows}) for rows in (100_000, 10_000_000)]
     for (axis, ranks, names, changes), optimizer in product(points, ("", *arguments.optimizers)):
+        if optimizer not in ({"base": ("", *STATES), "asked for": ("", *STATES), ROWS: ("Adam",)}.get(axis, OFTEN)):
+            continue
         workload = replace(base.workload, **changes)
         if workload.batch_size % ranks:
             raise InputError(f"`batch_size` (={workload.batch_size}) must be a multiple of the ranks (={ranks})")
@@ -123,7 +128,8 @@ def rows(asked: Sequence[Job], arguments: argparse.Namespace) -> Iterator[record
     base, quick = replace(asked[0], optimizer=arguments.optimizers[0]), arguments.quick
     if base.axis == "asked for":
         return
-    pairs = list(product([ranks for ranks in arguments.ranks if ranks <= 2], arguments.optimizers))
+    compared = [optimizer for optimizer in arguments.optimizers if optimizer in OFTEN]
+    pairs = list(product([ranks for ranks in arguments.ranks if ranks <= 2], compared))
     for ranks, optimizer in pairs[:1] if quick else pairs:
         job, ratios = replace(base, axis="ours to DMP", ranks=ranks, optimizer=optimizer), []
         for number in range(arguments.pair_runs or (1 if quick else 6)):
@@ -131,7 +137,8 @@ def rows(asked: Sequence[Job], arguments: argparse.Namespace) -> Iterator[record
             _, seconds = in_ranks(throughput, replace(job, candidates=pair, repeats=2 if quick else 24))
             ratios += [ours / bare for ours, bare in zip(seconds[OURS], seconds[DMP], strict=True)]
         yield row(job, "time of ours to DMP", OURS, {"baseline": DMP, **record.spread(ratios, "ratio", digits=4)})
-    for name in base.candidates[:1] if quick else base.candidates:
+    able = [name for name in base.candidates if runs(name, base.workload, 1, base.device, base.optimizer)]
+    for name in able[:1] if quick else able:
         peak = in_ranks(peak_memory, replace(base, candidates=(name,)))
         yield row(base, "peak memory", name, record.spread([peak], "MiB", digits=0))
 

@@ -16,10 +16,19 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from benchmarks.embedding_throughput import operators
 from benchmarks.embedding_throughput.operators import OPTIMIZERS, Candidate, Shard
-from benchmarks.embedding_throughput.workload import ADAGRAD, Batch, Workload
+from benchmarks.embedding_throughput.workload import ADAGRAD, OFTEN, Batch, Workload
+from torchrec_mtl.ops import library
 from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.sharding import REPLICATED, plan_sharding
+
+NAMES: dict[str, Any] = {  # in the settings of a run
+    ADAGRAD: "rowwise_adagrad",
+    "Adagrad": "adagrad",
+    "Adam": "sparse_adam",
+    "row-wise Adam": "rowwise_adam",
+    **dict.fromkeys(("SGD", ""), "sgd"),
+}
 
 
 class Collection(Candidate):
@@ -52,8 +61,7 @@ def unsharded(workload: Workload, optimizer: str, device: torch.device) -> Colle
 
 
 def _config(workload: Workload, optimizer: str, sharding: str) -> TrainingConfig:
-    kind: Any = "rowwise_adagrad" if optimizer == ADAGRAD else "sgd"
-    table = TableConfig(optimizer=kind, learning_rate=operators.LEARNING_RATE, sharding=sharding)
+    table = TableConfig(optimizer=NAMES[optimizer], learning_rate=operators.LEARNING_RATE, sharding=sharding)
     return TrainingConfig(batch_size=workload.batch_size, table=table)
 
 
@@ -84,6 +92,7 @@ def ours(workload: Workload, optimizer: str, device: torch.device, sharding: str
 
 ONE_PROCESS: dict[str, Callable[..., Candidate]] = {
     "TBE": operators.TableBatched,
+    "our kernels": operators.OurKernels,
     "nn.EmbeddingBag": operators.Bags,
     "stacked by hand": operators.Stacked,
     "EBC": unsharded,
@@ -103,7 +112,15 @@ def runs(name: str, workload: Workload, ranks: int, device: str, optimizer: str)
     elsewhere = (name in ONE_PROCESS and ranks > 1) or ("UVM" in name and device != "cuda")
     if elsewhere or ("quantised" in name) != (precision == "int8"):
         return False
-    if optimizer == ADAGRAD and by_columns:  # each column shard has its own state, which is another optimizer
+    if "row-wise" in optimizer and by_columns:  # each column shard has its own state, which is another optimizer
         return False
+    has_kernels = device == "cpu" and precision == "fp32" and library.load()
+    if name == "our kernels" and not has_kernels:
+        return False
+    if optimizer not in OFTEN and name in ("nn.EmbeddingBag", "stacked by hand", "EBC"):
+        return False
+    if "Adam" in optimizer:  # on the rows of a batch, which fbgemm does on a GPU
+        by_rows = device == "cuda" or (has_kernels and name.startswith("our"))
+        return by_rows and REPLICATED not in name and precision != "int8"
     by_fbgemm = name not in ("nn.EmbeddingBag", "stacked by hand", "EBC") and REPLICATED not in name
     return not optimizer or precision == "fp32" or (precision == "fp16" and by_fbgemm)  # fbgemm has states in fp32

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks import record
-from benchmarks.embedding_throughput.candidates import CANDIDATES
+from benchmarks.embedding_throughput.candidates import CANDIDATES, NAMES
 from benchmarks.embedding_throughput.operators import EPS, LEARNING_RATE
-from benchmarks.embedding_throughput.workload import ADAGRAD, CPU, DTYPES, Batch, Workload, table_bytes
+from benchmarks.embedding_throughput.workload import CPU, DTYPES, STATES, Batch, Workload, table_bytes
 from tests import processes
+from torchrec_mtl.ops.embedding_bag import reference
 
 TOLERANCES = {"fp32": 1e-5, "fp16": 2e-3, "int8": 1e-2}  # of the greatest value
 
@@ -73,7 +74,7 @@ def _differences(name: str, workload: Workload, optimizer: str, device: torch.de
     rank, ranks, generator = dist.get_rank(), dist.get_world_size(), torch.Generator().manual_seed(0)
     drawn = [torch.randn(rows, workload.embedding_dim, generator=generator) for rows in workload.table_rows]
     tables = [table.to(DTYPES[workload.precision]).double() for table in drawn]
-    states = [table.new_zeros(len(table)) for table in tables]
+    states = [[t.new_zeros(t.shape[: 1 + (of == "column")]) for t in tables] for of in STATES.get(optimizer, ())]
     candidate = CANDIDATES[name](workload, optimizer, device).fill(tables)
     parts = workload.batches(3, 1, rank, ranks, device)
     pooled = torch.stack([table[ids].sum(1) for table, ids in zip(tables, parts[0].ids.cpu(), strict=True)], 1)
@@ -81,15 +82,13 @@ def _differences(name: str, workload: Workload, optimizer: str, device: torch.de
         off = _difference(candidate.forward(parts[0]).view(pooled.shape), pooled[:, candidate.order])
     if not optimizer:
         return off, 0.0
-    for part, whole in zip(parts, workload.batches(3, 1), strict=True):
+    fields = range(len(tables))
+    for step, (part, whole) in enumerate(zip(parts, workload.batches(3, 1), strict=True), 1):
         candidate.train(part)
-        for t, (table, state, ids) in enumerate(zip(tables, states, whole.ids, strict=True)):
-            of_ids = whole.gradient[:, t].double().div(ranks).repeat_interleave(ids.shape[1], 0)
-            gradient = torch.zeros_like(table).index_add_(0, ids.flatten(), of_ids)
-            if optimizer == ADAGRAD:
-                state += gradient.square().mean(1)
-                gradient /= state.sqrt()[:, None] + EPS
-            table -= LEARNING_RATE * gradient
+        features, gradient = whole.sparse_features, whole.gradient.double().div(ranks).flatten(1)
+        bags = fields, fields, [False] * len(fields), features.values(), features.offsets(), len(gradient)
+        kind = NAMES[optimizer].removeprefix("sparse_")
+        reference.update(tables, states, *bags, gradient, kind, learning_rate=LEARNING_RATE, eps=EPS, step=step)
     shards = [(shard, tables[t][index]) for t, index, shard in candidate.shards() if shard.numel()]
     return off, max((_difference(*shard) for shard in shards), default=0.0)
 

@@ -8,14 +8,28 @@ from fbgemm_gpu import split_table_batched_embeddings_ops_training as fbgemm
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 from torchrec.inference.modules import quantize_embeddings
+from torchrec.optim.optimizers import PartialRowWiseAdam
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.quant.embedding_modules import MODULE_ATTR_REGISTER_TBES_BOOL
 
 from benchmarks.embedding_throughput.workload import ADAGRAD, DTYPES, Batch, Workload
+from torchrec_mtl.training.touched_rows import TouchedRows
 
 LEARNING_RATE, EPS, CACHED_SHARE = 0.05, 1e-8, 0.2  # share of a table in host memory
-OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {ADAGRAD: (RowWiseAdagrad, {"lr": LEARNING_RATE, "eps": EPS})}
-OPTIMIZERS |= dict.fromkeys(("SGD", ""), (torch.optim.SGD, {"lr": LEARNING_RATE}))  # "": does not train
+OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
+    ADAGRAD: (RowWiseAdagrad, {"lr": LEARNING_RATE, "eps": EPS}),
+    "Adagrad": (torch.optim.Adagrad, {"lr": LEARNING_RATE, "eps": EPS}),
+    "Adam": (torch.optim.Adam, {"lr": LEARNING_RATE, "eps": EPS}),
+    "row-wise Adam": (PartialRowWiseAdam, {"lr": LEARNING_RATE, "eps": EPS}),
+    **dict.fromkeys(("SGD", ""), (torch.optim.SGD, {"lr": LEARNING_RATE})),
+}
+KINDS = {  # fbgemm's names
+    ADAGRAD: fbgemm.OptimType.EXACT_ROWWISE_ADAGRAD,
+    "Adagrad": fbgemm.OptimType.EXACT_ADAGRAD,
+    "Adam": fbgemm.OptimType.ADAM,
+    "row-wise Adam": fbgemm.OptimType.PARTIAL_ROWWISE_ADAM,
+    **dict.fromkeys(("SGD", ""), fbgemm.OptimType.EXACT_SGD),
+}
 Shard = tuple[int, Any, Tensor]  # table, index of the shard in it, values
 
 
@@ -100,15 +114,17 @@ class Stacked(Candidate):
 class TableBatched(Candidate):
     """fbgemm's operator (TBE) and its fused optimizer; ``cached`` puts tables in host memory, a share on the GPU."""
 
+    module: Any = fbgemm.SplitTableBatchedEmbeddingBagsCodegen
+
     def __init__(self, workload: Workload, optimizer: str, device: torch.device, cached: bool = False) -> None:
-        at, on, kinds = fbgemm.EmbeddingLocation, fbgemm.ComputeDevice, fbgemm.OptimType
+        at, on = fbgemm.EmbeddingLocation, fbgemm.ComputeDevice
         on_gpu = (at.MANAGED_CACHING if cached else at.DEVICE, on.CUDA)
         place = on_gpu if device.type == "cuda" else (at.HOST, on.CPU)
-        kind = kinds.EXACT_ROWWISE_ADAGRAD if optimizer == ADAGRAD else kinds.EXACT_SGD
-        options: Any = {"optimizer": kind, "learning_rate": LEARNING_RATE, "eps": EPS, "stochastic_rounding": False}
-        options |= {"weights_precision": fbgemm.SparseType.from_dtype(DTYPES[workload.precision]), "device": device}
+        options: Any = {"optimizer": KINDS[optimizer], "learning_rate": LEARNING_RATE, "eps": EPS, "device": device}
+        options |= {"weights_precision": fbgemm.SparseType.from_dtype(DTYPES[workload.precision])}
+        options |= {"stochastic_rounding": False}
         tables = [(rows, workload.embedding_dim, *place) for rows in workload.table_rows]
-        self.tbe = fbgemm.SplitTableBatchedEmbeddingBagsCodegen(tables, cache_load_factor=CACHED_SHARE, **options)
+        self.tbe = self.module(tables, cache_load_factor=CACHED_SHARE, **options)
 
     def forward(self, batch: Batch) -> Tensor:
         return self.tbe(batch.sparse_features.values(), batch.sparse_features.offsets())
@@ -116,6 +132,12 @@ class TableBatched(Candidate):
     def shards(self) -> Iterator[Shard]:
         self.tbe.flush()  # cached rows, to the tables
         return ((t, ..., table) for t, table in enumerate(self.tbe.split_embedding_weights()))
+
+
+class OurKernels(TableBatched):
+    """The same with the kernels of this library."""
+
+    module = TouchedRows
 
 
 class Quantised(Candidate):

@@ -17,7 +17,14 @@ CRITEO += [974, 14, 48937457, 11316796, 40094537, 452104, 12606, 104, 35]  # ter
 PUBLISHED = {"criteo": CRITEO, "ali_ccp": list(NUM_EMBEDDINGS.values())}
 DTYPES = {"fp32": torch.float, "fp16": torch.half, "int8": torch.float}  # int8 tables are quantised from fp32
 ADAGRAD = "row-wise Adagrad"
-STATE_BYTES = {ADAGRAD: 4, "SGD": 0}  # of one row, by optimizer
+STATES = {  # of each optimizer: of each of them whether a row has one value, or one for each column
+    ADAGRAD: ("row",),
+    "SGD": (),
+    "Adagrad": ("column",),
+    "Adam": ("column", "column"),
+    "row-wise Adam": ("column", "row"),
+}
+OFTEN = ("", ADAGRAD, "SGD")  # measured on every workload; the others on the base. "": does not train
 CPU = torch.device("cpu")
 
 
@@ -103,5 +110,6 @@ def table_bytes(workload: Workload, batches: Sequence[Batch], optimizer: str) ->
     row = {"fp32": 4 * width, "fp16": 2 * width, "int8": width + 4}[workload.precision]  # int8: scale and offset
     if not optimizer:
         return count * row
+    state = 4 * sum(1 if each == "row" else width for each in STATES[optimizer])
     distinct = sum(len(of_table.unique()) for batch in batches for of_table in batch.ids) / len(batches)
-    return count * (row + 4 * width) + distinct * 2 * (row + STATE_BYTES[optimizer])
+    return count * (row + 4 * width) + distinct * 2 * (row + state)

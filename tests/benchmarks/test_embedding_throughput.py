@@ -13,12 +13,12 @@ from benchmarks.embedding_throughput import __main__ as program
 from benchmarks.embedding_throughput.candidates import CANDIDATES, runs
 from benchmarks.embedding_throughput.measure import Job, check, in_ranks
 from benchmarks.embedding_throughput.operators import TableBatched
-from benchmarks.embedding_throughput.workload import ADAGRAD, CRITEO, Batch, Workload, draw_ids, table_bytes
+from benchmarks.embedding_throughput.workload import ADAGRAD, CRITEO, STATES, Batch, Workload, draw_ids, table_bytes
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.environment import worker_environment
 
 SMALL = Workload(embedding_dim=8, ids_a_bag=3)
-OPTIMIZERS = ("", ADAGRAD, "SGD")
+OPTIMIZERS = ("", *STATES)
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -79,6 +79,9 @@ BYTES = [  # of two tables, D = 8, six ids, of which four are distinct in their 
     ("fp32", "SGD", 6 * 32 + 6 * 32 + 4 * 2 * 32),
     ("fp32", ADAGRAD, 6 * 32 + 6 * 32 + 4 * 2 * (32 + 4)),
     ("fp16", ADAGRAD, 6 * 16 + 6 * 32 + 4 * 2 * (16 + 4)),
+    ("fp32", "Adagrad", 6 * 32 + 6 * 32 + 4 * 2 * (32 + 32)),
+    ("fp32", "Adam", 6 * 32 + 6 * 32 + 4 * 2 * (32 + 64)),
+    ("fp32", "row-wise Adam", 6 * 32 + 6 * 32 + 4 * 2 * (32 + 36)),
 ]
 
 
@@ -103,6 +106,7 @@ def test_figures_of_a_row():
     assert (a["speed_to_baseline"], a["direction"], a["optimizer"]) == (1, "training", "SGD")
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_candidates_of_one_process_are_right(precision):
     workload, checked = replace(SMALL, precision=precision), set()
@@ -110,11 +114,12 @@ def test_candidates_of_one_process_are_right(precision):
         names = tuple(name for name in program.ONE_RANK if runs(name, workload, 1, "cpu", optimizer))
         assert in_ranks(check, Job(workload, names, optimizer=optimizer)) == ""
         checked.update(names)
-    on_cpu = {name for name in program.ONE_RANK if "UVM" not in name}
+    on_cpu = {name for name in program.ONE_RANK if "UVM" not in name and (precision == "fp32" or name[:4] != "our ")}
     assert checked == {name for name in on_cpu if ("quantised" in name) == (precision == "int8")}
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_sharding_is_right_on_two_ranks(optimizer):
     workload = replace(SMALL, tables="synthetic", num_tables=3)
@@ -167,12 +172,30 @@ def test_column_wise_trains_with_sgd_alone():
     assert runs("DMP column_wise", workload, 2, "cpu", "SGD")
     assert not runs("DMP column_wise", workload, 2, "cpu", ADAGRAD)
     assert runs("DMP row_wise", workload, 2, "cpu", ADAGRAD)
+    assert not runs("DMP column_wise", workload, 2, "cuda", "row-wise Adam")
     assert not runs("EBC", replace(workload, precision="fp16"), 1, "cpu", "SGD")
 
 
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("optimizer", ["Adam", "row-wise Adam"])
+def test_on_a_cpu_adam_on_the_rows_of_a_batch_is_ours(optimizer):
+    on = {device: {n for n in CANDIDATES if runs(n, Workload(), 1, device, optimizer)} for device in ("cpu", "cuda")}
+    assert {"our kernels", "ours table_wise", "ours row_wise"} <= on["cpu"]
+    assert all(name.startswith("our") for name in on["cpu"])
+    assert {"TBE", "DMP table_wise", "ours table_wise"} <= on["cuda"]
+    assert not {"our kernels", "nn.EmbeddingBag", "ours data_parallel"} & on["cuda"]
+
+
+@pytest.mark.usefixtures("kernel")
 def test_by_default_every_axis_is_varied():
     jobs = list(program.jobs(Job(), arguments("--ranks", "1", "2", "4")))
-    assert {job.axis for job in jobs} == {"base", *program.AXES, "sharding", "sharding of small tables"}
+    assert {job.axis for job in jobs} == {"base", *program.AXES, "sharding", "sharding of small tables", "rows"}
+    assert {job.optimizer for job in jobs if job.axis == "base"} == {*OPTIMIZERS}
+    assert {job.optimizer for job in jobs if job.axis == "width"} == {"", ADAGRAD, "SGD"}
+    assert [(job.optimizer, job.workload.rows) for job in jobs if job.axis == "rows"] == [
+        ("Adam", 10**5),
+        ("Adam", 10**7),
+    ]
     names = {name for job in jobs for name in job.candidates}
     assert names == {name for name in (*program.ONE_RANK, *program.BARE, *program.REPLICATED) if "UVM" not in name}
     on_gpu = next(program.jobs(Job(device="cuda"), arguments("--ranks", "1"))).candidates
@@ -204,11 +227,13 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernel")
 def test_the_whole_program_small(run, capsys):
     rows = list(csv.DictReader(run("--repeats", "1").open()))
     assert {row["measured"] for row in rows} == {"throughput", "copy", "time of ours to DMP", "peak memory"}
     found = {(row["candidate"], row["direction"], row["optimizer"], row["ranks"]) for row in rows}
     wanted = {("TBE", "training", "SGD", "1"), ("quantised EBC", "forward", "", "1")}
+    wanted |= {("our kernels", "training", "Adagrad", "1"), ("ours table_wise", "training", "Adam", "1")}
     assert found >= wanted | {("ours data_parallel", "training", ADAGRAD, "2")}
     assert all(float(row["median"]) > 0 for row in rows)
     with (program.record.RESULTS / "embedding_throughput.csv").open() as committed:
