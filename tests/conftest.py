@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import pytest
 import torch
@@ -22,3 +23,14 @@ def server():
         started = S3Server()
         yield started
         started.stop()
+
+
+@pytest.fixture(scope="session")
+def kernel():
+    """The kernels, which must be built where there is a compiler."""
+    from torchrec_mtl.ops import library
+
+    if not library.load():
+        if shutil.which(os.environ.get("CXX") or "c++"):
+            pytest.fail("build the kernels first: python -m torchrec_mtl.ops.build")
+        pytest.skip("the C++ kernels are not built, and there is no compiler")
