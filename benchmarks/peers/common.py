@@ -34,9 +34,15 @@ class Workload:
     tower_sizes: list[int]
     num_experts: int = 4  # in MMoE; each level of PLE has half as many for each task, and as many shared ones
     models: tuple[str, ...] = MODELS
-    steps: int = 4  # in a turn
+    steps: int = 4  # in a turn of training
+    inference: tuple[tuple[int, int], ...] = (
+        (1, 200),
+        (64, 64),
+        (1024, 8),
+        (8192, 2),
+    )  # batch sizes, batches in a turn
     repeats: int = 7
-    seeds: int = 3
+    seeds: int = 5
 
     @property
     def fields(self) -> dict[str, int]:
@@ -65,7 +71,9 @@ SMALL_FIELDS = (10, 100, 20, 50, 30, 200, 500, 1_000, 5_000, 20_000)
 WORKLOADS = {
     "speed": Workload((0.2, 0.05), FIELDS, 65_536, 16_384, 1024, 16, [256, 128], [64]),
     "auc": Workload((0.2, 0.08, 0.03), SMALL_FIELDS, 400_000, 100_000, 512, 8, [128, 64], [32]),
-    "quick": Workload((0.4, 0.2), (50, 60, 70, 80, 90, 100), 2048, 2048, 256, 4, [8, 4], [4], 4, ("mmoe",), 2, 2, 1),
+    "quick": Workload(
+        (0.4, 0.2), (50, 60, 70, 80, 90, 100), 2048, 2048, 256, 4, [8, 4], [4], 4, ("mmoe",), 2, ((1, 2), (64, 2)), 2, 1
+    ),
 }
 
 
