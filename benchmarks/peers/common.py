@@ -4,7 +4,7 @@ A library's ``make`` returns a model, ``train(ids [N, fields], labels [N, T])``,
 ``batch_size`` rows in order, and ``predict(ids)``, which returns marginal probabilities ``[N, T]``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -98,14 +98,20 @@ def alike(model: nn.Module, predict: Predict, work: Workload, setting: str, fill
     return model, train, predict
 
 
-@torch.no_grad()
 def initialize(model: nn.Module, fill: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Draws small normal tables, matrices ``[..., out, in]`` by He's rule, and zero biases; returns tables and others.
+    """Sets the initial values of a model, see `draw`; returns its tables and its other parameters."""
+    tables = [m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    others = {n: p for n, p in model.named_parameters() if not any(p is weight for weight in tables)}
+    draw(tables, others, fill)
+    return tables, list(others.values())
+
+
+@torch.no_grad()
+def draw(tables: list[Tensor], others: Mapping[str, Tensor], fill: bool) -> None:
+    """Draws small normal tables, matrices ``[..., out, in]`` by He's rule, and zero biases.
 
     With ``fill``, fills in values instead that do not depend on how a library arranges and names its parameters.
     """
-    tables = [m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    others = {n: p for n, p in model.named_parameters() if not any(p is weight for weight in tables)}
     for position, weight in enumerate(tables, 1):
         ids, columns = (torch.arange(n, dtype=torch.float64) for n in weight.shape)
         waves = 4 * (ids.unsqueeze(1) * position + columns / len(columns)).sin() ** 2
@@ -116,4 +122,3 @@ def initialize(model: nn.Module, fill: bool) -> tuple[list[Tensor], list[Tensor]
             parameter.zero_()
         else:
             parameter.fill_(1 / width) if fill else parameter.normal_(std=(2 / width) ** 0.5)
-    return tables, list(others.values())

@@ -50,23 +50,22 @@ def make(
         built = build_model(config, schema, torch.device("cpu"))
         built.model.start_from_base_rates(base_rates)
         return distributed(built, training, work)
-    collection = EmbeddingBagCollection(tables=schema.embedding_configs(work.embedding_dim))
+    device = torch.device("cpu" if variant == "plain" else "meta")  # the tables of jobs are made where they are sharded
+    collection = EmbeddingBagCollection(tables=schema.embedding_configs(work.embedding_dim), device=device)
     model = SYSTEMS[name].model(collection, schema.tasks, **args)
     if variant == "plain":
         return common.alike(model, partial(probabilities, model, work), work, setting, fill)
-    common.initialize(model, fill)
-    values = {f"model.{key}": value.detach().clone() for key, value in model.named_parameters()}
     table = TableConfig(optimizer="adagrad", learning_rate=common.TABLE_LEARNING_RATE)
     if setting == common.ADAM:
         optimizer = "adam" if variant == "replicated" else "sparse_adam"
         table = TableConfig(optimizer=optimizer, learning_rate=common.LEARNING_RATE)
     training = replace(training, table=table, optimizer=OptimizerConfig(learning_rate=common.LEARNING_RATE))
-    built = MultiTaskTrain(model, CrossEntropyLoss(schema.tasks))
-    candidate = distributed(built, training, work, autocast=variant == "bf16")
-    for key, value in candidate[0].state_dict().items():
-        if ".embedding_bags." in key:  # which `distribute` has drawn anew; a sharded one has one shard here
-            table = value.local_shards()[0].tensor if isinstance(value, ShardedTensor) else value
-            table.copy_(values[key])
+    others = dict(model.over_arch.named_parameters())
+    candidate = distributed(MultiTaskTrain(model, CrossEntropyLoss(schema.tasks)), training, work, variant == "bf16")
+    tables = [value for key, value in candidate[0].state_dict().items() if ".embedding_bags." in key]
+    # one rank has one shard of each
+    whole = [each.local_shards()[0].tensor if isinstance(each, ShardedTensor) else each for each in tables]
+    common.draw(whole, others, fill)
     return candidate
 
 
