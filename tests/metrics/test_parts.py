@@ -107,6 +107,17 @@ def test_a_rank_receives_its_share_of_the_groups() -> None:
     assert max(seat.received[0] for _, seat in found) < 1.5 * 300
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_gauc_of_many_groups_has_the_same_bits_on_any_ranks(seed: int) -> None:
+    """The sum over groups is exact before it is rounded, so its order does not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    scores, groups = torch.randn(2000, generator=generator), torch.randint(0, 300, (2000,), generator=generator)
+    columns = [scores, (scores + torch.randn(2000, generator=generator) > 1).float(), groups, torch.ones(2000)]
+    found = {value for value, _ in on_seats(METRICS["gauc"].parts.over, spread(columns, [0, 1, 2, 3] * 500))}
+    order = torch.randperm(2000, generator=generator)
+    assert found == {METRICS["gauc"].function(*columns), METRICS["gauc"].function(*(c[order] for c in columns))}
+
+
 def test_a_sum_over_rows_sends_none() -> None:
     columns = [torch.randn(9), torch.ones(9), torch.ones(9)]
     for name in ("log_loss", "normalized_entropy", "calibration"):
