@@ -4,7 +4,7 @@ A library's ``make`` returns a model, ``train(ids [N, fields], labels [N, T])``,
 ``batch_size`` rows in order, and ``predict(ids)``, which returns marginal probabilities ``[N, T]``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,9 +34,15 @@ class Workload:
     tower_sizes: list[int]
     num_experts: int = 4  # in MMoE; each level of PLE has half as many for each task, and as many shared ones
     models: tuple[str, ...] = MODELS
-    steps: int = 4  # in a turn
+    steps: int = 4  # in a turn of training
+    inference: tuple[tuple[int, int], ...] = (
+        (1, 200),
+        (64, 64),
+        (1024, 8),
+        (8192, 2),
+    )  # batch sizes, batches in a turn
     repeats: int = 7
-    seeds: int = 3
+    seeds: int = 5
 
     @property
     def fields(self) -> dict[str, int]:
@@ -65,7 +71,9 @@ SMALL_FIELDS = (10, 100, 20, 50, 30, 200, 500, 1_000, 5_000, 20_000)
 WORKLOADS = {
     "speed": Workload((0.2, 0.05), FIELDS, 65_536, 16_384, 1024, 16, [256, 128], [64]),
     "auc": Workload((0.2, 0.08, 0.03), SMALL_FIELDS, 400_000, 100_000, 512, 8, [128, 64], [32]),
-    "quick": Workload((0.4, 0.2), (50, 60, 70, 80, 90, 100), 2048, 2048, 256, 4, [8, 4], [4], 4, ("mmoe",), 2, 2, 1),
+    "quick": Workload(
+        (0.4, 0.2), (50, 60, 70, 80, 90, 100), 2048, 2048, 256, 4, [8, 4], [4], 4, ("mmoe",), 2, ((1, 2), (64, 2)), 2, 1
+    ),
 }
 
 
@@ -90,14 +98,20 @@ def alike(model: nn.Module, predict: Predict, work: Workload, setting: str, fill
     return model, train, predict
 
 
-@torch.no_grad()
 def initialize(model: nn.Module, fill: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Draws small normal tables, matrices ``[..., out, in]`` by He's rule, and zero biases; returns tables and others.
+    """Sets the initial values of a model, see `draw`; returns its tables and its other parameters."""
+    tables = [m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    others = {n: p for n, p in model.named_parameters() if not any(p is weight for weight in tables)}
+    draw(tables, others, fill)
+    return tables, list(others.values())
+
+
+@torch.no_grad()
+def draw(tables: list[Tensor], others: Mapping[str, Tensor], fill: bool) -> None:
+    """Draws small normal tables, matrices ``[..., out, in]`` by He's rule, and zero biases.
 
     With ``fill``, fills in values instead that do not depend on how a library arranges and names its parameters.
     """
-    tables = [m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    others = {n: p for n, p in model.named_parameters() if not any(p is weight for weight in tables)}
     for position, weight in enumerate(tables, 1):
         ids, columns = (torch.arange(n, dtype=torch.float64) for n in weight.shape)
         waves = 4 * (ids.unsqueeze(1) * position + columns / len(columns)).sin() ** 2
@@ -108,4 +122,3 @@ def initialize(model: nn.Module, fill: bool) -> tuple[list[Tensor], list[Tensor]
             parameter.zero_()
         else:
             parameter.fill_(1 / width) if fill else parameter.normal_(std=(2 / width) ** 0.5)
-    return tables, list(others.values())

@@ -1,4 +1,9 @@
-"""torchrec_mtl: by default trained as its jobs do, with row-wise Adagrad stepping tables in the backward pass."""
+"""torchrec_mtl: by default trained as its jobs do, with row-wise Adagrad stepping tables in the backward pass.
+
+Its ways to run a model: ``"sharded"``, as the jobs do, with fused optimizers on one rank's shards; the same with
+autocast, ``"bf16"``; ``"replicated"``, as the jobs do with Adam on whole tables; and ``"plain"``, a module with torch's
+optimizers, as the peers' models are.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -35,7 +40,9 @@ def model_args(name: str, work: Workload) -> dict[str, object]:
     return args | numbers.get(name, {})
 
 
-def make(name: str, setting: str, work: Workload, seed: int, base_rates: Tensor, fill: bool) -> Candidate:
+def make(
+    name: str, setting: str, work: Workload, seed: int, base_rates: Tensor, fill: bool, variant: str = "sharded"
+) -> Candidate:
     schema = Schema("synthetic", [Field(*field) for field in work.fields.items()], TaskChain(work.tasks))
     args, training = model_args(name, work), TrainingConfig(batch_size=work.batch_size, seed=seed)
     if setting == common.DEFAULT:
@@ -43,23 +50,28 @@ def make(name: str, setting: str, work: Workload, seed: int, base_rates: Tensor,
         built = build_model(config, schema, torch.device("cpu"))
         built.model.start_from_base_rates(base_rates)
         return distributed(built, training, work)
-    collection = EmbeddingBagCollection(tables=schema.embedding_configs(work.embedding_dim))
+    device = torch.device("cpu" if variant == "plain" else "meta")  # the tables of jobs are made where they are sharded
+    collection = EmbeddingBagCollection(tables=schema.embedding_configs(work.embedding_dim), device=device)
     model = SYSTEMS[name].model(collection, schema.tasks, **args)
-    if setting == common.ADAM:
+    if variant == "plain":
         return common.alike(model, partial(probabilities, model, work), work, setting, fill)
-    common.initialize(model, fill)
-    values = {f"model.{key}": value.detach().clone() for key, value in model.named_parameters()}
     table = TableConfig(optimizer="adagrad", learning_rate=common.TABLE_LEARNING_RATE)
+    if setting == common.ADAM:
+        optimizer = "adam" if variant == "replicated" else "sparse_adam"
+        table = TableConfig(optimizer=optimizer, learning_rate=common.LEARNING_RATE)
     training = replace(training, table=table, optimizer=OptimizerConfig(learning_rate=common.LEARNING_RATE))
-    candidate = distributed(MultiTaskTrain(model, CrossEntropyLoss(schema.tasks)), training, work)
-    for key, value in candidate[0].state_dict().items():
-        if isinstance(value, ShardedTensor):  # a table, which `distribute` has drawn anew; it has one shard here
-            value.local_shards()[0].tensor.copy_(values[key])
+    others = dict(model.over_arch.named_parameters())
+    candidate = distributed(MultiTaskTrain(model, CrossEntropyLoss(schema.tasks)), training, work, variant == "bf16")
+    tables = [value for key, value in candidate[0].state_dict().items() if ".embedding_bags." in key]
+    # one rank has one shard of each
+    whole = [each.local_shards()[0].tensor if isinstance(each, ShardedTensor) else each for each in tables]
+    common.draw(whole, others, fill)
     return candidate
 
 
-def distributed(built: nn.Module, training: TrainingConfig, work: Workload) -> Candidate:
-    """Trains as the jobs do, with tables stepped in the backward pass."""
+def distributed(built: nn.Module, training: TrainingConfig, work: Workload, autocast: bool = False) -> Candidate:
+    """Trains as the jobs do."""
+    precision = partial(torch.autocast, "cpu", torch.bfloat16, enabled=autocast)
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     model, optimizer = distribute(built, training, torch.device("cpu"))
@@ -69,15 +81,20 @@ def distributed(built: nn.Module, training: TrainingConfig, work: Workload) -> C
         model.train()
         for some_ids, some_labels in work.batches(ids, labels):
             step.zero_grad()  # from here, TorchRec's pipeline for the CPU
-            loss, _ = step(MultiTaskBatch(*features(work, some_ids), some_labels))
+            with precision():
+                loss, _ = step(MultiTaskBatch(*features(work, some_ids), some_labels))
             step.backward(loss)
             step.step()
 
-    return model, train, partial(probabilities, model.module.model, work)
+    def predict(ids: Tensor) -> Tensor:
+        with precision():
+            return probabilities(model.module.model, work, ids)
+
+    return model, train, predict
 
 
 def probabilities(model: nn.Module, work: Workload, ids: Tensor) -> Tensor:
-    return model(*features(work, ids)).sigmoid()
+    return model(*features(work, ids)).float().sigmoid()
 
 
 def features(work: Workload, ids: Tensor) -> tuple[Tensor, KeyedJaggedTensor]:

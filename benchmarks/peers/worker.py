@@ -7,23 +7,38 @@ import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import record
 from benchmarks.peers.common import WORKLOADS
+
+PRODUCT = (1024, 368, 1024)  # rows, inner and columns of a product that is as fast as any of the models'
+
+
+class Candidate(NamedTuple):
+    """A library, the interpreter that has it, which of its ways to run a model, and the tree its sources come from."""
+
+    library: str
+    python: Path
+    variant: str = ""
+    tree: Path = record.ROOT
 
 
 class Library(AbstractContextManager):
     """Asks a `Worker` in lines of JSON. After a failure, ``failure`` says why, and nothing more is asked."""
 
-    def __init__(self, rows: Path, name: str, python: Path, setting: str, model: str) -> None:
+    def __init__(self, rows: Path, candidate: Candidate, setting: str, model: str) -> None:
         self.failure = ""
-        command = [python, *("-W", "ignore", "-m", "benchmarks.peers.worker"), rows, name, setting, model]
-        self.process = Popen(command, cwd=record.ROOT, text=True, stdin=PIPE, stdout=PIPE)
-        self.row = {"library": name, "setting": setting, "model": model, **(self.ask("about") or {"versions": ""})}
+        name, variant = candidate.library, candidate.variant
+        command = [candidate.python, *("-W", "ignore", "-m", "benchmarks.peers.worker"), rows, name, setting, model]
+        self.process = Popen([*command, variant], cwd=candidate.tree, text=True, stdin=PIPE, stdout=PIPE)
+        label = variant if candidate.tree == record.ROOT else f"{variant}, before"
+        self.row = {"library": name, "variant": label, "setting": setting, "model": model}
+        self.row |= self.ask("about") or {"versions": ""}
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """Returns what the worker's method ``do`` returns, or None once anything has failed."""
@@ -43,13 +58,14 @@ class Library(AbstractContextManager):
 class Worker:
     """Trains and times a model on the rows of ``<workload>.npz``: training ids and labels, and test ids."""
 
-    def __init__(self, rows: str, library: str, setting: str, model: str) -> None:
+    def __init__(self, rows: str, library: str, setting: str, model: str, variant: str) -> None:
         self.library = importlib.import_module(f"benchmarks.peers.{library}_models")
         self.after_imports = record.peak_memory()
         self.work = WORKLOADS[Path(rows).stem].of(model)
         self.ids, labels, self.test_ids = map(torch.from_numpy, np.load(rows).values())
         self.labels = labels[:, : len(self.work.tasks)]
         self.arguments = (model, setting, self.work)
+        self.variant = {"variant": variant} if variant else {}
 
     def about(self) -> dict[str, str]:
         return {"versions": record.versions(), "note": getattr(self.library, "NOTE", "")}
@@ -58,7 +74,9 @@ class Worker:
         """Builds the model, with the same values in every library if ``fill``; returns its number of parameters."""
         self.model = self.step = self.predict = None  # frees the memory of the last one
         torch.manual_seed(seed)
-        self.model, self.step, self.predict = self.library.make(*self.arguments, seed, self.labels.mean(0), fill)
+        self.model, self.step, self.predict = self.library.make(
+            *self.arguments, seed, self.labels.mean(0), fill, **self.variant
+        )
         self.order = torch.from_numpy(np.random.default_rng([seed, 0]).permutation(len(self.ids)))  # `BatchLoader`'s
         return sum(parameter.numel() for parameter in self.model.parameters())
 
@@ -69,21 +87,34 @@ class Worker:
         assert len(rows) == num_rows, "fewer rows than a turn takes"
         return record.processor_seconds(lambda: self.step(self.ids[rows], self.labels[rows]))
 
-    def infer(self, steps: int) -> float:
+    def infer(self, batch_size: int, batches: int) -> float:
         """Predicts batches of test rows; returns CPU seconds."""
-        return record.processor_seconds(lambda: self._predict(steps * self.work.batch_size))
+        return record.processor_seconds(lambda: self._predict(batch_size * batches, batch_size))
+
+    def multiply(self) -> float:
+        """Multiplies matrices of `PRODUCT`; returns CPU seconds."""
+        rows, inner, columns = PRODUCT
+        left, right = torch.ones(rows, inner), torch.ones(inner, columns)
+        return record.processor_seconds(lambda: left @ right)
+
+    def flops(self) -> float:
+        """Returns the floating-point operations of the products that predict one row."""
+        with FlopCounterMode(display=False) as counter:
+            self._predict(64, 64)
+        return counter.get_total_flops() / 64
 
     def probabilities(self, rows: int) -> list[list[float]]:
         """Returns the marginal probabilities of the first test rows."""
-        return self._predict(rows).tolist()
+        return self._predict(rows, self.work.batch_size).tolist()
 
     @torch.no_grad()
-    def _predict(self, rows: int) -> torch.Tensor:
+    def _predict(self, rows: int, batch_size: int) -> torch.Tensor:
         self.model.eval()
-        return torch.cat([self.predict(ids) for ids in self.test_ids[:rows].split(self.work.batch_size)])
+        return torch.cat([self.predict(ids) for ids in self.test_ids[:rows].split(batch_size)])
 
     def memory(self) -> dict[str, float]:
-        return {"peak memory": record.peak_memory(), "memory after imports": self.after_imports}
+        above = record.peak_memory() - self.after_imports
+        return {"memory above imports": above, "memory after imports": self.after_imports}
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ import torch
 from benchmarks import record
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import common
-from benchmarks.peers.worker import Library
+from benchmarks.peers.worker import PRODUCT, Candidate, Library
+
+PYTHON = Path(sys.executable)
 
 
 @pytest.fixture
@@ -24,16 +26,17 @@ def rows(tmp_path, monkeypatch):
 
 
 def test_a_library_that_failed_is_asked_no_more_and_says_why(rows):
-    with Library(rows, "no_such", Path(sys.executable), common.ADAM, "mmoe") as library:
+    with Library(rows, Candidate("no_such", PYTHON), common.ADAM, "mmoe") as library:
         assert library.failure == "ModuleNotFoundError: No module named 'benchmarks.peers.no_such_models'"
-        assert library.row == {"library": "no_such", "setting": common.ADAM, "model": "mmoe", "versions": ""}
+        about = {"library": "no_such", "variant": "", "setting": common.ADAM, "model": "mmoe", "versions": ""}
+        assert library.row == about
         library.process.kill()
         assert library.ask("build") is None
         assert library.failure.startswith("ModuleNotFoundError")
 
 
 def test_a_process_that_was_killed_is_a_failure_too(rows):
-    with Library(rows, peers.OURS, Path(sys.executable), common.ADAM, "mmoe") as library:
+    with Library(rows, Candidate(peers.OURS, PYTHON, "plain"), common.ADAM, "mmoe") as library:
         assert library.ask("build") > 0
         library.process.kill()
         assert library.ask("train", steps=2) is None
@@ -46,17 +49,16 @@ def test_a_library_that_cannot_be_installed_has_a_row_that_says_why(monkeypatch)
 
     monkeypatch.setattr(peers, "python_with", refuse)
     rows = []
-    assert peers.interpreters([peers.OURS, "fuxictr"], SimpleNamespace(add=rows.append)) == {
-        peers.OURS: Path(sys.executable)
-    }
+    assert peers.interpreters([peers.OURS, "fuxictr"], SimpleNamespace(add=rows.append)) == {peers.OURS: PYTHON}
     assert rows == [{"library": "fuxictr", "versions": "", "error": "not installed: no network"}]
 
 
 class Answers:
     """A library in this process; what it does not answer is a failure."""
 
-    def __init__(self, library, **answers):
-        self.row, self.failure, self.answers = {"library": library, "model": "mmoe"}, "", answers
+    def __init__(self, library, variant="", **answers):
+        self.row = {"library": library, "variant": variant, "model": "mmoe"}
+        self.failure, self.answers = "", answers
 
     def ask(self, do, **arguments):
         self.failure = self.failure or ("" if do in self.answers else "ValueError: no")
@@ -79,18 +81,40 @@ def test_no_figures_where_predictions_differ():
         peers.check_alike([Answers(peers.OURS), first])
 
 
-def test_speeds_are_by_cpu_time_and_beside_ours():
-    memory = {"peak memory": 100.4, "memory after imports": 90.0}
-    ours = Answers(peers.OURS, build=10, train=2.0, infer=1.0, memory=memory)
-    slow = Answers("slow", build=11, train=3.0, infer=4.0, memory=memory)
-    found = peers.measure_speed(common.WORKLOADS["speed"], [ours, slow, Answers("failed", build=12)], repeats=2)
-    *measured, failed = found
-    about = [(row["library"], row["parameters"], row["measure"]) for row in measured]
-    measures = ["training", "inference", *memory]
-    assert about == [(name, n, m) for name, n in ((peers.OURS, 10), ("slow", 11)) for m in measures]
-    assert [row["median"] for row in measured[:4]] == [2.048, 4.096, 100, 90]  # 4 steps of 1,024 rows
-    assert [row["ours_to_this"] for row in measured if "ours_to_this" in row] == [1, 1, 1.5, 4]
-    assert failed == {"library": "failed", "model": "mmoe", "parameters": 12, "error": "ValueError: no"}
+def test_speeds_are_by_cpu_time_and_beside_the_fastest_peer_and_ours_before():
+    memory = {"memory above imports": 10.4, "memory after imports": 90.0}
+    product = 2 * math.prod(PRODUCT)
+    ours = Answers(peers.OURS, "plain", build=10, flops=1000, multiply=product / 1e9, train=2, infer=1, memory=memory)
+    before = Answers(peers.OURS, "plain, before", build=10, train=2.5, infer=8, memory=memory)
+    slow = Answers("slow", build=11, train=6.0, infer=4.0, memory=memory)
+    fast = Answers("fast", build=11, train=3.0, infer=2.0, memory=memory)
+    libraries = [ours, before, slow, fast, Answers("failed", build=12)]
+    *measured, failed = peers.measure_speed(common.WORKLOADS["speed"], libraries, repeats=2)
+    kinds = [("inference", size) for size in (1, 64, 1024, 8192)] + [("training", 1024)]
+    names = [(peers.OURS, "plain"), (peers.OURS, "plain, before"), ("slow", ""), ("fast", "")]
+    speeds = [row for row in measured if row["unit"] != "MiB"]
+    found = [(row["measure"], row["batch_size"], row["library"], row["variant"]) for row in speeds]
+    assert found == [(*kind, *name) for kind in kinds for name in names]
+    at_1024 = [row for row in speeds if row["measure"] == "inference" and row["batch_size"] == 1024]
+    assert [row["median"] for row in at_1024] == [8.192, 1.024, 2.048, 4.096]  # 8 batches
+    assert [row["to_best_peer"] for row in at_1024] == [2, 0.25, 0.5, 1]
+    assert [row.get("to_before") for row in at_1024] == [8, None, None, None]
+    assert [row["product_share"] for row in at_1024] == [0.008, 0.001, 0.002, 0.004]  # of 10^9 a second
+    training = [row for row in speeds if row["measure"] == "training"]
+    assert [row["median"] for row in training] == [2.048, 1.638, 0.683, 1.365]  # 4 steps of 1,024 rows
+    assert [row["to_best_peer"] for row in training] == [1.5, 1.2, 0.5, 1]
+    assert [row["median"] for row in measured if row["unit"] == "MiB"] == [10, 90] * 4
+    assert (failed["library"], failed["parameters"], failed["error"]) == ("failed", 12, "ValueError: no")
+
+
+def test_the_library_as_it_was_runs_beside_what_it_is(tmp_path, rows):
+    tree = peers.tree_of("HEAD", tmp_path)
+    script = "import torchrec_mtl; from benchmarks import record; print(torchrec_mtl.__file__, record.__file__)"
+    printed = subprocess.run([sys.executable, "-c", script], cwd=tree, check=True, capture_output=True, text=True)
+    assert all(str(tmp_path) in file for file in printed.stdout.split())
+    with Library(rows, Candidate(peers.OURS, PYTHON, "plain", tree), common.LIKE_FOR_LIKE, "mmoe") as library:
+        assert library.row["variant"] == "plain, before"
+        assert library.ask("build") == 2986
 
 
 class Mixed(torch.nn.Module):
@@ -146,16 +170,29 @@ def test_training_alike_is_on_the_sum_of_the_tasks_losses(setting):
     torch.testing.assert_close(linear.weight, weight)
 
 
-@pytest.mark.slow
-def test_quick_runs_ours_alone(tmp_path):
-    file = tmp_path / "peers.csv"
-    command = [sys.executable, "-m", "benchmarks.peers", "--quick", "--results", file]
+def run_quick(program, file):
+    command = [sys.executable, "-m", f"benchmarks.{program}", "--quick", "--results", file]
     subprocess.run(command, check=True, cwd=record.ROOT, capture_output=True)
     rows = list(csv.DictReader(file.open()))
-    assert {(row["library"], row["setting"]) for row in rows} == {(peers.OURS, s) for s in common.SETTINGS}
-    aucs = ["test AUC", "test AUC", "test conditional AUC", "test marginal AUC"]  # of click, buy, and buy after click
-    measures = ["training", "inference", "peak memory", "memory after imports", *aucs]
-    assert [row["measure"] for row in rows] == measures[:4] * 3 + measures[4:] * 3
+    assert {row["library"] for row in rows} == {peers.OURS}
     assert all(float(row["median"]) > 0 and "torchrec==" in row["versions"] for row in rows)
-    with (record.RESULTS / "peers.csv").open() as committed:
-        assert set(rows[0]) == {*next(csv.reader(committed)), "note", "command"}
+    return rows
+
+
+@pytest.mark.slow
+def test_quick_runs_all_ways_of_ours(tmp_path):
+    rows = run_quick("peers", tmp_path / "peers.csv")
+    expected = {(setting, variant) for setting, variants in peers.VARIANTS.items() for variant in variants}
+    assert {(row["setting"], row["variant"]) for row in rows} == expected
+    assert [(row["measure"], row["batch_size"]) for row in rows[:9:3]] == [
+        ("inference", "1"),
+        ("inference", "64"),
+        ("training", "256"),
+    ]
+
+
+@pytest.mark.slow
+def test_quick_measures_auc(tmp_path):
+    rows = run_quick("peers.quality", tmp_path / "peers_auc.csv")
+    aucs = ["test AUC", "test AUC", "test conditional AUC", "test marginal AUC"]  # of click, buy, and buy after click
+    assert [row["measure"] for row in rows] == aucs * 4  # bf16 too

@@ -19,7 +19,7 @@ def test_it_runs_every_program_that_can_be_run_small():
 @pytest.mark.parametrize("status", [0, 1])
 def test_the_last_words_of_a_program_that_fails_are_printed(monkeypatch, capsys, status):
     def run(command, **_):
-        failed = command[-2].endswith("peers")
+        failed = command[-2].endswith(".peers")
         return subprocess.CompletedProcess(command, status if failed else 0, stdout="it said\nwhy")
 
     monkeypatch.setattr(subprocess, "run", run)

@@ -27,7 +27,7 @@ WALKED = {  # file: functions that ask for CUDA
     "jobs/compare/efficiency.py": {"_seconds"},
     "jobs/daily/one_day.py": {"_of_rank"},
     "jobs/single_run.py": {"train_model"},
-    "metrics/rows.py": {"gather_rows"},
+    "metrics/ranks.py": {"__init__"},
     "training/averaging.py": {"_adds_up_as_it_may"},
     "training/checkpoint/random_state.py": {"random_state", "restore_random_state"},
     "training/memory.py": {"device_memory"},

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+from tests import processes
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.data.table import sources
@@ -87,6 +88,20 @@ def test_evaluate_by_a_column_measures_each_value_apart(trained, run, tmp_path):
         expected = roc_auc_score(labels, predicted["cart"].to_numpy()[chosen])
         assert found[str(item), "cart", "impressions", "auc"] == pytest.approx(expected, abs=1e-9)
         assert found[str(item), "cart", "impressions", "num_rows"] == len(labels)
+
+
+def test_two_ranks_evaluate_what_one_does(trained, run, tmp_path):
+    command = ["evaluate", str(run), "--dataset", str(trained / "tiny"), "--by", "item", "--output"]
+    assert main([*command, str(tmp_path / "one.json")]) == 0
+    processes.run_program("torchrec_mtl", *command, str(tmp_path / "two.json"), ranks=2)
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
+    assert len(one) == len(two)
+    for of_one, of_two in zip(one, two, strict=True):
+        value, found = of_one.pop("value"), of_two.pop("value")
+        assert of_one == of_two
+        assert found == (value if value is None else pytest.approx(value, rel=1e-5)), (
+            of_one
+        )  # last bits of logits differ
 
 
 @pytest.mark.parametrize(

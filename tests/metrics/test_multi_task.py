@@ -11,13 +11,15 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from tests import processes
+from tests.foreign_metric import KNOWN
 from tests.metrics.funnel import TASKS, by_name, collect, funnel
 from tests.support import TREE
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import MultiTaskMetrics, calibration_curve
 from torchrec_mtl.tasks import TaskChain
 
-SPLITS = ((700, 300), (1, 999), (0, 1000), (1000, 0))  # rows of each rank
+CUTS = ((700, 800), (1, 2), (0, 0), (1000, 1000))  # where the rows of a rank end
+EXACT = ("num_rows", "positives", "share_above_previous")
 
 
 def oracle(rows: dict[str, Tensor], t: int, after: bool) -> dict[str, float]:
@@ -218,23 +220,43 @@ def test_groups_without_with_groups_raise() -> None:
 
 
 def _rank(folder: Path) -> None:
-    rank, rows = dist.get_rank(), funnel()
-    results = []
-    for split in SPLITS:
-        metrics = collect({name: column.split(split)[rank] for name, column in rows.items()})
-        results.append(metrics.compute())
+    rank, ranks, rows = dist.get_rank(), dist.get_world_size(), funnel()
+    results, curves = [], []
+    for weights in (rows["weights"], rows["weights"].ceil()):
+        for cuts in CUTS:
+            metrics = MultiTaskMetrics(TASKS, with_groups=True, metrics=KNOWN)
+            metrics.update(*(c.tensor_split(cuts[: ranks - 1])[rank] for c in (rows | {"weights": weights}).values()))
+            results.append(by_name(metrics.compute()))
+        curves.append(metrics.calibration_curves(num_bins=7))
     with pytest.raises(InputError, match="metrics of no rows"):
         MultiTaskMetrics(TASKS).compute()
-    alone = [dist.new_group([other]) for other in range(2)][rank]
-    results.append(collect(rows).compute(alone))
-    torch.save(results, folder / f"{rank}.pt")
+    alone = [dist.new_group([other]) for other in range(ranks)][rank]
+    results.append(by_name(collect(rows).compute(alone)))
+    torch.save((results, curves), folder / f"{rank}.pt")
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    processes.run(_rank, 2, tmp_path)
-    expected = collect(funnel()).compute()
-    for rank in range(2):
-        results = torch.load(tmp_path / f"{rank}.pt")
-        assert len(results) == len(SPLITS) + 1
-        for result in results:
-            assert result == expected  # to the bit, as the rows are gathered in rank order
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_many_processes_equal_one(num_ranks: int, tmp_path: Path) -> None:
+    """To the last bit where the docstring says so; a metric that has no parts is among them."""
+    rows = funnel()
+    whole = rows | {"weights": rows["weights"].ceil()}
+    processes.run(_rank, num_ranks, tmp_path)
+    for rank in range(num_ranks):
+        (*results, alone), curves = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        assert alone == by_name(collect(rows).compute())
+        assert len(results) == 2 * len(CUTS)
+        for columns, of_columns, curve in (
+            (rows, results[: len(CUTS)], curves[0]),
+            (whole, results[len(CUTS) :], curves[1]),
+        ):
+            metrics = MultiTaskMetrics(TASKS, with_groups=True, metrics=KNOWN)
+            metrics.update(*columns.values())
+            expected = by_name(metrics.compute())
+            exact = {key for key in expected if key[2] in EXACT or (columns is whole and key[2].endswith("auc"))}
+            assert len(exact) == (28 if columns is whole else 14)
+            for result in of_columns:
+                assert result == pytest.approx(expected, rel=1e-12)
+                assert {key: result[key] for key in exact} == {key: expected[key] for key in exact}
+            for task, found in metrics.calibration_curves(num_bins=7).items():
+                for column, wanted in zip(curve[task], found, strict=True):
+                    torch.testing.assert_close(column, wanted, rtol=1e-12, atol=0)

@@ -1,16 +1,13 @@
 """Rows that metrics are measured on: masked ones are left out, wrong ones raise."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from tests import processes
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.metrics import auc
-from torchrec_mtl.metrics.rows import checked_rows, gather_rows
+from torchrec_mtl.metrics.rows import checked_rows
 
 SCORES, LABELS = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, 0.0])
 
@@ -42,30 +39,3 @@ def test_different_shapes_raise() -> None:
         auc(SCORES, LABELS, torch.ones(3, 1))
     with pytest.raises(InputError, match=r"^`scores` must have one dimension, not shape \[3, 1\]$"):
         auc(SCORES[:, None], LABELS[:, None])
-
-
-ROWS = torch.arange(8).view(4, 2), torch.tensor([True, False, True, True])
-SPLITS = ((1, 3), (4, 0))  # rows of each rank
-
-
-def _rank(folder: Path) -> None:
-    rank = dist.get_rank()
-    gathered = [gather_rows([column.split(split)[rank] for column in ROWS]) for split in SPLITS]
-    alone = [dist.new_group([other]) for other in range(2)][rank]
-    gathered.append(gather_rows(ROWS, alone))
-    torch.save(gathered, folder / f"{rank}.pt")
-
-
-def test_every_rank_gets_the_rows_of_all_in_rank_order(tmp_path: Path) -> None:
-    """Whether ranks have different numbers of rows, or none; a process group of one rank has its rows alone."""
-    processes.run(_rank, 2, tmp_path)
-    for rank in range(2):
-        for gathered in torch.load(tmp_path / f"{rank}.pt"):
-            for column, expected in zip(gathered, ROWS, strict=True):
-                assert column.dtype == expected.dtype
-                assert torch.equal(column, expected)  # and no padding
-
-
-def test_without_a_process_group_columns_stay_as_they_are() -> None:
-    gathered = gather_rows(ROWS)
-    assert all(column is given for column, given in zip(gathered, ROWS, strict=True))

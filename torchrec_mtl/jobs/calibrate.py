@@ -25,6 +25,7 @@ from torchrec_mtl.jobs.scoring import (
     read_rows,
     run_parser,
     score,
+    score_share,
 )
 from torchrec_mtl.metrics import METRICS
 from torchrec_mtl.training.evaluation import Measurements
@@ -54,7 +55,7 @@ def calibrate(args: argparse.Namespace, run: LoadedRun) -> tuple[Measurements, M
     scored = score(run.model, valid, run.device, args.batch_size)
     calibration = fit_calibration(scored.logits, scored.labels, tasks, args.method, scored.weights)
     _, test = read_rows(args, run, "test")
-    before = score(run.model, test, run.device, args.batch_size)
+    before = score_share(run.model, test, run.device, args.batch_size)
     after = replace(before, logits=_logits(calibration.apply(before.logits)))
     metrics = {name: METRICS[name] for name in SHOWN}
     measured = [measure(each, tasks, metrics) for each in (before, after)]

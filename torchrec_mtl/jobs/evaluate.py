@@ -30,11 +30,12 @@ from torchrec_mtl.jobs.scoring import (
     parse_run,
     read_rows,
     run_parser,
-    score,
+    score_share,
 )
 from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
+from torchrec_mtl.training.process_group import on_every_rank
 
 MOST_SLICES = 100
 _COUNTS = ("num_rows", "positives")
@@ -64,20 +65,33 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def measure(
     scored: Scored, tasks: TaskForest, metrics: Mapping[str, Metric] = METRICS, rows: Array | None = None
 ) -> Measurements:
-    """Measures the logits of a split, or of its rows at the positions ``rows``; all ranks call it.
+    """Measures the logits of all ranks, or of their rows at the positions ``rows`` of the split; all ranks call it.
+
+    Args:
+        scored: logits of this rank's rows.
+        tasks: funnel of tasks.
+        metrics: metrics to measure, by name.
+        rows: positions in the split; all by default.
 
     Returns:
         Rows ``{task, space, metric, value}``, the same on every rank.
+
+    Raises:
+        InputError: on every rank, if a logit of any rank is NaN or infinite, or no rank has a row.
     """
     collected = MultiTaskMetrics(tasks, scored.groups is not None, metrics)
-    if dist.get_rank() == 0:  # every rank has all logits
-        columns = (scored.logits, scored.labels, scored.weights, scored.groups)
-        chosen = np.arange(len(scored.logits)) if rows is None else rows
-        for part in np.array_split(chosen, -(-len(chosen) // 2**16)):
+    chosen = np.arange(len(scored.rows)) if rows is None else np.isin(scored.rows, rows).nonzero()[0]
+    columns = (scored.logits, scored.labels, scored.weights, scored.groups)
+
+    def collect() -> None:
+        for first in range(0, len(chosen), 2**16):
+            part = chosen[first : first + 2**16]
             logits, labels, *rest = (None if each is None else torch.from_numpy(each[part]) for each in columns)
             assert logits is not None
             assert labels is not None
             collected.update(logits, labels, *rest)
+
+    on_every_rank(collect)
     return collected.compute()
 
 
@@ -112,7 +126,7 @@ def slices(data: Path | str, split: str, column: str, every: str = "1d") -> dict
 def figures(args: argparse.Namespace, run: LoadedRun) -> Measurements:
     """Rows ``{slice, task, space, metric, value}``; the slice of the whole split is None."""
     data, split = read_rows(args, run, args.split)
-    scored, tasks = score(run.model, split, run.device, args.batch_size), run.schema.tasks
+    scored, tasks = score_share(run.model, split, run.device, args.batch_size), run.schema.tasks
     found = [{"slice": None, **row} for row in measure(scored, tasks, args.metrics)]
     if args.by:
         for name, rows in slices(data, args.split, args.by, args.every).items():

@@ -94,24 +94,26 @@ def check_same_columns(found: Schema, trained: Schema) -> None:
 
 @dataclass(frozen=True)
 class Scored:
-    """The logits of all rows of a split, in order, and what they are measured against.
+    """The logits of rows of a split, and what they are measured against.
 
     Args:
+        rows: positions of the rows in the split ``[N]``.
         logits: logits ``[N, T]``.
         labels: labels ``[N, T]``.
         weights: weights of the labels ``[N, T]``; None if they have none.
         groups: groups ``[N]``; None if the data have none.
     """
 
+    rows: Array
     logits: Array
     labels: Array
-    weights: Array | None
-    groups: Array | None
+    weights: Array | None = None
+    groups: Array | None = None
 
 
 @torch.no_grad()
-def score(model: nn.Module, split: Split | StreamedSplit, device: torch.device, batch_size: int) -> Scored:
-    """Returns the logits of all rows on every rank; the ranks share the rows, and all call it."""
+def score_share(model: nn.Module, split: Split | StreamedSplit, device: torch.device, batch_size: int) -> Scored:
+    """Returns the logits of this rank's rows; the ranks share the rows of the split, and all call it."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     model.eval()
     of_rank: dict[str, Any] = {"batch_size": max(1, batch_size // world_size), "rank": rank, "world_size": world_size}
@@ -126,9 +128,13 @@ def score(model: nn.Module, split: Split | StreamedSplit, device: torch.device, 
         for name, values in found.items():
             if values is not None:
                 columns.setdefault(name, []).append(values[:num_rows].numpy())
-    of_ranks: list[Any] = [None] * world_size
-    dist.all_gather_object(of_ranks, columns)
-    whole = {name: np.concatenate([part for each in of_ranks for part in each[name]]) for name in columns}
-    order = whole.pop("rows").argsort()
-    in_order = {name: column[order] for name, column in whole.items()}
-    return Scored(in_order["logits"], in_order["labels"], in_order.get("weights"), in_order.get("groups"))
+    return Scored(**{name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+def score(model: nn.Module, split: Split | StreamedSplit, device: torch.device, batch_size: int) -> Scored:
+    """Returns the logits of all rows, in order, on every rank; the ranks share the rows, and all call it."""
+    of_ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, vars(score_share(model, split, device, batch_size)))
+    order = np.concatenate([each["rows"] for each in of_ranks]).argsort()
+    names = [name for name, column in of_ranks[0].items() if column is not None]
+    return Scored(**{name: np.concatenate([each[name] for each in of_ranks])[order] for name in names})

@@ -6,6 +6,7 @@ Higher is better for ``auc`` and ``gauc``, lower for ``log_loss`` and ``normaliz
 
 from torchrec_mtl.metrics.metric import AUCS, METRICS, Metric, find_metric, measured_as
 from torchrec_mtl.metrics.multi_task import MultiTaskMetrics
+from torchrec_mtl.metrics.parts import Parts
 from torchrec_mtl.metrics.probability import (
     CalibrationCurve,
     calibration,
@@ -23,6 +24,7 @@ __all__ = [
     "CalibrationCurve",
     "Metric",
     "MultiTaskMetrics",
+    "Parts",
     "auc",
     "calibration",
     "calibration_curve",

@@ -6,8 +6,16 @@ from typing import Literal
 
 from torchrec_mtl.argument_types import check_fields, checked
 from torchrec_mtl.errors import InputError, check_choice, not_one_of
-from torchrec_mtl.metrics.probability import calibration, log_loss, normalized_entropy
-from torchrec_mtl.metrics.ranking import auc, gauc
+from torchrec_mtl.metrics.parts import Parts
+from torchrec_mtl.metrics.probability import (
+    CALIBRATION,
+    LOG_LOSS,
+    NORMALIZED_ENTROPY,
+    calibration,
+    log_loss,
+    normalized_entropy,
+)
+from torchrec_mtl.metrics.ranking import AUC, GAUC, auc, gauc
 
 _MERITS: Mapping[str, Callable[[float], float]] = {
     "higher": lambda value: value,
@@ -31,9 +39,12 @@ class Metric:
             ``"ranking"`` for either of two scores, so that it has two values; see :func:`measured_as`. Over all
             impressions, both read the marginal logits.
         grouped: whether the metric needs groups ``[N]``; it is measured only where rows have groups.
+        parts: how several ranks measure the metric with no rank holding the rows of all; without it, every rank
+            receives the score, label, group and weight of all rows, one space at a time.
 
     Raises:
-        InputError: if ``better`` or ``score`` is none of the values above.
+        InputError: if ``better`` or ``score`` is none of the values above, or ``parts`` are by groups and the metric
+            is not ``grouped``, or by scores and it is.
 
     Example::
 
@@ -47,11 +58,14 @@ class Metric:
     better: Literal["higher", "lower", "one"]
     score: Literal["ranking", "probability"]
     grouped: bool = False
+    parts: Parts | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         for name, choices in (("better", tuple(_MERITS)), ("score", _SCORES)):
             check_choice(name, getattr(self, name), choices)
+        if self.parts is not None and self.parts.by == ("score" if self.grouped else "group"):
+            raise InputError(f"`parts` (by {self.parts.by!r}) must suit `grouped` (={self.grouped})")
 
     def merit(self, value: float) -> float:
         """Returns a number that is larger for better values.
@@ -65,11 +79,13 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    "auc": Metric(auc, "AUC", better="higher", score="ranking"),
-    "log_loss": Metric(log_loss, "log loss", better="lower", score="probability"),
-    "normalized_entropy": Metric(normalized_entropy, "normalized entropy", better="lower", score="probability"),
-    "calibration": Metric(calibration, "calibration", better="one", score="probability"),
-    "gauc": Metric(gauc, "GAUC", better="higher", score="ranking", grouped=True),
+    "auc": Metric(auc, "AUC", better="higher", score="ranking", parts=AUC),
+    "log_loss": Metric(log_loss, "log loss", better="lower", score="probability", parts=LOG_LOSS),
+    "normalized_entropy": Metric(
+        normalized_entropy, "normalized entropy", better="lower", score="probability", parts=NORMALIZED_ENTROPY
+    ),
+    "calibration": Metric(calibration, "calibration", better="one", score="probability", parts=CALIBRATION),
+    "gauc": Metric(gauc, "GAUC", better="higher", score="ranking", grouped=True, parts=GAUC),
 }
 
 

@@ -1,7 +1,7 @@
 """Measures named metrics of every task in every sample space of the task."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,10 +9,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import InputError
+from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.metrics.metric import METRICS, Metric, measured_as
-from torchrec_mtl.metrics.probability import CalibrationCurve, calibration_curve, conditional_logits, log_conditional
-from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values, gather_rows
+from torchrec_mtl.metrics.probability import CalibrationCurve, conditional_logits, curve_over_ranks, log_conditional
+from torchrec_mtl.metrics.ranks import Ranks
+from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values, checked_rows
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -118,10 +119,11 @@ class MultiTaskMetrics:
     def compute(self, process_group: dist.ProcessGroup | None = None) -> list[dict[str, Any]]:
         """Measures the rows of all ranks; every rank gets all results.
 
-        If torch.distributed is initialised, all ranks of the group must call it, including ranks without rows. Each
-        rank receives all rows before anything is summarised, so AUCs are exact. However the rows are spread over ranks,
-        counts are the same to the last bit, and so are AUCs unless weights are fractional. The other metrics are sums
-        in float64 and agree to 1e-12.
+        If torch.distributed is initialised, all ranks of the group must call it, including ranks without rows. A rank
+        receives only what it measures: of an AUC an even share of the rows, those of one range of scores; of a GAUC
+        all rows of its groups; of a metric without ``parts`` all rows of the space. Nothing is rounded or binned for
+        that. However the rows are spread over ranks, counts are the same to the last bit, and so are AUCs unless
+        weights are fractional. The other metrics are sums in float64 and agree to 1e-12.
 
         Args:
             process_group: group of the ranks whose rows are merged; the default group by default.
@@ -133,49 +135,67 @@ class MultiTaskMetrics:
         Raises:
             InputError: if no rank has a row.
         """
-        rows = self._all_rows(process_group)
+        ranks = Ranks(process_group)
+        rows = self._rows(ranks)
         return [
             {"task": task, "space": space, "metric": metric, "value": value}
             for t, task in enumerate(self.tasks)
             for space in self.tasks.spaces(task)
-            for metric, value in self._measure(rows, t, space).items()
+            for metric, value in self._measure(rows, t, space, ranks).items()
         ]
 
+    @checked
     def calibration_curves(
         self, process_group: dist.ProcessGroup | None = None, num_bins: int = 10
     ) -> dict[str, CalibrationCurve]:
         """Returns each task's :func:`calibration_curve` over all impressions of all ranks; call it like ``compute``."""
-        logits, labels, weights, *_ = self._all_rows(process_group)
+        check_at_least(1, num_bins=num_bins)
+        ranks = Ranks(process_group)
+        logits, labels, weights, *_ = self._rows(ranks)
         return {
-            task: calibration_curve(logits[:, t], labels[:, t], weights[:, t], num_bins)
+            task: curve_over_ranks(checked_rows(logits[:, t], labels[:, t], weights[:, t]), num_bins, ranks.sum)
             for t, task in enumerate(self.tasks)
         }
 
-    def _all_rows(self, process_group: dist.ProcessGroup | None) -> list[Tensor]:
+    def _rows(self, ranks: Ranks) -> list[Tensor]:
+        """Returns the columns of this rank."""
         columns = [torch.cat(column) for column in zip(*self._batches, strict=True)]
-        rows = gather_rows(columns, process_group)
-        if not len(rows[0]):
+        if not ranks.sum(torch.tensor(len(columns[0]))):
             raise InputError("metrics of no rows are undefined: `update` must come before them")
-        return rows
+        return columns
 
-    def _measure(self, rows: list[Tensor], t: int, space: str) -> dict[str, float]:
-        """Returns the metrics of task ``t`` over its rows in ``space``."""
+    def _measure(self, rows: list[Tensor], t: int, space: str, ranks: Ranks) -> dict[str, float]:
+        """Returns the metrics of task ``t`` over the rows of all ranks in ``space``."""
         before, after_a_step = self.tasks.parents[t], space != "impressions"
         kept = rows[2][:, t] > 0
         if after_a_step:
             kept = kept & rows[1][:, before] & (rows[2][:, before] > 0)
         marginal, happened, weights = (column[kept, t] for column in rows[:3])
         groups, labels = [column[kept] for column in rows[3:]], happened.float()
-        values = {"num_rows": float(len(labels)), "positives": float(happened.sum())}
         scores = {"ranking": [marginal], "probability": [marginal]}
+        above = torch.zeros(())
         if before is not None:
             previous = rows[0][kept, before]
-            values["share_above_previous"] = float((marginal > previous).double().mean())
+            above = (marginal > previous).sum()
             if after_a_step:
                 scores["ranking"].insert(0, log_conditional(marginal, previous))
                 scores["probability"] = [conditional_logits(marginal, previous)]
+        counts = ranks.sum(torch.tensor([len(labels), happened.sum(), above], dtype=torch.float64))
+        num_rows, positives, num_above = counts.tolist()
+        values = {"num_rows": num_rows, "positives": positives}
+        if before is not None:
+            values["share_above_previous"] = num_above / num_rows if num_rows else math.nan
         for name, metric in self.metrics.items():
             for measured, score in zip(measured_as(name, metric, space), scores[metric.score], strict=True):
                 columns = (score, labels, *(groups if metric.grouped else ()), weights)
-                values[measured] = metric.function(*columns) if len(labels) else math.nan
+                values[measured] = _over(ranks, metric, columns) if num_rows else math.nan
         return values
+
+
+def _over(ranks: Ranks, metric: Metric, columns: Sequence[Tensor]) -> float:
+    """Returns the metric of the rows of all ranks."""
+    if ranks.size == 1:
+        return metric.function(*columns)
+    if metric.parts is None:
+        return metric.function(*ranks.gather(columns))
+    return metric.parts.over(ranks, *columns)

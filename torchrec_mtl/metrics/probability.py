@@ -1,6 +1,7 @@
 """Metrics of predicted probabilities. All take logits, so that nothing saturates, and sum in float64."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,9 +10,46 @@ from torch.nn.functional import logsigmoid
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least
-from torchrec_mtl.metrics.rows import check_shape, checked_rows
+from torchrec_mtl.metrics.parts import Parts
+from torchrec_mtl.metrics.ranges import edges, ordered_keys
+from torchrec_mtl.metrics.rows import WeightedRows, check_shape, checked_rows
 
 _LARGEST_CONDITIONAL = 1 - 1e-12  # the clamp of torchrec.metrics.ne
+
+
+def _losses(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Returns the sum of the weighted losses, and the weights of the positives and of the negatives."""
+    rows = checked_rows(logits, labels, weights, "logits")
+    losses = -logsigmoid((2 * rows.labels - 1) * rows.scores)
+    of_classes = [(rows.weights * of_class).sum() for of_class in (rows.labels, 1 - rows.labels)]
+    return torch.stack([(rows.weights * losses).sum(), *of_classes])
+
+
+def _mean_loss(parts: Tensor) -> float:
+    losses, *of_classes = parts.sum(0)
+    return float(losses / sum(of_classes))
+
+
+def _normalized(parts: Tensor) -> float:
+    classes = parts.sum(0)[1:]
+    rarer = classes.min() / classes.sum()  # the rarer class, because 1 - rate would lose digits
+    entropy = float(torch.special.entr(rarer) - (1 - rarer) * torch.log1p(-rarer))
+    return _mean_loss(parts) / entropy if entropy > 0 else math.nan
+
+
+def _predicted_and_observed(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    rows = checked_rows(logits, labels, weights, "logits")
+    return torch.stack([(rows.weights * of).sum() for of in (rows.scores.double().sigmoid(), rows.labels)])
+
+
+def _ratio(parts: Tensor) -> float:
+    predicted, observed = parts.sum(0).tolist()
+    return predicted / observed if observed > 0 else math.nan
+
+
+LOG_LOSS = Parts(_losses, _mean_loss)
+NORMALIZED_ENTROPY = Parts(_losses, _normalized)
+CALIBRATION = Parts(_predicted_and_observed, _ratio)
 
 
 @checked
@@ -35,9 +73,7 @@ def log_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> f
         >>> round(log_loss(torch.tensor([0.0, 1000.0, -1000.0]), torch.tensor([1, 1, 0])), 4)
         0.231
     """
-    rows = checked_rows(logits, labels, weights, "logits")
-    losses = -logsigmoid((2 * rows.labels - 1) * rows.scores)
-    return float((rows.weights * losses).sum() / rows.weights.sum())
+    return LOG_LOSS(logits, labels, weights)
 
 
 @checked
@@ -55,11 +91,7 @@ def normalized_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = 
         >>> normalized_entropy(torch.tensor([0.0, 0.0]), torch.tensor([1, 0]))
         1.0
     """
-    rows = checked_rows(logits, labels, weights, "logits")
-    classes = torch.stack([rows.weights * rows.labels, rows.weights * (1 - rows.labels)]).sum(1)
-    rarer = classes.min() / classes.sum()  # the rarer class, because 1 - rate would lose digits
-    entropy = float(torch.special.entr(rarer) - (1 - rarer) * torch.log1p(-rarer))
-    return log_loss(logits, labels, weights) / entropy if entropy > 0 else math.nan
+    return NORMALIZED_ENTROPY(logits, labels, weights)
 
 
 @checked
@@ -76,10 +108,7 @@ def calibration(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -
         >>> calibration(torch.tensor([0.0, 0.0, 0.0]), torch.tensor([1, 0, 0]))
         1.5
     """
-    rows = checked_rows(logits, labels, weights, "logits")
-    observed = float((rows.weights * rows.labels).sum())
-    predicted = float((rows.weights * rows.scores.double().sigmoid()).sum())
-    return predicted / observed if observed > 0 else math.nan
+    return CALIBRATION(logits, labels, weights)
 
 
 class CalibrationCurve(NamedTuple):
@@ -111,16 +140,19 @@ def calibration_curve(
         [[0.0, 0.5], [2, 2]]
     """
     check_at_least(1, num_bins=num_bins)
-    rows = checked_rows(logits, labels, weights, "logits")
-    _, cell = torch.unique(rows.scores, return_inverse=True)
-    cell_weight = torch.bincount(cell, rows.weights)
-    middle = cell_weight.cumsum(0) - cell_weight / 2
-    place = ((num_bins * middle / cell_weight.sum()).long()[cell]).clamp(max=num_bins - 1)
-    weight = torch.bincount(place, rows.weights)
-    predicted = torch.bincount(place, rows.weights * rows.scores.double().sigmoid())
-    observed = torch.bincount(place, rows.weights * rows.labels)
+    return curve_over_ranks(checked_rows(logits, labels, weights, "logits"), num_bins, lambda sums: sums)
+
+
+def curve_over_ranks(rows: WeightedRows, num_bins: int, total: Callable[[Tensor], Tensor]) -> CalibrationCurve:
+    """Returns the curve of the rows of all ranks; ``total`` sums a tensor over them, and all call it."""
+    keys = ordered_keys(rows.scores)
+    order = keys.argsort()
+    place = torch.bucketize(keys, edges(keys[order], rows.weights[order], num_bins, total))
+    columns = (rows.weights, rows.weights * rows.scores.double().sigmoid(), rows.weights * rows.labels)
+    weighted = torch.stack([torch.bincount(place, column, num_bins) for column in columns]).double()
+    weight, predicted, observed = total(weighted)
+    num_rows = total(torch.bincount(place, minlength=num_bins))
     filled = weight > 0
-    num_rows = torch.bincount(place)
     return CalibrationCurve((predicted / weight)[filled], (observed / weight)[filled], num_rows[filled])
 
 

@@ -1,6 +1,7 @@
 """Metrics of how well scores rank positives above negatives: exact, without bins; a tie counts one half."""
 
 import math
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch.nn.functional import pad
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least
+from torchrec_mtl.metrics.parts import Parts
 from torchrec_mtl.metrics.rows import WeightedRows, check_groups, checked_rows
 
 _SUSPICIOUS_MARGIN = 0.005
@@ -17,6 +19,23 @@ def _class_weights(rows: WeightedRows, cell: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the weight of the positives and of the negatives in each cell of tied rows."""
     positives = torch.bincount(cell, rows.weights * rows.labels)
     return positives, torch.bincount(cell, rows.weights * (1 - rows.labels))
+
+
+def _auc_part(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Returns the area above the negatives of this range of scores, and the weights of its positives and negatives."""
+    rows = checked_rows(scores, labels, weights)
+    positives, negatives = _class_weights(rows, torch.unique(rows.scores, return_inverse=True)[1])
+    area = (positives * (negatives.cumsum(0) - negatives / 2)).sum()
+    return torch.stack([area, positives.sum(), negatives.sum()])
+
+
+def _auc_value(parts: Tensor) -> float:
+    area, positives, negatives = parts.unbind(1)
+    below = pad(negatives.cumsum(0)[:-1], (1, 0))  # negatives of the lower ranges
+    return float((area + positives * below).sum() / positives.sum() / negatives.sum())
+
+
+AUC = Parts(_auc_part, _auc_value, by="score")
 
 
 @checked
@@ -45,10 +64,7 @@ def auc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
         >>> auc(torch.tensor([0.1, 0.4, 0.4, 0.8]), torch.tensor([0, 0, 1, 1]))
         0.875
     """
-    rows = checked_rows(scores, labels, weights)
-    positives, negatives = _class_weights(rows, torch.unique(rows.scores, return_inverse=True)[1])
-    area = (positives * (negatives.cumsum(0) - negatives / 2)).sum()
-    return float(area / positives.sum() / negatives.sum())
+    return AUC(scores, labels, weights)
 
 
 def _starts(values: Tensor) -> Tensor:
@@ -67,6 +83,44 @@ def _cumsum_by_group(values: Tensor, group: Tensor) -> Tensor:
         total[shift:] += torch.where(group[shift:] == group[:-shift], total[:-shift], 0.0)
         shift *= 2
     return total
+
+
+def _exact_sum(terms: Tensor) -> list[float]:
+    """Returns three numbers whose exact sum is that of the terms, so that no order of the terms changes a bit of it."""
+    values, found = terms.tolist(), list[float]()
+    for _ in range(3):
+        found.append(math.fsum(chain(values, (-each for each in found))))
+    return found
+
+
+def _gauc_part(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Returns the sum of the AUCs of groups times their impressions, as three numbers, and that of the impressions."""
+    rows = checked_rows(scores, labels, weights)
+    check_groups(groups, len(scores))
+    groups = groups if weights is None else groups[weights != 0]
+    if not len(groups):
+        return torch.zeros(4, dtype=torch.float64)
+    order = rows.scores.argsort()
+    order = order[groups[order].argsort(stable=True)]
+    rows, groups = WeightedRows(*(column[order] for column in rows)), groups[order]
+    new_group = _starts(groups)
+    new_cell = new_group | _starts(rows.scores)
+    positives, negatives = _class_weights(rows, new_cell.cumsum(0) - 1)
+    group = new_group.cumsum(0)[new_cell] - 1  # the group of each cell of tied rows
+    area = torch.bincount(group, positives * (_cumsum_by_group(negatives, group) - negatives / 2))
+    positives, negatives = torch.bincount(group, positives), torch.bincount(group, negatives)
+    both = (positives > 0) & (negatives > 0)
+    impressions = (positives + negatives)[both]
+    weighted = (area / positives / negatives)[both] * impressions
+    return torch.tensor([*_exact_sum(weighted), impressions.sum()], dtype=torch.float64)
+
+
+def _gauc_value(parts: Tensor) -> float:
+    impressions = float(parts[:, 3].sum())
+    return math.fsum(parts[:, :3].flatten().tolist()) / impressions if impressions else math.nan
+
+
+GAUC = Parts(_gauc_part, _gauc_value, by="group")
 
 
 @checked
@@ -96,23 +150,7 @@ def gauc(scores: Tensor, labels: Tensor, groups: Tensor, weights: Tensor | None 
         >>> gauc(scores, labels, groups=torch.tensor([7, 7, 9, 9, 9]))
         0.7
     """
-    rows = checked_rows(scores, labels, weights)
-    check_groups(groups, len(scores))
-    groups = groups if weights is None else groups[weights != 0]
-    if not len(groups):
-        return math.nan
-    order = rows.scores.argsort()
-    order = order[groups[order].argsort(stable=True)]
-    rows, groups = WeightedRows(*(column[order] for column in rows)), groups[order]
-    new_group = _starts(groups)
-    new_cell = new_group | _starts(rows.scores)
-    positives, negatives = _class_weights(rows, new_cell.cumsum(0) - 1)
-    group = new_group.cumsum(0)[new_cell] - 1  # the group of each cell of tied rows
-    area = torch.bincount(group, positives * (_cumsum_by_group(negatives, group) - negatives / 2))
-    positives, negatives = torch.bincount(group, positives), torch.bincount(group, negatives)
-    both = (positives > 0) & (negatives > 0)
-    impressions = (positives + negatives)[both]
-    return float(((area / positives / negatives)[both] * impressions).sum() / impressions.sum())
+    return GAUC(scores, labels, groups, weights)
 
 
 @checked

@@ -1,10 +1,7 @@
-"""The rows that a metric is measured on: checked, without the rows that weight 0 masks, and gathered from all ranks."""
+"""The rows that a metric is measured on: checked, and without the rows that weight 0 masks."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
@@ -62,39 +59,3 @@ def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: s
         return WeightedRows(scores, labels, labels.new_ones(labels.shape))
     kept = weights != 0
     return WeightedRows(scores[kept], labels[kept].double(), weights[kept].double())
-
-
-def gather_rows(columns: Sequence[Tensor], process_group: dist.ProcessGroup | None = None) -> list[Tensor]:
-    """Returns each CPU column with the rows of all ranks, in rank order; unchanged if there is no process group.
-
-    Ranks may hold different numbers of rows, or none; types and further dimensions must agree. All ranks must call it.
-    With NCCL, the columns travel through the current CUDA device, one at a time.
-
-    Args:
-        columns: CPU tensors, ``[N, ...]`` each.
-        process_group: group of the ranks whose rows are gathered; the default group by default.
-
-    Example::
-
-        >>> gather_rows([torch.tensor([1, 2])])
-        [tensor([1, 2])]
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return list(columns)
-    device = torch.device("cuda" if dist.get_backend(process_group) == "nccl" else "cpu")
-    world_size = dist.get_world_size(process_group)
-
-    def all_gather(values: Tensor) -> list[Tensor]:
-        values = values.to(device)
-        received = [torch.empty_like(values) for _ in range(world_size)]
-        dist.all_gather(received, values, group=process_group)
-        return [part.cpu() for part in received]
-
-    num_rows = [int(part) for part in all_gather(torch.tensor([len(columns[0])]))]
-
-    def gather(column: Tensor) -> Tensor:
-        padded = column.new_zeros((max(num_rows), *column.shape[1:]))  # all ranks must send the same shape
-        padded[: len(column)] = column
-        return torch.cat([part[:rows] for part, rows in zip(all_gather(padded), num_rows, strict=True)])
-
-    return [gather(column) for column in columns]

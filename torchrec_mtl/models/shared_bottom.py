@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.mlp import MLP
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.models.base import MultiTaskModel
-from torchrec_mtl.modules import FeatureArch, TaskTowers, as_features, initialize_linear_layers
+from torchrec_mtl.modules import MLP, FeatureArch, TaskTowers, as_features, initialize_linear_layers
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -44,7 +43,7 @@ class SharedBottomArch(nn.Module):
         check_at_least(1, in_features=in_features)
         check_sizes(1, bottom_layer_sizes=bottom_layer_sizes)
         self.num_tasks = num_tasks
-        self.bottom = MLP(in_features, list(bottom_layer_sizes))
+        self.bottom = MLP(in_features, bottom_layer_sizes)
         self.towers = TaskTowers(num_tasks, bottom_layer_sizes[-1], tower_layer_sizes, dropout)
 
     def forward(self, embeddings: Tensor) -> Tensor:

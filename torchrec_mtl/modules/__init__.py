@@ -18,12 +18,14 @@ from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rat
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
+from torchrec_mtl.modules.mlp import MLP
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
 from torchrec_mtl.modules.towers import TaskTowers, Tower, hidden_layers
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
 
 __all__ = [
+    "MLP",
     "Attention",
     "BehaviorPatternConversion",
     "ComplementaryGate",

@@ -5,10 +5,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.mlp import MLP
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least, check_choice
+from torchrec_mtl.modules.mlp import MLP
 from torchrec_mtl.modules.tracing import unbind
 
 

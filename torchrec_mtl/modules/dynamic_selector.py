@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.mlp import MLP
 
 from torchrec_mtl.argument_types import check_type, checked
 from torchrec_mtl.errors import InputError, check_at_least, check_sizes
+from torchrec_mtl.modules.mlp import MLP
 
 
 class SmoothStepSchedule(NamedTuple):
@@ -159,7 +159,7 @@ class DynamicSelector(nn.Module):
         if not (0 < end <= start < math.inf and 0 <= rate < math.inf):  # NaN neither
             rule = "must have an `end` above 0, a `start` of at least that, and a `rate` of at least 0, all finite"
             raise InputError(f"`schedule` (={self.schedule}) {rule}")
-        self.mlp = MLP(in_features, list(layer_sizes)) if layer_sizes else nn.Identity()
+        self.mlp = MLP(in_features, layer_sizes) if layer_sizes else nn.Identity()
         self.output = nn.Linear(layer_sizes[-1] if layer_sizes else in_features, num_inducing_points)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         if self.spans_run:

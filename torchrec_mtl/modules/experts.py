@@ -13,6 +13,7 @@ from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.modules.gates import Gate, SoftmaxGate
 from torchrec_mtl.modules.initialization import he_normal_
+from torchrec_mtl.modules.tracing import unbind
 
 
 class _Weights(nn.ParameterList):
@@ -34,8 +35,8 @@ class _Biases(nn.ParameterList):
 class Experts(nn.Module):
     """``E`` MLPs ``f_i`` of the same sizes on the same input, with a ReLU after every layer, including the last.
 
-    Their matrices are stacked, so that one product computes a layer of all experts. Layer ``l`` of expert ``i`` is an
-    ``nn.Linear`` with weight ``weights[l][i] [out, in]`` and bias ``biases[l][i] [out]``.
+    Their matrices are stacked, so that one product computes the first layer of all experts. Layer ``l`` of expert ``i``
+    is an ``nn.Linear`` with weight ``weights[l][i] [out, in]`` and bias ``biases[l][i] [out]``.
 
     Args:
         num_experts: number of experts, ``E``.
@@ -56,6 +57,7 @@ class Experts(nn.Module):
         super().__init__()
         check_at_least(1, num_experts=num_experts, in_features=in_features)
         check_sizes(1, expert_layer_sizes=layer_sizes)
+        self.num_experts = num_experts
         widths = [in_features, *layer_sizes]
         self.weights = _Weights(
             torch.empty(num_experts, size, width) for width, size in zip(widths, layer_sizes, strict=False)
@@ -71,11 +73,12 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, in_features]`` to ``[B, E, D]``."""
         (weight, bias), *others = zip(self.weights, self.biases, strict=True)
-        hidden = F.linear(x, weight.flatten(0, 1), bias.flatten()).relu()
-        hidden = hidden.unflatten(1, bias.shape).transpose(0, 1)
-        for weight, bias in others:
-            hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2)).relu()
-        return hidden.transpose(0, 1)
+        hidden = F.linear(x, weight.flatten(0, 1), bias.flatten()).relu_()
+        outputs = unbind(hidden.unflatten(1, bias.shape), self.num_experts)
+        for weight, bias in others:  # batched, the products' gradients would be copied to their layout
+            of_each = zip(outputs, unbind(weight, self.num_experts, 0), unbind(bias, self.num_experts, 0), strict=True)
+            outputs = [F.linear(x, weight, bias).relu_() for x, weight, bias in of_each]
+        return torch.stack(outputs, dim=1)
 
 
 class MixtureOfExperts(nn.Module):

@@ -10,14 +10,15 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import get_embedding_names_by_table
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
-from torchrec.modules.mlp import MLP
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least, check_sizes
 from torchrec_mtl.modules.batch_layout import BatchLayout
+from torchrec_mtl.modules.direct_lookup import DirectLookup
 from torchrec_mtl.modules.id_hash import ANY_ID
 from torchrec_mtl.modules.initialization import initialize_linear_layers
+from torchrec_mtl.modules.mlp import MLP
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
 
 
@@ -123,6 +124,7 @@ class FeatureArch(nn.Module):
         check_sizes(1 if dense_in_features else 0, dense_arch_layer_sizes=dense_arch_layer_sizes)
         self.embedding_bag_collection = embedding_bag_collection
         self.zero_collision = zero_collision
+        self._direct_lookup = DirectLookup(embedding_configs(embedding_bag_collection))
         self.returns_ids = isinstance(embedding_bag_collection, ManagedCollisionEmbeddingBagCollection)
         self.embedding_names = [name for table in names for name in table]
         self._num_plain = len(self.embedding_names) - len(zero_collision.feature_names if zero_collision else ())
@@ -136,7 +138,7 @@ class FeatureArch(nn.Module):
         if dense_in_features:
             self.field_dims.append(dense_arch_layer_sizes[-1])
             with torch.device(self.dense_device):
-                self.dense_arch = MLP(dense_in_features, list(dense_arch_layer_sizes))
+                self.dense_arch = MLP(dense_in_features, dense_arch_layer_sizes)
             initialize_linear_layers(self.dense_arch)
         self.out_features = sum(self.field_dims)
 
@@ -152,17 +154,27 @@ class FeatureArch(nn.Module):
         """
         if not torch.jit.is_scripting():
             self._check(dense_features, sparse_features)
-        pooled = self.embedding_bag_collection(sparse_features)
-        if self.returns_ids:
-            pooled = pooled[0]
-        embeddings = pooled.to_dict()
-        fields = [embeddings[name] for name in self.embedding_names[: self._num_plain]]
+        fields = self._pooled(sparse_features)
         if self.zero_collision is not None:
             embeddings = self.zero_collision(sparse_features)[0].to_dict()
             fields += [embeddings[name] for name in self.embedding_names[self._num_plain :]]
         if self.dense_arch is not None:
             fields.append(self.dense_arch(self._cast(dense_features)))
-        return self._cast(torch.cat(fields, dim=1))
+        return self._cast(torch.cat(fields, dim=1) if len(fields) > 1 else fields[0])
+
+    def _pooled(self, sparse_features: KeyedJaggedTensor) -> list[Tensor]:
+        """The fields of `embedding_bag_collection`, or one tensor of all of them side by side."""
+        values = self._direct_lookup.values(self.embedding_bag_collection, sparse_features)
+        if values is not None:
+            return [values]
+        pooled = self.embedding_bag_collection(sparse_features)
+        if self.returns_ids:
+            pooled = pooled[0]
+        names = self.embedding_names[: self._num_plain]
+        if not isinstance(pooled, torch.fx.Proxy) and pooled.keys() == names:
+            return [pooled.values()]
+        embeddings = pooled.to_dict()
+        return [embeddings[name] for name in names]
 
     def _cast(self, values: Tensor) -> Tensor:
         # TorchRec's tables give float32, whatever they hold

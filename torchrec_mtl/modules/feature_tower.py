@@ -4,11 +4,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.mlp import MLP
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least, check_choice
 from torchrec_mtl.modules.attention import Attention, check_heads
+from torchrec_mtl.modules.mlp import MLP
 
 
 class FeatureAggregation(nn.Module):
@@ -46,9 +46,8 @@ class FeatureAggregation(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         """Maps ``E [B, F, D]`` to ``E_org [B, F, D]``."""
-        if self.over == "embedding":
-            return self.mlp(fields)
-        return self.mlp(fields.flatten(1)).view_as(fields)
+        rows = fields.flatten(0, 1) if self.over == "embedding" else fields.flatten(1)
+        return self.mlp(rows).view_as(fields)
 
 
 class ComplementaryGate(nn.Module):

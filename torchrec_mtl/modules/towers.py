@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.mlp import MLP
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least, check_share, check_sizes
+from torchrec_mtl.modules.mlp import MLP
 
 
 @checked

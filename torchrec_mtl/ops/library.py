@@ -99,7 +99,7 @@ def is_carried() -> bool:
 
 def why_not(*tensors: Tensor) -> str | None:
     """Returns why the kernels cannot take these tensors; None if they can."""
-    if any(x.device.type != "cpu" for x in tensors):
+    if not all(x.is_cpu for x in tensors):
         return "it runs on the CPU only"
     if tensors[0].dtype not in _TYPES or any(x.dtype != tensors[0].dtype for x in tensors):
         return "it takes float32 or float64, not a mixture"

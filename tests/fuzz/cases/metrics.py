@@ -10,7 +10,7 @@ from tests.fuzz.cases.drawn import chain, floats, integer, labels, one_of, weigh
 from tests.fuzz.cell import Case
 from tests.fuzz.kinds import generator
 from torchrec_mtl import TaskChain, metrics
-from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics
+from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics, Parts
 
 CHAIN = TaskChain(["click", "cart", "buy"])
 
@@ -208,6 +208,11 @@ def _judge_metric(given, metric):
     assert metric.merit(1.0) >= metric.merit(0.5) or given["better"] == "lower"
 
 
+def _judge_parts(given, parts):
+    ones = torch.ones(2)
+    _close(parts(torch.tensor([1.0, 4.0]), ones, torch.tensor([2.0, 1.0])), 2.0)
+
+
 _SCORED = ("scores", "labels", "weights")
 CASES = {
     "auc": Case(metrics.auc, lambda rng: _rows(rng, _SCORED), _judge_auc),
@@ -239,8 +244,18 @@ CASES = {
             "better": one_of(rng, "higher", "lower", "one"),
             "score": one_of(rng, "ranking", "probability"),
             "grouped": one_of(rng, True, False),
+            "parts": one_of(rng, None, METRICS["log_loss"].parts),
         },
         _judge_metric,
+    ),
+    "Parts": Case(
+        Parts,
+        lambda rng: {
+            "of_rows": lambda scores, labels, weights: torch.stack([(weights * scores).sum(), weights.sum()]),
+            "value": lambda parts: float(parts[:, 0].sum() / parts[:, 1].sum()),
+            "by": one_of(rng, "any", "score", "group"),
+        },
+        _judge_parts,
     ),
     "MultiTaskMetrics": Case(
         _collected,

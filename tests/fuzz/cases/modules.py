@@ -210,6 +210,11 @@ _PARTS = {
         lambda given: [[_rows(given["in_features"])] * given["num_tasks"]],
         lambda given: (given["out_features"],),
     ),
+    "MLP": _module(
+        lambda rng: {"in_features": integer(rng, 1, 5), "layer_sizes": sizes(rng, 1)},
+        lambda given: [_rows(given["in_features"])],
+        lambda given: (given["layer_sizes"][-1],),
+    ),
     "DSelectGate": _module(
         lambda rng: {
             **_num_experts(rng, num_gates=integer(rng, 1, 3)),

@@ -80,7 +80,8 @@ def test_what_does_not_fit_is_refused(change, message):
         lookup(**{**GOOD, **change})
 
 
-@pytest.mark.parametrize("tables", [[TABLE.half()], [TABLE, TABLE.double()]])
-def test_tables_are_float32_or_float64(tables):
+def test_tables_are_float32_or_float64_and_all_of_one_type():
     with pytest.raises(InputError, match="the lookup kernel cannot be used: it takes float32 or float64"):
-        lookup(**{**GOOD, "tables": tables})
+        lookup(**{**GOOD, "tables": [TABLE.half()]})
+    with pytest.raises(RuntimeError, match="tables must be contiguous matrices on the CPU, all of one type"):
+        lookup(**{**GOOD, "tables": [TABLE, TABLE.double()]})

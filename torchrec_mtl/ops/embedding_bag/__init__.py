@@ -57,7 +57,7 @@ def lookup(
         ``[B, sum(D_f)]``, the fields side by side: the same bits for any number of threads.
 
     Raises:
-        InputError: if the kernel is not built, or the tables are not on the CPU and of one of these types.
+        InputError: if the kernel is not built, or the first table is not on the CPU and of one of these types.
         RuntimeError: if an id is not a row of its table, or another argument does not fit.
 
     Example::
@@ -68,7 +68,7 @@ def lookup(
         tensor([[4., 5.],
                 [1., 2.]])
     """
-    library.require("lookup", *tables)
+    library.require("lookup", tables[0])  # the operator compares the others
     pooled: Tensor = torch.ops.torchrec_mtl.embedding_bag_lookup(
         tables, table_of_field, key_of_field, mean_of_field, ids, offsets, batch, weights
     )
