@@ -56,22 +56,37 @@ class Bags {
       check(key[f] >= 0 && (key[f] + 1) * batch < num_offsets, "a field's key (=", key[f], ") must be in the batch");
       columns.push_back(width);
       width += widths[table[f]];
-      int64_t before = 0;  // offsets that do not fit would read foreign memory
-      for (int64_t p = key[f] * batch; p <= (key[f] + 1) * batch; before = offsets[p++])
-        check(offsets[p] >= before && offsets[p] <= num_ids, "`offsets` must grow, up to the number of ids (=",
-              num_ids, ")");
+      const int64_t *of_key = offsets + key[f] * batch;
+      int64_t any = (of_key[0] < 0) | (of_key[batch] > num_ids);  // they would read foreign memory
+      for (int64_t p = 0; p < batch; ++p) any |= of_key[p + 1] < of_key[p];
+      check(!any, "`offsets` must grow, up to the number of ids (=", num_ids, ")");
     }
   }
 
   int64_t begin(int64_t f, int64_t sample) const { return offsets[key[f] * batch + sample]; }
   int64_t end(int64_t f, int64_t sample) const { return offsets[key[f] * batch + sample + 1]; }
-  bool has(int64_t f, int64_t place) const { return ids[place] >= 0 && ids[place] < rows[table[f]]; }
+
+  // The first place from `from` to `to` whose id is no row of the field's table; -1 if there is none.
+  int64_t first_without_row(int64_t f, int64_t from, int64_t to) const {
+    const int64_t *id = ids, last = rows[table[f]] - 1;
+    int64_t any = 0;
+    for (int64_t p = from; p < to; ++p) any |= (id[p] < 0) | (id[p] > last);
+    if (!any) return -1;
+    while (id[from] >= 0 && id[from] <= last) ++from;
+    return from;
+  }
 
   [[noreturn]] void refuse(int64_t f, int64_t place) const {
     check(false, "an id of key ", key[f], " (=", ids[place], ") must be from 0 to ", rows[table[f]] - 1);
     __builtin_unreachable();
   }
 };
+
+// Fetches all of a row into the cache, which may not be a row at all.
+template <bool to_write, class T>
+inline void prefetch_row(const T* row, int64_t D) {
+  for (int64_t d = 0; d < D; d += 64 / sizeof(T)) __builtin_prefetch(row + d, to_write);
+}
 
 // The weights of ids, if there are any, which must be of the tables' type.
 template <class T>

@@ -8,54 +8,54 @@
 
 namespace {
 
-constexpr int64_t kBlock = 64;  // samples whose outputs stay in the cache while the fields are gone through
-constexpr int64_t kAhead = 8;   // ids
+constexpr int64_t kLeast = 64, kMost = 512;  // samples that a thread takes together
+constexpr int64_t kAhead = 16;               // ids
 
+// Pools rows of one field's table: `samples` bags, which begin at `offsets`, to columns of `out` that are `stride` apart.
 template <class T>
-void pool(const Bags& bags, int64_t f, int64_t sample, const T* table, const T* weights, T* out) {
-  const int64_t D = bags.widths[bags.table[f]], first = bags.begin(f, sample), last = bags.end(f, sample);
-  if (first == last) {
-    std::memset(out, 0, D * sizeof(T));
-    return;
+void pool(const T* table, int64_t D, const int64_t* ids, const int64_t* offsets, int64_t samples, int64_t end,
+          const T* weights, bool mean, T* out, int64_t stride) {
+  for (int64_t sample = 0; sample < samples; ++sample, out += stride) {
+    const int64_t first = offsets[sample], last = offsets[sample + 1];
+    if (first + kAhead < end) prefetch_row<false>(table + ids[first + kAhead] * D, D);
+    if (first == last) {
+      std::memset(out, 0, D * sizeof(T));
+      continue;
+    }
+    const T* row = table + ids[first] * D;
+    if (!weights) {
+      for (int64_t d = 0; d < D; ++d) out[d] = row[d];
+    } else {
+      for (int64_t d = 0; d < D; ++d) out[d] = weights[first] * row[d];
+    }
+    for (int64_t p = first + 1; p < last; ++p) {
+      row = table + ids[p] * D;
+      const T weight = weights ? weights[p] : T(1);
+      for (int64_t d = 0; d < D; ++d) out[d] += weight * row[d];
+    }
+    if (mean && last - first > 1)
+      for (int64_t d = 0; d < D; ++d) out[d] /= static_cast<T>(last - first);
   }
-  const T* row = table + bags.ids[first] * D;
-  if (!weights) {
-    std::memcpy(out, row, D * sizeof(T));
-  } else {
-    for (int64_t d = 0; d < D; ++d) out[d] = weights[first] * row[d];
-  }
-  for (int64_t p = first + 1; p < last; ++p) {
-    row = table + bags.ids[p] * D;
-    const T weight = weights ? weights[p] : T(1);
-    for (int64_t d = 0; d < D; ++d) out[d] += weight * row[d];
-  }
-  if (bags.mean[f] && last - first > 1)
-    for (int64_t d = 0; d < D; ++d) out[d] /= static_cast<T>(last - first);
 }
 
 template <class T>
 void look_up(const Bags& bags, const std::vector<const T*>& tables, const T* weights, T* out, int threads) {
-  const int64_t blocks = (bags.batch + kBlock - 1) / kBlock;
+  const int64_t size = std::clamp<int64_t>(bags.batch / threads, kLeast, kMost);
+  const int64_t blocks = (bags.batch + size - 1) / size;
   std::atomic<int64_t> bad_field{-1}, bad_place{-1};
 #pragma omp parallel for num_threads(std::clamp<int64_t>(blocks, 1, threads)) if (blocks > 1)
   for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t from = block * kBlock, to = std::min(from + kBlock, bags.batch);
+    const int64_t from = block * size, samples = std::min(size, bags.batch - from);
     for (int64_t f = 0; f < bags.fields; ++f) {
-      const T* table = tables[bags.table[f]];
-      const int64_t D = bags.widths[bags.table[f]], end = bags.begin(f, from + (to - from));
-      bool all_fit = true;
-      for (int64_t p = bags.begin(f, from); p < end; ++p) {
-        if (bags.has(f, p)) continue;
-        all_fit = false;
-        bad_place = p;
+      const int64_t bad = bags.first_without_row(f, bags.begin(f, from), bags.begin(f, from + samples));
+      if (bad >= 0) {
+        bad_place = bad;
         bad_field = f;
+        continue;
       }
-      if (!all_fit) continue;
-      for (int64_t sample = from; sample < to; ++sample) {
-        const int64_t next = bags.begin(f, sample) + kAhead;
-        if (next < end) __builtin_prefetch(table + bags.ids[next] * D);
-        pool(bags, f, sample, table, weights, out + sample * bags.width + bags.columns[f]);
-      }
+      pool(tables[bags.table[f]], bags.widths[bags.table[f]], bags.ids, bags.offsets + bags.key[f] * bags.batch + from,
+           samples, bags.begin(f, bags.batch), weights, bags.mean[f] != 0, out + from * bags.width + bags.columns[f],
+           bags.width);
     }
   }
   if (bad_field >= 0) bags.refuse(bad_field, bad_place);
@@ -74,10 +74,7 @@ Tensor lookup(std::vector<Tensor> tables, std::vector<int64_t> table_of_field, s
     look_up<T>(bags, pointers, weights_or_null<T>(weights, tables[0], ids.numel()), written<T>(output),
                num_threads());
   };
-  using torch::headeronly::ScalarType;
-  const auto type = tables[0].scalar_type();
-  check(type == ScalarType::Float || type == ScalarType::Double, "tables must be float32 or float64");
-  type == ScalarType::Float ? run(float()) : run(double());
+  dispatch(tables[0], run);
   return output;
 }
 

@@ -80,13 +80,13 @@ template <class T>
 class Touched {
   std::vector<int32_t> slots, last, next;  // an open hash table of rows; the gradients of a row form a list
   std::vector<const T*> gradients;
-  std::vector<T> scales;
-  std::vector<T> sum;
+  std::vector<T> scales, sum;
   int shift = 0;
 
  public:
   std::vector<int64_t> rows;
   std::vector<int32_t> first;
+  size_t size = 0;  // number of rows
 
   // Rows whose number leaves the remainder `part` when divided by `parts`.
   void collect(const Bags& bags, int64_t t, const Memory<T>& memory, int64_t part, int64_t parts) {
@@ -95,26 +95,29 @@ class Touched {
     for (int64_t f = 0; f < bags.fields; ++f) {
       if (bags.table[f] != t) continue;
       count += bags.begin(f, bags.batch) - bags.begin(f, 0);
-      has_scales |= bags.mean[f];
+      has_scales |= bags.mean[f] != 0;
     }
     check(count < std::numeric_limits<int32_t>::max() / 2, "a table must have fewer ids in a batch (=", count, ")");
-    const uint64_t size = std::bit_ceil<uint64_t>(std::max<uint64_t>(2, std::min(2 * count, bags.rows[t])));
-    shift = static_cast<uint64_t>(bags.rows[t]) <= size ? 0 : 64 - std::countr_zero(size);
-    slots.assign(size, -1);
-    for (auto* list : {&first, &last, &next}) list->clear();
-    rows.clear(), gradients.clear(), scales.clear();
+    const uint64_t num_slots = std::bit_ceil<uint64_t>(std::max<uint64_t>(2, std::min(2 * count, bags.rows[t])));
+    shift = static_cast<uint64_t>(bags.rows[t]) <= num_slots ? 0 : 64 - std::countr_zero(num_slots);
+    slots.assign(num_slots, -1);
+    rows.resize(count), first.resize(count), last.resize(count), next.resize(count), gradients.resize(count);
+    scales.resize(has_scales ? count : 0);
     sum.resize(bags.widths[t]);
+    size = 0;
+    int32_t k = 0;
     for (int64_t f = 0; f < bags.fields; ++f) {
       if (bags.table[f] != t) continue;
+      const int64_t *ids = bags.ids, *offsets = bags.offsets + bags.key[f] * bags.batch;
       const T* gradient = memory.gradient + bags.columns[f];
       for (int64_t sample = 0; sample < bags.batch; ++sample, gradient += bags.width) {
-        const int64_t begin = bags.begin(f, sample), end = bags.end(f, sample);
+        const int64_t begin = offsets[sample], end = offsets[sample + 1];
         for (int64_t place = begin; place < end; ++place) {
-          if (parts > 1 && bags.ids[place] % parts != part) continue;
+          if (parts > 1 && ids[place] % parts != part) continue;
           if (has_scales)
-            scales.push_back((memory.of_ids ? memory.of_ids[place] : 1) /
-                             (bags.mean[f] ? static_cast<T>(end - begin) : 1));
-          add(bags.ids[place], gradient);
+            scales[k] = (memory.of_ids ? memory.of_ids[place] : 1) / (bags.mean[f] ? static_cast<T>(end - begin) : 1);
+          gradients[k] = gradient;
+          add(ids[place], k++);
         }
       }
     }
@@ -129,41 +132,41 @@ class Touched {
     std::fill(sum.begin(), sum.end(), T(0));
     for (int32_t k = head; k >= 0; k = next[k]) {
       const T scale = scales.empty() ? T(1) : scales[k];
-      for (int64_t d = 0; d < D; ++d) sum[d] += scale * gradients[k][d];
+      const T* one = gradients[k];
+      for (int64_t d = 0; d < D; ++d) sum[d] += scale * one[d];
     }
     return sum.data();
   }
 
  private:
-  void add(int64_t row, const T* gradient) {
-    const auto k = static_cast<int32_t>(gradients.size());
-    gradients.push_back(gradient);
-    next.push_back(-1);
+  // Notes that the k-th gradient is of a row.
+  void add(int64_t row, int32_t k) {
+    next[k] = -1;
     size_t slot = shift ? static_cast<uint64_t>(row) * 0x9E3779B97F4A7C15u >> shift : row;
     while (slots[slot] >= 0 && rows[slots[slot]] != row) slot = (slot + 1) & (slots.size() - 1);
-    int32_t& u = slots[slot];
+    const int32_t u = slots[slot];
     if (u >= 0) {
       next[last[u]] = k;
       last[u] = k;
       return;
     }
-    u = static_cast<int32_t>(rows.size());
-    rows.push_back(row);
-    first.push_back(k);
-    last.push_back(k);
+    slots[slot] = static_cast<int32_t>(size);
+    rows[size] = row;
+    first[size] = last[size] = k;
+    ++size;
   }
 };
 
 template <class T, Kind kind>
 void step_all(Touched<T>& touched, const Settings<T>& settings, const Memory<T>& memory, int64_t D) {
   const auto of_state = [&](int i, int64_t row) { return memory.state[i] + row * memory.width[i]; };
-  for (size_t u = 0; u < touched.rows.size(); ++u) {
-    if (u + kAhead < touched.rows.size()) {
+  for (size_t u = 0; u < touched.size; ++u) {
+    if (u + kAhead < touched.size) {
       const int64_t row = touched.rows[u + kAhead];
-      __builtin_prefetch(memory.weights + row * D, 1);
-      __builtin_prefetch(touched.first_gradient(u + kAhead));
+      prefetch_row<true>(memory.weights + row * D, D);
+      prefetch_row<false>(touched.first_gradient(u + kAhead), D);
       for (int i = 0; i < 2; ++i)
-        if (kHasState[kind][i]) __builtin_prefetch(of_state(i, row), 1);
+        if (kHasState[kind][i]) prefetch_row<true>(of_state(i, row), memory.width[i]);
     }
     const int64_t row = touched.rows[u];
     step<T, kind>(settings, D, touched.gradient(u, D), memory.weights + row * D, of_state(0, row), of_state(1, row));
@@ -206,9 +209,10 @@ void update(std::vector<Tensor> tables, std::vector<Tensor> state1, std::vector<
             "states must be contiguous, on the CPU, and of the tables' type");
     }
   }
-  for (int64_t f = 0; f < bags.fields; ++f)  // before any update
-    for (int64_t place = bags.begin(f, 0); place < bags.begin(f, batch); ++place)
-      if (!bags.has(f, place)) bags.refuse(f, place);
+  for (int64_t f = 0; f < bags.fields; ++f) {  // before any update
+    const int64_t bad = bags.first_without_row(f, bags.begin(f, 0), bags.begin(f, batch));
+    if (bad >= 0) bags.refuse(f, bad);
+  }
   const Tensor contiguous = torch::stable::contiguous(gradient);
   check(contiguous.is_cpu() && contiguous.scalar_type() == tables[0].scalar_type(),
         "`gradient` must be on the CPU and of the tables' type");
