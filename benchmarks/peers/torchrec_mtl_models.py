@@ -62,7 +62,8 @@ def make(
     training = replace(training, table=table, optimizer=OptimizerConfig(learning_rate=common.LEARNING_RATE))
     others = dict(model.over_arch.named_parameters())
     candidate = distributed(MultiTaskTrain(model, CrossEntropyLoss(schema.tasks)), training, work, variant == "bf16")
-    tables = [value for key, value in candidate[0].state_dict().items() if ".embedding_bags." in key]
+    state = {key.split(".")[-2]: value for key, value in candidate[0].state_dict().items() if ".embedding_bags." in key}
+    tables = [state[config.name] for config in collection.embedding_bag_configs()]
     # one rank has one shard of each
     whole = [each.local_shards()[0].tensor if isinstance(each, ShardedTensor) else each for each in tables]
     common.draw(whole, others, fill)

@@ -19,7 +19,7 @@ from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, load_wei
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import process_group
-from torchrec_mtl.training.step import NonFiniteLossError, Step
+from torchrec_mtl.training.step import NonFiniteLossError, Step, _largest
 
 CPU = torch.device("cpu")
 
@@ -276,3 +276,17 @@ def test_padding_without_the_rows_of_all_ranks_is_told():
         step = Step(model, optimizer, dist.group.WORLD)
         with pytest.raises(InputError, match=r"`num_padded` \(=1\) must come with `num_rows_of_all`, on every rank"):
             step(batch(8).padded(1))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 17, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_gradient_that_is_not_finite_is_found_wherever_it_is(value, place, dtype):
+    gradients = [torch.ones(3), torch.empty(0, 4), -torch.arange(65).to(dtype)]
+    assert _largest(gradients) == 64
+    gradients[2][place] = value
+    assert not _largest(gradients).isfinite()
+
+
+def test_no_gradient_is_finite():
+    assert _largest([]) == 0

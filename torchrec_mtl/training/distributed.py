@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
@@ -71,7 +72,11 @@ def distribute_as_planned(
                 apply_optimizer_in_backward(optimizer, weights, {"lr": settings.learning_rate, **options})
         if planned(plan, path) is None:
             collection.to_empty(device=device)  # which sharding does for the other tables
-    model = DistributedModelParallel(train_model, device=device, plan=plan, sharders=sharders())
+    several = dist.get_world_size() > 1  # one replica has nothing to average
+    model = DistributedModelParallel(
+        train_model, device=device, plan=plan, sharders=sharders(), init_data_parallel=several
+    )
+    model.module.to(device)
     model.averaging = Averaging(model)  # type: ignore[assignment]  # for `Step`
     start_tables(model, {name: init_fn for name, (_, init_fn) in tables.items()}, config.seed)
 
