@@ -116,8 +116,8 @@ def moved(found: Mapping[str, int], recorded: Mapping[str, str]) -> list[str]:
 def test_a_step_does_what_it_did(step, tmp_path, monkeypatch):
     if RECORDED[step]["versions"] != VERSIONS:
         pytest.skip(f"recorded with {RECORDED[step]['versions']}; this is {VERSIONS}")
-    if "C++" in step and not library.load():
-        pytest.skip("the C++ kernels are not built")
+    if not library.load():
+        pytest.skip("the C++ kernels are not built, by which tables are updated")
     monkeypatch.setattr(case, "DATA", tmp_path)
     assert moved(count(*step), RECORDED[step]) == []
 

@@ -42,8 +42,8 @@ class TableConfig:
         sharding: TorchRec sharding type of the table, or ``"auto"``: the planner chooses among the types that keep the
             optimizer fused. ``"data_parallel"`` replicates the table on every rank and updates it after the backward
             pass with the same optimizer. With the column-wise types (``"column_wise"``, ``"table_column_wise"``,
-            ``"grid_shard"``), row-wise Adagrad keeps a state for each row of each column shard, so training differs
-            from that of the whole table.
+            ``"grid_shard"``), the row-wise optimizers keep a state for each row of each column shard, so training
+            differs from that of the whole table.
 
     Raises:
         InputError: if an optimizer or sharding type is unknown, or the learning rate is negative.

@@ -70,7 +70,6 @@ class TouchedRows(SplitTableBatchedEmbeddingBagsCodegen):
 
     def step_from(self, gradient: Tensor, *bags: Any) -> None:
         """Takes a step of the optimizer from the gradient of the pooled rows of ``bags``."""
-        self.iter += 1
         settings = self.optimizer_args
         *lists, weights = bags
         embedding_bag.update(  # type: ignore[misc]
@@ -83,7 +82,7 @@ class TouchedRows(SplitTableBatchedEmbeddingBagsCodegen):
             eps=settings.eps,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
-            step=int(self.iter),
+            step=int(self.iter.add_(1)) if self.optimizer in ADAMS else 1,
             weights=weights,
         )
 

@@ -148,7 +148,9 @@ def test_what_does_not_fit_is_refused_before_any_update(change, message):
     assert not any(table.any() for table in tables)
 
 
-@pytest.mark.parametrize("tables", [[torch.zeros(3, 4).half()] * 2, [torch.zeros(3, 4), torch.zeros(3, 4).double()]])
-def test_tables_are_float32_or_float64(tables):
+def test_tables_are_float32_or_float64_and_all_of_one_type():
+    table = torch.zeros(3, 4)
     with pytest.raises(InputError, match="the update kernel cannot be used: it takes float32 or float64"):
-        update(tables, **GOOD)
+        update([table.half()] * 2, **GOOD)
+    with pytest.raises(RuntimeError, match="tables must be contiguous matrices on the CPU, all of one type"):
+        update([table, table.double()], **GOOD)

@@ -114,7 +114,7 @@ def update(
         step: number of this step, from 1, by which Adam corrects the moments.
 
     Raises:
-        InputError: if the kernel is not built, or the tables are not on the CPU, or not all float32 or all float64.
+        InputError: if the kernel is not built, or the first table is not on the CPU and of one of these types.
         RuntimeError: before any update, if an id is not a row of its table, or another argument does not fit.
 
     Example::
@@ -127,7 +127,7 @@ def update(
                 [ 0.0000,  0.0000],
                 [-0.2000, -0.2000]])
     """
-    library.require("update", *tables)
+    library.require("update", tables[0])  # the operator compares the others
     torch.ops.torchrec_mtl.embedding_bag_update(
         tables,
         *(*states, [], [])[:2],

@@ -20,7 +20,9 @@ constexpr size_t kAhead = 8;  // rows
 
 template <class T>
 struct Settings {
-  T rate, eps, beta1, beta2, decay, rate1, root2;  // the last two correct the biases of the moments
+  T rate, eps, decay;
+  T beta1, beta2, rest1, rest2;  // 1 - beta, which a difference in T would be too far from
+  T rate1, root2;                // correct the biases of the moments
 };
 
 // A table and its states; the batch's gradient, and the weights of ids or null.
@@ -61,15 +63,15 @@ inline void step(const Settings<T>& s, int64_t D, const T* __restrict__ g, T* __
   }
   if constexpr (kind == kAdam)
     for (int64_t d = 0; d < D; ++d) {
-      m[d] = s.beta1 * m[d] + (1 - s.beta1) * g[d];
-      v[d] = s.beta2 * v[d] + (1 - s.beta2) * g[d] * g[d];
+      m[d] = s.beta1 * m[d] + s.rest1 * g[d];
+      v[d] = s.beta2 * v[d] + s.rest2 * g[d] * g[d];
       w[d] -= s.rate1 * m[d] / (std::sqrt(v[d]) * s.root2 + s.eps) + s.decay * w[d];
     }
   if constexpr (kind == kRowwiseAdam) {
-    *v = s.beta2 * *v + (1 - s.beta2) * mean_square(g, D);
+    *v = s.beta2 * *v + s.rest2 * mean_square(g, D);
     const T rate = s.rate1 / (std::sqrt(*v) * s.root2 + s.eps);
     for (int64_t d = 0; d < D; ++d) {
-      m[d] = s.beta1 * m[d] + (1 - s.beta1) * g[d];
+      m[d] = s.beta1 * m[d] + s.rest1 * g[d];
       w[d] -= rate * m[d] + s.decay * w[d];
     }
   }
@@ -219,8 +221,10 @@ void update(std::vector<Tensor> tables, std::vector<Tensor> state1, std::vector<
   const auto run = [&](auto zero) {
     using T = decltype(zero);
     const double correction1 = 1 - std::pow(beta1, step), correction2 = 1 - std::pow(beta2, step);
-    const Settings<T> settings{T(learning_rate), T(eps),  T(beta1), T(beta2), T(learning_rate * weight_decay),
-                               T(learning_rate / correction1), T(1 / std::sqrt(correction2))};
+    const Settings<T> settings{T(learning_rate), T(eps),       T(learning_rate * weight_decay),
+                               T(beta1),         T(beta2),     T(1 - beta1),
+                               T(1 - beta2),     T(learning_rate / correction1),
+                               T(1 / std::sqrt(correction2))};
     std::vector<Memory<T>> all;
     for (size_t t = 0; t < tables.size(); ++t) {
       Memory<T> memory{written<T>(tables[t]), {}, {}, static_cast<const T*>(contiguous.const_data_ptr()),
