@@ -19,11 +19,12 @@ from torchrec_mtl.jobs.compare.html import heading, page, paragraph, picture, ta
 PAGE = RESULTS / "report.html"
 # Rows that are shown, columns that name a row, columns whose values have a panel, panels beside each other.
 Chart = namedtuple("Chart", "rows label panel columns")
+SPEEDS = ["measure", "batch_size", "setting"]
 EMBEDDINGS = (col("measured") == "throughput") & col("axis").is_in(["base", "sharding"])
 THROUGHPUT = Chart(EMBEDDINGS, ["candidate"], ["axis", "ranks", "direction", "optimizer"], 3)
 STEP = Chart((col("question") == "parts") & (col("part") == "whole step"), ["model"], ["part"], 1)
 OVER_ARCHES = Chart(col("to_base").is_not_null(), ["candidate", "selected"], ["what", "direction"], 2)
-PEERS = Chart(col("measure") == "training", ["model", "library"], ["setting"], 3)
+PEERS = Chart(col("measure").is_in(["inference", "training"]), ["model", "library", "variant"], SPEEDS, 4)
 PATHS = Chart((col("what") == "stack") & (col("tasks") == 2), ["candidate"], ["direction", "active"], 2)
 CUDA_PATHS = Chart(col("median").is_not_null(), ["candidate", "mode"], ["size", "direction", "active"], 2)
 SCORING = Chart(col("measure") == "rate", ["way"], ["library", "model", "batch_size"], 4)
@@ -38,7 +39,8 @@ SECTIONS = (
     Section("training_step", "training_step", "A training step, taken apart", PARTS, STEP),
     Section("over_arches", "over_arches", "TAFE and BPCM", "Beside Shared-Bottom and TorchRec's DLRM.", OVER_ARCHES),
     Section("training_step_cuda", "gpu", "A training step on a GPU", PARTS, STEP),
-    Section("peers", "peers", "Other libraries", "The same models: speed, memory, AUC after equal steps.", PEERS),
+    Section("peers", "peers", "Other libraries", "The same models: inference, training, memory.", PEERS),
+    Section("peers_auc", "peers.quality", "Other libraries' AUC", "The same models after equal steps."),
     Section("inducing_attention_cpu", "attention", "TAFE's attention on a CPU", "The stack and whole models.", PATHS),
     Section("inducing_attention_cuda", "gpu", "TAFE's attention on a GPU", "The stack at three sizes.", CUDA_PATHS),
     Section("scaling_measured", "scaling", "Several processes", "The training loop beside bare TorchRec."),
