@@ -153,18 +153,21 @@ def test_twenty_steps_are_those_in_float64(world_size, cases):
     processes.run(twenty_steps, world_size, cases)
 
 
-def _save(optimizer: str, folder: Path) -> None:
-    config = TrainingConfig(table=TableConfig(optimizer, RATE, "row_wise"))
+def _save(optimizer: str, sharding: str, folder: Path) -> None:
+    config = TrainingConfig(table=TableConfig(optimizer, RATE, sharding))
     model, combined = distribute(Net(tables()), config, CPU)
     train(model, range(1, 6), dist.get_rank(), dist.get_world_size())
     combined.init_state()  # of what is not a table
     Checkpointer(folder, dist.new_group(backend="gloo")).save(5, model, combined, {}, None)
 
 
-@pytest.mark.parametrize("optimizer", ADAMS)
-def test_two_ranks_by_row_then_one_by_table_is_a_straight_run(optimizer, tmp_path):
+RESHARDED = [("sparse_adam", "row_wise"), ("sparse_adam", "column_wise"), ("rowwise_adam", "row_wise")]
+
+
+@pytest.mark.parametrize(("optimizer", "sharding"), RESHARDED)
+def test_two_ranks_then_one_by_table_is_a_straight_run(optimizer, sharding, tmp_path):
     """The number of steps goes on, which corrects the moments."""
-    processes.run(_save, 2, optimizer, tmp_path)
+    processes.run(_save, 2, optimizer, sharding, tmp_path)
     config = TrainingConfig(table=TableConfig(optimizer, RATE, "table_wise"))
     with process_group(CPU):
         (straight, _), (resumed, combined) = (distribute(Net(tables()), config, CPU) for _ in range(2))
@@ -231,6 +234,18 @@ def test_a_gate_keeps_the_backward_pass_out():
     assert all(w.equal(before[name]) for name, w in whole_weights(model).items())
     gate.open()
     assert not any(w.equal(before[name]) for name, w in whole_weights(model).items() if ".weight" in name)
+
+
+@pytest.mark.usefixtures("_group")
+def test_a_tracker_of_lookups_is_called():
+    model, _ = distribute(Net(tables()), TrainingConfig(table=TableConfig("sgd", RATE)), CPU)
+    found: list[KeyedJaggedTensor] = []
+    model.module.tables.register_post_lookup_tracker_fn(lambda features, *_: found.append(features))
+    at_once = model(bags(0))
+    assert len(found) == 1
+    model.module.tables.post_lookup_tracker_fn = None
+    assert model(bags(0)).equal(at_once)
+    assert len(found) == 1
 
 
 @pytest.mark.usefixtures("_group")
