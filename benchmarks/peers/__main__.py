@@ -5,7 +5,8 @@ libraries get the same synthetic rows, sizes, batches, threads and memory alloca
 
 - like for like: the same initial distribution, Adagrad for tables and Adam for the rest. The peers use torch's
   optimizers. Ours is run as its jobs run it (sharded: tables are stepped in the backward pass, to the same values), as
-  a plain module with torch's optimizers, and with autocast to bf16, which no peer offers.
+  a plain module with torch's optimizers, and with autocast to bf16, which no peer offers, where the processor has
+  products in bf16.
 - Adam on everything: all peers, and ours as a plain module, have torch's Adam for tables too, which steps all rows in
   every step; so do ours replicated. Sharded, ours steps the rows of a batch alone, which is another algorithm.
 - library default: the library's own initial values, loss, penalties and optimizer. For this library, what the jobs do.
@@ -34,6 +35,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 
 from benchmarks import record
 from benchmarks.peers.common import ADAM, DEFAULT, LIKE_FOR_LIKE, MODELS, SETTINGS, WORKLOADS, Workload
@@ -182,6 +184,8 @@ def main() -> None:
             print(f"{setting}, {model}", flush=True)
             with ExitStack() as stack:
                 chosen = candidates(pythons, setting, model, before)
+                if not torch.cpu._is_avx512_bf16_supported():
+                    chosen = [each for each in chosen if each.variant != "bf16"]
                 libraries = [stack.enter_context(Library(rows, each, setting, model)) for each in chosen]
                 if setting != DEFAULT:
                     check_alike(libraries)

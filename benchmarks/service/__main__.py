@@ -35,7 +35,7 @@ from torchrec_mtl.files import digest
 from torchrec_mtl.inference.package import Package, load_package
 from torchrec_mtl.inference.package.load import Arguments
 from torchrec_mtl.inference.package.manifest import GOLDEN_FILE, MANIFEST_FILE, Manifest, rows_file
-from torchrec_mtl.jobs.environment import KEEP_FREED_MEMORY
+from torchrec_mtl.jobs.environment import HUGE_PAGES, KEEP_FREED_MEMORY
 
 WAYS = ((1, 1), (16, 1), (64, 1), (16, 100))  # users, rows of a request
 SECONDS, QUICK_SECONDS, NUM_REQUESTS = 60, 8, 200
@@ -145,7 +145,7 @@ def main() -> None:
     arguments = record.parse("service", __doc__, options)
     seconds = (arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)) / len(WAYS)
     with record.Results(arguments.results) as results, contextlib.ExitStack() as stack:
-        for name in KEEP_FREED_MEMORY:
+        for name in (*KEEP_FREED_MEMORY, *HUGE_PAGES):
             os.environ.pop(name)  # the service is to have the allocator that it has elsewhere
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         packages = make_packages(folder)

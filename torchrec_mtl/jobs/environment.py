@@ -11,12 +11,15 @@ from torchrec_mtl.errors import InputError
 # glibc returns large freed blocks to the kernel, and a step on a CPU then spends up to half its time on page faults.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
+# PyTorch asks for huge pages for its large tensors: a step reads rows of tables anywhere, and most are on another page.
+HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
+
 NETWORK = ("NCCL_", "TORCH_NCCL_", "GLOO_", "PET_RDZV_CONF")  # prefixes of names
 
 
 def worker_environment(cores: int, processes: int) -> dict[str, str]:
     """Environment variables for each of ``processes`` that share ``cores``."""
-    return {"OMP_NUM_THREADS": str(max(1, cores // processes)), **KEEP_FREED_MEMORY}
+    return {"OMP_NUM_THREADS": str(max(1, cores // processes)), **KEEP_FREED_MEMORY, **HUGE_PAGES}
 
 
 def agent_environment(max_restarts: int) -> dict[str, str]:

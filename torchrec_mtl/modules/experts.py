@@ -4,6 +4,8 @@ Letters: ``B`` samples, ``T`` tasks, ``E`` experts, ``G`` gates; ``D`` is the wi
 """
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,13 +74,17 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, in_features]`` to ``[B, E, D]``."""
+        return torch.stack(self.each(x), dim=1)
+
+    def each(self, x: Tensor) -> list[Tensor]:
+        """Maps ``[B, in_features]`` to the outputs of the ``E`` experts, each ``[B, D]``."""
         (weight, bias), *others = zip(self.weights, self.biases, strict=True)
         hidden = F.linear(x, weight.flatten(0, 1), bias.flatten()).relu_()
         outputs = unbind(hidden.unflatten(1, bias.shape), self.num_experts)
         for weight, bias in others:  # batched, the products' gradients would be copied to their layout
             of_each = zip(outputs, unbind(weight, self.num_experts, 0), unbind(bias, self.num_experts, 0), strict=True)
             outputs = [F.linear(x, weight, bias).relu_() for x, weight, bias in of_each]
-        return torch.stack(outputs, dim=1)
+        return outputs
 
 
 class MixtureOfExperts(nn.Module):
@@ -163,7 +169,7 @@ class ExtractionLayer(nn.Module):
         check_at_least(0, num_task_experts=num_task_experts)
         check_at_least(1, num_tasks=num_tasks, num_shared_experts=num_shared_experts)
         self.num_tasks = num_tasks
-        self.task_experts = nn.ModuleList(
+        self.task_experts: Any = nn.ModuleList(
             Experts(num_task_experts, in_features, layer_sizes) for _ in range(num_tasks if num_task_experts else 0)
         )
         self.shared_experts = Experts(num_shared_experts, in_features, layer_sizes)
@@ -176,12 +182,12 @@ class ExtractionLayer(nn.Module):
 
         The order is ``g^{1,j-1}, ..., g^{T,j-1}, g^{s,j-1}``.
         """
-        shared = self.shared_experts(states[-1])
-        by_task = [experts(state) for experts, state in zip(self.task_experts, states, strict=False)]
-        weighted = [torch.cat([outputs, shared], dim=1) for outputs in by_task] or [shared] * self.num_tasks
+        shared = self.shared_experts.each(states[-1])
+        by_task = [experts.each(state) for experts, state in zip(self.task_experts, states, strict=False)]
+        weighted = [[*outputs, *shared] for outputs in by_task] or [shared] * self.num_tasks
         if len(self.gates) > self.num_tasks:
-            weighted.append(torch.cat([*by_task, shared], dim=1))
+            weighted.append([*chain.from_iterable(by_task), *shared])
         return [
-            torch.bmm(gate(state), experts).squeeze(1)
+            torch.bmm(gate(state), torch.stack(experts, dim=1)).squeeze(1)
             for gate, state, experts in zip(self.gates, states, weighted, strict=False)
         ]
