@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from fbgemm_gpu import split_table_batched_embeddings_ops_training as fbgemm
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 from torchrec.modules.embedding_configs import DataType
@@ -149,3 +150,19 @@ def test_tables_of_other_types_are_fbgemms():
     model, _ = distribute(net, TrainingConfig(table=TableConfig("adagrad")), CPU)
     found = {each.weights_precision.value: isinstance(each, TouchedRows) for each in table_batched_modules(model)}
     assert found == {"fp16": False, "fp32": True}
+
+
+def test_weights_of_ids_that_learn_are_fbgemms():
+    """Whose operator has their gradient, and steps the same tables."""
+    at, on = fbgemm.EmbeddingLocation.HOST, fbgemm.ComputeDevice.CPU
+    ours = TouchedRows([(9, 4, at, on)], learning_rate=0.5)
+    (table,) = ours.tables
+    table.copy_(torch.randn(9, 4))
+    before, ids, offsets = table.clone(), torch.tensor([3, 8, 3]), torch.tensor([0, 2, 3])
+    weights = torch.tensor([1.0, 2.0, -1.0], requires_grad=True)
+    pooled = ours(ids, offsets, weights)
+    torch.testing.assert_close(pooled, ours(ids, offsets, weights.detach()))
+    pooled.sum().backward()
+    assert weights.grad is not None
+    torch.testing.assert_close(weights.grad, before[ids].sum(1))
+    torch.testing.assert_close(table[8], before[8] - 0.5 * 2)
