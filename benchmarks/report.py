@@ -22,6 +22,7 @@ Chart = namedtuple("Chart", "rows label panel columns")
 EMBEDDINGS = (col("measured") == "throughput") & col("axis").is_in(["base", "sharding"])
 THROUGHPUT = Chart(EMBEDDINGS, ["candidate"], ["axis", "ranks", "direction", "optimizer"], 3)
 STEP = Chart((col("question") == "parts") & (col("part") == "whole step"), ["model"], ["part"], 1)
+OVER_ARCHES = Chart(col("to_base").is_not_null(), ["candidate", "selected"], ["what", "direction"], 2)
 PEERS = Chart(col("measure") == "training", ["model", "library"], ["setting"], 3)
 PATHS = Chart((col("what") == "stack") & (col("tasks") == 2), ["candidate"], ["direction", "active"], 2)
 CUDA_PATHS = Chart(col("median").is_not_null(), ["candidate", "mode"], ["size", "direction", "active"], 2)
@@ -35,6 +36,7 @@ SECTIONS = (
     Section("embedding_throughput", "embedding_throughput", "Embedding throughput", TABLES, THROUGHPUT),
     Section("embedding_throughput_cuda", "gpu", "Embedding throughput on a GPU", TABLES, THROUGHPUT),
     Section("training_step", "training_step", "A training step, taken apart", PARTS, STEP),
+    Section("over_arches", "over_arches", "TAFE and BPCM", "Beside Shared-Bottom and TorchRec's DLRM.", OVER_ARCHES),
     Section("training_step_cuda", "gpu", "A training step on a GPU", PARTS, STEP),
     Section("peers", "peers", "Other libraries", "The same models: speed, memory, AUC after equal steps.", PEERS),
     Section("inducing_attention_cpu", "attention", "TAFE's attention on a CPU", "The stack and whole models.", PATHS),

@@ -69,10 +69,11 @@ def _tables(num_fields: int, embedding_dim: int, num_rows: int) -> EmbeddingBagC
     return EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
 
 
-def dlrm(batch_size: int, num_rows: int, seed: int) -> Subject:
+def dlrm(batch_size: int, num_rows: int, seed: int, num_fields: int = 26, dim: int = 32) -> Subject:
     """TorchRec's DLRM: 26 tables of 32, dense arch 512-256-32, over arch 512-512-1."""
-    batches, tasks = _batches(batch_size, num_rows, seed, num_fields=26, dense=13, tasks=1), TaskChain(["click"])
-    bare, ours = (DLRM(_tables(26, 32, num_rows), 13, [512, 256, 32], [512, 512, 1], CPU) for _ in range(2))
+    batches, tasks = _batches(batch_size, num_rows, seed, num_fields, dense=13, tasks=1), TaskChain(["click"])
+    tables = (_tables(num_fields, dim, num_rows) for _ in range(2))
+    bare, ours = (DLRM(each, 13, [512, 256, dim], [512, 512, 1], CPU) for each in tables)
     return Subject(DLRMTrain(bare), MultiTaskTrain(ours, CrossEntropyLoss(tasks)), batches, tasks)
 
 

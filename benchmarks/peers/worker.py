@@ -1,5 +1,6 @@
 """A library's model in a process of its own, which needs torch, numpy and the library; only ours needs TorchRec."""
 
+import gc
 import importlib
 import json
 import os
@@ -72,7 +73,8 @@ class Worker:
 
     def build(self, seed: int = 0, fill: bool = False) -> int:
         """Builds the model, with the same values in every library if ``fill``; returns its number of parameters."""
-        self.model = self.step = self.predict = None  # frees the memory of the last one
+        self.model = self.step = self.predict = None
+        gc.collect()  # the last one's memory
         torch.manual_seed(seed)
         self.model, self.step, self.predict = self.library.make(
             *self.arguments, seed, self.labels.mean(0), fill, **self.variant

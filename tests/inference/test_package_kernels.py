@@ -27,9 +27,9 @@ needs_kernels = pytest.mark.skipif(not library.load(), reason="the C++ kernels a
 pytestmark = [pytest.mark.slow, needs_kernels]
 
 
-def tafe():
+def made(name):
     torch.manual_seed(0)
-    return build("tafe", embedding_dim=4).eval()
+    return build(name, embedding_dim=4).eval()
 
 
 def as_batch(rows):
@@ -40,7 +40,7 @@ def as_batch(rows):
 def package(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kernels") / "package"
     with torch.no_grad():
-        return export_package(tafe(), TASKS, folder, as_batch(batch(9)), unknown_rows={"f1": 0})
+        return export_package(made("tafe"), TASKS, folder, as_batch(batch(9)), unknown_rows={"f1": 0})
 
 
 @pytest.mark.parametrize("name", ["tafe", "bpcm"])
@@ -74,7 +74,8 @@ print(library.load())
 
 
 def test_it_runs_where_they_are_not_built(package, tmp_path):
-    other = shutil.copytree(package, tmp_path / "other")  # a process may hold several packages
+    with torch.no_grad():  # a process may hold several packages
+        other = export_package(made("bpcm"), TASKS, tmp_path / "other", as_batch(batch(9)))
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(package), str(other)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -114,7 +114,12 @@ def _with_a_table_of_another_class(tables):
     tables.embedding_bags["t_item"].__class__ = OwnBag
 
 
-CHANGES = [_with_hook_of_a_table, _with_hook, _of_another_class, _with_a_table_of_another_class, nn.Module.half]
+def _with_sparse_gradients(tables):
+    tables.embedding_bags["t_item"].sparse = True
+
+
+CHANGES = [_with_hook_of_a_table, _with_hook, _of_another_class, _with_a_table_of_another_class]
+CHANGES += [_with_sparse_gradients, nn.Module.half]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -126,11 +131,36 @@ def test_what_else_reads_the_tables_is_called(calls, change):
     assert calls.number == 1
 
 
-def test_gradients_are_the_collections(calls):
-    arch = FeatureArch(collection())
-    arch(torch.empty(9, 0), batch()).sum().backward()
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradients_are_the_collections(calls, weighted):
+    arch, features = FeatureArch(collection(weighted)), batch(weighted=weighted)
+    tables = arch.embedding_bag_collection
+    tables.embedding_bags["t_seen"].weight.requires_grad_(False)
+    upstream = torch.randn(9, arch.out_features)
+    torch.cat([tables(features).to_dict()[name] for name in arch.embedding_names], 1).backward(upstream)
+    expected = [None if p.grad is None else p.grad.clone() for p in tables.parameters()]
+    tables.zero_grad()
+    calls.number = 0
+    arch(torch.empty(9, 0), features).backward(upstream)
+    assert calls.number == 0
+    for p, gradient in zip(tables.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
+
+
+def test_derivatives_of_another_kind_are_the_collections(calls):
+    arch, features = FeatureArch(collection(weighted=True)), batch(weighted=True)
+    features.weights().requires_grad_()
+    arch(torch.empty(9, 0), features).sum().backward()
     assert calls.number == 1
-    assert arch.embedding_bag_collection.embedding_bags["t_user"].weight.grad.any()
+    assert features.weights().grad.any()
+    arch = FeatureArch(collection())
+
+    def total(parameters):
+        return torch.func.functional_call(arch, parameters, (torch.empty(9, 0), batch())).sum()
+
+    gradients = torch.func.grad(total)(dict(arch.named_parameters()))
+    assert calls.number == 2
+    assert all(gradient.any() for gradient in gradients.values())
 
 
 def test_without_the_kernel_the_collection_is_called(calls, monkeypatch):

@@ -23,6 +23,7 @@ from torchrec_mtl.modules import (
     as_features,
     initialize_linear_layers,
 )
+from torchrec_mtl.modules.task_states import task_states
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -83,10 +84,7 @@ class BPCMArch(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
         fields = embeddings.reshape(-1, *self.shape)
-        queries = [tower(fields) for tower in self.feature_towers]
-        states = list(queries)
-        for convert, (parent, task) in zip(self.conversions, self.edges, strict=True):
-            states[task] = convert(queries[task], states[parent])  # BPCM eq. (7)
+        states = task_states(fields, self.feature_towers, self.conversions, self.edges)
         return self.towers([state.flatten(1) for state in states])  # BPCM eq. (10)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:

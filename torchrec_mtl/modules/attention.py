@@ -45,6 +45,10 @@ class Attention(nn.Module):
         self.value = nn.Linear(embedding_dim, embedding_dim, bias=False)
         self.output = nn.Linear(embedding_dim, embedding_dim, bias=False) if output_projection else nn.Identity()
 
+    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the weights of query, key and value, each ``[D, D]``."""
+        return self.query.weight, self.key.weight, self.value.weight
+
     def forward(self, queries: Tensor, inputs: Tensor) -> Tensor:
         """Computes queries from ``[B, N, D]``, keys and values from ``[B, M, D]``; returns ``[B, N, D]``."""
         query, key, value = self.query, self.key, self.value

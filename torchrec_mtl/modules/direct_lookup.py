@@ -1,4 +1,4 @@
-"""The short way through tables that are not sharded: one operation for all of them, where no gradient is needed."""
+"""The short way through tables that are not sharded: one operation for all of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from torchrec_mtl.ops import embedding_bag, library
 class DirectLookup:
     """Reads the tables of an `EmbeddingBagCollection` as they lie, and leaves the collection what it is.
 
-    `values` gives what the collection would, to the last bit if a bag has one id. It gives None, and the collection has
-    to be called, if a gradient is needed, a graph is being made of the model, the collection or one of its tables is of
-    another class or has hooks, or the kernel cannot run: it is not built, or the tables are not float32 or float64 on
-    the CPU.
+    `values` gives what the collection would, to the last bit if a bag has one id, and so are the tables' gradients. It
+    gives None, and the collection has to be called, if a graph is being made of the model, the collection or one of its
+    tables is of another class, has hooks or sparse gradients, the weights of ids need a gradient, or the kernel cannot
+    run: it is not built, or the tables are not float32 or float64 on the CPU.
 
     Args:
         configs: the tables of the collection.
@@ -41,7 +41,7 @@ class DirectLookup:
         read = tables if weights is None else [*tables, weights]
         if not tables or sparse_features.variable_stride_per_key() or library.why_not(*read):
             return None
-        if not sparse_features.values().is_cpu or (torch.is_grad_enabled() and any(x.requires_grad for x in read)):
+        if not sparse_features.values().is_cpu or (weights is not None and weights.requires_grad):
             return None
         place = {key: position for position, key in enumerate(sparse_features.keys())}
         return embedding_bag.lookup(
@@ -62,7 +62,7 @@ class DirectLookup:
         tables, bags = [], collection.embedding_bags
         for name in self._names:
             bag = bags[name]
-            if type(bag) is not nn.EmbeddingBag or bag._forward_hooks or bag._forward_pre_hooks:
+            if type(bag) is not nn.EmbeddingBag or bag.sparse or bag._forward_hooks or bag._forward_pre_hooks:
                 return []
             tables.append(bag.weight)
         return tables
@@ -70,4 +70,5 @@ class DirectLookup:
 
 def _is_traced(sparse_features: Any) -> bool:
     made_into_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return made_into_graph or not isinstance(sparse_features, KeyedJaggedTensor)
+    transformed = torch._C._are_functorch_transforms_active()  # as by `torch.func.grad`
+    return made_into_graph or transformed or not isinstance(sparse_features, KeyedJaggedTensor)

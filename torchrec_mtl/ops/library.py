@@ -97,6 +97,27 @@ def is_carried() -> bool:
     return _CARRIED.get()
 
 
+def in_kernels_precision(*tensors: Tensor) -> tuple[list[Tensor], torch.dtype]:
+    """Returns tensors in a type that the kernels take, and the type that their result must have.
+
+    Tensors of 16 bits become float32, under autocast too: converting them takes less time than the kernels save over
+    PyTorch's products in bfloat16. The result has the type that autocast, or the first tensor, asks for.
+
+    Example::
+
+        >>> tensors, dtype = in_kernels_precision(torch.ones(2, dtype=torch.bfloat16))
+        >>> tensors[0].dtype, dtype
+        (torch.float32, torch.bfloat16)
+    """
+    autocast = torch.is_autocast_enabled("cpu") and tensors[0].device.type == "cpu"
+    dtype = tensors[0].dtype
+    halves = (torch.bfloat16, torch.float16)
+    if dtype == torch.float64 or not (autocast or (dtype in halves and all(x.dtype == dtype for x in tensors))):
+        return list(tensors), dtype
+    converted = [x.float() if x.dtype in halves else x for x in tensors]
+    return converted, torch.get_autocast_dtype("cpu") if autocast else dtype
+
+
 def why_not(*tensors: Tensor) -> str | None:
     """Returns why the kernels cannot take these tensors; None if they can."""
     if not all(x.is_cpu for x in tensors):

@@ -121,11 +121,22 @@ def test_an_exported_program_needs_the_kernel_only_if_it_was_named(backend, need
     torch.testing.assert_close(program.module()(x), module(x))
 
 
-def test_under_autocast_auto_does_not_take_it():
-    tensors = arguments(9, 3, 4, 8, torch.float32)
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_16_bits_are_computed_in_float32_and_only_the_results_are_rounded(dtype, rounding):
+    tensors = arguments(33, 23, 20, 16, dtype)
+    exact = output_and_gradients("reference", [x.detach().double().requires_grad_() for x in tensors], 2)
+    for chosen in ("auto", "cpp"):
+        for actual, expected in zip(output_and_gradients(chosen, tensors, 2), exact, strict=True):
+            assert actual.dtype == dtype
+            assert (actual.double() - expected).norm() <= 2 * rounding * expected.norm()
+
+
+def test_autocast_rounds_only_the_result():
+    tensors = arguments(33, 23, 20, 16, torch.float32)
+    expected = cpp.attention(*tensors).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        assert ops.attention(*tensors).dtype == torch.bfloat16
-        assert torch.equal(ops.attention(*tensors, 1, "cpp"), cpp.attention(*tensors))
+        for backend in ("auto", "cpp"):
+            assert torch.equal(ops.attention(*tensors, backend=backend), expected)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,37 @@ def test_one_id_a_bag_gives_its_row_to_the_last_bit():
     assert found.equal(table[ids])
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_tables_gradients_are_the_definitions(weighted):
+    given = random_bags(2, batch=40, dtype=torch.float64)
+    if not weighted:
+        given["weights"] = None
+    tables = [table.requires_grad_() for table in given["tables"][:2]] + given["tables"][2:]
+    upstream = torch.randn(40, lookup(**given).shape[1], dtype=torch.float64)
+    found, expected = (
+        torch.autograd.grad(f(**given), tables[:2], upstream.clone()) for f in (lookup, reference.lookup)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_one_gradient_for_all_rows_needs_no_memory_of_its_own():
+    table = torch.zeros(3, 2, requires_grad=True)
+    lookup([table], [0], [0], [False], torch.tensor([2, 2]), torch.arange(3), batch=2).sum().backward()
+    assert table.grad.tolist() == [[0, 0], [0, 0], [2, 2]]
+
+
+def test_what_has_no_derivative_is_refused():
+    given = random_bags(3)
+    given["weights"].requires_grad_()
+    with pytest.raises(InputError, match="`weights` must not require a gradient"):
+        lookup(**given)
+    table = torch.randn(3, 2, requires_grad=True)
+    output = lookup([table], [0], [0], [False], torch.tensor([2]), torch.arange(2), batch=1)
+    (gradient,) = torch.autograd.grad(output.square().sum(), table, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_ids_and_offsets_may_be_of_32_bits():
     given = random_bags(0)
     narrow = {**given, "ids": given["ids"].int(), "offsets": given["offsets"].int()}

@@ -28,7 +28,7 @@ def test_in_float32_it_is_as_accurate_as_the_definition(backend, shape, scale, t
     check_accuracy(backend, shape, arguments, torch.float32, tolerance)
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "compact"])
+@pytest.mark.parametrize("backend", ["sdpa", "compact", "cpp"])
 def test_in_bfloat16_it_is_as_accurate_as_the_definition(backend):
     check_accuracy(backend, SHAPES[2], stacks.tensors(SHAPES[2]), torch.bfloat16, 1e-2)
 

@@ -2,7 +2,7 @@
 
 Backends:
     reference: PyTorch's matrix products, on any device and in any type (`reference.py`, the definition).
-    cpp: a C++ kernel, for float32 and float64 on the CPU, if it has been built (`cpp`).
+    cpp: a C++ kernel on the CPU, if it has been built (`cpp`); 16-bit types, and under autocast, in float32.
     auto: `cpp` where it can run and is faster, `reference` elsewhere; the choice and the reason are logged once.
 
 If ``backend`` is "auto", the environment variable ``TORCHREC_MTL_ATTENTION`` can name the backend instead.
@@ -79,8 +79,10 @@ def _run(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, nu
         log_choice("attention", name, reason or "it is faster for such shapes")
     elif name == "cpp" and not inputs.shape[1]:
         raise InputError(f"`inputs` (of shape {list(inputs.shape)}) must have at least one row for the backend 'cpp'")
-    backends = {"reference": reference, "cpp": cpp}
-    return backends[name].attention(queries, inputs, wq, wk, wv, num_heads)
+    if name == "reference":
+        return reference.attention(queries, inputs, wq, wk, wv, num_heads)
+    (queries, inputs, wq, wk, wv), dtype = library.in_kernels_precision(queries, inputs, wq, wk, wv)
+    return cpp.attention(queries, inputs, wq, wk, wv, num_heads).to(dtype)
 
 
 def _why_reference(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, num_heads: int) -> str | None:
@@ -88,11 +90,9 @@ def _why_reference(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: 
     exporting = torch.compiler.is_exporting()
     if exporting and not library.is_carried():
         return "an exported program may run where there is no kernel"
-    reason = library.why_not(queries, inputs, wq, wk, wv)
+    reason = library.why_not(*library.in_kernels_precision(queries, inputs, wq, wk, wv)[0])
     if reason is not None:
         return f"the C++ kernel cannot be used: {reason}"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast asks for another precision than the kernel's"
     # Measured with AVX2, forward and backward: up to 16 columns a head the kernel takes 0.2 to 0.9 of the reference's
     # time. With large sets it pays only for fewer columns, and for a batch that fills the lanes.
     (batch, rows, dim), num_inputs = queries.shape, inputs.shape[1]

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -20,9 +19,20 @@ constexpr int kVectorBytes = 16;
 template <class T>
 struct Lanes {
   typedef T Vector __attribute__((vector_size(kVectorBytes)));
+  struct __attribute__((packed, may_alias)) Unaligned {  // of memcpy GCC 12 makes two halves
+    Vector lanes;
+  };
 };
 template <class T>
 using Vector = typename Lanes<T>::Vector;
+template <class T>
+inline Vector<T> load(const T* from) {
+  return reinterpret_cast<const typename Lanes<T>::Unaligned*>(from)->lanes;
+}
+template <class T>
+inline void store(T* to, Vector<T> lanes) {
+  reinterpret_cast<typename Lanes<T>::Unaligned*>(to)->lanes = lanes;
+}
 template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
@@ -54,7 +64,7 @@ struct Rows {
     int64_t i = 0;
     for (; present == W && i + W <= size; i += W) {
       Vector<std::remove_const_t<T>> square[W];
-      for (int64_t lane = 0; lane < W; ++lane) memcpy(&square[lane], row[lane] + i, sizeof(square[lane]));
+      for (int64_t lane = 0; lane < W; ++lane) square[lane] = ::load<std::remove_const_t<T>>(row[lane] + i);
       transpose<W / 2>(square);
       for (int64_t k = 0; k < W; ++k) lanes[i + k] = square[k];
     }
@@ -72,12 +82,8 @@ struct Rows {
       Vector<T> square[W];
       for (int64_t k = 0; k < W; ++k) square[k] = lanes[i + k];
       transpose<W / 2>(square);
-      for (int64_t lane = 0; lane < W; ++lane) {
-        Vector<T> former = {};
-        if (kAdd) memcpy(&former, row[lane] + i, sizeof(former));
-        former += square[lane];
-        memcpy(row[lane] + i, &former, sizeof(former));
-      }
+      for (int64_t lane = 0; lane < W; ++lane)
+        ::store(row[lane] + i, kAdd ? ::load(row[lane] + i) + square[lane] : square[lane]);
     }
     for (; i < size; ++i)
       for (int64_t lane = 0; lane < present; ++lane) row[lane][i] = lanes[i][lane] + (kAdd ? row[lane][i] : T(0));
@@ -115,12 +121,12 @@ inline void add_lanes(T* out, const Vector<T>* lanes, int64_t size) {
   constexpr int64_t W = kLanes<T>;
   int64_t i = 0;
   for (; i + W <= size; i += W) {
-    Vector<T> square[W], sum;
+    Vector<T> square[W];
     for (int64_t k = 0; k < W; ++k) square[k] = lanes[i + k];
     transpose<W / 2>(square);
-    memcpy(&sum, out + i, sizeof(sum));
+    Vector<T> sum = load(out + i);
     for (int64_t k = 0; k < W; ++k) sum += square[k];
-    memcpy(out + i, &sum, sizeof(sum));
+    store(out + i, sum);
   }
   for (; i < size; ++i)
     for (int64_t lane = 0; lane < W; ++lane) out[i] += lanes[i][lane];

@@ -6,10 +6,13 @@ TorchRec's way. `reference.py` has the definitions.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
 
 
@@ -41,23 +44,25 @@ def lookup(
     batch: int,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Looks up and pools every field, ``F`` of them, of ``B`` samples, without gradients.
+    """Looks up and pools every field, ``F`` of them, of ``B`` samples.
 
     Args:
-        tables: the tables, each ``[rows, D_t]`` and contiguous; all float32 or all float64.
+        tables: the tables, each ``[rows, D_t]`` and contiguous; all float32 or all float64. Those that require a
+            gradient get a dense one, as `torch.nn.EmbeddingBag` gives, with first derivatives only.
         table_of_field: position in ``tables`` of each field's table, ``F`` numbers.
         key_of_field: position of each field's key in the batch, ``F`` numbers.
         mean_of_field: whether each field's rows are averaged; summed if not. A bag without ids gives zeros.
         ids: ids of all keys, key by key and sample by sample, as the values of a KeyedJaggedTensor; int64 or int32.
         offsets: where the ids of each key and sample begin, and the end of the last, ``[keys * B + 1]``.
         batch: number of samples, ``B``.
-        weights: factors of the rows, one for each id; a mean still divides by the number of ids.
+        weights: factors of the rows, one for each id; a mean still divides by the number of ids. They get no gradient.
 
     Returns:
-        ``[B, sum(D_f)]``, the fields side by side: the same bits for any number of threads.
+        ``[B, sum(D_f)]``, the fields side by side: the same bits for any number of threads, and so are the gradients.
 
     Raises:
-        InputError: if the kernel is not built, or the first table is not on the CPU and of one of these types.
+        InputError: if the kernel is not built, the first table is not on the CPU and of one of these types, or
+            ``weights`` require a gradient.
         RuntimeError: if an id is not a row of its table, or another argument does not fit.
 
     Example::
@@ -69,10 +74,30 @@ def lookup(
                 [1., 2.]])
     """
     library.require("lookup", tables[0])  # the operator compares the others
-    pooled: Tensor = torch.ops.torchrec_mtl.embedding_bag_lookup(
-        tables, table_of_field, key_of_field, mean_of_field, ids, offsets, batch, weights
-    )
+    bags = table_of_field, key_of_field, mean_of_field, ids, offsets, batch, weights
+    if torch.is_grad_enabled():
+        if weights is not None and weights.requires_grad:
+            raise InputError("`weights` must not require a gradient, which the lookup does not give")
+        if any(table.requires_grad for table in tables):
+            return _Lookup.apply(bags, *tables)
+    pooled: Tensor = torch.ops.torchrec_mtl.embedding_bag_lookup(tables, *bags)
     return pooled
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, bags: tuple[Any, ...], *tables: Tensor) -> Tensor:
+        ctx.bags, ctx.tables = bags, tables
+        return torch.ops.torchrec_mtl.embedding_bag_lookup(tables, *bags)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = [torch.zeros_like(table) for table in ctx.tables]
+        table, key, mean, ids, offsets, batch, weights = ctx.bags
+        bags = table, key, mean, ids, offsets, batch
+        update(gradients, [], *bags, gradient, "sgd", learning_rate=-1.0, weights=weights)
+        return None, *gradients
 
 
 def update(

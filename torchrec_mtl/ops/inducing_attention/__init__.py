@@ -7,8 +7,8 @@ Backends:
     reference: the equations as they stand (`reference.py`, the definition).
     sdpa: PyTorch's fused attention (`sdpa.py`).
     compact: the same, with a sample's identical rows computed once; for a stack only (`compact.py`).
-    cpp: a C++ kernel that does the same, for float32 and float64 on the CPU, if it has been built; for a stack only
-        (`cpp`).
+    cpp: a C++ kernel that does the same on the CPU, if it has been built; for a stack only (`cpp`). It computes 16-bit
+        types, and under autocast, in float32.
     triton: CUDA kernels that do the same (`triton`); only by name, because they have not yet run on a GPU.
     auto: the fastest that runs here; the choice and the reason are logged once.
 
@@ -17,6 +17,8 @@ If ``backend`` is "auto", the environment variable ``TORCHREC_MTL_INDUCING_ATTEN
 Forward-mode derivatives are the reference's, and so are second derivatives of ``cpp``; where a backend has none, taking
 them raises an `InputError`.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -207,8 +209,27 @@ def _run(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> 
         log_choice(_OPERATION, name, reason)
     elif name == "cpp":
         _check_not_empty(inputs, stack)
-    backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "cpp": cpp, "triton": triton}
+    if name == "cpp":
+        return _in_cpp(inputs, selection, stack)
+    backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "triton": triton}
     return backends[name].inducing_stack(inputs, selection, stack)
+
+
+def _in_kernels_precision(
+    inputs: Tensor, selection: Tensor, stack: InducingStack
+) -> tuple[Tensor, Tensor, InducingStack, torch.dtype]:
+    """See `library.in_kernels_precision`; the selection may have more bits than the rest, because it is a mask."""
+    (inputs, *weights), dtype = library.in_kernels_precision(inputs, *stack.layers, *stack.adapters)
+    num = len(stack.layers)
+    layers, adapters = GeneratorWeights(*weights[:num]), AdapterWeights(*weights[num:])
+    if inputs.dtype != selection.dtype:
+        (selection,), _ = library.in_kernels_precision(selection)
+    return inputs, selection, replace(stack, layers=layers, adapters=adapters), dtype
+
+
+def _in_cpp(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
+    inputs, selection, stack, dtype = _in_kernels_precision(inputs, selection, stack)
+    return cpp.inducing_stack(inputs, selection, stack).to(dtype)
 
 
 def _forward_mode(name: str) -> str:
@@ -226,18 +247,18 @@ def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[st
     if inputs.device.type != "cpu":
         return "sdpa", "counting the points at 0 would wait for the device"
     rows = num_points = selection.shape[1]
-    if stack.z_grad == "gated" and not torch.compiler.is_compiling():  # the compiler does not see the selection
-        rows = compact.num_rows(selection)
+    of_kernel = _in_kernels_precision(inputs, selection, stack)
+    reason = library.why_not(*of_kernel[:2], *of_kernel[2].layers, *of_kernel[2].adapters)
+    reason = None if reason is None else f"the C++ kernel cannot be used: {reason}"
     # what is exported is for inference
     largest = _CPP_MAX_SIZE if torch.is_grad_enabled() and not exporting else _CPP_MAX_SIZE_FORWARD
-    reason = library.why_not(inputs, selection, *stack.layers, *stack.adapters)
-    if reason is not None:
-        reason = f"the C++ kernel cannot be used: {reason}"
-    elif torch.is_autocast_enabled("cpu"):
-        reason = "autocast asks for another precision than the C++ kernel's"
-    elif max(inputs.shape[1], rows) * inputs.shape[2] <= largest:
-        return "cpp", "it is the fastest for such shapes"
-    else:
+    if reason is None and max(inputs.shape[1], num_points) * inputs.shape[2] <= largest:
+        return "cpp", "it is the fastest for such shapes"  # however many points are at 0: counting them takes time
+    if stack.z_grad == "gated" and not torch.compiler.is_compiling():  # the compiler does not see the selection
+        rows = compact.num_rows(selection)
+    if reason is None:
+        if max(inputs.shape[1], rows) * inputs.shape[2] <= largest:
+            return "cpp", "it is the fastest for such shapes"
         reason = "the rows are too large for the C++ kernel"
     if 8 * rows <= 7 * num_points:  # measured: 0.8 to 0.9 of sdpa's time at 8 rows of 10 points
         return "compact", f"enough points are at 0, and {reason}"

@@ -19,15 +19,9 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*tensors)
 
 
-def _defined(queries: Tensor, inputs: Tensor, scaled: Tensor, wk: Tensor, wv: Tensor, num_heads: int) -> Tensor:
-    """The operator by the definition, which can be differentiated any number of times."""
-    wq = scaled * (scaled.shape[0] // num_heads) ** 0.5
-    return reference.attention(queries, inputs, wq, wk, wv, num_heads)
-
-
 def _gradients(ctx, upstream):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled():  # create_graph=True
-        defined = functools.partial(_defined, num_heads=ctx.num_heads)
+        defined = functools.partial(reference.attention, num_heads=ctx.num_heads)
         return *differentiable_gradients(defined, ctx.saved_tensors, upstream), None
     d_queries, d_inputs, d_weights = torch.ops.torchrec_mtl.small_attention_backward(
         *ctx.saved_tensors, upstream, ctx.num_heads
@@ -54,16 +48,14 @@ def attention(
 ) -> Tensor:
     """BPCM eq. (2)-(3); arguments as in `torchrec_mtl.ops.attention`. Second derivatives are the reference's.
 
-    The result has the same bits for any number of threads (`torch.set_num_threads`). Even under autocast it computes in
-    the type of its arguments.
+    The result has the same bits for any number of threads (`torch.set_num_threads`).
 
     Raises:
         InputError: if the tensors are not on the CPU, or not all float32 or all float64; or if the kernel is not built.
         RuntimeError: if a shape does not fit.
     """
     library.require("attention", queries, inputs, query_weight, key_weight, value_weight)
-    scaled = query_weight / (query_weight.shape[0] // num_heads) ** 0.5
     output: Tensor = torch.ops.torchrec_mtl.small_attention(
-        queries, inputs, scaled, key_weight, value_weight, num_heads
+        queries, inputs, query_weight, key_weight, value_weight, num_heads
     )
     return output

@@ -65,8 +65,7 @@ if library.load():
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22); shapes as in the front door. Second derivatives are the reference's.
 
-    The result has the same bits for any number of threads (`torch.set_num_threads`). Even under autocast it computes in
-    the type of its arguments.
+    The result has the same bits for any number of threads (`torch.set_num_threads`).
 
     Raises:
         InputError: if the tensors are not on the CPU, or not all float32 or all float64; or if the kernel is not built.

@@ -13,34 +13,32 @@ class Layer {
   const T scale;  // of the queries; it makes scores base-2 logarithms, as the exponential needs them
   std::vector<V> key, value, point, query, p, total, context, normal, inverse;  // total: 1 / the sum of p
 
+  Head<T> head(int64_t i, int64_t R, int64_t N, const V* bias) {
+    const int64_t c = i * width;
+    V* weights = &p[keep ? i * R * (N | 1) : 0];
+    return {R, N, width, &query[c], &key[c], &value[c], D, bias, weights, &total[i * R], keep};
+  }
+
  public:
   std::vector<V> x;  // the inputs [N, D]
 
   Layer(const Shape& s, int64_t inputs, bool keep)
       : s(s), keep(keep), D(s.D), width(D / s.heads), scale(kLog2E / std::sqrt(T(width))), key(inputs * D),
-        value(inputs * D), point(s.K * D), query(s.K * D), p((keep ? s.K * s.heads : 1) * (inputs | 1)),
+        value(inputs * D), point(s.K * D), query(s.K * D), p((keep ? s.K * s.heads : Head<T>::kBlock) * (inputs | 1)),
         total(s.K * s.heads), context(s.K * D), normal(s.K * D), inverse(s.K), x(inputs * D) {}
 
   // Writes y [R, D] for the N inputs in x, each of which stands for 2^log_count rows, or for one without log_count.
   void forward(const Block<const T>& w, const Plan<T>& plan, int64_t present, int64_t N, const V* log_count,
                int64_t residual, V* y) {
-    project(key.data(), x.data(), w.key, N, D);
-    project(value.data(), x.data(), w.value, N, D);
+    project(key.data(), x.data(), w.key, N, D, D);
+    project(value.data(), x.data(), w.value, N, D, D);
     for (int64_t r = 0; r < plan.rows; ++r) {
       const int64_t row = r * D;
       plan.at(w.queries, r, D, present).load(&point[row], D);
       for (int64_t c = 0; c < D; ++c) query[row + c] = point[row + c] * (plan.z[r] * scale);
-      for (int64_t c = 0, head = 0; c < D; c += width, ++head) {
-        V* weights = keep ? &p[(head * plan.rows + r) * (N | 1)] : p.data();
-        dots(weights, &query[row + c], &key[c], D, N, width);
-        if (log_count)
-          for (int64_t j = 0; j < N; ++j) weights[j] += log_count[j];
-        V& inverse_sum = total[head * plan.rows + r] = exponentials<T>(weights, N, 1);
-        combine<false>(&context[row + c], weights, 1, &value[c], D, N, width);
-        multiply(&context[row + c], inverse_sum, width);
-      }
     }
-    project(normal.data(), context.data(), w.output, plan.rows, D);
+    for (int64_t i = 0; i < s.heads; ++i) head(i, plan.rows, N, log_count).forward(&context[i * width]);
+    project(normal.data(), context.data(), w.output, plan.rows, D, D);
     for (int64_t r = 0; r < plan.rows; ++r) {
       const int64_t row = r * D;
       V* out = &normal[row];
@@ -57,31 +55,22 @@ class Layer {
   struct Space {
     std::vector<V> d_context, d_query, d_key, d_value, d_p, d_weight;
     Space(const Shape& s, int64_t inputs)
-        : d_context(s.K * s.D), d_query(s.K * s.D), d_key(inputs * s.D), d_value(inputs * s.D), d_p(s.K * (inputs | 1)),
-          d_weight(kLanes<T> * s.D) {}
+        : d_context(s.K * s.D), d_query(s.K * s.D), d_key(inputs * s.D), d_value(inputs * s.D),
+          d_p(Head<T>::kBlock * (inputs | 1)), d_weight(kLanes<T> * s.D) {}
   };
 
   // Turns dy [R, D] into dx [N, D] in place, and adds the gradients of the weights and of z.
   void backward(const Block<const T>& w, const Block<T>& d_w, const Plan<T>& plan, int64_t present, int64_t N,
                 int64_t residual, V* dy, V* d_z, Space& space) {
-    const int64_t R = plan.rows, stride = N | 1;  // odd: rows a power of two apart would share a few cache lines
+    const int64_t R = plan.rows;
     auto& [d_context, d_query, d_key, d_value, d_p, d_weight] = space;
     norm_back<T>(dy, normal.data(), inverse.data(), w, d_w, R, D);
     add_outer<T>(d_w.output, dy, D, context.data(), D, R, d_weight.data());
-    project_back<false>(d_context.data(), dy, w.output, R, D);
-    for (int64_t c = 0, head = 0; c < D; c += width, ++head) {
-      const V* weights = &p[head * R * stride];
-      for (int64_t r = 0; r < R; ++r) {
-        V *d = &d_p[r * stride], inverse_sum = total[head * R + r];
-        multiply(&d_context[r * D + c], inverse_sum, width);
-        dots(d, &d_context[r * D + c], &value[c], D, N, width);
-        softmax_back(d, weights + r * stride, inverse_sum, N);
-        combine<false>(&d_query[r * D + c], d, 1, &key[c], D, N, width);
-      }
-      for (int64_t j = 0; j < N; ++j)
-        combine<false>(&d_value[j * D + c], weights + j, stride, &d_context[c], D, R, width);
-      for (int64_t j = 0; j < N; ++j) combine<false>(&d_key[j * D + c], &d_p[j], stride, &query[c], D, R, width);
-    }
+    project_back<false>(d_context.data(), dy, w.output, R, D, D);
+    std::fill_n(d_key.begin(), N * D, V{});
+    std::fill_n(d_value.begin(), N * D, V{});
+    for (int64_t i = 0, c = 0; i < s.heads; ++i, c += width)
+      head(i, R, N, nullptr).backward(&d_context[c], &d_query[c], &d_key[c], &d_value[c], d_p.data());
     for (int64_t i = 0; i < N * D; ++i) d_key[i] *= T(1 / kLog2E);
     add_outer<T>(d_w.key, d_key.data(), D, x.data(), D, N, d_weight.data());
     add_outer<T>(d_w.value, d_value.data(), D, x.data(), D, N, d_weight.data());
@@ -96,9 +85,9 @@ class Layer {
       plan.at(d_w.queries, r, D, present).template store<true>(d, D);
     }
     if (residual == kInput)
-      project_back<true>(dy, d_key.data(), w.key, N, D);
+      project_back<true>(dy, d_key.data(), w.key, N, D, D);
     else
-      project_back<false>(dy, d_key.data(), w.key, N, D);
-    project_back<true>(dy, d_value.data(), w.value, N, D);
+      project_back<false>(dy, d_key.data(), w.key, N, D, D);
+    project_back<true>(dy, d_value.data(), w.value, N, D, D);
   }
 };

@@ -5,12 +5,11 @@
 #include <cmath>
 #include <vector>
 
-#include "../../cpp/products.hpp"
+#include "../../cpp/attention.hpp"
 
 struct Shape {
   int64_t batch, F, D, K, layers, tasks, heads, residual, gated;
 };
-constexpr double kLog2E = 1.44269504088896340736;
 enum Residual { kNone, kQuery, kInput };
 
 // The weights of one layer, or of one task in an adapter; or their gradients.
@@ -77,15 +76,20 @@ class Plan {
       int64_t next = 0, last = active[lane] = count_active(z_of_sample, K);
       most = std::max(most, last);
       for (int64_t k = 0; k < K; ++k) {
-        const int64_t row = z_of_sample[k] != 0 ? next++ : last++;
+        const bool selected = z_of_sample[k] != 0;
+        const int64_t row = selected ? next : last;  // without a branch that cannot be predicted
+        next += selected, last += !selected;
         point[row * kLanes<T> + lane] = k;
         z[row][lane] = z_of_sample[k];
       }
     }
     rows = gated ? std::min(K, most + 1) : K;
-    for (int64_t lane = 0; lane < selection.present; ++lane)
-      for (int64_t row = 0; row < rows; ++row)
-        log_count[row][lane] = row < active[lane] ? T(0) : std::log2(T(K - active[lane]) / T(rows - active[lane]));
+    V last = {}, share = {};  // of each sample
+    for (int64_t lane = 0; lane < selection.present; ++lane) {
+      last[lane] = T(active[lane]);
+      share[lane] = rows > active[lane] ? std::log2(T(K - active[lane]) / T(rows - active[lane])) : T(0);
+    }
+    for (int64_t row = 0; row < rows; ++row) log_count[row] = T(row) + V{} < last ? V{} : share;
   }
 
   // of a [K, D] array, the point of each sample that is kept as `row`
@@ -109,13 +113,14 @@ class Plan {
 // x to (x - mean) / deviation; returns 1 / deviation
 template <class T>
 inline Vector<T> normalise(Vector<T>* x, int64_t D) {
-  Vector<T> mean = {}, variance = {};
-  for (int64_t c = 0; c < D; ++c) mean += x[c];
-  mean /= T(D);
-  for (int64_t c = 0; c < D; ++c) x[c] -= mean, variance += x[c] * x[c];
-  for (int lane = 0; lane < kLanes<T>; ++lane) variance[lane] = 1 / std::sqrt(variance[lane] / T(D) + T(1e-5));
-  for (int64_t c = 0; c < D; ++c) x[c] *= variance;
-  return variance;
+  using V = Vector<T>;
+  const V mean = sum<V>(D, [=](int64_t c) { return x[c]; }) / T(D);
+  for (int64_t c = 0; c < D; ++c) x[c] -= mean;
+  V deviation = sum<V>(D, [=](int64_t c) { return x[c] * x[c]; }) / T(D) + T(1e-5);
+  for (int lane = 0; lane < kLanes<T>; ++lane) deviation[lane] = std::sqrt(deviation[lane]);
+  const V inverse = 1 / deviation;
+  multiply(x, inverse, D);
+  return inverse;
 }
 
 // y = x * weight + bias
@@ -128,6 +133,7 @@ inline void scale_and_shift(Vector<T>* y, const Vector<T>* x, const Block<const 
 template <class T>
 inline void norm_back(Vector<T>* d, const Vector<T>* normal, const Vector<T>* inverse, const Block<const T>& w,
                       const Block<T>& d_w, int64_t rows, int64_t D) {
+  using V = Vector<T>;
   for (int64_t c = 0; c < D; ++c) {
     Vector<T> sums[2] = {};
     for (int64_t i = c; i < rows * D; i += D) sums[0] += d[i] * normal[i], sums[1] += d[i];
@@ -142,19 +148,7 @@ inline void norm_back(Vector<T>* d, const Vector<T>* normal, const Vector<T>* in
   }
 }
 
-// dW [outputs, inputs] += sum_i dy_i x_i^T over the rows and lanes; `space` holds `kLanes * inputs` vectors
-template <class T>
-inline void add_outer(T* d_weight, const Vector<T>* dy, int64_t outputs, const Vector<T>* x, int64_t inputs,
-                      int64_t rows, Vector<T>* space) {
-  for (int64_t first = 0; first < outputs; first += kLanes<T>) {
-    const int64_t count = std::min<int64_t>(kLanes<T>, outputs - first);
-    for (int64_t c = 0; c < count; ++c)
-      combine<false>(space + c * inputs, dy + first + c, outputs, x, inputs, rows, inputs);
-    add_lanes<T>(d_weight + first * inputs, space, count * inputs);
-  }
-}
-
-// The same for one row: sums the samples directly, vectorised over the columns of dW
+// As `add_outer`, for one row: sums the samples directly, vectorised over the columns of dW
 template <class T>
 inline void add_outer(T* __restrict d_weight, const Vector<T>* dy, int64_t outputs, const Vector<T>* x, int64_t inputs,
                       Vector<T>* space) {
@@ -169,19 +163,4 @@ inline void add_outer(T* __restrict d_weight, const Vector<T>* dy, int64_t outpu
       for (int64_t lane = 0; lane < W; ++lane) sum += dy[i][lane] * rows[lane * inputs + c];
       d_weight[c] = sum;
     }
-}
-
-// The softmax backwards. Attention weights are kept as exponentials e, with p = e * inverse. In place, from d =
-// inverse * dp to ds = p (dp - <p, dp>).
-template <class V>
-inline void softmax_back(V* d, const V* e, V inverse, int64_t count) {
-  V mean = {};
-  for (int64_t j = 0; j < count; ++j) mean += e[j] * d[j];
-  mean *= inverse;
-  for (int64_t j = 0; j < count; ++j) d[j] = e[j] * (d[j] - mean);
-}
-
-template <class V>
-inline void multiply(V* x, V factor, int64_t count) {
-  for (int64_t c = 0; c < count; ++c) x[c] *= factor;
 }

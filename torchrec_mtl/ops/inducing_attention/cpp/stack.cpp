@@ -40,10 +40,10 @@ class Pass {
   const Shape& s;
   Plan<T> plan;
   std::vector<Layer<T>> layers;
-  std::vector<Adapter<T>> adapters;
+  std::vector<Adapters<T>> adapters;
   std::vector<V> last, adapted, d_y, d_z;
   typename Layer<T>::Space layer_space;
-  typename Adapter<T>::Space adapter_space;
+  typename Adapters<T>::Space adapter_space;
 
   V* output(int64_t l) { return l + 1 < s.layers ? layers[l + 1].x.data() : last.data(); }
 
@@ -53,7 +53,7 @@ class Pass {
         layer_space(s, std::max(s.F, s.K)), adapter_space(s) {
     for (int64_t l = 0; l < s.layers; ++l) {
       layers.emplace_back(s, l ? s.K : s.F, keep);
-      for (int64_t t = 0; t < s.tasks; ++t) adapters.emplace_back(s, a.weights.adapter(s, l, t));
+      adapters.emplace_back(s, a.weights, l);
     }
   }
 
@@ -64,9 +64,7 @@ class Pass {
     for (int64_t l = 0; l < s.layers; ++l) {
       layers[l].forward(a.weights.layer(s, l), plan, group.present, l ? plan.rows : s.F,
                         l ? plan.log_count.data() : nullptr, a.residual(l), output(l));
-      for (int64_t t = 0; t < s.tasks; ++t)
-        adapters[l * s.tasks + t].forward(a.weights.adapter(s, l, t), output(l), plan.rows, plan.log_count.data(),
-                                          &adapted[t * s.D]);
+      adapters[l].forward(a.weights, l, output(l), plan.rows, plan.log_count.data(), adapted.data());
     }
     return adapted.data();
   }
@@ -77,9 +75,7 @@ class Pass {
     std::fill(d_y.begin(), d_y.end(), V{});
     std::fill(d_z.begin(), d_z.end(), V{});
     for (int64_t l = s.layers - 1; l >= 0; --l) {
-      for (int64_t t = 0; t < s.tasks; ++t)
-        adapters[l * s.tasks + t].backward(a.weights.adapter(s, l, t), d_weights.adapter(s, l, t), output(l),
-                                           plan.rows, &adapted[t * s.D], d_y.data(), adapter_space);
+      adapters[l].backward(a.weights, d_weights, l, output(l), plan.rows, adapted.data(), d_y.data(), adapter_space);
       layers[l].backward(a.weights.layer(s, l), d_weights.layer(s, l), plan, group.present, l ? plan.rows : s.F,
                          a.residual(l), d_y.data(), d_z.data(), layer_space);
     }
