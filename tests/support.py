@@ -85,6 +85,14 @@ def train_model(name: str, tasks: TaskForest = TASKS, **arguments: object) -> nn
     return MultiTaskTrain(build(name, tasks=tasks, **arguments), system.loss(tasks, **system.loss_args))
 
 
+def without_dropout(module: nn.Module) -> nn.Module:
+    """The module, whose dropout drops nothing: an operation draws otherwise than the modules that it replaces."""
+    for each in module.modules():
+        if isinstance(each, nn.Dropout):
+            each.p = 0.0
+    return module
+
+
 def batch(size: int, seed: int = 0, weighted: bool = False) -> MultiTaskBatch:
     """Random rows: 0 to 3 ids in each field, dense features, and labels that fall along the funnel."""
     generator = torch.Generator().manual_seed(seed)

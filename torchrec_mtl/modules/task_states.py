@@ -26,6 +26,8 @@ _MAX_DIM, _MAX_FIELDS = 64, 128
 def task_states(fields: Tensor, towers: nn.ModuleList, conversions: nn.ModuleList, edges: Edges) -> list[Tensor]:
     """Maps ``E [B, F, D]`` to the state ``Z_t [B, F, D]`` of each task, BPCM eq. (2)-(9).
 
+    In training the operation seeds its dropout by PyTorch's generator, but draws other masks than the modules.
+
     Args:
         fields: the embeddings of the fields.
         towers: the `FeatureTower` of each task.
