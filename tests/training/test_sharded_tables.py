@@ -1,5 +1,7 @@
 """One rank looks up at once what TorchRec would, and leaves to TorchRec what it cannot."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -7,12 +9,15 @@ import torch
 from torch import nn
 from torchrec import KeyedJaggedTensor
 
-from tests.training.pooled import RATE, Net, bags, table_batched_modules, tables, train
+from tests.support import batch, train_model
+from tests.training.pooled import RATE, SIZE, Net, bags, table_batched_modules, tables, train
 from tests.training.test_distributed import whole_weights
+from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.config import TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import process_group
 from torchrec_mtl.training.sharded_tables import ShardedTables
+from torchrec_mtl.training.step import Step
 from torchrec_mtl.training.table_gate import TableGate
 
 CPU = torch.device("cpu")
@@ -84,3 +89,44 @@ def test_a_key_that_is_missing_is_told_by_torchrec():
     features = KeyedJaggedTensor.from_lengths_sync(["f0"], torch.tensor([0]), torch.tensor([1]))
     with pytest.raises(Exception, match="f1"):
         model(features)
+
+
+@pytest.mark.usefixtures("_group")
+@pytest.mark.parametrize("grad", [False, True])
+def test_features_read_the_tables_without_a_call_unless_other_code_is_to_run(monkeypatch, grad):
+    given = FeatureArch(tables())
+    model, _ = distribute(given, TrainingConfig(table=TableConfig("sgd", RATE)), CPU)
+    arch, collection, dense = model.module, model.module.embedding_bag_collection, torch.empty(SIZE, 0)
+    calls, called = [], ShardedTables.forward
+    monkeypatch.setattr(ShardedTables, "forward", lambda *args: calls.append(1) or called(*args))
+    with torch.set_grad_enabled(grad):
+        at_once = arch(dense, bags(0))
+        assert not calls
+        assert at_once.requires_grad == grad
+        by_call = collection(bags(0)).wait()
+        assert torch.cat([by_call[name] for name in arch.embedding_names], 1).equal(at_once)
+        calls.clear()
+        hook = collection.register_forward_hook(lambda *_: None)
+        assert arch(dense, bags(0)).equal(at_once)
+        hook.remove()
+        assert len(calls) == 1
+        collection.forward = lambda features: calls.append(2) or called(collection, features)  # as a pipeline does
+        assert arch(dense, bags(0)).equal(at_once)
+        assert calls == [1, 2]
+
+
+def test_a_model_that_took_a_step_can_be_freed():
+    with process_group(CPU) as group:
+        config = TrainingConfig(table=TableConfig("sgd", RATE))
+        model, optimizer = distribute(train_model("shared_bottom"), config, CPU)
+        step = Step(model, optimizer, group)
+        with step.micro_batch(0, 1):
+            step.zero_grad()
+            loss, _ = step(batch(8))
+            step.backward(loss)
+            step.step()
+        freed = [weakref.ref(module) for module in model.modules() if isinstance(module, ShardedTables)]
+        assert freed
+        del model, optimizer, step, loss, _
+        gc.collect()
+        assert not any(module() for module in freed)

@@ -1,12 +1,14 @@
-"""The short way through tables that are not sharded: one operation for all of them."""
+"""The short way through tables that are not sharded, or on one rank: one operation for all of them."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import get_embedding_names_by_table
 
 from torchrec_mtl.ops import embedding_bag, library
 
@@ -19,6 +21,8 @@ class DirectLookup:
     tables is of another class, has hooks or sparse gradients, the weights of ids need a gradient, or the kernel cannot
     run: it is not built, or the tables are not float32 or float64 on the CPU.
 
+    A sharded collection says itself whether it can be read at once.
+
     Args:
         configs: the tables of the collection.
     """
@@ -29,11 +33,14 @@ class DirectLookup:
         self._table_of_field = [place for place, *_ in features]
         self._mean_of_field = [config.pooling == PoolingType.MEAN for _, config, _ in features]
         self._feature_names = [name for *_, name in features]
+        self._embedding_names = list(chain.from_iterable(get_embedding_names_by_table(list(configs))))
 
     def values(self, collection: Any, sparse_features: KeyedJaggedTensor) -> Tensor | None:
         """The fields side by side, ``[B, sum(D_f)]``, in the order of the configs; or None."""
-        if type(collection) is not EmbeddingBagCollection or _is_traced(sparse_features):
+        if _is_traced(sparse_features):
             return None
+        if type(collection) is not EmbeddingBagCollection:
+            return self._of_sharded(collection, sparse_features)
         if collection.is_weighted() and any(self._mean_of_field):  # which PyTorch refuses
             return None
         tables = self._tables(collection)
@@ -54,6 +61,15 @@ class DirectLookup:
             sparse_features.stride(),
             weights,
         )
+
+    def _of_sharded(self, collection: Any, sparse_features: KeyedJaggedTensor) -> Tensor | None:
+        at_once = getattr(collection, "at_once", None)  # of `torchrec_mtl.training.sharded_tables`
+        if at_once is None or collection._forward_hooks or collection._forward_pre_hooks:
+            return None
+        if "forward" in collection.__dict__ or collection._embedding_names != self._embedding_names:
+            return None  # a pipeline has the exchange under way, or the order is another
+        values: Tensor | None = at_once(sparse_features)
+        return values
 
     def _tables(self, collection: EmbeddingBagCollection) -> list[Tensor]:
         """The collection's tables; none if something else has to be called to read them."""

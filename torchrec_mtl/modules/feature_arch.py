@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchrec.distributed.types import ShardedModule
+from torchrec.distributed.types import Awaitable, ShardedModule
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import get_embedding_names_by_table
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
@@ -170,6 +170,8 @@ class FeatureArch(nn.Module):
         pooled = self.embedding_bag_collection(sparse_features)
         if self.returns_ids:
             pooled = pooled[0]
+        if isinstance(pooled, Awaitable):
+            pooled = pooled.wait()
         names = self.embedding_names[: self._num_plain]
         if not isinstance(pooled, torch.fx.Proxy) and pooled.keys() == names:
             return [pooled.values()]

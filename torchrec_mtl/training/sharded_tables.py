@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchrec.distributed import batched_embedding_kernel
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
@@ -75,14 +76,19 @@ class ShardedTables(ShardedEmbeddingBagCollection):
 
     def forward(self, *inputs: Any, **named: Any) -> LazyAwaitable[KeyedTensor]:
         """The pooled rows of each feature."""
-        features: Any = inputs[0] if len(inputs) == 1 and not named else None
+        values = self.at_once(inputs[0]) if len(inputs) == 1 and not named else None
+        if values is None:
+            return super().forward(*inputs, **named)
+        return LazyNoWait(KeyedTensor(self._embedding_names, self._embedding_dims, values))
+
+    def at_once(self, features: Any) -> Tensor | None:
+        """The values of what a call returns, if they need no exchange and no other code; None otherwise."""
         is_tracked = self.post_lookup_tracker_fn is not None or self.post_odist_tracker_fn is not None
         if not self._parts or is_tracked or not self._find_keys(features):
-            return super().forward(*inputs, **named)
+            return None
         bags = features.values(), features.offsets(), features.stride(), features.weights_or_none()
         pooled = [part.pooled(at, *bags) for (part, _), at in zip(self._parts, self._positions, strict=True)]
-        values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, 1)
-        return LazyNoWait(KeyedTensor(self._embedding_names, self._embedding_dims, values))
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, 1)
 
     def _find_keys(self, features: Any) -> bool:
         """Whether it is a plain batch that has all features; notes where."""

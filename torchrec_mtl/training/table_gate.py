@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,25 +35,24 @@ class TableGate:
 
     def __init__(self, model: nn.Module) -> None:
         self._cuts: list[tuple[Tensor, Tensor]] = []  # an output, and the leaf in its place
-        self._is_held, replicated = False, []
-        for module in model.modules():
-            if isinstance(module, _SHARDED) and dict(in_backward_optimizer_filter(module.named_parameters(), True)):
-                module.register_forward_hook(self._on_output)
-                replicated += [p for _, p in in_backward_optimizer_filter(module.named_parameters())]
-        self.replicated = leaves(replicated)
+        fused = (m for m in model.modules() if dict(in_backward_optimizer_filter(m.named_parameters(), True)))
+        self._collections = [module for module in fused if isinstance(module, _SHARDED)]
+        parameters = chain.from_iterable(module.named_parameters() for module in self._collections)
+        self.replicated = leaves(p for _, p in in_backward_optimizer_filter(parameters))
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keeps the backward pass of the forward pass in this context out; the one before is forgotten."""
         self._cuts.clear()
-        self._is_held = True
+        hooks = [module.register_forward_hook(self._on_output) for module in self._collections]
         try:
             yield
         finally:
-            self._is_held = False
+            for hook in hooks:
+                hook.remove()
 
     def _on_output(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self._is_held and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             embeddings = output[0] if isinstance(output, tuple) else output  # with managed collisions, ids too
             embeddings.callbacks.append(self._cut)  # the ranks' exchange may still be under way
 
@@ -71,9 +71,11 @@ class TableGate:
         outputs = [output for output, leaf in self._cuts if leaf.grad is not None]
         if outputs:
             torch.autograd.backward(outputs, self.gradients())
+        self._cuts.clear()  # whose graph refers to the tables
 
     def pass_by(self) -> None:
         """Updates no table; adds zeros to the gradients of replicated ones, whose replicas wait for a backward pass."""
         outputs = [output for output, _ in self._cuts]
         if self.replicated:
             torch.autograd.backward(outputs, [torch.zeros_like(each) for each in outputs], inputs=self.replicated)
+        self._cuts.clear()
