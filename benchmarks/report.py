@@ -72,7 +72,7 @@ def draw(chart: Chart, frame: pl.DataFrame) -> Figure:
         heights, names = range(len(rows))[::-1], rows.select(chart.label).rows()
         axis.hlines(heights, rows["p20"], rows["p80"], alpha=0.4, linewidth=3)
         axis.plot(rows["median"], heights, "o", markersize=4)
-        axis.set_yticks(heights, [", ".join(name) for name in names], fontsize=8)
+        axis.set_yticks(heights, [", ".join(filter(None, name)) for name in names], fontsize=8)
         values = [f"{name} {rows[name][0]}" for name in chart.panel if rows[name][0] is not None]
         axis.set_title(", ".join(values), loc="left", fontsize=9)
         axis.set_xlabel(rows["unit"][0], fontsize=8)
