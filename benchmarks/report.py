@@ -70,9 +70,10 @@ def draw(chart: Chart, frame: pl.DataFrame) -> Figure:
     figure, axes = plt.subplots(len(lines), chart.columns, figsize=size, **shape)
     for axis, rows in zip(axes.flat, panels, strict=False):
         heights, names = range(len(rows))[::-1], rows.select(chart.label).rows()
+        labels = [", ".join(str(part) for part in name if part is not None) for name in names]
         axis.hlines(heights, rows["p20"], rows["p80"], alpha=0.4, linewidth=3)
         axis.plot(rows["median"], heights, "o", markersize=4)
-        axis.set_yticks(heights, [", ".join(filter(None, name)) for name in names], fontsize=8)
+        axis.set_yticks(heights, labels, fontsize=8)
         values = [f"{name} {rows[name][0]}" for name in chart.panel if rows[name][0] is not None]
         axis.set_title(", ".join(values), loc="left", fontsize=9)
         axis.set_xlabel(rows["unit"][0], fontsize=8)
