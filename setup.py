@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 from setuptools import Distribution, find_packages, setup
@@ -22,7 +23,7 @@ setup(
     distclass=WithKernels,
     cmdclass={"bdist_wheel": AnyPython},
     name="torchrec_mtl",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', Path("torchrec_mtl/__init__.py").read_text(encoding="utf-8"))[1],
     description="Multi-task models of behaviour funnels (BPCM, TAFE and their baselines) on TorchRec",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -11,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import torchrec_mtl
+
 ROOT = Path(__file__).parents[1]
 PINS = {
     canonicalize_name(name): version
@@ -106,3 +108,10 @@ def test_what_pinned_packages_ask_for_is_pinned() -> None:
 def test_torchrec_brings_no_second_build_of_fbgemm() -> None:
     assert len(set(metadata.packages_distributions()["fbgemm_gpu"])) == 1
     assert "Would install" not in pip_install("--dry-run", f"torchrec=={metadata.version('torchrec')}")
+
+
+def test_the_version_is_the_same_wherever_it_is_told(installed: Path) -> None:
+    (distribution,) = metadata.distributions(name="torchrec_mtl", path=[str(installed)])
+    assert distribution.version == torchrec_mtl.__version__
+    assert f"\nversion: {torchrec_mtl.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {torchrec_mtl.__version__}" in (ROOT / "CHANGELOG.md").read_text()

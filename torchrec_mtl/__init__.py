@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from torchrec_mtl.data.table import (
         AgeInDays,

@@ -1,10 +1,12 @@
 """Compares the AUC of the same models in other libraries and in ours: ``python -m benchmarks.peers.quality``.
 
 Each model takes as many steps in each library, over five seeds, in the settings of `benchmarks.peers`; ours also with
-autocast to bf16. `oracle_auc` is what the true probabilities reach. ``--quick`` runs ours alone. Time is not measured.
-An hour on two cores.
+autocast to bf16, from the same values and on the same rows. `oracle_auc` is what the true probabilities reach.
+``--quick`` runs ours alone, and ``--libraries torchrec_mtl --settings "like for like"`` fp32 beside bf16 alone. Time is
+not measured. An hour on two cores.
 """
 
+import argparse
 import os
 import tempfile
 from collections import defaultdict
@@ -50,18 +52,24 @@ def measure_auc(work: Workload, rows: Path, *process: Any) -> list[record.Row]:
     for (task, space, name), values in aucs.items():
         measure = f"test {name.removesuffix('auc').replace('_', ' ')}AUC"
         about = {"measure": measure, "task": task, "space": space, "oracle_auc": round(oracle[task, space, name], 5)}
+        about["by_seed"] = " ".join(f"{value:.5f}" for value in values)
         found.append({**library.row, **about, **record.spread(values, "AUC", digits=5)})
     return found
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES), help="all by default")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="all by default")
+
+
 def main() -> None:
-    arguments = record.parse("peers_auc", __doc__)
+    arguments = record.parse("peers_auc", __doc__, add_options)
     with record.Results(arguments.results) as results, tempfile.TemporaryDirectory() as temporary:
-        pythons = interpreters([OURS] if arguments.quick else LIBRARIES, results)
+        pythons = interpreters([OURS] if arguments.quick else arguments.libraries, results)
         work, rows = save_rows(temporary, "quick" if arguments.quick else "auc")
         cases = [
             (each, setting, model)
-            for setting, model in product(SETTINGS, work.models)
+            for setting, model in product(arguments.settings, work.models)
             for each in candidates(pythons, setting, model, before=None)
             if each.variant not in SAME
         ]
