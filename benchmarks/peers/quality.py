@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import record
 from benchmarks.peers.__main__ import LIBRARIES, OURS, candidates, interpreters, save_rows
-from benchmarks.peers.common import SETTINGS, Workload
+from benchmarks.peers.common import MODELS, SETTINGS, Workload
 from benchmarks.peers.worker import Library
 from torchrec_mtl.data import Schema
 from torchrec_mtl.datasets import oracle_auc
@@ -59,6 +59,7 @@ def measure_auc(work: Workload, rows: Path, *process: Any) -> list[record.Row]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES), help="all by default")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="all by default")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="all by default")
 
 
@@ -69,7 +70,7 @@ def main() -> None:
         work, rows = save_rows(temporary, "quick" if arguments.quick else "auc")
         cases = [
             (each, setting, model)
-            for setting, model in product(arguments.settings, work.models)
+            for setting, model in product(arguments.settings, [m for m in work.models if m in arguments.models])
             for each in candidates(pythons, setting, model, before=None)
             if each.variant not in SAME
         ]

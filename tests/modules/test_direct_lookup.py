@@ -119,7 +119,7 @@ def _with_sparse_gradients(tables):
 
 
 CHANGES = [_with_hook_of_a_table, _with_hook, _of_another_class, _with_a_table_of_another_class]
-CHANGES += [_with_sparse_gradients, nn.Module.half]
+CHANGES += [_with_sparse_gradients, nn.Module.half, nn.Module.double]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -188,6 +188,7 @@ def test_an_id_outside_its_table_is_refused():
         FeatureArch(collection())(torch.empty(9, 0), far)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_graph_has_the_collection(calls):
     model = SharedBottom(collection(), TaskChain(["click", "purchase"]), bottom_layer_sizes=[4], tower_layer_sizes=[3])
     features = batch()

@@ -19,7 +19,7 @@ class DirectLookup:
     `values` gives what the collection would, to the last bit if a bag has one id, and so are the tables' gradients. It
     gives None, and the collection has to be called, if a graph is being made of the model, the collection or one of its
     tables is of another class, has hooks or sparse gradients, the weights of ids need a gradient, or the kernel cannot
-    run: it is not built, or the tables are not float32 or float64 on the CPU.
+    run: it is not built, or the tables are not float32 on the CPU (of others, TorchRec rounds what it returns).
 
     A sharded collection says itself whether it can be read at once.
 
@@ -46,7 +46,9 @@ class DirectLookup:
         tables = self._tables(collection)
         weights = sparse_features.weights() if collection.is_weighted() else None
         read = tables if weights is None else [*tables, weights]
-        if not tables or sparse_features.variable_stride_per_key() or library.why_not(*read):
+        if not tables or tables[0].dtype != torch.float32 or library.why_not(*read):
+            return None
+        if sparse_features.variable_stride_per_key():
             return None
         if not sparse_features.values().is_cpu or (weights is not None and weights.requires_grad):
             return None
