@@ -40,6 +40,7 @@ SECTIONS = (
     Section("over_arches", "over_arches", "TAFE and BPCM", "Beside Shared-Bottom and TorchRec's DLRM.", OVER_ARCHES),
     Section("training_step_cuda", "gpu", "A training step on a GPU", PARTS, STEP),
     Section("peers", "peers", "Other libraries", "The same models: inference, training, memory.", PEERS),
+    Section("bf16_auc", "peers.quality", "AUC in bf16", "Our models with autocast to bf16, beside fp32."),
     Section("peers_auc", "peers.quality", "Other libraries' AUC", "The same models after equal steps."),
     Section("inducing_attention_cpu", "attention", "TAFE's attention on a CPU", "The stack and whole models.", PATHS),
     Section("inducing_attention_cuda", "gpu", "TAFE's attention on a GPU", "The stack at three sizes.", CUDA_PATHS),

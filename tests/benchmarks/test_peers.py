@@ -117,6 +117,20 @@ def test_the_library_as_it_was_runs_beside_what_it_is(tmp_path, rows):
         assert library.ask("build") == 2986
 
 
+def test_the_page_says_what_bf16_does_to_auc():
+    found: dict[str, dict[tuple[str, ...], list[float]]] = {"sharded": {}, "bf16": {}}
+    with (record.RESULTS / "bf16_auc.csv").open() as lines:
+        for row in csv.DictReader(lines):
+            about = tuple(row[name] for name in ("model", "measure", "task", "space"))
+            found[row["variant"]][about] = [float(value) for value in row["by_seed"].split()]
+    differences = [np.subtract(found["bf16"][about], of_fp32) for about, of_fp32 in found["sharded"].items()]
+    means, spread = [each.mean() for each in differences], np.mean([each.std(ddof=1) for each in differences])
+    page = " ".join((record.ROOT / "docs" / "peers.md").read_text().split())
+    assert f"{np.mean(means):+.4f} on average, {min(means):+.4f} to {max(means):+.4f} of single ones" in page
+    assert f"deviates by {spread:.4f} from seed to seed" in page
+    assert {len(each) for each in differences} == {5}
+
+
 class Mixed(torch.nn.Module):
     """A table, a matrix and a bias, and the stacked matrices and biases of two experts."""
 
