@@ -116,6 +116,7 @@ class FeatureArch(nn.Module):
     ) -> None:
         super().__init__()
         configs = embedding_configs(embedding_bag_collection)
+        self._direct_lookup = DirectLookup(configs)
         names = get_embedding_names_by_table(configs)
         if zero_collision is not None:
             configs += embedding_configs(zero_collision)
@@ -124,7 +125,6 @@ class FeatureArch(nn.Module):
         check_sizes(1 if dense_in_features else 0, dense_arch_layer_sizes=dense_arch_layer_sizes)
         self.embedding_bag_collection = embedding_bag_collection
         self.zero_collision = zero_collision
-        self._direct_lookup = DirectLookup(embedding_configs(embedding_bag_collection))
         self.returns_ids = isinstance(embedding_bag_collection, ManagedCollisionEmbeddingBagCollection)
         self.embedding_names = [name for table in names for name in table]
         self._num_plain = len(self.embedding_names) - len(zero_collision.feature_names if zero_collision else ())
