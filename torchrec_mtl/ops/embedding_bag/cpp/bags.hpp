@@ -64,7 +64,6 @@ class Bags {
   }
 
   int64_t begin(int64_t f, int64_t sample) const { return offsets[key[f] * batch + sample]; }
-  int64_t end(int64_t f, int64_t sample) const { return offsets[key[f] * batch + sample + 1]; }
 
   // The first place from `from` to `to` whose id is no row of the field's table; -1 if there is none.
   int64_t first_without_row(int64_t f, int64_t from, int64_t to) const {

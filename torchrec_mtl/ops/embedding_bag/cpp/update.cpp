@@ -253,7 +253,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(torchrec_mtl, library) {
   library.def(
       "embedding_bag_update(Tensor(a!)[] tables, Tensor(b!)[] state1, Tensor(c!)[] state2, int[] table_of_field, "
       "int[] key_of_field, int[] mean_of_field, Tensor ids, Tensor offsets, int batch, Tensor? weights, "
-      "Tensor gradient, str optimizer, float learning_rate, float beta1, float beta2, float eps, float weight_decay, int step) -> ()");
+      "Tensor gradient, str optimizer, float learning_rate, float beta1, float beta2, float eps, float weight_decay, "
+      "int step) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(torchrec_mtl, CPU, library) {
   library.impl("embedding_bag_update", TORCH_BOX(&update));
