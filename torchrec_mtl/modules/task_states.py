@@ -71,7 +71,8 @@ def _why_modules(fields: Tensor, towers: Sequence[Any], conversions: Sequence[An
         return "towers or conversions have different sizes"
     if not (0 < fields.shape[1] <= _MAX_FIELDS and 0 < fields.shape[2] <= _MAX_DIM):
         return "they are faster for such shapes"
-    return library.why_not(*library.in_kernels_precision(fields, *_weights(towers, conversions))[0])
+    tensors = (fields, *_weights(towers, conversions))
+    return library.why_not(*tensors, types=library.kernels_types(*tensors)[0])
 
 
 def _is_plain(module: nn.Module) -> bool:

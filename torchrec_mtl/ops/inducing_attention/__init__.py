@@ -215,20 +215,19 @@ def _run(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> 
     return backends[name].inducing_stack(inputs, selection, stack)
 
 
-def _in_kernels_precision(
-    inputs: Tensor, selection: Tensor, stack: InducingStack
-) -> tuple[Tensor, Tensor, InducingStack, torch.dtype]:
-    """See `library.in_kernels_precision`; the selection may have more bits than the rest, because it is a mask."""
-    (inputs, *weights), dtype = library.in_kernels_precision(inputs, *stack.layers, *stack.adapters)
-    num = len(stack.layers)
-    layers, adapters = GeneratorWeights(*weights[:num]), AdapterWeights(*weights[num:])
-    if inputs.dtype != selection.dtype:
-        (selection,), _ = library.in_kernels_precision(selection)
-    return inputs, selection, replace(stack, layers=layers, adapters=adapters), dtype
+def _kernels_types(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[list[torch.dtype], torch.dtype]:
+    """See `library.kernels_types`; the selection may have more bits than the rest, because it is a mask."""
+    (of_inputs, *of_weights), dtype = library.kernels_types(inputs, *stack.layers, *stack.adapters)
+    of_selection = of_inputs if selection.dtype == inputs.dtype else library.kernels_types(selection)[0][0]
+    return [of_inputs, of_selection, *of_weights], dtype
 
 
 def _in_cpp(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
-    inputs, selection, stack, dtype = _in_kernels_precision(inputs, selection, stack)
+    types, dtype = _kernels_types(inputs, selection, stack)
+    tensors = (inputs, selection, *stack.layers, *stack.adapters)
+    inputs, selection, *weights = [x.to(t) for x, t in zip(tensors, types, strict=True)]
+    num = len(stack.layers)
+    stack = replace(stack, layers=GeneratorWeights(*weights[:num]), adapters=AdapterWeights(*weights[num:]))
     return cpp.inducing_stack(inputs, selection, stack).to(dtype)
 
 
@@ -247,8 +246,8 @@ def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[st
     if inputs.device.type != "cpu":
         return "sdpa", "counting the points at 0 would wait for the device"
     rows = num_points = selection.shape[1]
-    of_kernel = _in_kernels_precision(inputs, selection, stack)
-    reason = library.why_not(*of_kernel[:2], *of_kernel[2].layers, *of_kernel[2].adapters)
+    types, _ = _kernels_types(inputs, selection, stack)
+    reason = library.why_not(inputs, selection, *stack.layers, *stack.adapters, types=types)
     reason = None if reason is None else f"the C++ kernel cannot be used: {reason}"
     # what is exported is for inference
     largest = _CPP_MAX_SIZE if torch.is_grad_enabled() and not exporting else _CPP_MAX_SIZE_FORWARD
