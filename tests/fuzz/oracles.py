@@ -21,7 +21,7 @@ def _tafe(arch, fields, given):
     schedule = given["schedule"]
     gamma = 10.0 if schedule == "run" else schedule[0]
     options = (gamma, given["num_heads"], given["residual"], given["selector"], sample_wise, indicators)
-    return tafe.forward(fields, params, *options)
+    return tafe.forward(fields, params, *options, masked=given["selection"] == "mask")
 
 
 def _bpcm(arch, fields, given):

@@ -25,7 +25,7 @@ OPTIONS = {  # which make modules that no system has
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
     "bpcm": {"layer_norm": True, "embedding_dim": 24},
-    "tafe": {"selector": "per_layer", "schedule": "run", "embedding_dim": 24},
+    "tafe": {"selector": "per_layer", "selection": "mask", "schedule": "run", "embedding_dim": 24},
 }
 CASES = [*((name, {}) for name in SYSTEMS), *OPTIONS.items()]
 every_case = pytest.mark.parametrize(

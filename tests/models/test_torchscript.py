@@ -41,5 +41,5 @@ def test_in_fp32_too(name):
 
 
 def test_a_selector_for_each_layer_and_the_equations_as_printed():
-    check(system("tafe", selector="per_layer"), [])
+    check(system("tafe", selector="per_layer", selection="mask"), [])
     check(system("tafe", backend="modules"), [])

@@ -42,6 +42,7 @@ def _drawn(rng, name):
         "estimator": lambda: one_of(rng, "ips", "dr"),
         "selector": lambda: "shared",
         "residual": lambda: one_of(rng, "input", "query", "none"),
+        "selection": lambda: one_of(rng, "keys", "mask"),
         "backend": lambda: one_of(rng, "auto", "modules", "reference", "sdpa"),
         "gate": lambda: gate(rng, 2),
         "schedule": lambda: schedule(rng),

@@ -128,6 +128,7 @@ def _generator(rng):
         "selector_layer_sizes": sizes(rng),
         "schedule": schedule(rng),
         "residual": one_of(rng, "input", "query", "none"),
+        "selection": one_of(rng, "keys", "mask"),
     }
 
 
@@ -277,8 +278,8 @@ _PARTS = {
         lambda given: (given["features"],),
     ),
     "PooledRepresentation": _module(
-        lambda rng: {"num_tasks": integer(rng, 1, 4)},
-        lambda given: [[_rows(4, 2)]],
+        lambda rng: {"num_tasks": integer(rng, 1, 4), "masked": one_of(rng, False, True)},
+        lambda given: [[_rows(4, 2), *([_rows(4).abs()] if given["masked"] else [])]],
         lambda given: (given["num_tasks"], 2),
     ),
     "RepresentationGenerator": _module(

@@ -48,7 +48,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, back
     """One feature interaction learning layer of ASRG, TAFE eq. (17)-(20).
 
     A point with ``selection`` 0 has a zero query, hence uniform attention: it reads the mean of the values, not zero.
-    That is what the equations say.
+    That is what the equations say; what the point is to the next layer is said by `InducingStack.masked`.
 
     Args:
         inputs: ``H [B, F, D]``.
@@ -110,7 +110,7 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack, back
     if not isinstance(stack, InducingStack):
         raise InputError(f"`stack` (a {type(stack).__name__}) must be an `InducingStack`")
     weights = (stack.layers, stack.adapters)
-    return _dispatch(inputs, selection, *weights, stack.num_heads, stack.residual, stack.z_grad, backend)
+    return _dispatch(inputs, selection, *weights, stack.num_heads, stack.residual, stack.z_grad, stack.masked, backend)
 
 
 def adapter_layer(
@@ -187,12 +187,13 @@ def _dispatch(
     num_heads: int,
     residual: str,
     z_grad: str,
+    masked: bool,
     name: str,
 ) -> Tensor:
     if not torch.jit.is_scripting():
-        return _run(inputs, selection, InducingStack(layers, adapters, num_heads, residual, z_grad), name)
+        return _run(inputs, selection, InducingStack(layers, adapters, num_heads, residual, z_grad, masked), name)
     selections = [selection] * layers.points.shape[0]
-    representations = reference.generate(inputs, selections, layers, num_heads, residual, z_grad)
+    representations = reference.generate(inputs, selections, layers, num_heads, residual, z_grad, masked)
     return reference.adapt(representations, adapters, num_heads)
 
 
@@ -254,7 +255,7 @@ def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[st
     if reason is None and max(inputs.shape[1], num_points) * inputs.shape[2] <= largest:
         return "cpp", "it is the fastest for such shapes"  # however many points are at 0: counting them takes time
     if stack.z_grad == "gated" and not torch.compiler.is_compiling():  # the compiler does not see the selection
-        rows = compact.num_rows(selection)
+        rows = compact.num_rows(selection, stack.masked)
     if reason is None:
         if max(inputs.shape[1], rows) * inputs.shape[2] <= largest:
             return "cpp", "it is the fastest for such shapes"
