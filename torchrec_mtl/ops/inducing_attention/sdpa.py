@@ -80,7 +80,8 @@ def rows_stack(
     some: Tensor | None = None,
 ) -> Tensor:
     """Eq. (17)-(22); ``query`` turns a layer's points ``[K, D]`` into its queries ``[B, R, D]``."""
-    adapted, of_keys = None, (None, None)
+    adapted: Tensor | None = None
+    of_keys: tuple[Tensor | None, Tensor | None] = (None, None)
     for layer, adapter in stack.unbind():
         inputs = _rows_layer(inputs, query(layer.weights.points).to(inputs.dtype), layer, *of_keys)
         of_keys = (log_counts, some)
