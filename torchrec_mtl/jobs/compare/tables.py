@@ -1,5 +1,6 @@
 """The HTML tables of one metric, from what `summary` computes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ def _mean_cell(row: Row) -> str:
 def _test_cell(row: Row) -> str:
     if "against" not in row:
         return "-"
-    return f"{row['difference']:+.4f}, p {html.number(row['p_value'], '.2g')}"
+    p = "not defined" if math.isnan(row["p_holm"]) else f"{row['p_holm']:.2g}"
+    return f"{row['difference']:+.4f}, p {p}"
 
 
 def _column(task: str, space: str, measured: str) -> str:
@@ -60,8 +62,10 @@ def value_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
         parts.append(html.table(["", *names], cells, "RelaImpr / Gain of the mean AUC over Single-Task", rules))
     cells = [[own[0]["title"], *map(_test_cell, own)] for own in systems.values()]
     seeds = max(row["seeds"] for row in rows)
+    tests = sum(not math.isnan(row.get("p_value", math.nan)) for row in rows)
     caption = (
-        f"Mean {metric.title} less the best baseline's of that column, and p of the paired t-test over {seeds} seeds"
+        f"Mean {metric.title} less the best baseline's of that column, and p of the paired t-test over {seeds} seeds, "
+        f"by Holm's correction for {tests} tests, those of ablations included"
     )
     return [*parts, html.table(["", *names], cells, caption, rules)]
 
@@ -98,7 +102,7 @@ def ablation_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> l
                     [own[0]["title"], *(f"{_mean_cell(row)} ({_test_cell(row)})" for row in own[: len(tasks)])]
                 )
             base = grouped[whole][0]["title"]
-            caption = f"Without a part: test {metric.title}, all impressions (difference to {base}, paired t-test)"
+            caption = f"Without a part: test {metric.title}, all impressions (difference to {base}; p as above)"
             parts.append(html.table(["", *tasks], cells, caption))
     return parts
 
