@@ -32,7 +32,8 @@ def _bpcm(arch, fields, given):
         "transitions": [parameters.conversion(step) for step in arch.conversions],
         "towers": parameters.towers(arch.towers),
     }
-    return bpcm.forward(fields, params, given["num_heads"], given["aggregation_over"], without)
+    options = (given["num_heads"], given["aggregation_over"], without, given["attends_to"] == "both")
+    return bpcm.forward(fields, params, *options)
 
 
 def _aitm(arch, x, given):

@@ -24,7 +24,7 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 OPTIONS = {  # which make modules that no system has
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
-    "bpcm": {"layer_norm": True, "embedding_dim": 24},
+    "bpcm": {"layer_norm": True, "attends_to": "both", "embedding_dim": 24},
     "tafe": {"selector": "per_layer", "selection": "mask", "schedule": "run", "embedding_dim": 24},
 }
 CASES = [*((name, {}) for name in SYSTEMS), *OPTIONS.items()]

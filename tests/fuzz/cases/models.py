@@ -36,6 +36,7 @@ def _drawn(rng, name):
         "num_tasks": lambda: integer(rng, 1, 4),
         "aggregation_size": lambda: one_of(rng, 3, None),
         "aggregation_over": lambda: one_of(rng, "embedding", "fields"),
+        "attends_to": lambda: one_of(rng, "message", "both"),
         "message_dropout": lambda: float(rng.random()),
         "dropout": lambda: float(rng.random()),
         "stitch": lambda: one_of(rng, "channel", "layer"),

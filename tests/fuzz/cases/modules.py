@@ -132,6 +132,16 @@ def _generator(rng):
     }
 
 
+def _generator_judge(given, module):
+    outputs, num_layers = module(*_fields(given)), given["num_layers"]
+    for output in outputs[:num_layers]:
+        assert_finite(output, ROWS, given["num_inducing_points"], given["embedding_dim"])
+    masks = outputs[num_layers:]
+    assert len(masks) == (num_layers if given["selection"] == "mask" else 0)
+    for mask in masks:
+        assert_finite(mask, ROWS, given["num_inducing_points"])
+
+
 def _extraction(rng):
     given = _generator(rng)
     generator = modules.RepresentationGenerator(**given)
@@ -183,7 +193,12 @@ _PARTS = {
         lambda given: (2, given["embedding_dim"]),
     ),
     "BehaviorPatternConversion": _module(
-        lambda rng: {**_heads(rng), "dropout": 0.3, "layer_norm": one_of(rng, True, False)},
+        lambda rng: {
+            **_heads(rng),
+            "dropout": 0.3,
+            "layer_norm": one_of(rng, True, False),
+            "attends_to": one_of(rng, "message", "both"),
+        },
         lambda given: [_rows(2, given["embedding_dim"]), _rows(2, given["embedding_dim"])],
         lambda given: (2, given["embedding_dim"]),
     ),
@@ -282,9 +297,7 @@ _PARTS = {
         lambda given: [[_rows(4, 2), *([_rows(4).abs()] if given["masked"] else [])]],
         lambda given: (given["num_tasks"], 2),
     ),
-    "RepresentationGenerator": _module(
-        _generator, _fields, lambda given: (given["num_inducing_points"], given["embedding_dim"])
-    ),
+    "RepresentationGenerator": (_generator, _fields, _generator_judge),
     "SelfAttentionStack": _module(
         lambda rng: {**_heads(rng), "num_layers": integer(rng, 1, 3)},
         lambda given: [_rows(4, given["embedding_dim"])],
