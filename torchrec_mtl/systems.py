@@ -97,6 +97,7 @@ CROSS_STITCH = System(
 OMOE = System("omoe", "OMoE", models.OMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE = System("mmoe", "MMoE", models.MMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE_DSELECT_K = replace(MMOE, name="mmoe_dselect_k", title="MMoE, DSelect-k", model_args={"gate": DSelectK()})
+ADATT = System("adatt", "AdaTT", models.AdaTT, small={"layer_sizes": (8, 6), "tower_layer_sizes": (8,)})
 PLE = System("ple", "PLE", models.PLE, small={"num_task_experts": 1, **_EXPERTS})
 ESMM = System("esmm", "ESMM", models.ESMM, small={"tower_layer_sizes": (8,)})
 ESCM2_IPS = System(
@@ -140,6 +141,7 @@ SYSTEMS: Mapping[str, System] = {
         OMOE,
         MMOE,
         MMOE_DSELECT_K,
+        ADATT,
         PLE,
         ESMM,
         ESCM2_IPS,

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import bpcm, chains, common, experts, tafe
+from tests.oracles import adatt, bpcm, chains, common, experts, tafe
 from torchrec_mtl import models
 
 
@@ -45,6 +45,11 @@ def _aitm(arch, x, given):
     return common.per_sample(chains.aitm, x, parameters=params)
 
 
+def _adatt(arch, x, given):
+    layers = [parameters.fusion_layer(layer) for layer in arch.layers]
+    return adatt.adatt(x, {"layers": layers, "towers": parameters.towers(arch.towers)})
+
+
 def _cross_stitch(arch, x, given):
     layers = [parameters.cross_stitch_layer(layer) for layer in arch.layers]
     params = {"layers": layers, "towers": parameters.towers(arch.towers)}
@@ -76,6 +81,7 @@ def _single_task(towers, x, given):
 
 EQUATIONS = {
     models.AITMArch: _aitm,
+    models.AdaTTArch: _adatt,
     models.BPCMArch: _bpcm,
     models.CrossStitchArch: _cross_stitch,
     models.ESCM2Arch: _esmm,

@@ -18,6 +18,8 @@ OVER_ARCHS = {
     "mmoe": lambda: models.MMoEArch(F * D, T, num_experts=3, **EXPERTS),
     "mmoe_dselect_k": lambda: models.MMoEArch(F * D, T, num_experts=3, **EXPERTS, gate=DSelectK(gamma=8.0)),
     "ple": lambda: models.PLEArch(F * D, T, num_layers=3, num_task_experts=1, **EXPERTS),
+    "adatt": lambda: models.AdaTTArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
+    "adatt_shared": lambda: models.AdaTTArch(F * D, T, layer_sizes=(8, 6), num_shared_experts=1),
     "cross_stitch": lambda: models.CrossStitchArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
     "esmm": lambda: models.ESMMArch(F * D, TASKS, tower_layer_sizes=(8,)),
     "escm2": lambda: models.ESCM2Arch(F * D, TASKS, tower_layer_sizes=(8,)),

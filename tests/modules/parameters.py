@@ -120,6 +120,16 @@ def extraction_layer(module):
     }
 
 
+def fusion_layer(module):
+    """Without learnt weights of native experts, theirs are 1."""
+    sizes = module.num_experts[: module.num_fused]
+    native = [np.ones(size) for size in sizes] if module.adds_native else None
+    if module.native is not None:
+        native = np.split(array(module.native), np.cumsum(sizes)[:-1])
+    gates_of_units = [gate for of_unit in module.gates for gate in gates(of_unit)]
+    return {"experts": [experts(of_unit) for of_unit in module.experts], "gates": gates_of_units, "native": native}
+
+
 def cross_stitch_layer(module):
     """Each task's network, and ``alpha`` for each channel, even where all channels share one."""
     networks = [mlp(network)[0] for network in module.networks]

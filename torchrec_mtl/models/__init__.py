@@ -1,5 +1,6 @@
 """The models, one file per paper. Each maps dense and sparse features to logits ``[B, T]``."""
 
+from torchrec_mtl.models.adatt import AdaTT, AdaTTArch
 from torchrec_mtl.models.aitm import AITM, AITMArch
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.models.bpcm import BPCM, BPCMArch
@@ -21,6 +22,8 @@ __all__ = [
     "PLE",
     "TAFE",
     "AITMArch",
+    "AdaTT",
+    "AdaTTArch",
     "BPCMArch",
     "CrossStitch",
     "CrossStitchArch",

@@ -172,6 +172,19 @@ def _layer_of_experts(rng):
     }
 
 
+def _fusion_level(rng):
+    return {
+        "num_tasks": integer(rng, 1, 3),
+        "in_features": integer(rng, 1, 5),
+        "num_task_experts": integer(rng, 1, 2),
+        "num_shared_experts": integer(rng, 0, 2),
+        "layer_sizes": sizes(rng, 1),
+        "gate": gate(rng, 1),
+        "native_experts": one_of(rng, True, False),
+        "shared_fusion": one_of(rng, True, False),
+    }
+
+
 def _num_experts(rng, **others):
     return {"num_experts": integer(rng, 2, 5), "in_features": integer(rng, 1, 5), **others}
 
@@ -254,6 +267,11 @@ _PARTS = {
     "ExtractionLayer": _module(
         _layer_of_experts,
         lambda given: [[_rows(given["in_features"])] * (given["num_tasks"] + 1)],
+        lambda given: (given["layer_sizes"][-1],),
+    ),
+    "FusionLayer": _module(
+        _fusion_level,
+        lambda given: [[_rows(given["in_features"])] * (given["num_tasks"] + (given["num_shared_experts"] > 0))],
         lambda given: (given["layer_sizes"][-1],),
     ),
     "FeatureAggregation": _module(

@@ -23,6 +23,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "omoe": _EXPERTS,
     "mmoe": _EXPERTS,
     "mmoe_dselect_k": _EXPERTS,
+    "adatt": {"model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
     "ple": _EXPERTS,
     "esmm": _TOWERS,
     "escm2_ips": _TOWERS,
