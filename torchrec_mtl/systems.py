@@ -94,6 +94,7 @@ CROSS_STITCH = System(
     models.CrossStitch,
     small={"layer_sizes": (8, 6), "tower_layer_sizes": (4,)},
 )
+SLUICE = System("sluice", "Sluice", models.Sluice, small={"layer_size": 8, "tower_layer_sizes": (4,)})
 OMOE = System("omoe", "OMoE", models.OMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE = System("mmoe", "MMoE", models.MMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE_DSELECT_K = replace(MMOE, name="mmoe_dselect_k", title="MMoE, DSelect-k", model_args={"gate": DSelectK()})
@@ -138,6 +139,7 @@ SYSTEMS: Mapping[str, System] = {
         SINGLE_TASK,
         SHARED_BOTTOM,
         CROSS_STITCH,
+        SLUICE,
         OMOE,
         MMOE,
         MMOE_DSELECT_K,

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import adatt, bpcm, chains, common, experts, tafe
+from tests.oracles import adatt, bpcm, chains, common, experts, sluice, tafe
 from torchrec_mtl import models
 
 
@@ -56,6 +56,11 @@ def _cross_stitch(arch, x, given):
     return common.per_sample(chains.cross_stitch, x, parameters=params)
 
 
+def _sluice(arch, x, given):
+    params, num_subspaces = parameters.sluice(arch), given["num_subspaces"]
+    return common.per_sample(sluice.sluice, x, parameters=params, num_subspaces=num_subspaces)
+
+
 def _esmm(arch, x, given):
     return common.per_sample(chains.esmm, x, towers=parameters.towers(arch.towers))
 
@@ -90,6 +95,7 @@ EQUATIONS = {
     models.OMoEArch: _mixture,
     models.PLEArch: _ple,
     models.SharedBottomArch: _shared_bottom,
+    models.SluiceArch: _sluice,
     models.TAFEArch: _tafe,
     nn.ModuleList: _single_task,
 }

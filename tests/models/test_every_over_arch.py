@@ -21,6 +21,7 @@ OVER_ARCHS = {
     "adatt": lambda: models.AdaTTArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
     "adatt_shared": lambda: models.AdaTTArch(F * D, T, layer_sizes=(8, 6), num_shared_experts=1),
     "cross_stitch": lambda: models.CrossStitchArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
+    "sluice": lambda: models.SluiceArch(F * D, T, layer_size=6, tower_layer_sizes=(4,)),
     "esmm": lambda: models.ESMMArch(F * D, TASKS, tower_layer_sizes=(8,)),
     "escm2": lambda: models.ESCM2Arch(F * D, TASKS, tower_layer_sizes=(8,)),
     "aitm": lambda: models.AITMArch(F * D, TASKS, tower_layer_sizes=(8, 6)),

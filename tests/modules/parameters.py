@@ -137,5 +137,10 @@ def cross_stitch_layer(module):
     return networks, np.broadcast_to(alpha, (num_channels, *alpha.shape[-2:]))
 
 
+def sluice(arch):
+    layers = [([mlp(network)[0] for network in layer.networks], array(layer.unit.alpha)) for layer in arch.layers]
+    return {"layers": layers, "beta": array(arch.layer_stitch.beta), "towers": towers(arch.towers)}
+
+
 def information_transfer(module):
     return {"h1": array(module.value.weight), "h2": array(module.key.weight), "h3": array(module.query.weight)}

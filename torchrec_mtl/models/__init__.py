@@ -12,6 +12,7 @@ from torchrec_mtl.models.omoe import OMoE, OMoEArch
 from torchrec_mtl.models.ple import PLE, PLEArch
 from torchrec_mtl.models.shared_bottom import SharedBottom, SharedBottomArch
 from torchrec_mtl.models.single_task import SingleTask
+from torchrec_mtl.models.sluice import Sluice, SluiceArch
 from torchrec_mtl.models.tafe import TAFE, TAFEArch
 
 __all__ = [
@@ -38,5 +39,7 @@ __all__ = [
     "SharedBottom",
     "SharedBottomArch",
     "SingleTask",
+    "Sluice",
+    "SluiceArch",
     "TAFEArch",
 ]

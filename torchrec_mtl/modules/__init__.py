@@ -2,7 +2,7 @@
 
 from torchrec_mtl.modules.attention import Attention
 from torchrec_mtl.modules.behavior_conversion import BehaviorPatternConversion
-from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit
+from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit, LayerStitchUnit
 from torchrec_mtl.modules.dynamic_selector import (
     DynamicSelector,
     SmoothStepSchedule,
@@ -44,6 +44,7 @@ __all__ = [
     "FusionLayer",
     "Gate",
     "InformationTransfer",
+    "LayerStitchUnit",
     "MarginalFromConditional",
     "MixtureOfExperts",
     "PooledRepresentation",

@@ -218,11 +218,17 @@ _PARTS = {
         lambda rng: {
             "num_tasks": integer(rng, 1, 4),
             "in_features": integer(rng, 1, 5),
-            "out_features": integer(rng, 1, 5),
+            "out_features": 2 * integer(rng, 1, 3),
             "per": one_of(rng, "channel", "layer"),
+            "num_subspaces": integer(rng, 1, 2),
         },
         lambda given: [[_rows(given["in_features"])] * given["num_tasks"]],
         lambda given: (given["out_features"],),
+    ),
+    "LayerStitchUnit": _module(
+        lambda rng: {"num_tasks": integer(rng, 1, 4), "num_layers": integer(rng, 1, 3)},
+        lambda given: [[[_rows(5)] * given["num_tasks"]] * given["num_layers"]],
+        lambda given: (5,),
     ),
     "MLP": _module(
         lambda rng: {"in_features": integer(rng, 1, 5), "layer_sizes": sizes(rng, 1)},

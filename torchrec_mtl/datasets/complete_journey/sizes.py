@@ -20,6 +20,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "single_task": {"model_args.layer_sizes": (64, 32), "model_args.dropout": 0.3},
     "shared_bottom": {"model_args.bottom_layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
     "cross_stitch": {"model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
+    "sluice": {"model_args.layer_size": 64, "model_args.tower_layer_sizes": ()},
     "omoe": _EXPERTS,
     "mmoe": _EXPERTS,
     "mmoe_dselect_k": _EXPERTS,
