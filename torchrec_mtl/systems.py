@@ -98,6 +98,7 @@ SLUICE = System("sluice", "Sluice", models.Sluice, small={"layer_size": 8, "towe
 OMOE = System("omoe", "OMoE", models.OMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE = System("mmoe", "MMoE", models.MMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE_DSELECT_K = replace(MMOE, name="mmoe_dselect_k", title="MMoE, DSelect-k", model_args={"gate": DSelectK()})
+MOSE = System("mose", "MoSE", models.MoSE, small={"num_experts": 3, "hidden_size": 6, "tower_layer_sizes": (4,)})
 ADATT = System("adatt", "AdaTT", models.AdaTT, small={"layer_sizes": (8, 6), "tower_layer_sizes": (8,)})
 PLE = System("ple", "PLE", models.PLE, small={"num_task_experts": 1, **_EXPERTS})
 ESMM = System("esmm", "ESMM", models.ESMM, small={"tower_layer_sizes": (8,)})
@@ -143,6 +144,7 @@ SYSTEMS: Mapping[str, System] = {
         OMOE,
         MMOE,
         MMOE_DSELECT_K,
+        MOSE,
         ADATT,
         PLE,
         ESMM,

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import adatt, bpcm, chains, common, experts, sluice, tafe
+from tests.oracles import adatt, bpcm, chains, common, experts, mose, sluice, tafe
 from torchrec_mtl import models
 
 
@@ -75,6 +75,10 @@ def _mixture(arch, x, given):
     return experts.mixture_of_experts(x, params)
 
 
+def _mose(arch, fields, given):
+    return common.per_sample(mose.mose, fields, params=parameters.mose(arch))
+
+
 def _ple(arch, x, given):
     layers = [parameters.extraction_layer(layer) for layer in arch.layers]
     return experts.ple(x, {"layers": layers, "towers": parameters.towers(arch.towers)})
@@ -92,6 +96,7 @@ EQUATIONS = {
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
     models.MMoEArch: _mixture,
+    models.MoSEArch: _mose,
     models.OMoEArch: _mixture,
     models.PLEArch: _ple,
     models.SharedBottomArch: _shared_bottom,
@@ -103,5 +108,5 @@ EQUATIONS = {
 
 def logits_of(arch: nn.Module, embeddings: Tensor, given: dict) -> np.ndarray:
     """Logits ``[B, T]`` of embeddings ``[B, sum(D_f)]`` or ``[B, F, D]``; ``given`` are the arch's arguments."""
-    shape = arch.shape if isinstance(arch, models.TAFEArch | models.BPCMArch) else (-1,)
+    shape = getattr(arch, "shape", (-1,))
     return EQUATIONS[type(arch)](arch, embeddings.detach().numpy().reshape(len(embeddings), *shape), given)

@@ -142,5 +142,25 @@ def sluice(arch):
     return {"layers": layers, "beta": array(arch.layer_stitch.beta), "towers": towers(arch.towers)}
 
 
+def lstms(module):
+    """One entry for each network of ``module``."""
+    arrays = [array(weight) for weight in (module.input, module.recurrent, module.bias)]
+    split = [np.split(weight, 4, axis=1) for weight in arrays]
+    return [
+        {name: tuple(weight[gate][n] for weight in split) for gate, name in enumerate("ifog")}
+        for n in range(len(arrays[0]))
+    ]
+
+
+def mose(arch):
+    return {
+        "bottom": lstms(arch.bottom)[0],
+        "experts": lstms(arch.experts),
+        "gates": gates(arch.gate),
+        "task_lstms": lstms(arch.task_lstms),
+        "towers": towers(arch.towers),
+    }
+
+
 def information_transfer(module):
     return {"h1": array(module.value.weight), "h2": array(module.key.weight), "h3": array(module.query.weight)}

@@ -8,6 +8,7 @@ from torchrec_mtl.models.cross_stitch import CrossStitch, CrossStitchArch
 from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch
 from torchrec_mtl.models.esmm import ESMM, ESMMArch
 from torchrec_mtl.models.mmoe import MMoE, MMoEArch
+from torchrec_mtl.models.mose import MoSE, MoSEArch
 from torchrec_mtl.models.omoe import OMoE, OMoEArch
 from torchrec_mtl.models.ple import PLE, PLEArch
 from torchrec_mtl.models.shared_bottom import SharedBottom, SharedBottomArch
@@ -32,6 +33,8 @@ __all__ = [
     "ESMMArch",
     "MMoE",
     "MMoEArch",
+    "MoSE",
+    "MoSEArch",
     "MultiTaskModel",
     "OMoE",
     "OMoEArch",

@@ -19,6 +19,7 @@ from torchrec_mtl.modules.fusion import FusionLayer
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
+from torchrec_mtl.modules.lstm import LSTMs
 from torchrec_mtl.modules.mlp import MLP
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
@@ -44,6 +45,7 @@ __all__ = [
     "FusionLayer",
     "Gate",
     "InformationTransfer",
+    "LSTMs",
     "LayerStitchUnit",
     "MarginalFromConditional",
     "MixtureOfExperts",

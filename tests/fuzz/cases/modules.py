@@ -352,6 +352,11 @@ def _table_of_ids():
     return EmbeddingBagConfig(name="t_user", embedding_dim=4, num_embeddings=64, feature_names=["user"])
 
 
+def _states_judge(given, lstms):
+    states = lstms(torch.randn(1, ROWS, given["num_steps"], given["in_features"]))
+    assert_finite(states, given["num_networks"], ROWS, given["num_steps"], given["hidden_size"])
+
+
 def _zero_collision_judge(given, collection):
     ids = KeyedJaggedTensor.from_lengths_sync(["user"], torch.tensor([7, 2**62, 0]), torch.tensor([1, 2]))
     assert_finite(collection(ids)[0]["user"], 2, 4)
@@ -368,6 +373,16 @@ CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, jud
             "check_batches": True,
         },
         _features_judge,
+    ),
+    "LSTMs": Case(
+        modules.LSTMs,
+        lambda rng: {
+            "num_networks": integer(rng, 1, 3),
+            "in_features": integer(rng, 1, 5),
+            "hidden_size": integer(rng, 1, 4),
+            "num_steps": integer(rng, 1, 4),
+        },
+        _states_judge,
     ),
     "ZeroCollisionEmbeddingBagCollection": Case(
         modules.ZeroCollisionEmbeddingBagCollection,
