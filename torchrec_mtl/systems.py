@@ -99,6 +99,7 @@ OMOE = System("omoe", "OMoE", models.OMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE = System("mmoe", "MMoE", models.MMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE_DSELECT_K = replace(MMOE, name="mmoe_dselect_k", title="MMoE, DSelect-k", model_args={"gate": DSelectK()})
 MOSE = System("mose", "MoSE", models.MoSE, small={"num_experts": 3, "hidden_size": 6, "tower_layer_sizes": (4,)})
+MRAN = System("mran", "MRAN", models.MRAN, small={"num_heads": 2, "tower_layer_sizes": (8,)})
 ADATT = System("adatt", "AdaTT", models.AdaTT, small={"layer_sizes": (8, 6), "tower_layer_sizes": (8,)})
 PLE = System("ple", "PLE", models.PLE, small={"num_task_experts": 1, **_EXPERTS})
 ESMM = System("esmm", "ESMM", models.ESMM, small={"tower_layer_sizes": (8,)})
@@ -145,6 +146,7 @@ SYSTEMS: Mapping[str, System] = {
         MMOE,
         MMOE_DSELECT_K,
         MOSE,
+        MRAN,
         ADATT,
         PLE,
         ESMM,

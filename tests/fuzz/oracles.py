@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import adatt, bpcm, chains, common, experts, mose, sluice, tafe
+from tests.oracles import adatt, bpcm, chains, common, experts, mose, mran, sluice, tafe
 from torchrec_mtl import models
 
 
@@ -79,6 +79,10 @@ def _mose(arch, fields, given):
     return common.per_sample(mose.mose, fields, params=parameters.mose(arch))
 
 
+def _mran(arch, fields, given):
+    return common.per_sample(mran.mran, fields, params=parameters.mran(arch), num_heads=given["num_heads"])
+
+
 def _ple(arch, x, given):
     layers = [parameters.extraction_layer(layer) for layer in arch.layers]
     return experts.ple(x, {"layers": layers, "towers": parameters.towers(arch.towers)})
@@ -96,6 +100,7 @@ EQUATIONS = {
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
     models.MMoEArch: _mixture,
+    models.MRANArch: _mran,
     models.MoSEArch: _mose,
     models.OMoEArch: _mixture,
     models.PLEArch: _ple,

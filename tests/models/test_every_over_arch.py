@@ -19,6 +19,7 @@ OVER_ARCHS = {
     "mmoe_dselect_k": lambda: models.MMoEArch(F * D, T, num_experts=3, **EXPERTS, gate=DSelectK(gamma=8.0)),
     "ple": lambda: models.PLEArch(F * D, T, num_layers=3, num_task_experts=1, **EXPERTS),
     "mose": lambda: models.MoSEArch(F, D, T, num_experts=3, hidden_size=6),
+    "mran": lambda: models.MRANArch(F, D, T, num_heads=2, tower_layer_sizes=(4,)),
     "adatt": lambda: models.AdaTTArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),
     "adatt_shared": lambda: models.AdaTTArch(F * D, T, layer_sizes=(8, 6), num_shared_experts=1),
     "cross_stitch": lambda: models.CrossStitchArch(F * D, T, layer_sizes=(8, 6), tower_layer_sizes=(4,)),

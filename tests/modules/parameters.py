@@ -162,5 +162,19 @@ def mose(arch):
     }
 
 
+def mran(arch):
+    return {
+        "tasks": array(arch.relations.tasks),
+        "task_attention": attention(arch.relations.attention),
+        "task_norm": norm(arch.relations.norm),
+        "attention": attention(arch.interaction),
+        "norm": norm(arch.norm),
+        "query": array(arch.alignment.query.weight),
+        "key": array(arch.alignment.key.weight),
+        "aligned_norm": norm(arch.alignment.norm),
+        "towers": towers(arch.towers),
+    }
+
+
 def information_transfer(module):
     return {"h1": array(module.value.weight), "h2": array(module.key.weight), "h3": array(module.query.weight)}

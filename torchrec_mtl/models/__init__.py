@@ -9,6 +9,7 @@ from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch
 from torchrec_mtl.models.esmm import ESMM, ESMMArch
 from torchrec_mtl.models.mmoe import MMoE, MMoEArch
 from torchrec_mtl.models.mose import MoSE, MoSEArch
+from torchrec_mtl.models.mran import MRAN, MRANArch
 from torchrec_mtl.models.omoe import OMoE, OMoEArch
 from torchrec_mtl.models.ple import PLE, PLEArch
 from torchrec_mtl.models.shared_bottom import SharedBottom, SharedBottomArch
@@ -21,6 +22,7 @@ __all__ = [
     "BPCM",
     "ESCM2",
     "ESMM",
+    "MRAN",
     "PLE",
     "TAFE",
     "AITMArch",
@@ -33,6 +35,7 @@ __all__ = [
     "ESMMArch",
     "MMoE",
     "MMoEArch",
+    "MRANArch",
     "MoSE",
     "MoSEArch",
     "MultiTaskModel",

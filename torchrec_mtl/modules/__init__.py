@@ -23,6 +23,7 @@ from torchrec_mtl.modules.lstm import LSTMs
 from torchrec_mtl.modules.mlp import MLP
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
+from torchrec_mtl.modules.task_relations import TaskFeatureAlignment, TaskRelations
 from torchrec_mtl.modules.towers import TaskTowers, Tower, hidden_layers
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
 
@@ -56,6 +57,8 @@ __all__ = [
     "SoftmaxGate",
     "TaskAdapter",
     "TaskAwareExtraction",
+    "TaskFeatureAlignment",
+    "TaskRelations",
     "TaskTowers",
     "Tower",
     "ZeroCollisionEmbeddingBagCollection",

@@ -329,6 +329,11 @@ _PARTS = {
         lambda given: [_rows(given["in_features"])],
         lambda given: (1,),
     ),
+    "TaskFeatureAlignment": _module(
+        lambda rng: {"num_fields": integer(rng, 1, 4), **_heads(rng)},
+        lambda given: [torch.randn(2, given["embedding_dim"]), _rows(given["num_fields"], given["embedding_dim"])],
+        lambda given: (2, given["num_fields"], given["embedding_dim"]),
+    ),
     "TaskTowers": _module(
         lambda rng: {"num_tasks": integer(rng, 1, 4), "in_features": integer(rng, 1, 5), **_tower_sizes(rng)},
         lambda given: [[_rows(given["in_features"])] * given["num_tasks"]],
@@ -373,6 +378,11 @@ CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, jud
             "check_batches": True,
         },
         _features_judge,
+    ),
+    "TaskRelations": Case(
+        modules.TaskRelations,
+        lambda rng: {"num_tasks": integer(rng, 1, 4), **_heads(rng)},
+        lambda given, relations: assert_finite(relations(), given["num_tasks"], given["embedding_dim"]),
     ),
     "LSTMs": Case(
         modules.LSTMs,
