@@ -65,6 +65,15 @@ def _esmm(arch, x, given):
     return common.per_sample(chains.esmm, x, towers=parameters.towers(arch.towers))
 
 
+def _resflow(arch, x, given):
+    options = {
+        "parents": (None, *range(len(arch.towers.towers) - 1)),
+        "layer_links": given.get("layer_links", True),
+        "logit_links": given.get("logit_links", True),
+    }
+    return common.per_sample(chains.resflow, x, parameters=parameters.resflow(arch), **options)
+
+
 def _shared_bottom(arch, x, given):
     params = {"bottom": parameters.mlp(arch.bottom), "towers": parameters.towers(arch.towers)}
     return common.per_sample(experts.shared_bottom, x, **params)
@@ -104,6 +113,7 @@ EQUATIONS = {
     models.MoSEArch: _mose,
     models.OMoEArch: _mixture,
     models.PLEArch: _ple,
+    models.ResFlowArch: _resflow,
     models.SharedBottomArch: _shared_bottom,
     models.SluiceArch: _sluice,
     models.TAFEArch: _tafe,

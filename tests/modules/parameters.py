@@ -176,5 +176,10 @@ def mran(arch):
     }
 
 
+def resflow(arch):
+    layers = [[mlp(layer)[0] for layer in of_tasks] for of_tasks in arch.layers]
+    return {"layers": layers, "outputs": [tower[0] for tower in towers(arch.towers)]}
+
+
 def information_transfer(module):
     return {"h1": array(module.value.weight), "h2": array(module.key.weight), "h3": array(module.query.weight)}

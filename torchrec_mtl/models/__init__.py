@@ -12,6 +12,7 @@ from torchrec_mtl.models.mose import MoSE, MoSEArch
 from torchrec_mtl.models.mran import MRAN, MRANArch
 from torchrec_mtl.models.omoe import OMoE, OMoEArch
 from torchrec_mtl.models.ple import PLE, PLEArch
+from torchrec_mtl.models.resflow import ResFlow, ResFlowArch
 from torchrec_mtl.models.shared_bottom import SharedBottom, SharedBottomArch
 from torchrec_mtl.models.single_task import SingleTask
 from torchrec_mtl.models.sluice import Sluice, SluiceArch
@@ -42,6 +43,8 @@ __all__ = [
     "OMoE",
     "OMoEArch",
     "PLEArch",
+    "ResFlow",
+    "ResFlowArch",
     "SharedBottom",
     "SharedBottomArch",
     "SingleTask",
