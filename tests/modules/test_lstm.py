@@ -27,9 +27,9 @@ def pytorchs(module, network):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_each_is_pytorchs_lstm(shared):
-    module, x = randomized(LSTMs(N, IN, H, S)), randn(1 if shared else N, B, S, IN).requires_grad_()
+    module, x = randomized(LSTMs(N, IN, H, S)), randn(B, 1 if shared else N, S, IN).requires_grad_()
     states = module(x)
-    expected = torch.stack([pytorchs(module, n)(x[0 if shared else n])[0] for n in range(N)])
+    expected = torch.stack([pytorchs(module, n)(x[:, 0 if shared else n])[0] for n in range(N)], dim=1)
     torch.testing.assert_close(states, expected, rtol=1e-12, atol=1e-14)
     of_input = [torch.autograd.grad((each**2).sum(), x)[0] for each in (states, expected)]
     torch.testing.assert_close(*of_input, rtol=1e-12, atol=1e-14)

@@ -87,10 +87,10 @@ class MoSEArch(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
-        x = embeddings.reshape(1, -1, *self.shape)
-        experts = self.experts(self.bottom(x))  # [E, B, F, H]
-        mixtures = torch.einsum("bke,ebfh->kbfh", self.gate(embeddings.flatten(1)), experts)
-        return self.towers(unbind(self.task_lstms(mixtures)[:, :, -1], self.num_tasks, dim=0))
+        x = embeddings.reshape(-1, 1, *self.shape)
+        experts = self.experts(self.bottom(x))  # [B, E, F, H]
+        mixtures = torch.einsum("bke,befh->bkfh", self.gate(embeddings.flatten(1)), experts)
+        return self.towers(unbind(self.task_lstms(mixtures)[:, :, -1], self.num_tasks))
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`."""

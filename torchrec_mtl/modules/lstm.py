@@ -38,8 +38,8 @@ class LSTMs(nn.Module):
 
     Example::
 
-        >>> LSTMs(num_networks=3, in_features=6, hidden_size=4, num_steps=5)(torch.randn(1, 2, 5, 6)).shape
-        torch.Size([3, 2, 5, 4])
+        >>> LSTMs(num_networks=3, in_features=6, hidden_size=4, num_steps=5)(torch.randn(2, 1, 5, 6)).shape
+        torch.Size([2, 3, 5, 4])
     """
 
     @checked
@@ -63,9 +63,9 @@ class LSTMs(nn.Module):
         self.bias[:, self.hidden_size : 2 * self.hidden_size] = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[N, B, S, in_features]``, or ``[1, B, S, in_features]`` for all networks, to ``h [N, B, S, H]``."""
+        """Maps ``[B, N, S, in_features]``, or ``[B, 1, S, in_features]`` for all networks, to ``h [B, N, S, H]``."""
         width = self.hidden_size
-        read = x.flatten(1, 2) @ self.input.mT + self.bias.unsqueeze(1)
+        read = x.transpose(0, 1).flatten(1, 2) @ self.input.mT + self.bias.unsqueeze(1)
         steps = unbind(read.unflatten(1, (-1, self.num_steps)), self.num_steps, dim=2)
         hidden: Any = torch.zeros_like(steps[0][..., :width])
         memory, states = hidden, []
@@ -75,4 +75,4 @@ class LSTMs(nn.Module):
             memory = f * memory + i * scores[..., 3 * width :].tanh()
             hidden = o * memory.tanh()
             states.append(hidden)
-        return torch.stack(states, dim=2)
+        return torch.stack(states, dim=2).transpose(0, 1)

@@ -358,8 +358,8 @@ def _table_of_ids():
 
 
 def _states_judge(given, lstms):
-    states = lstms(torch.randn(1, ROWS, given["num_steps"], given["in_features"]))
-    assert_finite(states, given["num_networks"], ROWS, given["num_steps"], given["hidden_size"])
+    states = lstms(_rows(1, given["num_steps"], given["in_features"]))
+    assert_finite(states, ROWS, given["num_networks"], given["num_steps"], given["hidden_size"])
 
 
 def _zero_collision_judge(given, collection):
