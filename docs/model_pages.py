@@ -33,6 +33,7 @@ FORESTS = {
     "chains": TaskChain(["click", "cart", "purchase"]),
     "trees": TaskForest(Task("click"), Task("like", after="click"), Task("purchase", after="click")),
 }
+ROWS = 11  # of the batch that is drawn; no other size is 11
 PASSED = {"getitem", "getattr", "flatten", "reshape", "unbind", "view", "squeeze", "unsqueeze", "expand", "split"}
 
 
@@ -93,21 +94,20 @@ class Shapes(fx.Interpreter):
 
 
 def shape_of(value: Any) -> str:
-    """A shape with ``B`` rows; of a list of tensors of one shape, how many there are."""
+    """A shape, with ``B`` for the rows of the batch; of a list of tensors of one shape, how many there are."""
     if isinstance(value, Tensor):
-        return f"[{', '.join(['B', *map(str, value.shape[1:])])}]"
+        return f"[{', '.join('B' if size == ROWS else str(size) for size in value.shape)}]"
     shapes = [shape_of(each) for each in value] if isinstance(value, list | tuple) else []
     return f"{len(shapes)} x {shapes[0]}" if shapes and len(set(shapes)) == 1 else ""
 
 
 def flow_chart(model: nn.Module) -> str:
     """A model as a flow chart in Mermaid's language, which GitHub draws."""
-    rows = 5
     graph = Parts().trace(model)
     traced = Shapes(fx.GraphModule(model, graph))
     names = [f"field_{number}" for number in range(4)]
-    ids = KeyedJaggedTensor.from_lengths_sync(names, torch.ones(20).long(), torch.ones(20).int())
-    traced.run(torch.empty(rows, 0), ids)
+    ids = KeyedJaggedTensor.from_lengths_sync(names, torch.ones(4 * ROWS).long(), torch.ones(4 * ROWS).int())
+    traced.run(torch.empty(ROWS, 0), ids)
     boxes: dict[fx.Node, list[fx.Node]] = {}  # the boxes that a node stands for
     lines = ["flowchart LR"]
     for node in graph.nodes:

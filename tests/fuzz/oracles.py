@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import bpcm, chains, common, experts, tafe
+from tests.oracles import adatt, bpcm, chains, common, experts, mose, mran, sluice, tafe
 from torchrec_mtl import models
 
 
@@ -46,14 +46,33 @@ def _aitm(arch, x, given):
     return common.per_sample(chains.aitm, x, parameters=params)
 
 
+def _adatt(arch, x, given):
+    layers = [parameters.fusion_layer(layer) for layer in arch.layers]
+    return adatt.adatt(x, {"layers": layers, "towers": parameters.towers(arch.towers)})
+
+
 def _cross_stitch(arch, x, given):
     layers = [parameters.cross_stitch_layer(layer) for layer in arch.layers]
     params = {"layers": layers, "towers": parameters.towers(arch.towers)}
     return common.per_sample(chains.cross_stitch, x, parameters=params)
 
 
+def _sluice(arch, x, given):
+    params, num_subspaces = parameters.sluice(arch), given["num_subspaces"]
+    return common.per_sample(sluice.sluice, x, parameters=params, num_subspaces=num_subspaces)
+
+
 def _esmm(arch, x, given):
     return common.per_sample(chains.esmm, x, towers=parameters.towers(arch.towers))
+
+
+def _resflow(arch, x, given):
+    options = {
+        "parents": (None, *range(len(arch.towers.towers) - 1)),
+        "layer_links": given.get("layer_links", True),
+        "logit_links": given.get("logit_links", True),
+    }
+    return common.per_sample(chains.resflow, x, parameters=parameters.resflow(arch), **options)
 
 
 def _shared_bottom(arch, x, given):
@@ -64,6 +83,14 @@ def _shared_bottom(arch, x, given):
 def _mixture(arch, x, given):
     params = {**parameters.mixture(arch.mixture), "towers": parameters.towers(arch.towers)}
     return experts.mixture_of_experts(x, params)
+
+
+def _mose(arch, fields, given):
+    return common.per_sample(mose.mose, fields, params=parameters.mose(arch))
+
+
+def _mran(arch, fields, given):
+    return common.per_sample(mran.mran, fields, params=parameters.mran(arch), num_heads=given["num_heads"])
 
 
 def _ple(arch, x, given):
@@ -77,14 +104,19 @@ def _single_task(towers, x, given):
 
 EQUATIONS = {
     models.AITMArch: _aitm,
+    models.AdaTTArch: _adatt,
     models.BPCMArch: _bpcm,
     models.CrossStitchArch: _cross_stitch,
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
     models.MMoEArch: _mixture,
+    models.MRANArch: _mran,
+    models.MoSEArch: _mose,
     models.OMoEArch: _mixture,
     models.PLEArch: _ple,
+    models.ResFlowArch: _resflow,
     models.SharedBottomArch: _shared_bottom,
+    models.SluiceArch: _sluice,
     models.TAFEArch: _tafe,
     nn.ModuleList: _single_task,
 }
@@ -92,5 +124,5 @@ EQUATIONS = {
 
 def logits_of(arch: nn.Module, embeddings: Tensor, given: dict) -> np.ndarray:
     """Logits ``[B, T]`` of embeddings ``[B, sum(D_f)]`` or ``[B, F, D]``; ``given`` are the arch's arguments."""
-    shape = arch.shape if isinstance(arch, models.TAFEArch | models.BPCMArch) else (-1,)
+    shape = getattr(arch, "shape", (-1,))
     return EQUATIONS[type(arch)](arch, embeddings.detach().numpy().reshape(len(embeddings), *shape), given)

@@ -120,11 +120,65 @@ def extraction_layer(module):
     }
 
 
+def fusion_layer(module):
+    """Without learnt weights of native experts, theirs are 1."""
+    sizes = module.num_experts[: module.num_fused]
+    native = [np.ones(size) for size in sizes] if module.adds_native else None
+    if module.native is not None:
+        native = np.split(array(module.native), np.cumsum(sizes)[:-1])
+    gates_of_units = [gate for of_unit in module.gates for gate in gates(of_unit)]
+    return {"experts": [experts(of_unit) for of_unit in module.experts], "gates": gates_of_units, "native": native}
+
+
 def cross_stitch_layer(module):
     """Each task's network, and ``alpha`` for each channel, even where all channels share one."""
     networks = [mlp(network)[0] for network in module.networks]
     alpha, num_channels = array(module.unit.alpha), len(networks[0][1])
     return networks, np.broadcast_to(alpha, (num_channels, *alpha.shape[-2:]))
+
+
+def sluice(arch):
+    layers = [([mlp(network)[0] for network in layer.networks], array(layer.unit.alpha)) for layer in arch.layers]
+    return {"layers": layers, "beta": array(arch.layer_stitch.beta), "towers": towers(arch.towers)}
+
+
+def lstms(module):
+    """One entry for each network of ``module``."""
+    arrays = [array(weight) for weight in (module.input, module.recurrent, module.bias)]
+    split = [np.split(weight, 4, axis=1) for weight in arrays]
+    return [
+        {name: tuple(weight[gate][n] for weight in split) for gate, name in enumerate("ifog")}
+        for n in range(len(arrays[0]))
+    ]
+
+
+def mose(arch):
+    return {
+        "bottom": lstms(arch.bottom)[0],
+        "experts": lstms(arch.experts),
+        "gates": gates(arch.gate),
+        "task_lstms": lstms(arch.task_lstms),
+        "towers": towers(arch.towers),
+    }
+
+
+def mran(arch):
+    return {
+        "tasks": array(arch.relations.tasks),
+        "task_attention": attention(arch.relations.attention),
+        "task_norm": norm(arch.relations.norm),
+        "attention": attention(arch.interaction),
+        "norm": norm(arch.norm),
+        "query": array(arch.alignment.query.weight),
+        "key": array(arch.alignment.key.weight),
+        "aligned_norm": norm(arch.alignment.norm),
+        "towers": towers(arch.towers),
+    }
+
+
+def resflow(arch):
+    layers = [[mlp(layer)[0] for layer in of_tasks] for of_tasks in arch.layers]
+    return {"layers": layers, "outputs": [tower[0] for tower in towers(arch.towers)]}
 
 
 def information_transfer(module):

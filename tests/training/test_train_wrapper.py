@@ -14,6 +14,7 @@ from torchrec_mtl.modules import DSelectK
 from torchrec_mtl.systems import LOSSES, SYSTEMS
 
 OPTIONS = {
+    "adatt": {"num_shared_experts": 1},
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
     "bpcm": {"layer_norm": True, "aggregation_over": "fields"},

@@ -2,7 +2,7 @@
 
 from torchrec_mtl.modules.attention import Attention
 from torchrec_mtl.modules.behavior_conversion import BehaviorPatternConversion
-from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit
+from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit, LayerStitchUnit
 from torchrec_mtl.modules.dynamic_selector import (
     DynamicSelector,
     SmoothStepSchedule,
@@ -15,12 +15,15 @@ from torchrec_mtl.modules.feature_arch import FeatureArch, FieldProjection, as_f
 from torchrec_mtl.modules.feature_extraction import TaskAwareExtraction
 from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggregation, FeatureTower
 from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rates
+from torchrec_mtl.modules.fusion import FusionLayer
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
+from torchrec_mtl.modules.lstm import LSTMs
 from torchrec_mtl.modules.mlp import MLP
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
+from torchrec_mtl.modules.task_relations import TaskFeatureAlignment, TaskRelations
 from torchrec_mtl.modules.towers import TaskTowers, Tower, hidden_layers
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection
 
@@ -40,8 +43,11 @@ __all__ = [
     "FeatureArch",
     "FeatureTower",
     "FieldProjection",
+    "FusionLayer",
     "Gate",
     "InformationTransfer",
+    "LSTMs",
+    "LayerStitchUnit",
     "MarginalFromConditional",
     "MixtureOfExperts",
     "PooledRepresentation",
@@ -51,6 +57,8 @@ __all__ = [
     "SoftmaxGate",
     "TaskAdapter",
     "TaskAwareExtraction",
+    "TaskFeatureAlignment",
+    "TaskRelations",
     "TaskTowers",
     "Tower",
     "ZeroCollisionEmbeddingBagCollection",

@@ -182,6 +182,19 @@ def _layer_of_experts(rng):
     }
 
 
+def _fusion_level(rng):
+    return {
+        "num_tasks": integer(rng, 1, 3),
+        "in_features": integer(rng, 1, 5),
+        "num_task_experts": integer(rng, 1, 2),
+        "num_shared_experts": integer(rng, 0, 2),
+        "layer_sizes": sizes(rng, 1),
+        "gate": gate(rng, 1),
+        "native_experts": one_of(rng, True, False),
+        "shared_fusion": one_of(rng, True, False),
+    }
+
+
 def _num_experts(rng, **others):
     return {"num_experts": integer(rng, 2, 5), "in_features": integer(rng, 1, 5), **others}
 
@@ -220,11 +233,17 @@ _PARTS = {
         lambda rng: {
             "num_tasks": integer(rng, 1, 4),
             "in_features": integer(rng, 1, 5),
-            "out_features": integer(rng, 1, 5),
+            "out_features": 2 * integer(rng, 1, 3),
             "per": one_of(rng, "channel", "layer"),
+            "num_subspaces": integer(rng, 1, 2),
         },
         lambda given: [[_rows(given["in_features"])] * given["num_tasks"]],
         lambda given: (given["out_features"],),
+    ),
+    "LayerStitchUnit": _module(
+        lambda rng: {"num_tasks": integer(rng, 1, 4), "num_layers": integer(rng, 1, 3)},
+        lambda given: [[[_rows(5)] * given["num_tasks"]] * given["num_layers"]],
+        lambda given: (5,),
     ),
     "MLP": _module(
         lambda rng: {"in_features": integer(rng, 1, 5), "layer_sizes": sizes(rng, 1)},
@@ -269,6 +288,11 @@ _PARTS = {
     "ExtractionLayer": _module(
         _layer_of_experts,
         lambda given: [[_rows(given["in_features"])] * (given["num_tasks"] + 1)],
+        lambda given: (given["layer_sizes"][-1],),
+    ),
+    "FusionLayer": _module(
+        _fusion_level,
+        lambda given: [[_rows(given["in_features"])] * (given["num_tasks"] + (given["num_shared_experts"] > 0))],
         lambda given: (given["layer_sizes"][-1],),
     ),
     "FeatureAggregation": _module(
@@ -318,6 +342,11 @@ _PARTS = {
         lambda given: [_rows(given["in_features"])],
         lambda given: (1,),
     ),
+    "TaskFeatureAlignment": _module(
+        lambda rng: {"num_fields": integer(rng, 1, 4), **_heads(rng)},
+        lambda given: [torch.randn(2, given["embedding_dim"]), _rows(given["num_fields"], given["embedding_dim"])],
+        lambda given: (2, given["num_fields"], given["embedding_dim"]),
+    ),
     "TaskTowers": _module(
         lambda rng: {"num_tasks": integer(rng, 1, 4), "in_features": integer(rng, 1, 5), **_tower_sizes(rng)},
         lambda given: [[_rows(given["in_features"])] * given["num_tasks"]],
@@ -341,6 +370,11 @@ def _table_of_ids():
     return EmbeddingBagConfig(name="t_user", embedding_dim=4, num_embeddings=64, feature_names=["user"])
 
 
+def _states_judge(given, lstms):
+    states = lstms(_rows(1, given["num_steps"], given["in_features"]))
+    assert_finite(states, ROWS, given["num_networks"], given["num_steps"], given["hidden_size"])
+
+
 def _zero_collision_judge(given, collection):
     ids = KeyedJaggedTensor.from_lengths_sync(["user"], torch.tensor([7, 2**62, 0]), torch.tensor([1, 2]))
     assert_finite(collection(ids)[0]["user"], 2, 4)
@@ -357,6 +391,21 @@ CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, jud
             "check_batches": True,
         },
         _features_judge,
+    ),
+    "TaskRelations": Case(
+        modules.TaskRelations,
+        lambda rng: {"num_tasks": integer(rng, 1, 4), **_heads(rng)},
+        lambda given, relations: assert_finite(relations(), given["num_tasks"], given["embedding_dim"]),
+    ),
+    "LSTMs": Case(
+        modules.LSTMs,
+        lambda rng: {
+            "num_networks": integer(rng, 1, 3),
+            "in_features": integer(rng, 1, 5),
+            "hidden_size": integer(rng, 1, 4),
+            "num_steps": integer(rng, 1, 4),
+        },
+        _states_judge,
     ),
     "ZeroCollisionEmbeddingBagCollection": Case(
         modules.ZeroCollisionEmbeddingBagCollection,
