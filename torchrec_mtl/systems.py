@@ -98,6 +98,14 @@ OMOE = System("omoe", "OMoE", models.OMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE = System("mmoe", "MMoE", models.MMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE_DSELECT_K = replace(MMOE, name="mmoe_dselect_k", title="MMoE, DSelect-k", model_args={"gate": DSelectK()})
 PLE = System("ple", "PLE", models.PLE, small={"num_task_experts": 1, **_EXPERTS})
+DBMTL = System(
+    "dbmtl",
+    "DBMTL",
+    models.DBMTL,
+    small={"bottom_layer_sizes": (8,), "tower_layer_sizes": (6,), "relation_layer_sizes": (4,)},
+)
+PEPNET = System("pepnet", "PEPNet", models.PEPNet, small={"tower_layer_sizes": (8, 6)})
+STEM = System("stem", "STEM", models.STEM, small={"num_shared_experts": 2, **_EXPERTS})
 ESMM = System("esmm", "ESMM", models.ESMM, small={"tower_layer_sizes": (8,)})
 ESCM2_IPS = System(
     "escm2_ips",
@@ -141,6 +149,9 @@ SYSTEMS: Mapping[str, System] = {
         MMOE,
         MMOE_DSELECT_K,
         PLE,
+        DBMTL,
+        PEPNET,
+        STEM,
         ESMM,
         ESCM2_IPS,
         ESCM2_DR,

@@ -24,6 +24,8 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 OPTIONS = {  # which make modules that no system has
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
+    "dbmtl": {"num_experts": 3},
+    "pepnet": {"domain_fields": ["f1"], "prior_fields": ["f0", "f2"]},
     "bpcm": {"layer_norm": True, "embedding_dim": 24},
     "tafe": {"selector": "per_layer", "schedule": "run", "embedding_dim": 24},
 }

@@ -4,26 +4,32 @@ from torchrec_mtl.models.aitm import AITM, AITMArch
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.models.bpcm import BPCM, BPCMArch
 from torchrec_mtl.models.cross_stitch import CrossStitch, CrossStitchArch
+from torchrec_mtl.models.dbmtl import DBMTL, DBMTLArch
 from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch
 from torchrec_mtl.models.esmm import ESMM, ESMMArch
 from torchrec_mtl.models.mmoe import MMoE, MMoEArch
 from torchrec_mtl.models.omoe import OMoE, OMoEArch
+from torchrec_mtl.models.pepnet import PEPNet, PEPNetArch
 from torchrec_mtl.models.ple import PLE, PLEArch
 from torchrec_mtl.models.shared_bottom import SharedBottom, SharedBottomArch
 from torchrec_mtl.models.single_task import SingleTask
+from torchrec_mtl.models.stem import STEM, STEMArch
 from torchrec_mtl.models.tafe import TAFE, TAFEArch
 
 __all__ = [
     "AITM",
     "BPCM",
+    "DBMTL",
     "ESCM2",
     "ESMM",
     "PLE",
+    "STEM",
     "TAFE",
     "AITMArch",
     "BPCMArch",
     "CrossStitch",
     "CrossStitchArch",
+    "DBMTLArch",
     "ESCM2Arch",
     "ESMMArch",
     "MMoE",
@@ -31,7 +37,10 @@ __all__ = [
     "MultiTaskModel",
     "OMoE",
     "OMoEArch",
+    "PEPNet",
+    "PEPNetArch",
     "PLEArch",
+    "STEMArch",
     "SharedBottom",
     "SharedBottomArch",
     "SingleTask",
