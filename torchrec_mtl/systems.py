@@ -103,6 +103,14 @@ MRAN = System("mran", "MRAN", models.MRAN, small={"num_heads": 2, "tower_layer_s
 ADATT = System("adatt", "AdaTT", models.AdaTT, small={"layer_sizes": (8, 6), "tower_layer_sizes": (8,)})
 RESFLOW = System("resflow", "ResFlow", models.ResFlow, small={"tower_layer_sizes": (8, 6)})
 PLE = System("ple", "PLE", models.PLE, small={"num_task_experts": 1, **_EXPERTS})
+DBMTL = System(
+    "dbmtl",
+    "DBMTL",
+    models.DBMTL,
+    small={"bottom_layer_sizes": (8,), "tower_layer_sizes": (6,), "relation_layer_sizes": (4,)},
+)
+PEPNET = System("pepnet", "PEPNet", models.PEPNet, small={"tower_layer_sizes": (8, 6)})
+STEM = System("stem", "STEM", models.STEM, small={"num_shared_experts": 2, **_EXPERTS})
 ESMM = System("esmm", "ESMM", models.ESMM, small={"tower_layer_sizes": (8,)})
 ESCM2_IPS = System(
     "escm2_ips",
@@ -151,6 +159,9 @@ SYSTEMS: Mapping[str, System] = {
         ADATT,
         RESFLOW,
         PLE,
+        DBMTL,
+        PEPNET,
+        STEM,
         ESMM,
         ESCM2_IPS,
         ESCM2_DR,

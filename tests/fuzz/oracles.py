@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import adatt, bpcm, chains, common, experts, mose, mran, sluice, tafe
+from tests.oracles import adatt, bpcm, chains, common, dbmtl, experts, mose, mran, pepnet, sluice, stem, tafe
 from torchrec_mtl import models
 
 
@@ -98,6 +98,19 @@ def _ple(arch, x, given):
     return experts.ple(x, {"layers": layers, "towers": parameters.towers(arch.towers)})
 
 
+def _dbmtl(arch, x, given):
+    return common.per_sample(dbmtl.dbmtl, x, params=parameters.dbmtl(arch), parents=arch.parents)
+
+
+def _pepnet(arch, x, given):
+    return common.per_sample(pepnet.pepnet, x, params=parameters.pepnet(arch), dims=arch.field_dims)
+
+
+def _stem(arch, x, given):
+    inputs = x.reshape(len(x), arch.num_tasks + 1, -1)
+    return common.per_sample(stem.stem, inputs, params=parameters.stem(arch))
+
+
 def _single_task(towers, x, given):
     return np.concatenate([common.mlp(x, parameters.mlp(tower)) for tower in towers], axis=1)
 
@@ -107,14 +120,17 @@ EQUATIONS = {
     models.AdaTTArch: _adatt,
     models.BPCMArch: _bpcm,
     models.CrossStitchArch: _cross_stitch,
+    models.DBMTLArch: _dbmtl,
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
     models.MMoEArch: _mixture,
     models.MRANArch: _mran,
     models.MoSEArch: _mose,
     models.OMoEArch: _mixture,
+    models.PEPNetArch: _pepnet,
     models.PLEArch: _ple,
     models.ResFlowArch: _resflow,
+    models.STEMArch: _stem,
     models.SharedBottomArch: _shared_bottom,
     models.SluiceArch: _sluice,
     models.TAFEArch: _tafe,

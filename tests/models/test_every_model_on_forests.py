@@ -10,7 +10,8 @@ from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.systems import LOSSES
 
 APART = TaskForest(Task("income"), Task("never_married"))
-FOLLOW_EDGES = ("esmm", "escm2_ips", "escm2_dr", "aitm", "bpcm", "resflow")  # models that cannot do without edges
+# models that cannot do without edges
+FOLLOW_EDGES = ("resflow", "dbmtl", "esmm", "escm2_ips", "escm2_dr", "aitm", "bpcm")
 
 
 def rows_of(tasks, size=24):

@@ -27,6 +27,8 @@ OPTIONS = {  # which make modules that no system has
     "mmoe": {"gate": DSelectK(per_example=False)},
     "bpcm": {"layer_norm": True, "attends_to": "both", "embedding_dim": 24},
     "tafe": {"selector": "per_layer", "selection": "mask", "schedule": "run", "embedding_dim": 24},
+    "dbmtl": {"num_experts": 3},
+    "pepnet": {"domain_fields": ["f1"], "prior_fields": ["f0", "f2"]},
 }
 CASES = [*((name, {}) for name in SYSTEMS), *OPTIONS.items()]
 every_case = pytest.mark.parametrize(

@@ -183,3 +183,26 @@ def resflow(arch):
 
 def information_transfer(module):
     return {"h1": array(module.value.weight), "h2": array(module.key.weight), "h3": array(module.query.weight)}
+
+
+def dbmtl(arch):
+    of_experts = {"experts": [], "gates": []} if arch.mixture is None else mixture(arch.mixture)
+    own = [mlp(layers) for layers in arch.representations]
+    relations = [mlp(layers) for layers in arch.relations]
+    return {"bottom": mlp(arch.bottom), **of_experts, "f": own, "r": relations, "towers": towers(arch.towers)}
+
+
+def pepnet(arch):
+    return {
+        "domain_fields": arch.domain_fields,
+        "prior_fields": arch.prior_fields,
+        "embedding_gate": None if arch.embedding_gate is None else mlp(arch.embedding_gate),
+        "layers": [[mlp(layer) for layer in of_task] for of_task in arch.layers],
+        "gates": [[mlp(gate) for gate in of_task] for of_task in arch.layer_gates],
+        "towers": towers(arch.towers),
+    }
+
+
+def stem(arch):
+    of_tasks = [gate for of_task in arch.gates for gate in gates(of_task)]
+    return {"experts": [experts(each) for each in arch.experts], "gates": of_tasks, "towers": towers(arch.towers)}

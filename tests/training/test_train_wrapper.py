@@ -17,6 +17,8 @@ OPTIONS = {
     "adatt": {"num_shared_experts": 1},
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
+    "dbmtl": {"num_experts": 3},
+    "pepnet": {"domain_fields": ["f1"], "prior_fields": ["f0", "f2"]},
     "bpcm": {"layer_norm": True, "aggregation_over": "fields"},
     "tafe": {"selector": "per_layer", "schedule": "run"},
 }

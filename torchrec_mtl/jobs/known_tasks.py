@@ -15,7 +15,7 @@ from torchrec_mtl.systems import LOSSES, SYSTEMS
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest, delayed_task, real_negative_task
 from torchrec_mtl.training.sharding import check_table_names
 
-_FIELDS = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument of ours
+_FIELDS = ("first", "second")  # which fields there are matters to no argument that does not name them
 
 
 def check_buildable(config: RunConfig, dataset: str, found: DataSet | Table | None) -> None:
@@ -60,8 +60,9 @@ def _error(config: RunConfig, tasks: TaskForest) -> InputError | None:
 
 
 def _build(config: RunConfig, tasks: TaskForest) -> None:
-    fields = [*_FIELDS, *(Field(name, 2) for name in config.zch.fields if name not in {each.name for each in _FIELDS})]
-    build_model(config, Schema("unseen", fields, tasks), torch.device("meta"))
+    of_model = [v for name, v in config.model_args.items() if name.endswith("_fields") and isinstance(v, (list, tuple))]
+    fields = dict.fromkeys([*_FIELDS, *config.zch.fields, *(field for fields in of_model for field in fields)])
+    build_model(config, Schema("unseen", [Field(name, 2) for name in fields], tasks), torch.device("meta"))
 
 
 def _some_tasks(config: RunConfig) -> list[TaskForest]:

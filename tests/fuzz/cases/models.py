@@ -67,6 +67,9 @@ def _arguments(rng, made):
             given[name] = one_of(rng, True, parameter.default)
         else:
             given[name] = _drawn(rng, name)
+    for name in {"domain_fields", "prior_fields"} & set(given):  # names in a model, positions in an over arch
+        last = "f2" if "features" in given else len(given["field_dims"]) - 1
+        given[name] = one_of(rng, None, [], [last])
     if "num_layers" in given and "num_inducing_points" in given and not given.get("sample_wise", True):
         given["backend"] = "auto"
     return given
@@ -111,8 +114,16 @@ def _has_dense(features):
     return isinstance(features, FeatureArch) and features.dense_arch is not None
 
 
+def _width(given):
+    if "field_dims" in given:
+        return sum(given["field_dims"])
+    return given.get("in_features") or given["num_fields"] * given["embedding_dim"]
+
+
 def _judge_arch(given, arch):
-    width = given.get("in_features") or given["num_fields"] * given["embedding_dim"]
+    width = _width(given)
+    if isinstance(arch, models.STEMArch):
+        width *= given["num_tasks"] + 1
     embeddings = torch.randn(ROWS, width, dtype=torch.float64)
     arch = _randomized(arch)
     _check(given, arch, embeddings, given.get("tasks"), arch(embeddings))

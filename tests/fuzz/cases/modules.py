@@ -260,6 +260,11 @@ _PARTS = {
         lambda given: [_rows(given["in_features"])],
         lambda given: (given["num_gates"], given["num_experts"]),
     ),
+    "GateUnit": _module(
+        lambda rng: {name: integer(rng, 1, 5) for name in ("in_features", "hidden_size", "out_features")},
+        lambda given: [_rows(given["in_features"])],
+        lambda given: (given["out_features"],),
+    ),
     "SoftmaxGate": _module(
         lambda rng: _num_experts(rng, num_gates=integer(rng, 1, 3)),
         lambda given: [_rows(given["in_features"])],

@@ -29,6 +29,17 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "adatt": {"model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
     "resflow": {"model_args.tower_layer_sizes": (64, 32)},
     "ple": _EXPERTS,
+    "dbmtl": {
+        "model_args.bottom_layer_sizes": (64, 32),
+        "model_args.tower_layer_sizes": (),
+        "model_args.relation_layer_sizes": (32,),
+    },
+    "pepnet": {
+        "model_args.domain_fields": ("store_id", "mailer_location", "display_location"),
+        "model_args.prior_fields": ("household_id", "line_id", "manufacturer_id"),
+        "model_args.tower_layer_sizes": (64, 32),
+    },
+    "stem": _EXPERTS,
     "esmm": _TOWERS,
     "escm2_ips": _TOWERS,
     "escm2_dr": _TOWERS,
