@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import adatt, bpcm, chains, common, experts, mose, mran, sluice, tafe
+from tests.oracles import adatt, bpcm, chains, common, experts, home, mose, mran, sluice, tafe
 from torchrec_mtl import models
 
 
@@ -61,6 +61,10 @@ def _sluice(arch, x, given):
     return common.per_sample(sluice.sluice, x, parameters=params, num_subspaces=num_subspaces)
 
 
+def _home(arch, x, given):
+    return common.per_sample(home.home, x, params=parameters.home(arch), categories=arch.categories)
+
+
 def _esmm(arch, x, given):
     return common.per_sample(chains.esmm, x, towers=parameters.towers(arch.towers))
 
@@ -108,6 +112,7 @@ EQUATIONS = {
     models.CrossStitchArch: _cross_stitch,
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
+    models.HoMEArch: _home,
     models.MMoEArch: _mixture,
     models.MRANArch: _mran,
     models.MoSEArch: _mose,

@@ -7,6 +7,7 @@ from torchrec_mtl.models.bpcm import BPCM, BPCMArch
 from torchrec_mtl.models.cross_stitch import CrossStitch, CrossStitchArch
 from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch
 from torchrec_mtl.models.esmm import ESMM, ESMMArch
+from torchrec_mtl.models.home import HoME, HoMEArch
 from torchrec_mtl.models.mmoe import MMoE, MMoEArch
 from torchrec_mtl.models.mose import MoSE, MoSEArch
 from torchrec_mtl.models.mran import MRAN, MRANArch
@@ -34,6 +35,8 @@ __all__ = [
     "CrossStitchArch",
     "ESCM2Arch",
     "ESMMArch",
+    "HoME",
+    "HoMEArch",
     "MMoE",
     "MMoEArch",
     "MRANArch",

@@ -21,6 +21,7 @@ from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
 from torchrec_mtl.modules.lstm import LSTMs
 from torchrec_mtl.modules.mlp import MLP
+from torchrec_mtl.modules.normalized_experts import FeatureGate, NormalizedExperts, SelfGatedMixture
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
 from torchrec_mtl.modules.task_relations import TaskFeatureAlignment, TaskRelations
@@ -41,6 +42,7 @@ __all__ = [
     "ExtractionLayer",
     "FeatureAggregation",
     "FeatureArch",
+    "FeatureGate",
     "FeatureTower",
     "FieldProjection",
     "FusionLayer",
@@ -50,9 +52,11 @@ __all__ = [
     "LayerStitchUnit",
     "MarginalFromConditional",
     "MixtureOfExperts",
+    "NormalizedExperts",
     "PooledRepresentation",
     "RepresentationGenerator",
     "SelfAttentionStack",
+    "SelfGatedMixture",
     "SmoothStepSchedule",
     "SoftmaxGate",
     "TaskAdapter",
