@@ -101,6 +101,9 @@ MMOE_DSELECT_K = replace(MMOE, name="mmoe_dselect_k", title="MMoE, DSelect-k", m
 MOSE = System("mose", "MoSE", models.MoSE, small={"num_experts": 3, "hidden_size": 6, "tower_layer_sizes": (4,)})
 MRAN = System("mran", "MRAN", models.MRAN, small={"num_heads": 2, "tower_layer_sizes": (8,)})
 ADATT = System("adatt", "AdaTT", models.AdaTT, small={"layer_sizes": (8, 6), "tower_layer_sizes": (8,)})
+HOME = System(
+    "home", "HoME", models.HoME, small={"layer_size": 6, "feature_gate_ranks": (3, 2), "tower_layer_sizes": (4,)}
+)
 RESFLOW = System("resflow", "ResFlow", models.ResFlow, small={"tower_layer_sizes": (8, 6)})
 PLE = System("ple", "PLE", models.PLE, small={"num_task_experts": 1, **_EXPERTS})
 DBMTL = System(
@@ -157,6 +160,7 @@ SYSTEMS: Mapping[str, System] = {
         MOSE,
         MRAN,
         ADATT,
+        HOME,
         RESFLOW,
         PLE,
         DBMTL,

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import adatt, bpcm, chains, common, dbmtl, experts, mose, mran, pepnet, sluice, stem, tafe
+from tests.oracles import adatt, bpcm, chains, common, dbmtl, experts, home, mose, mran, pepnet, sluice, stem, tafe
 from torchrec_mtl import models
 
 
@@ -60,6 +60,10 @@ def _cross_stitch(arch, x, given):
 def _sluice(arch, x, given):
     params, num_subspaces = parameters.sluice(arch), given["num_subspaces"]
     return common.per_sample(sluice.sluice, x, parameters=params, num_subspaces=num_subspaces)
+
+
+def _home(arch, x, given):
+    return common.per_sample(home.home, x, params=parameters.home(arch), categories=arch.categories)
 
 
 def _esmm(arch, x, given):
@@ -123,6 +127,7 @@ EQUATIONS = {
     models.DBMTLArch: _dbmtl,
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
+    models.HoMEArch: _home,
     models.MMoEArch: _mixture,
     models.MRANArch: _mran,
     models.MoSEArch: _mose,

@@ -32,6 +32,7 @@ OVER_ARCHS = {
     "esmm": lambda: models.ESMMArch(F * D, TASKS, tower_layer_sizes=(8,)),
     "escm2": lambda: models.ESCM2Arch(F * D, TASKS, tower_layer_sizes=(8,)),
     "aitm": lambda: models.AITMArch(F * D, TASKS, tower_layer_sizes=(8, 6)),
+    "home": lambda: models.HoMEArch(F * D, TASKS, categories=(0, 1, 0), layer_size=6, feature_gate_ranks=(3, 2)),
     "resflow": lambda: models.ResFlowArch(F * D, TASKS, tower_layer_sizes=(8, 6)),
     "bpcm": lambda: models.BPCMArch(F, D, TASKS, num_heads=2, tower_layer_sizes=(8,)),
     "tafe": lambda: models.TAFEArch(F, D, T, **TAFE),

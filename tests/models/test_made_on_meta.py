@@ -23,6 +23,7 @@ from torchrec_mtl.training.process_group import process_group
 CPU, META = torch.device("cpu"), torch.device("meta")
 OPTIONS = {  # which make modules that no system has
     "adatt": {"num_shared_experts": 1},
+    "home": {"categories": (1, 0, 1), "feature_gate_ranks": (4,)},
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
     "bpcm": {"layer_norm": True, "attends_to": "both", "embedding_dim": 24},

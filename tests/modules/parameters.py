@@ -176,6 +176,28 @@ def mran(arch):
     }
 
 
+def normalized_experts(module):
+    lora_parts = zip(module.feature_gate.down, module.feature_gate.up, strict=True)
+    loras = [(array(down.weight), array(up.weight)) for down, up in lora_parts]
+    gate, (number, width) = module.feature_gate.gate, module.shape
+    values = (*module.linear.parameters(), *module.norm.parameters())
+    parts = [array(value).reshape(number, width, *value.shape[1:]) for value in values]
+    of_experts = [(w, b, {"weight": scale, "bias": shift}) for w, b, scale, shift in zip(*parts, strict=True)]
+    return {"loras": loras, "gate": None if gate is None else array(gate.linear.weight), "experts": of_experts}
+
+
+def home(arch):
+    units = ("meta_experts", "experts", "task_experts")
+    mixtures = {
+        name: [
+            {"gate": array(m.gate.linear.weight), "self_gate": array(m.self_gate.weight)} for m in getattr(arch, name)
+        ]
+        for name in ("meta_mixtures", "task_mixtures")
+    }
+    experts_of = {name: [normalized_experts(unit) for unit in getattr(arch, name)] for name in units}
+    return {**experts_of, **mixtures, "towers": towers(arch.towers)}
+
+
 def resflow(arch):
     layers = [[mlp(layer)[0] for layer in of_tasks] for of_tasks in arch.layers]
     return {"layers": layers, "outputs": [tower[0] for tower in towers(arch.towers)]}

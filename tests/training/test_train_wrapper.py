@@ -15,6 +15,7 @@ from torchrec_mtl.systems import LOSSES, SYSTEMS
 
 OPTIONS = {
     "adatt": {"num_shared_experts": 1},
+    "home": {"categories": (1, 0, 1), "feature_gate_ranks": (4,)},
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
     "dbmtl": {"num_experts": 3},

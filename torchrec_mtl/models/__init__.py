@@ -8,6 +8,7 @@ from torchrec_mtl.models.cross_stitch import CrossStitch, CrossStitchArch
 from torchrec_mtl.models.dbmtl import DBMTL, DBMTLArch
 from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch
 from torchrec_mtl.models.esmm import ESMM, ESMMArch
+from torchrec_mtl.models.home import HoME, HoMEArch
 from torchrec_mtl.models.mmoe import MMoE, MMoEArch
 from torchrec_mtl.models.mose import MoSE, MoSEArch
 from torchrec_mtl.models.mran import MRAN, MRANArch
@@ -40,6 +41,8 @@ __all__ = [
     "DBMTLArch",
     "ESCM2Arch",
     "ESMMArch",
+    "HoME",
+    "HoMEArch",
     "MMoE",
     "MMoEArch",
     "MRANArch",

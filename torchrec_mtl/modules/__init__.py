@@ -22,6 +22,7 @@ from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
 from torchrec_mtl.modules.lstm import LSTMs
 from torchrec_mtl.modules.mlp import MLP
+from torchrec_mtl.modules.normalized_experts import FeatureGate, NormalizedExperts, SelfGatedMixture
 from torchrec_mtl.modules.representation_generator import RepresentationGenerator, SelfAttentionStack
 from torchrec_mtl.modules.task_adapter import PooledRepresentation, TaskAdapter
 from torchrec_mtl.modules.task_relations import TaskFeatureAlignment, TaskRelations
@@ -42,6 +43,7 @@ __all__ = [
     "ExtractionLayer",
     "FeatureAggregation",
     "FeatureArch",
+    "FeatureGate",
     "FeatureTower",
     "FieldProjection",
     "FusionLayer",
@@ -52,9 +54,11 @@ __all__ = [
     "LayerStitchUnit",
     "MarginalFromConditional",
     "MixtureOfExperts",
+    "NormalizedExperts",
     "PooledRepresentation",
     "RepresentationGenerator",
     "SelfAttentionStack",
+    "SelfGatedMixture",
     "SmoothStepSchedule",
     "SoftmaxGate",
     "TaskAdapter",

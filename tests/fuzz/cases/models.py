@@ -25,6 +25,8 @@ def _drawn(rng, name):
     """A right value of an argument of a model, by its name; sizes are small."""
     drawn = {
         "embedding_dim": lambda: one_of(rng, 2, 4),
+        "num_category_experts": lambda: integer(rng, 1, 2),
+        "categories": lambda: None,
         "layer_size": lambda: 2 * integer(rng, 1, 3),
         "hidden_size": lambda: integer(rng, 1, 5),
         "num_subspaces": lambda: integer(rng, 1, 2),

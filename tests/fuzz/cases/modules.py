@@ -295,6 +295,21 @@ _PARTS = {
         lambda given: [[_rows(given["in_features"])] * (given["num_tasks"] + 1)],
         lambda given: (given["layer_sizes"][-1],),
     ),
+    "FeatureGate": _module(
+        lambda rng: {"in_features": integer(rng, 1, 5), "ranks": sizes(rng, 1)},
+        lambda given: [_rows(given["in_features"])],
+        lambda given: (given["in_features"],),
+    ),
+    "NormalizedExperts": _module(
+        lambda rng: _num_experts(rng, out_features=integer(rng, 1, 5), ranks=sizes(rng, 1)),
+        lambda given: [_rows(given["in_features"])],
+        lambda given: (given["num_experts"], given["out_features"]),
+    ),
+    "SelfGatedMixture": _module(
+        lambda rng: _num_experts(rng, num_own=integer(rng, 1, 3)),
+        lambda given: [_rows(given["in_features"]), _rows(given["num_experts"], 4), _rows(given["num_own"], 4)],
+        lambda given: (4,),
+    ),
     "FusionLayer": _module(
         _fusion_level,
         lambda given: [[_rows(given["in_features"])] * (given["num_tasks"] + (given["num_shared_experts"] > 0))],
