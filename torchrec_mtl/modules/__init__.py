@@ -16,6 +16,9 @@ from torchrec_mtl.modules.feature_extraction import TaskAwareExtraction
 from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggregation, FeatureTower
 from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rates
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
+from torchrec_mtl.modules.history_arch import HistoryArch
+from torchrec_mtl.modules.history_attention import HistoryTransformer, TargetAttention
+from torchrec_mtl.modules.history_config import HistoryConfig
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
 from torchrec_mtl.modules.mlp import MLP
@@ -41,6 +44,9 @@ __all__ = [
     "FeatureTower",
     "FieldProjection",
     "Gate",
+    "HistoryArch",
+    "HistoryConfig",
+    "HistoryTransformer",
     "InformationTransfer",
     "MarginalFromConditional",
     "MixtureOfExperts",
@@ -49,6 +55,7 @@ __all__ = [
     "SelfAttentionStack",
     "SmoothStepSchedule",
     "SoftmaxGate",
+    "TargetAttention",
     "TaskAdapter",
     "TaskAwareExtraction",
     "TaskTowers",
