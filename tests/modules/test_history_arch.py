@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig
+from torch import nn
+from torchrec import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    KeyedJaggedTensor,
+)
 
 from tests.modules.histories import feature_arch, history_arch, history_batch
 from tests.support import tables
@@ -48,6 +55,30 @@ def test_ids_of_histories_are_checked_as_others_are():
 def test_half_precision():
     features, rows = feature_arch(transformer_layers=1).bfloat16(), history_batch(7)
     assert features(rows.dense_features, rows.sparse_features).dtype == torch.bfloat16
+
+
+def test_whether_the_candidate_was_seen_is_learnt():
+    """Which neither the candidate nor a sum of what was seen says to a linear model."""
+    torch.manual_seed(0)
+    histories = history_arch()
+    nn.init.normal_(histories.embedding_collection.embeddings["t_item"].weight)
+    model = nn.ModuleList([histories, nn.Linear(8, 1)])
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+
+    def loss(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        items = torch.randint(0, 13, (5, 256), generator=generator)  # one offered, four seen
+        ids = torch.cat([items[0], items[1:].T.flatten()])
+        lengths = torch.tensor([1, 4, 0]).repeat_interleave(256)
+        fields = histories(KeyedJaggedTensor.from_lengths_sync(["f3", "seen", "liked"], ids, lengths))
+        seen = (items[1:] == items[0]).any(0).float()
+        return nn.functional.binary_cross_entropy_with_logits(model[1](fields[:, :8])[:, 0], seen)
+
+    for step in range(200):
+        optimizer.zero_grad()
+        loss(step).backward()
+        optimizer.step()
+    assert loss(999) < 0.35  # of 0.58, which the share alone has
 
 
 @pytest.mark.parametrize(

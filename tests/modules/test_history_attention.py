@@ -70,7 +70,7 @@ def given(requires_grad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def read(fields: HistoryFields, rows: torch.Tensor, candidates: torch.Tensor, lengths=LENGTHS) -> torch.Tensor:
-    return fields({"item": (candidates, torch.ones_like(lengths)), "seen": (rows, lengths)})[1]
+    return fields({"item": (candidates, torch.ones_like(lengths)), "seen": (rows, lengths)})[:, DIM:]
 
 
 every_depth = pytest.mark.parametrize("layers", [0, 1, 2])

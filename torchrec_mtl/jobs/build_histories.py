@@ -59,6 +59,8 @@ def build_histories(
     if len({table.embedding_dim for table in tables}) > 1:
         dims = {table.name: table.embedding_dim for table in tables}
         raise InputError(f"the tables of histories must have one `embedding_dim`, not {dims}")
+    keys = {name for table in tables for name in table.feature_names} - histories.candidates.keys()
+    averaged = [field.name for field in schema.fields if field.pooling == "mean" and field.name in keys]
     configs = [
         EmbeddingConfig(
             name=table.name,
@@ -73,11 +75,7 @@ def build_histories(
     return HistoryArch(
         EmbeddingCollection(tables=configs, device=torch.device("meta")),
         histories.candidates,
-        averaged=[
-            field.name
-            for field in schema.fields
-            if field.pooling == "mean" and any(field.name in table.feature_names for table in tables)
-        ],
+        averaged=averaged,
         dense_device=device,
         **how,
     )

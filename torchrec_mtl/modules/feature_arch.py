@@ -184,7 +184,7 @@ class FeatureArch(nn.Module):
             embeddings = self.zero_collision(sparse_features)[0].to_dict()
             fields += [embeddings[name] for name in self.zero_collision.feature_names]
         if self.histories is not None:
-            fields += self.histories(sparse_features, self._dtype)
+            fields.append(self.histories(sparse_features, self._dtype))
         if self.dense_arch is not None:
             fields.append(self.dense_arch(self._cast(dense_features)))
         return self._cast(torch.cat(fields, dim=1) if len(fields) > 1 else fields[0])

@@ -66,15 +66,15 @@ class HistoryFields(nn.Module):
                 TargetAttention(embedding_dim, layer_size=layer_size, softmax=bool(transformer_layers))
             )
 
-    def forward(self, rows: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Maps the rows of each key, ``[V_f, D]`` and ``lengths [B]``, to its field ``[B, D]``."""
+    def forward(self, rows: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """Maps the rows of each key, ``[V_f, D]`` and ``lengths [B]``, to the fields side by side, ``[B, F D]``."""
         fields = {name: self._pooled(name, *rows[name]) for name in self.feature_names if name not in self.candidates}
         for place, (name, candidate) in enumerate(self.candidates.items()):
             history, lengths = jagged.newest(*rows[name], self.max_length)
             if self.transformers:
                 history = self.transformers[place](history, lengths)
             fields[name] = self.attentions[place](history, lengths, fields[candidate])
-        return [fields[name] for name in self.feature_names]
+        return torch.cat([fields[name] for name in self.feature_names], dim=1)
 
     def _pooled(self, name: str, values: Tensor, lengths: Tensor) -> Tensor:
         pooled = jagged.summed(values, lengths)
@@ -105,7 +105,7 @@ class HistoryArch(nn.Module):
         >>> histories = HistoryArch(EmbeddingCollection(tables=[items]), {"seen": "item"})
         >>> ids = torch.tensor([3, 8, 1, 2, 4])  # items 3 and 8; seen: 1, 2 and 4 by the first, nothing by the second
         >>> ids = KeyedJaggedTensor.from_lengths_sync(["item", "seen"], ids, torch.tensor([1, 1, 3, 0]))
-        >>> item, seen = histories(ids)
+        >>> item, seen = histories(ids).split(4, dim=1)
         >>> seen.shape, seen[1].tolist()
         (torch.Size([2, 4]), [0.0, 0.0, 0.0, 0.0])
     """
@@ -152,11 +152,11 @@ class HistoryArch(nn.Module):
                 layer_size=layer_size,
             )
 
-    def forward(self, sparse_features: KeyedJaggedTensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """Returns the field of each of ``feature_names``, ``[B, D]``, computed in ``dtype``."""
+    def forward(self, sparse_features: KeyedJaggedTensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns the fields of ``feature_names`` side by side, ``[B, F D]``, computed in ``dtype``."""
         embeddings = self.embedding_collection(sparse_features)
         if isinstance(embeddings, Awaitable):
             embeddings = embeddings.wait()
         rows = {name: (embeddings[name].values().to(dtype), embeddings[name].lengths()) for name in self.feature_names}
-        fields: list[Tensor] = self.fields(rows)
+        fields: Tensor = self.fields(rows)
         return fields

@@ -175,7 +175,7 @@ class GraphFeatures(nn.Module):
                 key: lookup.each_row(self.of_histories, self.place + 1, number, first + number)
                 for number, key in enumerate(self.of_histories.keys)
             }
-            others += self.histories(rows)
+            others.append(self.histories(rows))
         if self.dense_arch is not None:
             others.append(self.dense_arch(dense_features))
         return lookup(self.tables, self.place, others)
