@@ -50,7 +50,7 @@ class HistoryFields(nn.Module):
         layer_size: int = 36,
     ) -> None:
         super().__init__()
-        check_at_least(1, max_length=max_length)
+        check_at_least(1, max_length=max_length, num_heads=num_heads, layer_size=layer_size)
         check_at_least(0, transformer_layers=transformer_layers)
         for name in (*candidates, *candidates.values(), *averaged):
             if name not in feature_names:
