@@ -59,6 +59,15 @@ def test_a_finished_run_is_not_gone_on_with_other_histories(run, data, capsys):
     assert "histories.max_length=5, now 50 is asked for" in capsys.readouterr().err
 
 
+def test_the_order_of_ids_is_that_of_the_data(data):
+    batch = next(iter(BatchLoader(read_split(data, "test"), 200)))
+    history = batch.sparse_features.to_dict()["last.items"]
+    found = [ids.tolist() for ids in history.values().split(history.lengths().tolist())]
+    rows = pl.read_parquet(data / "test.parquet")["last.items"].to_list()
+    assert found == [[0 if number == 99 else number for number in ids] for ids in rows]
+    assert [] in found
+
+
 def test_evaluate_and_predict_are_of_one_mind(run, data, tmp_path):
     rows = data / "test.parquet"
     assert main(["predict", str(run), "--input", str(rows), "--output", str(tmp_path / "scores.parquet")]) == 0

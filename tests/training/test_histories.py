@@ -10,12 +10,14 @@ from torchrec.distributed.embedding import ShardedEmbeddingCollection
 from tests import processes
 from tests.jobs import histories
 from tests.training import ranks
+from torchrec_mtl.data import BatchLoader, read_split
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import HistoryConfig
 from torchrec_mtl.systems import SYSTEMS
-from torchrec_mtl.training.checkpoint import checkpoints
+from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, read_changed_rows, save_changed_rows
 from torchrec_mtl.training.config import OptimizerConfig, TableConfig, TrainingConfig
+from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import process_group, set_seed
 
 OPTIMIZERS = {"rowwise_adagrad": 0.05, "sparse_adam": 0.01, "adam": 0.01}
@@ -76,6 +78,24 @@ def test_either_pipeline_is_the_same_run(data, tmp_path):
             for name in ("base", "sparse_dist")
         ]
         assert_equal(*both)
+
+
+def test_the_rows_of_histories_are_among_those_that_changed(data, tmp_path):
+    with process_group(ranks.CPU) as group:
+        model, optimizer = distribute(make(configure("rowwise_adagrad")), configure("rowwise_adagrad"), ranks.CPU)
+        Checkpointer(tmp_path / "checkpoints", group).save(0, model, optimizer, {}, None)
+        batch = next(iter(BatchLoader(read_split(data, "train"), 3)))
+        optimizer.zero_grad()
+        model(batch)[0].backward()
+        save_changed_rows(model, tmp_path / "checkpoints" / "step_000000000", tmp_path / "changed")
+        changed = read_changed_rows(tmp_path / "changed")
+    names = {path.rpartition(".")[2]: rows for path, rows in changed.items()}
+    assert names.keys() == {"t_user", "t_tags", "t_item"}
+    of_batch = batch.sparse_features.to_dict()
+    seen = [part[-4:] for part in of_batch["last.items"].values().split(of_batch["last.items"].lengths().tolist())]
+    read = torch.cat([*seen, of_batch["item"].values(), of_batch["liked"].values()])
+    assert names["t_item"].ids.tolist() == read.unique().tolist()
+    assert names["t_item"].rows.shape == (len(read.unique()), 8)
 
 
 def test_a_batch_with_a_loss_that_is_not_finite_changes_nothing(data, tmp_path, monkeypatch):
