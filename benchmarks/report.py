@@ -56,6 +56,7 @@ SECTIONS = (
     Section("data_preparation", "data_preparation", "Preparing Ali-CCP", "Raw files, beside the AITM authors' steps."),
     Section("table_preparation", "table_preparation", "Preparing a declared table", "Twelve fields, beside pandas."),
     Section("balancing", "balancing", "Balancing", "A step with each method, beside the plain sum.", BALANCING),
+    Section("histories", "histories", "Histories", "A step with an attended field, beside a pooled one."),
     Section("late_labels", "late_labels", "Late labels", "How near the truth a model comes if purchases arrive late."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
     Section("scoring", "scoring", "Scoring a batch", "Python, TorchScript, packages, C++; DLRM and ONNX.", SCORING),

@@ -9,6 +9,7 @@ from torchrec import EmbeddingBagCollection
 from torchrec_mtl.data import ANY_ID, Schema, Split, StreamedSplit
 from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
+from torchrec_mtl.jobs.build_histories import build_histories, check_histories
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollection
 from torchrec_mtl.tasks import corrected_tasks
@@ -34,10 +35,11 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
 
 
 def build_features(config: RunConfig, schema: Schema, device: torch.device) -> FeatureArch:
-    """Builds the tables of the fields with a vocabulary and of those without, on ``meta``.
+    """Builds the tables of the fields with a vocabulary, of those without and of histories, on ``meta``.
 
     Raises:
-        InputError: if ``zch.fields`` names a field that the data do not have.
+        InputError: if ``zch.fields`` or ``histories.candidates`` names a field that the data do not have, or one that
+            cannot be what it says.
     """
 
     def init(table: torch.Tensor) -> None:
@@ -56,19 +58,24 @@ def build_features(config: RunConfig, schema: Schema, device: torch.device) -> F
         for owner in owners
         if owner.name in zch.fields or owner.num_embeddings == ANY_ID
     }
+    of_histories = check_histories(config.histories, schema, num_rows)
     tables = schema.embedding_configs(config.embedding_dim, num_rows)
     for table, owner in zip(tables, owners, strict=True):
         table.init_fn = init if owner.init_std is None else table.init_fn  # which TorchRec never leaves empty
-    plain = [table for table in tables if not set(table.feature_names) & set(num_rows)]
+    of_owner = dict(zip([owner.name for owner in owners], tables, strict=True))
+    plain = [table for name, table in of_owner.items() if name not in num_rows and name not in of_histories]
     collections: list[Any] = [EmbeddingBagCollection(tables=plain, **of_collections)] if plain else []
     if num_rows:
-        of_ids = [table for table in tables if set(table.feature_names) & set(num_rows)]
+        of_ids = [of_owner[name] for name in of_owner if name in num_rows]
         how = {name: getattr(zch, name) for name in ("eviction", "interval", "buckets", "decay")}
         seed = config.training.seed
         collections.append(ZeroCollisionEmbeddingBagCollection(of_ids, seed=seed, **how, **of_collections))
+    if not collections:
+        raise InputError("`histories.candidates` must leave a field whose table no history looks up")
     return FeatureArch(
         collections[0],
         zero_collision=collections[1] if collections[1:] else None,
+        histories=build_histories(config.histories, schema, [of_owner[name] for name in of_histories], device),
         dense_in_features=len(schema.dense),
         dense_device=device,
     )

@@ -1,5 +1,6 @@
 """Wrong arguments of models and losses are found before a job is submitted, also if its data are not there yet."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.datasets import DataSet
 from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.modules import HistoryConfig
 from torchrec_mtl.systems import LOSSES, SYSTEMS
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest, delayed_task, real_negative_task
 from torchrec_mtl.training.sharding import check_table_names
@@ -61,8 +63,10 @@ def _error(config: RunConfig, tasks: TaskForest) -> InputError | None:
 
 def _build(config: RunConfig, tasks: TaskForest) -> None:
     of_model = [v for name, v in config.model_args.items() if name.endswith("_fields") and isinstance(v, (list, tuple))]
-    fields = dict.fromkeys([*_FIELDS, *config.zch.fields, *(field for fields in of_model for field in fields)])
-    build_model(config, Schema("unseen", [Field(name, 2) for name in fields], tasks), torch.device("meta"))
+    names = dict.fromkeys([*_FIELDS, *config.zch.fields, *(field for fields in of_model for field in fields)])
+    fields = [Field(name, 2) for name in names]
+    without = replace(config, histories=HistoryConfig())  # whose fields must share a table that is not known
+    build_model(without, Schema("unseen", fields, tasks), torch.device("meta"))
 
 
 def _some_tasks(config: RunConfig) -> list[TaskForest]:

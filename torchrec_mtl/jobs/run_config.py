@@ -11,6 +11,7 @@ from torchrec_mtl.data import Split, StreamedSplit
 from torchrec_mtl.data.fingerprint import joined
 from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.files import to_json
+from torchrec_mtl.modules import HistoryConfig
 from torchrec_mtl.systems import LOSSES, System
 from torchrec_mtl.training.config import TrainingConfig, ZchConfig
 
@@ -27,6 +28,7 @@ class RunConfig:
         model_args: arguments of the model.
         loss_args: arguments of the loss.
         zch: fields whose ids have no vocabulary, see `ZchConfig`.
+        histories: fields whose order matters, see `HistoryConfig`.
         training: settings of the training, see `TrainingConfig`.
 
     Raises:
@@ -40,6 +42,7 @@ class RunConfig:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     loss_args: Mapping[str, Any] = field(default_factory=dict)
     zch: ZchConfig = field(default_factory=ZchConfig)
+    histories: HistoryConfig = field(default_factory=HistoryConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:

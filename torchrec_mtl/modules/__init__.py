@@ -18,6 +18,9 @@ from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rat
 from torchrec_mtl.modules.fusion import FusionLayer
 from torchrec_mtl.modules.gate_unit import GateUnit
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
+from torchrec_mtl.modules.history_arch import HistoryArch
+from torchrec_mtl.modules.history_attention import HistoryTransformer, TargetAttention
+from torchrec_mtl.modules.history_config import HistoryConfig
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
 from torchrec_mtl.modules.lstm import LSTMs
@@ -49,6 +52,9 @@ __all__ = [
     "FusionLayer",
     "Gate",
     "GateUnit",
+    "HistoryArch",
+    "HistoryConfig",
+    "HistoryTransformer",
     "InformationTransfer",
     "LSTMs",
     "LayerStitchUnit",
@@ -61,6 +67,7 @@ __all__ = [
     "SelfGatedMixture",
     "SmoothStepSchedule",
     "SoftmaxGate",
+    "TargetAttention",
     "TaskAdapter",
     "TaskAwareExtraction",
     "TaskFeatureAlignment",

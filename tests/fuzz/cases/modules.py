@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec import EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
 from tests.fuzz.cases.drawn import assert_finite, chain, floats, forest, integer, one_of, sizes, sparse, tables
 from tests.fuzz.cell import Case
@@ -400,6 +400,31 @@ def _zero_collision_judge(given, collection):
     assert_finite(collection(ids)[0]["user"], 2, 4)
 
 
+def _item_table():
+    features = ["item", "seen"]
+    return EmbeddingCollection(
+        tables=[EmbeddingConfig(name="t_item", embedding_dim=4, num_embeddings=9, feature_names=features)]
+    )
+
+
+def _history_sizes(rng):
+    return {
+        "max_length": integer(rng, 1, 3),
+        "transformer_layers": integer(rng, 0, 2),
+        "num_heads": one_of(rng, 1, 2),
+        "layer_size": integer(rng, 1, 4),
+    }
+
+
+def _history_judge(given, histories):
+    ids = KeyedJaggedTensor.from_lengths_sync(
+        ["seen", "item"], torch.tensor([7, 2, 8, 1, 4]), torch.tensor([3, 0, 1, 1])
+    )
+    fields = histories(ids)
+    assert_finite(fields, 2, 8)
+    assert not fields[1, 4:].any() or given["candidates"] != {"seen": "item"}
+
+
 CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, judge) in _PARTS.items()} | {
     "FeatureArch": Case(
         modules.FeatureArch,
@@ -426,6 +451,44 @@ CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, jud
             "num_steps": integer(rng, 1, 4),
         },
         _states_judge,
+    ),
+    "HistoryArch": Case(
+        modules.HistoryArch,
+        lambda rng: {
+            "embedding_collection": _item_table(),
+            "candidates": one_of(rng, {"seen": "item"}, {}),
+            "averaged": one_of(rng, [], ["item"]),
+            **_history_sizes(rng),
+            "dense_device": one_of(rng, None, torch.device("cpu")),
+        },
+        _history_judge,
+    ),
+    "HistoryConfig": Case(
+        modules.HistoryConfig,
+        lambda rng: {"candidates": one_of(rng, {"seen": "item"}, {}), **_history_sizes(rng)},
+        lambda given, config: _equal(vars(config), given),
+    ),
+    "HistoryTransformer": Case(
+        modules.HistoryTransformer,
+        lambda rng: {**_heads(rng), "num_layers": integer(rng, 1, 2), "max_length": integer(rng, 3, 5)},
+        lambda given, module: assert_finite(
+            module(torch.randn(3, given["embedding_dim"]), torch.tensor([3, 0])), 3, given["embedding_dim"]
+        ),
+    ),
+    "TargetAttention": Case(
+        modules.TargetAttention,
+        lambda rng: {
+            "embedding_dim": integer(rng, 1, 5),
+            "layer_size": integer(rng, 1, 4),
+            "softmax": one_of(rng, True, False),
+        },
+        lambda given, module: assert_finite(
+            module(
+                torch.randn(3, given["embedding_dim"]), torch.tensor([3, 0]), torch.randn(2, given["embedding_dim"])
+            ),
+            2,
+            given["embedding_dim"],
+        ),
     ),
     "ZeroCollisionEmbeddingBagCollection": Case(
         modules.ZeroCollisionEmbeddingBagCollection,

@@ -27,6 +27,7 @@ class InferenceGraph(nn.Module):
         keys: keys of the ids, in their order.
         num_dense: number of dense columns.
         rows: bytes of the tables of each collection.
+        has_histories: whether a feature is attended by another.
     """
 
     sizes: Tensor
@@ -46,15 +47,17 @@ class InferenceGraph(nn.Module):
             raise InputError(f"`model` (={type(model).__name__}) must have a `FeatureArch` to be exported")
         features = {name: GraphFeatures(arch, table_type) for name, arch in archs.items()}
         self.model = _without(model, features)
-        first = next(iter(features.values())).tables
-        for place, each in enumerate(features.values()):
-            each.place = place
-            if each.tables.keys != first.keys:
-                raise InputError(f"all features must have the keys {first.keys} in this order, not {each.tables.keys}")
-        self.keys, self.is_weighted, self.tasks = first.keys, first.is_weighted, tasks
+        first = next(iter(features.values()))
+        self.rows: list[Tensor] = []
+        for each in features.values():
+            each.place = len(self.rows)
+            self.rows += each.rows
+            if each.keys != first.keys:
+                raise InputError(f"all features must have the keys {first.keys} in this order, not {each.keys}")
+        self.keys, self.is_weighted, self.tasks = first.keys, first.tables.is_weighted, tasks
         self.num_dense = max(arch.layout.dense_in_features for arch in archs.values())
-        self.rows = [each.tables.rows for each in features.values()]
-        sizes = [min(sizes) for sizes in zip(*(each.tables.sizes for each in features.values()), strict=True)]
+        self.has_histories = any(each.histories is not None for each in features.values())
+        sizes = [min(sizes) for sizes in zip(*(each.sizes for each in features.values()), strict=True)]
         rows = [(unknown_rows or {}).get(key, -1) for key in self.keys]
         self.register_buffer("sizes", torch.tensor(sizes))
         self.register_buffer("unknown_rows", torch.tensor(rows))
