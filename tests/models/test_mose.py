@@ -35,7 +35,7 @@ def test_the_order_of_the_fields_matters():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"gate": DSelectK(num_selected=9)}, r"`num_selected` \(=9\) must be from 1 to the number of .* \(=8\)"),
+        ({"gate": DSelectK(num_selected=9)}, r"`num_selected` \(=9\) must be from 1 to the number of .* \(=4\)"),
         ({"num_experts": 0}, r"`num_experts` \(=0\) must be at least 1"),
         ({"hidden_size": 0}, r"`hidden_size` \(=0\) must be at least 1"),
     ],

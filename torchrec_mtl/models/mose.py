@@ -45,7 +45,8 @@ class MoSEArch(nn.Module):
 
     Choices made here: every LSTM has one layer, and all have one width. The gates read the whole sequence once, as in
     the equation, and are linear without bias. The paper predicts the value of each next step; labels here are of the
-    sample, so only the last step counts.
+    sample, so only the last step counts. The sizes are small by default, as every LSTM takes a product for each field,
+    one after another.
 
     Args:
         num_fields: number of fields, ``F``, the steps of the sequence.
@@ -69,8 +70,8 @@ class MoSEArch(nn.Module):
         embedding_dim: int,
         num_tasks: int,
         *,
-        num_experts: int = 8,
-        hidden_size: int = 64,
+        num_experts: int = 4,
+        hidden_size: int = 32,
         tower_layer_sizes: Sequence[int] = (),
         dropout: float = 0.0,
         gate: Gate = SoftmaxGate,
@@ -123,8 +124,8 @@ class MoSE(MultiTaskModel):
         tasks: TaskForest,
         *,
         embedding_dim: int | None = None,
-        num_experts: int = 8,
-        hidden_size: int = 64,
+        num_experts: int = 4,
+        hidden_size: int = 32,
         tower_layer_sizes: Sequence[int] = (),
         dropout: float = 0.0,
         gate: Gate = SoftmaxGate,

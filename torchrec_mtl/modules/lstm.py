@@ -47,7 +47,7 @@ class LSTMs(nn.Module):
         super().__init__()
         check_at_least(1, num_networks=num_networks, in_features=in_features)
         check_at_least(1, hidden_size=hidden_size, num_steps=num_steps)
-        self.hidden_size, self.num_steps = hidden_size, num_steps
+        self.num_networks, self.hidden_size, self.num_steps = num_networks, hidden_size, num_steps
         self.input = nn.Parameter(torch.empty(num_networks, 4 * hidden_size, in_features))
         self.recurrent = nn.Parameter(torch.empty(num_networks, 4 * hidden_size, hidden_size))
         self.bias = nn.Parameter(torch.empty(num_networks, 4 * hidden_size))
@@ -64,15 +64,14 @@ class LSTMs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, N, S, in_features]``, or ``[B, 1, S, in_features]`` for all networks, to ``h [B, N, S, H]``."""
-        width = self.hidden_size
-        read = x.transpose(0, 1).flatten(1, 2) @ self.input.mT + self.bias.unsqueeze(1)
+        rows = x.transpose(0, 1).flatten(1, 2).expand(self.num_networks, -1, -1)
+        read = torch.baddbmm(self.bias.unsqueeze(1), rows, self.input.mT)
         steps = unbind(read.unflatten(1, (-1, self.num_steps)), self.num_steps, dim=2)
-        hidden: Any = torch.zeros_like(steps[0][..., :width])
+        hidden: Any = torch.zeros_like(steps[0][..., : self.hidden_size])
         memory, states = hidden, []
         for step in steps:
-            scores = torch.baddbmm(step, hidden, self.recurrent.mT)
-            i, f, o = unbind(scores[..., : 3 * width].sigmoid().unflatten(2, (3, width)), 3, dim=2)
-            memory = f * memory + i * scores[..., 3 * width :].tanh()
-            hidden = o * memory.tanh()
+            i, f, o, g = torch.baddbmm(step, hidden, self.recurrent.mT).chunk(4, dim=2)
+            memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
+            hidden = o.sigmoid() * memory.tanh()
             states.append(hidden)
         return torch.stack(states, dim=2).transpose(0, 1)

@@ -24,7 +24,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "omoe": _EXPERTS,
     "mmoe": _EXPERTS,
     "mmoe_dselect_k": _EXPERTS,
-    "mose": {"model_args.num_experts": 4, "model_args.hidden_size": 32},
+    "mose": {"model_args.hidden_size": 16},
     "mran": {"table_init": 0.1, "model_args.tower_layer_sizes": (64,), "model_args.dropout": 0.1},
     "adatt": {"model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
     "home": {"model_args.layer_size": 32, "model_args.tower_layer_sizes": ()},
