@@ -15,7 +15,7 @@ from torchrec_mtl.modules.feature_arch import FeatureArch, FieldProjection, as_f
 from torchrec_mtl.modules.feature_extraction import TaskAwareExtraction
 from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggregation, FeatureTower
 from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rates
-from torchrec_mtl.modules.gate_unit import GateUnit
+from torchrec_mtl.modules.gate_unit import EmbeddingGate, GateUnit
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
@@ -35,6 +35,7 @@ __all__ = [
     "DSelectGate",
     "DSelectK",
     "DynamicSelector",
+    "EmbeddingGate",
     "Experts",
     "ExtractionLayer",
     "FeatureAggregation",

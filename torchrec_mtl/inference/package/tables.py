@@ -129,13 +129,14 @@ class GraphFeatures(nn.Module):
     def __init__(self, arch: FeatureArch, table_type: str) -> None:
         super().__init__()
         self.tables = TableRows(arch.embedding_bag_collection, table_type)
-        self.dense_arch = arch.dense_arch
+        self.dense_arch, self.domain_gate = arch.dense_arch, arch.domain_gate
         self.place = 0  # of its rows among those of all tables
 
     def forward(self, dense_features: Tensor, lookup: "Lookup") -> Tensor:
         """Maps ``[B, num_dense]`` and the ids to the concatenated fields, as `FeatureArch` does."""
         dense = None if self.dense_arch is None else self.dense_arch(dense_features)
-        return lookup(self.tables, self.place, dense)
+        fields = lookup(self.tables, self.place, dense)
+        return fields if self.domain_gate is None else self.domain_gate(fields)
 
 
 class Ids(NamedTuple):
