@@ -27,7 +27,7 @@ from torchrec_mtl.tasks import TaskForest
 
 
 class PEPNetArch(nn.Module):
-    """EPNet scales the embeddings, and PPNet each layer of every task's tower: PEPNet sections 3.2.2 and 3.2.3.
+    """EPNet scales the embeddings, and PPNet scales each layer of every task's tower.
 
     EPNet has one gate for all tasks, on the fields ``F_d`` that tell domains apart::
 

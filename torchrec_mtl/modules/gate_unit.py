@@ -11,7 +11,7 @@ from torchrec_mtl.modules.mlp import MLP
 
 
 class GateUnit(nn.Module):
-    """Gate NU, PEPNet section 3.2.1: ``delta = 2 sigmoid(W' relu(W x + b) + b')``, a factor from 0 to 2 for each unit.
+    """PEPNet's Gate NU: ``delta = 2 sigmoid(W' relu(W x + b) + b')``, a factor from 0 to 2 for each unit.
 
     The 2 is the paper's value of ``gamma``: a gate that knows nothing leaves a unit as it is.
 
@@ -51,7 +51,7 @@ def check_positions(num_fields: int, **fields: Sequence[int]) -> None:
 
 
 class EmbeddingGate(nn.Module):
-    """EPNet, PEPNet section 3.2.2: ``O_ep = delta * E`` with ``delta = U([E(F_d); stop(E)])``, a `GateUnit`.
+    """PEPNet's EPNet: ``O_ep = delta * E`` with ``delta = U([E(F_d); stop(E)])``, a `GateUnit`.
 
     The fields ``F_d`` tell domains apart, such as the page or the app; ``stop(.)`` passes no gradient on. The paper
     does not say how wide the gate's hidden layer is; as in TorchEasyRec, it is as wide as the embeddings.
