@@ -51,7 +51,7 @@ def test_no_gradient_reaches_the_embeddings_through_a_gate_unless_by_the_prior(p
 def test_a_gate_starts_where_it_changes_nothing_if_its_output_layer_is_zero():
     arch, plain = make(**PRIORS["named"]), make(**PRIORS["neither"])
     plain.load_state_dict(arch.state_dict(), strict=False)
-    for gate in (arch.embedding_gate, *(gate for of_task in arch.layer_gates for gate in of_task)):
+    for gate in (arch.embedding_gate.unit, *(gate for of_task in arch.layer_gates for gate in of_task)):
         torch.nn.init.zeros_(gate.output.weight)
         torch.nn.init.zeros_(gate.output.bias)
     x = randn(4, sum(DIMS))
@@ -61,7 +61,7 @@ def test_a_gate_starts_where_it_changes_nothing_if_its_output_layer_is_zero():
 def test_fields_are_named():
     """Of tables of any dimensions, before the dense field."""
     model = PEPNet(feature_arch((2, 8, 4, 3)), TASKS, domain_fields=["f3"], prior_fields=["f2", "f0"])
-    assert (model.over_arch.domain_fields, model.over_arch.prior_fields) == ([3], [2, 0])
+    assert (model.over_arch.embedding_gate.domain_fields, model.over_arch.prior_fields) == ([3], [2, 0])
     assert model.over_arch.field_dims == [2, 8, 4, 3, 4]
     assert model(torch.randn(5, NUM_DENSE), batch(5).sparse_features).shape == (5, 3)
 

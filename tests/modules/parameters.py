@@ -216,9 +216,9 @@ def dbmtl(arch):
 
 def pepnet(arch):
     return {
-        "domain_fields": arch.domain_fields,
+        "domain_fields": getattr(arch.embedding_gate, "domain_fields", []),
         "prior_fields": arch.prior_fields,
-        "embedding_gate": None if arch.embedding_gate is None else mlp(arch.embedding_gate),
+        "embedding_gate": mlp(arch.embedding_gate) or None,
         "layers": [[mlp(layer) for layer in of_task] for of_task in arch.layers],
         "gates": [[mlp(gate) for gate in of_task] for of_task in arch.layer_gates],
         "towers": towers(arch.towers),

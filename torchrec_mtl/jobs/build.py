@@ -16,6 +16,8 @@ from torchrec_mtl.tasks import corrected_tasks
 from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.balancing import make_balancing
 
+MOST_SCENES = 100
+
 
 def build_model(config: RunConfig, schema: Schema, device: torch.device) -> MultiTaskTrain:
     """Builds the model and its loss, with tables for the data's fields that stay on ``meta`` until they are sharded.
@@ -39,7 +41,7 @@ def build_features(config: RunConfig, schema: Schema, device: torch.device) -> F
 
     Raises:
         InputError: if ``zch.fields`` or ``histories.candidates`` names a field that the data do not have, or one that
-            cannot be what it says.
+            cannot be what it says; or if ``scene`` is wrong.
     """
 
     def init(table: torch.Tensor) -> None:
@@ -72,13 +74,33 @@ def build_features(config: RunConfig, schema: Schema, device: torch.device) -> F
         collections.append(ZeroCollisionEmbeddingBagCollection(of_ids, seed=seed, **how, **of_collections))
     if not collections:
         raise InputError("`histories.candidates` must leave a field whose table no history looks up")
+    if config.scene:
+        num_scenes(config.scene, schema)
     return FeatureArch(
         collections[0],
         zero_collision=collections[1] if collections[1:] else None,
         histories=build_histories(config.histories, schema, [of_owner[name] for name in of_histories], device),
         dense_in_features=len(schema.dense),
+        domain_fields=[config.scene] if config.scene_gate else [],
         dense_device=device,
     )
+
+
+def num_scenes(scene: str, schema: Schema) -> int:
+    """The number of ids of the field that tells scenes apart.
+
+    Raises:
+        InputError: if the data have no such field, a row has several of its ids, or there are more than `MOST_SCENES`.
+    """
+    fields = {field.name: field for field in schema.fields}
+    if scene not in fields:
+        raise InputError(not_one_of("`scene`", scene, fields))
+    if fields[scene].multi_valued:
+        raise InputError(f"`scene` (={scene!r}) must be a field with one id in a row")
+    if fields[scene].num_embeddings > MOST_SCENES:
+        rule = f"must be a field of at most {MOST_SCENES} ids, not {fields[scene].num_embeddings}"
+        raise InputError(f"`scene` (={scene!r}) {rule}")
+    return fields[scene].num_embeddings
 
 
 def build_to_train(config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> MultiTaskTrain:

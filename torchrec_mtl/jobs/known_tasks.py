@@ -62,9 +62,11 @@ def _error(config: RunConfig, tasks: TaskForest) -> InputError | None:
 
 
 def _build(config: RunConfig, tasks: TaskForest) -> None:
-    of_model = [v for name, v in config.model_args.items() if name.endswith("_fields") and isinstance(v, (list, tuple))]
-    names = dict.fromkeys([*_FIELDS, *config.zch.fields, *(field for fields in of_model for field in fields)])
-    fields = [Field(name, 2) for name in names]
+    named = [*config.zch.fields, *([config.scene] if config.scene else [])]
+    for argument, value in config.model_args.items():
+        if argument.endswith("_fields") and isinstance(value, (list, tuple)):
+            named += value
+    fields = [Field(name, 2) for name in dict.fromkeys([*_FIELDS, *named])]
     without = replace(config, histories=HistoryConfig())  # whose fields must share a table that is not known
     build_model(without, Schema("unseen", fields, tasks), torch.device("meta"))
 

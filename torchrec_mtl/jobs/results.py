@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ class ModelReport:
         num_parameters: number of parameters of the whole model, tables included.
         test: test rows ``{task, space, metric, value}``; empty if the test split was not read.
         curves: calibration curves on the test split, by task.
+        scenes: test rows ``{scene, task, space, metric, value}`` of each scene, if the run has a field of scenes.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class ModelReport:
     num_parameters: int
     test: Measurements = field(default_factory=list)
     curves: dict[str, CalibrationCurve] = field(default_factory=dict)
+    scenes: Measurements = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -44,6 +46,10 @@ class ModelReport:
         """Value of ``metric`` for ``task`` in ``space`` on the test split; NaN if it was not measured."""
         key = (metric, task, space)
         return next((r["value"] for r in self.test if (r["metric"], r["task"], r["space"]) == key), math.nan)
+
+    def in_scene(self, scene: int) -> "ModelReport":
+        """The run, its test rows those of a scene."""
+        return replace(self, test=[row for row in self.scenes if row["scene"] == scene])
 
 
 def save_report(report: ModelReport, file: Path) -> None:
@@ -57,6 +63,7 @@ def save_report(report: ModelReport, file: Path) -> None:
                 "num_parameters": report.num_parameters,
                 "test": report.test,
                 "curves": curves,
+                "scenes": report.scenes,
             }
         )
         + "\n",
@@ -75,7 +82,7 @@ def read_report(config: RunConfig, file: Path) -> ModelReport | None:
     try:
         result, num_parameters, test = TrainingResult.from_json(kept["result"]), kept["num_parameters"], kept["test"]
         curves = {task: CalibrationCurve(*map(_tensor, curve)) for task, curve in kept["curves"].items()}
-        return ModelReport(config, result, num_parameters, with_nan(test), curves)
+        return ModelReport(config, result, num_parameters, with_nan(test), curves, with_nan(kept.get("scenes", [])))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: must be the report of a model, but is damaged ({error!r}); remove it") from error
 
@@ -92,7 +99,8 @@ def _single_task(reports: Sequence[ModelReport]) -> ModelReport | None:
 def result_rows(reports: Sequence[ModelReport], dataset: str, data: str | None = None) -> Measurements:
     """Rows ``{model, seed, dataset, data, split, task, space, metric, value}`` of the test split and of whole runs.
 
-    Rows of a whole run have no task and no space. A metric that is undefined because a class is absent is None.
+    Rows of a whole run have no task and no space; rows of a scene have its id besides, as ``scene``. A metric that is
+    undefined because a class is absent is None.
     """
     rows: Measurements = []
     base = _single_task(reports)
@@ -104,6 +112,7 @@ def result_rows(reports: Sequence[ModelReport], dataset: str, data: str | None =
                 base_auc, score = base.value(row["metric"], row["task"], row["space"]), row["metric"][: -len("auc")]
                 figures.append({**row, "metric": f"{score}rela_impr", "value": rela_impr(row["value"], base_auc)})
                 figures.append({**row, "metric": f"{score}gain", "value": gain(row["value"], base_auc)})
+        figures += [{"split": "test", **row} for row in report.scenes]
         for split, metric, value in [
             ("valid", f"mean_{report.config.training.early_stopping_metric}", report.result.best_score),
             ("train", "best_step", report.result.best_step),
@@ -232,7 +241,11 @@ def write_report(
     """
     for metric in metrics:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)
-    text = "\n".join([f"{schema.name}: {schema.tasks}\n\n{table(reports, schema.tasks, metrics, known)}", *notes])
+    parts = [f"{schema.name}: {schema.tasks}", table(reports, schema.tasks, metrics, known)]
+    for name, scene in sorted({(report.config.scene, row["scene"]) for report in reports for row in report.scenes}):
+        of_scene = [report.in_scene(scene) for report in reports if report.config.scene == name]
+        parts += [f"{name}={scene}", table(of_scene, schema.tasks, metrics[:1], known)]
+    text = "\n".join(["\n\n".join(parts), *notes])
     (directory / "table.txt").write_text(text + "\n")
     draw(reports, schema.tasks, directory / "report.png", metrics[0], known[metrics[0]].title)
     rows = [to_json(row) for row in result_rows(reports, schema.name, data)]

@@ -29,14 +29,14 @@ from torchrec_mtl.tasks import TaskForest
 class DBMTLArch(nn.Module):
     """``P(y_1, ..., y_T | x) = prod_t P(y_t | y_{t'}, x)``, where task ``t`` needs task ``t'``, by hidden layers.
 
-    The layers are the shared ones, ``h = f(x)``; those of each task, ``u_t = f_t(h)``; and the Bayesian ones, which
-    parameterize the arrows, ``s_t = r_t([u_t; s_{t'}])``, and ``s_t = r_t(u_t)`` where a task needs none. The logit is
-    linear in ``s_t``. In TorchEasyRec, the shared layers may end in the experts of MMoE, with a gate for each task:
-    ``h_t = sum_i g^t(h)_i e_i(h)`` in place of ``h``.
+    The layers are those of Alibaba's TorchEasyRec: shared ones, ``h = f(x)``; those of each task, ``u_t = f_t(h)``; and
+    the Bayesian ones, which parameterize the arrows, ``s_t = r_t([u_t; s_{t'}])``, and ``s_t = r_t(u_t)`` where a task
+    needs none. The logit is linear in ``s_t``. The shared layers may end in the experts of MMoE, with a gate for each
+    task: ``h_t = sum_i g^t(h)_i e_i(h)`` in place of ``h``.
 
-    The paper selects the network among several by the likelihood. Here it is given, and has no arrow from tasks farther
-    up: where the label of ``t'`` is 1, so are theirs, and where it is 0, so is that of ``t``. What passes along an
-    arrow is a hidden state, as in TorchEasyRec, so that predictions need no labels; the logits are marginal ones.
+    The paper selects the network among several. Here it is given, and has no arrow from tasks farther up: where the
+    label of ``t'`` is 1, so are theirs, and where it is 0, so is that of ``t``. What passes along an arrow is a hidden
+    state, so that predictions need no labels; the logits are marginal ones.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.

@@ -11,14 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import InputError, check_at_least, check_sizes, not_one_of
+from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.models.base import MultiTaskModel
-from torchrec_mtl.modules import FeatureArch, GateUnit, TaskTowers, as_features, hidden_layers, initialize_linear_layers
+from torchrec_mtl.modules import (
+    EmbeddingGate,
+    FeatureArch,
+    GateUnit,
+    TaskTowers,
+    as_features,
+    hidden_layers,
+    initialize_linear_layers,
+)
+from torchrec_mtl.modules.gate_unit import check_positions
 from torchrec_mtl.tasks import TaskForest
 
 
 class PEPNetArch(nn.Module):
-    """EPNet scales the embeddings, and PPNet each layer of every task's tower: PEPNet sections 3.2.2 and 3.2.3.
+    """EPNet scales the embeddings, and PPNet scales each layer of every task's tower.
 
     EPNet has one gate for all tasks, on the fields ``F_d`` that tell domains apart::
 
@@ -64,23 +73,18 @@ class PEPNetArch(nn.Module):
         check_sizes(1, field_dims=field_dims, tower_layer_sizes=tower_layer_sizes)
         self.field_dims, width = list(field_dims), sum(field_dims)
         every = range(len(field_dims))
-        self.domain_fields = list(every if domain_fields is None else domain_fields)
+        domain = list(every if domain_fields is None else domain_fields)
         self.prior_fields = list(every if prior_fields is None else prior_fields)
-        for name, fields in {"domain_fields": self.domain_fields, "prior_fields": self.prior_fields}.items():
-            if not set(fields) <= set(every) or len(set(fields)) < len(fields):
-                raise InputError(f"`{name}` (={fields}) must be different positions, below {len(every)}")
-
-        def gate(fields: Sequence[int], size: int) -> GateUnit:
-            return GateUnit(sum(self.field_dims[field] for field in fields) + width, size, size)
-
-        self.embedding_gate = gate(self.domain_fields, width) if self.domain_fields else None
+        check_positions(len(field_dims), prior_fields=self.prior_fields)
+        self.embedding_gate: nn.Module = EmbeddingGate(field_dims, domain) if domain else nn.Identity()
+        of_prior = sum(self.field_dims[field] for field in self.prior_fields) + width
         layers = list(zip([width, *tower_layer_sizes], tower_layer_sizes, strict=False))
         self.layers: Any = nn.ModuleList(
             nn.ModuleList(hidden_layers(size_before, [size], dropout) for size_before, size in layers)
             for _ in range(num_tasks)
         )
         self.layer_gates: Any = nn.ModuleList(
-            nn.ModuleList(gate(self.prior_fields, size) for size in tower_layer_sizes)
+            nn.ModuleList(GateUnit(of_prior, size, size) for size in tower_layer_sizes)
             for _ in range(num_tasks if self.prior_fields else 0)
         )
         self.towers = TaskTowers(num_tasks, tower_layer_sizes[-1], layer_sizes=())
@@ -88,13 +92,10 @@ class PEPNetArch(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps ``[B, F, D]`` or ``[B, sum(D_f)]`` to logits ``[B, T]``."""
         embeddings = embeddings.flatten(1)
-        fields = embeddings.split(self.field_dims, dim=1)
-        personal = embeddings
-        if self.embedding_gate is not None:
-            domain = torch.cat([*(fields[field] for field in self.domain_fields), embeddings.detach()], dim=1)
-            personal = self.embedding_gate(domain) * embeddings
+        personal = self.embedding_gate(embeddings)
         states = [personal] * len(self.layers)
         if self.prior_fields:
+            fields = embeddings.split(self.field_dims, dim=1)
             prior = torch.cat([*(fields[field] for field in self.prior_fields), personal.detach()], dim=1)
         for task, layers in enumerate(self.layers):
             for place, layer in enumerate(layers):
@@ -139,24 +140,15 @@ class PEPNet(MultiTaskModel):
     ) -> None:
         super().__init__()
         self.features = as_features(features)
-        names = self.features.embedding_names
+        domain = None if domain_fields is None else self.features.positions(domain_fields=domain_fields)
+        prior = None if prior_fields is None else self.features.positions(prior_fields=prior_fields)
         with torch.device(self.features.dense_device):
             self.over_arch = PEPNetArch(
                 self.features.field_dims,
                 len(tasks),
-                domain_fields=_positions("domain_fields", domain_fields, names),
-                prior_fields=_positions("prior_fields", prior_fields, names),
+                domain_fields=domain,
+                prior_fields=prior,
                 tower_layer_sizes=tower_layer_sizes,
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
-
-
-def _positions(argument: str, fields: Sequence[str] | None, names: Sequence[str]) -> list[int] | None:
-    """The position of each of ``fields`` among ``names``, None for all."""
-    if fields is None:
-        return None
-    for field in fields:
-        if field not in names:
-            raise InputError(not_one_of(f"`{argument}`", field, names))
-    return [names.index(field) for field in fields]

@@ -55,9 +55,7 @@ class SingleTask(nn.Module):
         if isinstance(features, nn.Module):
             first = as_features(features)
             copies = [copy.deepcopy(first) for _ in range(len(tasks) - 1)]
-            for arch in copies:
-                if arch.dense_arch is not None:
-                    initialize_linear_layers(arch.dense_arch)
+            initialize_linear_layers(*copies)
             archs = [first, *copies]
         else:
             archs = [as_features(arch) for arch in features]

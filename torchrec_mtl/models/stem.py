@@ -162,6 +162,5 @@ def _drawn_anew(features: FeatureArch) -> FeatureArch:
     for module in drawn.modules():
         if isinstance(module, EmbeddingBagCollection):
             module.reset_parameters()
-    if drawn.dense_arch is not None:
-        initialize_linear_layers(drawn.dense_arch)
+    initialize_linear_layers(drawn)
     return drawn

@@ -16,7 +16,7 @@ from torchrec_mtl.modules.feature_extraction import TaskAwareExtraction
 from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggregation, FeatureTower
 from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rates
 from torchrec_mtl.modules.fusion import FusionLayer
-from torchrec_mtl.modules.gate_unit import GateUnit
+from torchrec_mtl.modules.gate_unit import EmbeddingGate, GateUnit
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
 from torchrec_mtl.modules.history_arch import HistoryArch
 from torchrec_mtl.modules.history_attention import HistoryTransformer, TargetAttention
@@ -42,6 +42,7 @@ __all__ = [
     "DSelectGate",
     "DSelectK",
     "DynamicSelector",
+    "EmbeddingGate",
     "Experts",
     "ExtractionLayer",
     "FeatureAggregation",

@@ -13,9 +13,10 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import InputError, check_at_least, check_sizes
+from torchrec_mtl.errors import InputError, check_at_least, check_sizes, not_one_of
 from torchrec_mtl.modules.batch_layout import BatchLayout
 from torchrec_mtl.modules.direct_lookup import DirectLookup
+from torchrec_mtl.modules.gate_unit import EmbeddingGate
 from torchrec_mtl.modules.history_arch import HistoryArch
 from torchrec_mtl.modules.id_hash import ANY_ID
 from torchrec_mtl.modules.initialization import initialize_linear_layers
@@ -95,7 +96,9 @@ class FeatureArch(nn.Module):
         histories: tables of further features, some of which are histories; their fields come after these.
         dense_in_features: number of dense features; with 0 there is no dense field.
         dense_arch_layer_sizes: layer widths of the MLP on the dense features; the last is the dimension of their field.
-        dense_device: device of this MLP and of the model's other dense parameters.
+        domain_fields: names of sparse fields that tell domains apart, such as the page or the app: they scale all
+            fields, by an `EmbeddingGate`. Without any there is no gate.
+        dense_device: device of these MLPs and of the model's other dense parameters.
         check_batches: whether to check the form of every batch; see `forward`.
 
     Attributes:
@@ -107,7 +110,8 @@ class FeatureArch(nn.Module):
 
     Raises:
         InputError: if there is no table, the collection is of another kind, there are dense features but no layers, or
-            there are histories and a feature is of two collections, or ids have weights.
+            there are histories and a feature is of two collections, or ids have weights, or a name of ``domain_fields``
+            is not in ``embedding_names`` or occurs twice.
 
     Example::
 
@@ -130,6 +134,7 @@ class FeatureArch(nn.Module):
         histories: HistoryArch | None = None,
         dense_in_features: int = 0,
         dense_arch_layer_sizes: Sequence[int] = (64,),
+        domain_fields: Sequence[str] = (),
         dense_device: torch.device | None = None,
         check_batches: bool = True,
     ) -> None:
@@ -166,6 +171,11 @@ class FeatureArch(nn.Module):
                 self.dense_arch = MLP(dense_in_features, dense_arch_layer_sizes)
             initialize_linear_layers(self.dense_arch)
         self.out_features = sum(self.field_dims)
+        self.domain_gate: nn.Module | None = None
+        if domain_fields:
+            with torch.device(self.dense_device):
+                self.domain_gate = EmbeddingGate(self.field_dims, self.positions(domain_fields=domain_fields))
+            initialize_linear_layers(self.domain_gate)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to the concatenated fields, ``[B, sum(D_f)]``.
@@ -187,7 +197,20 @@ class FeatureArch(nn.Module):
             fields.append(self.histories(sparse_features, self._dtype))
         if self.dense_arch is not None:
             fields.append(self.dense_arch(self._cast(dense_features)))
-        return self._cast(torch.cat(fields, dim=1) if len(fields) > 1 else fields[0])
+        embeddings = self._cast(torch.cat(fields, dim=1) if len(fields) > 1 else fields[0])
+        return embeddings if self.domain_gate is None else self.domain_gate(embeddings)
+
+    def positions(self, **fields: Sequence[str]) -> list[int]:
+        """The positions of sparse fields, given by the name of an argument and theirs.
+
+        Raises:
+            InputError: if a name is not in ``embedding_names``.
+        """
+        ((argument, names),) = fields.items()
+        for name in names:
+            if name not in self.embedding_names:
+                raise InputError(not_one_of(f"`{argument}`", name, self.embedding_names))
+        return [self.embedding_names.index(name) for name in names]
 
     def _pooled(self, sparse_features: KeyedJaggedTensor) -> list[Tensor]:
         """The fields of `embedding_bag_collection`, or one tensor of all of them side by side."""

@@ -1,15 +1,17 @@
-"""The gate of PEPNet, which scales each unit of a layer by what a prior says (Chang et al., KDD 2023)."""
+"""The gates of PEPNet, which scale embeddings and layers by what a prior says (Chang et al., KDD 2023)."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import check_at_least
+from torchrec_mtl.errors import InputError, check_at_least, check_sizes
 from torchrec_mtl.modules.mlp import MLP
 
 
 class GateUnit(nn.Module):
-    """Gate NU, PEPNet section 3.2.1: ``delta = 2 sigmoid(W' relu(W x + b) + b')``, a factor from 0 to 2 for each unit.
+    """PEPNet's Gate NU: ``delta = 2 sigmoid(W' relu(W x + b) + b')``, a factor from 0 to 2 for each unit.
 
     The 2 is the paper's value of ``gamma``: a gate that knows nothing leaves a unit as it is.
 
@@ -39,3 +41,47 @@ class GateUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, in_features]`` to factors ``[B, out_features]``."""
         return 2 * torch.sigmoid(self.output(self.hidden(x)))
+
+
+def check_positions(num_fields: int, **fields: Sequence[int]) -> None:
+    """Raises `InputError` unless each of ``fields`` holds different positions of ``num_fields`` fields."""
+    for name, positions in fields.items():
+        if not set(positions) <= set(range(num_fields)) or len(set(positions)) < len(positions):
+            raise InputError(f"`{name}` (={list(positions)}) must be different positions, below {num_fields}")
+
+
+class EmbeddingGate(nn.Module):
+    """PEPNet's EPNet: ``O_ep = delta * E`` with ``delta = U([E(F_d); stop(E)])``, a `GateUnit`.
+
+    The fields ``F_d`` tell domains apart, such as the page or the app; ``stop(.)`` passes no gradient on. The paper
+    does not say how wide the gate's hidden layer is; as in TorchEasyRec, it is as wide as the embeddings.
+
+    Args:
+        field_dims: dimension ``D_f`` of each field.
+        domain_fields: positions of the fields ``F_d``.
+
+    Raises:
+        InputError: if there are no ``domain_fields``, one is not the position of a field or occurs twice, or a
+            dimension is below 1.
+
+    Example::
+
+        >>> EmbeddingGate(field_dims=[8, 4, 4], domain_fields=[2])(torch.randn(2, 16)).shape
+        torch.Size([2, 16])
+    """
+
+    @checked
+    def __init__(self, field_dims: Sequence[int], domain_fields: Sequence[int]) -> None:
+        super().__init__()
+        check_sizes(1, field_dims=field_dims)
+        if not domain_fields:
+            raise InputError("`domain_fields` must be at least one position")
+        check_positions(len(field_dims), domain_fields=domain_fields)
+        self.field_dims, self.domain_fields, width = list(field_dims), list(domain_fields), sum(field_dims)
+        self.unit = GateUnit(sum(field_dims[field] for field in domain_fields) + width, width, width)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Maps the concatenated fields ``E [B, sum(D_f)]`` to ``O_ep`` of the same shape."""
+        fields = embeddings.split(self.field_dims, dim=1)
+        domain = [fields[field] for field in self.domain_fields]
+        return self.unit(torch.cat([*domain, embeddings.detach()], dim=1)) * embeddings

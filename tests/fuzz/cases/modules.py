@@ -260,6 +260,11 @@ _PARTS = {
         lambda given: [_rows(given["in_features"])],
         lambda given: (given["num_gates"], given["num_experts"]),
     ),
+    "EmbeddingGate": _module(
+        lambda rng: {"field_dims": [2, *sizes(rng)], "domain_fields": [0]},
+        lambda given: [_rows(sum(given["field_dims"]))],
+        lambda given: (sum(given["field_dims"]),),
+    ),
     "GateUnit": _module(
         lambda rng: {name: integer(rng, 1, 5) for name in ("in_features", "hidden_size", "out_features")},
         lambda given: [_rows(given["in_features"])],
@@ -432,6 +437,7 @@ CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, jud
             "embedding_bag_collection": tables([integer(rng, 1, 4) for _ in range(2)]),
             "dense_in_features": integer(rng, 0, 3),
             "dense_arch_layer_sizes": sizes(rng, 1),
+            "domain_fields": one_of(rng, [], ["f1"]),
             "dense_device": torch.device("cpu"),
             "check_batches": True,
         },

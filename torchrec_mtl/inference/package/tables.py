@@ -154,7 +154,8 @@ class GraphFeatures(nn.Module):
     def __init__(self, arch: FeatureArch, table_type: str) -> None:
         super().__init__()
         self.tables = TableRows(arch.embedding_bag_collection, table_type)
-        self.dense_arch, self.place = arch.dense_arch, 0
+        self.dense_arch, self.domain_gate = arch.dense_arch, arch.domain_gate
+        self.place = 0  # of its rows among those of all tables
         self.of_histories: TableRows | None = None
         self.histories: HistoryFields | None = None
         of_both = [self.tables]
@@ -178,7 +179,8 @@ class GraphFeatures(nn.Module):
             others.append(self.histories(rows))
         if self.dense_arch is not None:
             others.append(self.dense_arch(dense_features))
-        return lookup(self.tables, self.place, others)
+        fields = lookup(self.tables, self.place, others)
+        return fields if self.domain_gate is None else self.domain_gate(fields)
 
 
 class Ids(NamedTuple):
