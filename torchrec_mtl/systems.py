@@ -22,6 +22,10 @@ LOSSES: Mapping[str, Callable[..., nn.Module]] = {
     "counterfactual": losses.CounterfactualLoss,
     "local_space": losses.LocalSpaceLoss,
     "delayed": losses.DelayedLoss,
+    "focal": losses.FocalLoss,
+    "label_smoothing": losses.LabelSmoothingLoss,
+    "pairwise": losses.PairwiseLoss,
+    "jrc": losses.JRCLoss,
 }
 
 

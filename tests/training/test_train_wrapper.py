@@ -49,6 +49,14 @@ def test_fx_traces_with_every_loss(name):
     traced_equals(MultiTaskTrain(model, LOSSES[name](tasks)))
 
 
+def test_the_groups_of_a_loss_are_the_batchs():
+    trained, rows = MultiTaskTrain(train_model("shared_bottom").model, LOSSES["pairwise"](TASKS)), batch(9)
+    loss, (_, logits, labels) = trained(rows)
+    torch.testing.assert_close(loss.detach(), trained.loss(logits, labels, groups=rows.groups))
+    with pytest.raises(InputError, match=r"`groups` of the batch must be given: `loss` \(=PairwiseLoss\) reads it"):
+        trained(Batch(rows.dense_features, rows.sparse_features, rows.labels))
+
+
 @pytest.mark.parametrize("shape", [(6,), (6, 1)])
 def test_a_traced_model_reads_labels_of_one_task_in_both_shapes(shape):
     trained, rows = train_model("shared_bottom", tasks=TaskChain(["click"])), batch(6)

@@ -61,7 +61,7 @@ def _error(config: RunConfig, tasks: TaskForest) -> InputError | None:
 
 def _build(config: RunConfig, tasks: TaskForest) -> None:
     fields = [*_FIELDS, *(Field(name, 2) for name in config.zch.fields if name not in {each.name for each in _FIELDS})]
-    build_model(config, Schema("unseen", fields, tasks), torch.device("meta"))
+    build_model(config, Schema("unseen", fields, tasks, group=_FIELDS[0].name), torch.device("meta"))
 
 
 def _some_tasks(config: RunConfig) -> list[TaskForest]:

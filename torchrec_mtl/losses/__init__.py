@@ -10,6 +10,8 @@ from torchrec_mtl.losses.functional import (
     step_propensity,
 )
 from torchrec_mtl.losses.modules import CalibratedLoss, CrossEntropyLoss, DependenceLoss, LocalSpaceLoss
+from torchrec_mtl.losses.pointwise import FocalLoss, LabelSmoothingLoss
+from torchrec_mtl.losses.ranking import JRCLoss, PairwiseLoss, listwise, pairwise
 
 __all__ = [
     "CalibratedLoss",
@@ -17,13 +19,19 @@ __all__ = [
     "CrossEntropyLoss",
     "DelayedLoss",
     "DependenceLoss",
+    "FocalLoss",
+    "JRCLoss",
+    "LabelSmoothingLoss",
     "LocalSpaceLoss",
+    "PairwiseLoss",
     "calibrator",
     "cross_entropy",
     "dependence",
     "dr_risk",
     "imputation_loss",
     "ips_risk",
+    "listwise",
     "local_space_bce",
+    "pairwise",
     "step_propensity",
 ]
