@@ -22,7 +22,8 @@ class MultiTaskBatch(Pipelineable):
         weights: label weights, float32 [B, T]; None stands for 1 everywhere. A weight of 0 masks its label.
         num_padded: number of rows at the end that are padding: they make the batches of all ranks equal in size, and
             their labels are masked.
-        num_rows_of_all: number of rows of all ranks' batches together, without padding; None if no rank has padding.
+        num_rows_of_all: number of rows of all ranks' batches together, without padding, or that they stand for, where
+            some are left out: by it the sum of losses is divided. None if no rank has padding and none are left out.
         groups: groups of the rows, int64 [B], for losses that compare rows of a group; None if the data have none.
 
     Example::
