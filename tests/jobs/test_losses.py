@@ -48,6 +48,18 @@ def test_a_run_with_any_loss_is_read_back_with_it(loss):
 
 
 @pytest.mark.slow
+def test_a_run_leaves_out_negatives_of_data_that_are_laid_out(tmp_path, capsys):
+    data = funnel.prepare(tmp_path / "data", train=300, valid=100, test=101)
+    options = ["--dataset", str(data), "--output", str(tmp_path), "--models", "shared_bottom"]
+    settings = ["training.batch_size=64", "training.negative_rate=0.25"]
+    assert main(["train", *options, "--name", "run", *settings]) == 0
+    assert load_run(tmp_path / "run").config.training.negative_rate == 0.25
+    assert main(["train", *options, "--name", "streamed", "--reader", "stream", *settings]) == 2
+    sentence = "`training.negative_rate` (=0.25) must be 1 for data that are read in place"
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["mapped", "stream"])
 def test_a_run_gives_its_loss_the_groups_of_the_data(reader, tmp_path):
     data = funnel.prepare(tmp_path / "data", train=300, valid=100, test=101)
