@@ -21,6 +21,11 @@ NUM_DENSE = 3
 MODELS = {name: system for name, system in SYSTEMS.items() if system.ablation_of is None}
 
 
+def offers(loss: str) -> str:
+    """A model that offers what a loss of `LOSSES` reads."""
+    return loss if loss in ("dcmt", "ddpo") else "escm2_dr"
+
+
 def chain(num_tasks: int) -> TaskChain:
     return TaskChain([f"step_{t}" for t in range(num_tasks)])
 

@@ -45,6 +45,11 @@ def _aitm(arch, x, given):
     return common.per_sample(chains.aitm, x, parameters=params)
 
 
+def _ddpo(arch, x, given):
+    params = parameters.ddpo(arch)
+    return np.array([chains.marginal_logits(chains.ddpo(row, params)[0]) for row in x])
+
+
 def _cross_stitch(arch, x, given):
     layers = [parameters.cross_stitch_layer(layer) for layer in arch.layers]
     params = {"layers": layers, "towers": parameters.towers(arch.towers)}
@@ -78,6 +83,8 @@ EQUATIONS = {
     models.AITMArch: _aitm,
     models.BPCMArch: _bpcm,
     models.CrossStitchArch: _cross_stitch,
+    models.DCMTArch: _esmm,
+    models.DDPOArch: _ddpo,
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
     models.MMoEArch: _mixture,

@@ -129,3 +129,24 @@ def cross_stitch_layer(module):
 
 def information_transfer(module):
     return {"h1": array(module.value.weight), "h2": array(module.key.weight), "h3": array(module.query.weight)}
+
+
+def ddpo(arch):
+    """Of a `DDPOArch`, as `tests.oracles.chains.ddpo` has them."""
+    transfers = [
+        {
+            "click": mlp(step.click_information),
+            "conversion": mlp(step.conversion_information),
+            "T_o": information_transfer(step.click_transfer),
+            "T_c": information_transfer(step.conversion_transfer),
+            "theta_t": mlp(step.fusion),
+        }
+        for step in arch.transfers
+    ]
+    return {
+        "f": [mlp(network) for network in arch.representations],
+        "conversions": [mlp(network) for network in arch.conversions],
+        "transfers": transfers,
+        "towers": towers(arch.towers),
+        "conversion_towers": [mlp(tower) for tower in arch.conversion_towers],
+    }

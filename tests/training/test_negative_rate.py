@@ -49,7 +49,7 @@ def trained(name, split, negative_rate):
 
 
 def mean_logit_errors(logits, truth):
-    """How far log mean probabilities are from the truth, over all rows and over those of the highest fifth, [T] each."""
+    """How far log mean probabilities are from the truth, over all rows and over the likeliest fifth, [T]."""
     p, likely = logits.sigmoid().numpy(), truth > np.quantile(truth, 0.8, axis=0)
     over_all = np.log(p.mean(0) / truth.mean(0))
     return np.array([over_all, np.log((p * likely).sum(0) / (truth * likely).sum(0))])

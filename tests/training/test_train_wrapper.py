@@ -6,7 +6,7 @@ from torchrec.datasets.utils import Batch
 from torchrec.fx import symbolic_trace
 from torchrec.models.dlrm import DLRM, DLRMTrain
 
-from tests.support import NUM_DENSE, TASKS, batch, tables, three_tasks_for, train_model, without_dropout
+from tests.support import NUM_DENSE, TASKS, batch, offers, tables, three_tasks_for, train_model, without_dropout
 from torchrec_mtl import MultiTaskTrain, TaskChain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
@@ -45,7 +45,7 @@ def test_fx_traces_every_system_down_to_its_loss(name, arguments):
 @pytest.mark.parametrize("name", LOSSES)
 def test_fx_traces_with_every_loss(name):
     tasks = three_tasks_for(name)
-    model = train_model("escm2_dr", tasks).model  # which offers all that a loss reads
+    model = train_model(offers(name), tasks).model
     traced_equals(MultiTaskTrain(model, LOSSES[name](tasks)))
 
 

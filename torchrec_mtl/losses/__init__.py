@@ -1,6 +1,8 @@
 """Objectives of multi-task models on a funnel: loss modules, and the functions that compute their terms."""
 
 from torchrec_mtl.losses.counterfactual import CounterfactualLoss, dr_risk, imputation_loss, ips_risk
+from torchrec_mtl.losses.dcmt import DCMTLoss
+from torchrec_mtl.losses.ddpo import DDPOLoss
 from torchrec_mtl.losses.delayed import DelayedLoss
 from torchrec_mtl.losses.functional import (
     calibrator,
@@ -17,6 +19,8 @@ __all__ = [
     "CalibratedLoss",
     "CounterfactualLoss",
     "CrossEntropyLoss",
+    "DCMTLoss",
+    "DDPOLoss",
     "DelayedLoss",
     "DependenceLoss",
     "FocalLoss",

@@ -4,6 +4,8 @@ from torchrec_mtl.models.aitm import AITM, AITMArch
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.models.bpcm import BPCM, BPCMArch
 from torchrec_mtl.models.cross_stitch import CrossStitch, CrossStitchArch
+from torchrec_mtl.models.dcmt import DCMT, DCMTArch
+from torchrec_mtl.models.ddpo import DDPO, DDPOArch
 from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch
 from torchrec_mtl.models.esmm import ESMM, ESMMArch
 from torchrec_mtl.models.mmoe import MMoE, MMoEArch
@@ -16,6 +18,8 @@ from torchrec_mtl.models.tafe import TAFE, TAFEArch
 __all__ = [
     "AITM",
     "BPCM",
+    "DCMT",
+    "DDPO",
     "ESCM2",
     "ESMM",
     "PLE",
@@ -24,6 +28,8 @@ __all__ = [
     "BPCMArch",
     "CrossStitch",
     "CrossStitchArch",
+    "DCMTArch",
+    "DDPOArch",
     "ESCM2Arch",
     "ESMMArch",
     "MMoE",

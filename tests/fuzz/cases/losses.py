@@ -239,7 +239,7 @@ def _of_loss(name, given, logits, labels, weights, groups=None, other_logits=Non
         return entropy + given["alpha"] * calibrator(logits, tasks.edges, weights)
     if name == "DependenceLoss":
         return entropy + given["dependence_weight"] * dependence(logits, labels, tasks.edges, weights)
-    return _counterfactual(given, logits, labels, weights, **of_steps)
+    return _counterfactual(name, given, logits, labels, weights, **of_steps)
 
 
 def _importance(logits, labels, tasks):
@@ -249,7 +249,7 @@ def _importance(logits, labels, tasks):
     return weights
 
 
-def _counterfactual(given, logits, labels, weights, conditional_logits, imputed_errors):
+def _counterfactual(name, given, logits, labels, weights, conditional_logits, **of_steps):
     tasks, weights = given["tasks"], np.ones_like(logits) if weights is None else weights
     labels = _known(labels, weights)
     scales = np.array([1.0 if parent is None else given["global_weight"] for parent in tasks.parents])
@@ -260,12 +260,32 @@ def _counterfactual(given, logits, labels, weights, conditional_logits, imputed_
     parents, children = [parent for parent, _ in edges], [child for _, child in edges]
     errors = _bce(conditional_logits[:, children], labels[:, children])
     shares = np.maximum(_sigmoid(logits[:, parents]), given["min_propensity"])
+    if name != "CounterfactualLoss":
+        propensities, (read,) = _sigmoid(logits[:, parents]), of_steps.values()
+        rest = np.maximum(1 - propensities, given["min_propensity"])
+        steps = labels[:, parents], labels[:, children], conditional_logits[:, children], shares, rest
+        return risk + _weighted((_dcmt if name == "DCMTLoss" else _ddpo)(given, *steps, read), pairs)
+    imputed_errors = of_steps["imputed_errors"]
     if imputed_errors is None:
         step = _ips(errors, labels[:, parents], shares, pairs)
     else:
         both = (errors, imputed_errors, labels[:, parents], shares, pairs)
         step = _dr(*both) + _imputation(*both)
     return risk + given["counterfactual_weight"] * step
+
+
+def _dcmt(given, observed, happened, logits, shares, rest, opposite):
+    terms = observed * _bce(logits, happened) / shares + (1 - observed) * _bce(opposite, 1 - happened) / rest
+    prior = np.abs(1 - _sigmoid(logits) - _sigmoid(opposite))
+    return given["counterfactual_weight"] * (terms + given["prior_weight"] * prior)
+
+
+def _ddpo(given, observed, happened, logits, shares, rest, conversion):
+    pseudo = _sigmoid(conversion)
+    known = np.where(happened == 1, 1.0, pseudo) if given["soft_labels"] else happened
+    direct = observed * _bce(logits, known) / shares + (1 - observed) * _bce(logits, pseudo) / rest
+    propensity = given["conversion_weight"] * observed * _bce(conversion, happened)
+    return propensity + given["counterfactual_weight"] * direct
 
 
 def _tasks(name, tasks):
@@ -279,6 +299,8 @@ def _inputs(rng, tasks):
         "labels": labels(rng, num_rows, tasks),
         "weights": one_of(rng, weights(rng, num_rows, len(tasks)), None),
         "conditional_logits": floats(rng, num_rows, len(tasks)),
+        "counterfactual_logits": floats(rng, num_rows, len(tasks.edges)),
+        "conversion_logits": floats(rng, num_rows, len(tasks.edges)),
         "groups": torch.from_numpy(rng.integers(-1, 2, num_rows)),
         "other_logits": one_of(rng, floats(rng, num_rows, len(tasks)), None),
         "imputed_errors": one_of(
@@ -314,6 +336,9 @@ def _constructor(rng, name):
         "global_weight": float(rng.random()),
         "min_propensity": float(rng.random() * 0.5 + 0.01),
         "joint_imputation": one_of(rng, True, False),
+        "soft_labels": one_of(rng, True, False),
+        "prior_weight": float(rng.random()),
+        "conversion_weight": float(rng.random()),
         "task_weights": one_of(rng, None, *[[float(w) for w in rng.random(len(tasks))]] * 2),
     }
 
@@ -349,6 +374,8 @@ LOSSES = (
     "LabelSmoothingLoss",
     "PairwiseLoss",
     "JRCLoss",
+    "DCMTLoss",
+    "DDPOLoss",
 )
 CASES |= {name: Case(getattr(losses, name), _made(name), _judge_loss(name)) for name in LOSSES}
 CASES |= {f"{name}.forward": _forward(name) for name in LOSSES}

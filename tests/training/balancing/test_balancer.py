@@ -134,6 +134,7 @@ def a_loss(name, dtype=torch.float64):
     weights = torch.randint(0, 3, labels.shape, generator=generator).to(dtype)
     loss = LOSSES[name](tasks)
     offered = {"conditional_logits": further, "groups": torch.arange(9) % 2}
+    offered |= {name: further[:, 1:].detach() for name in ("counterfactual_logits", "conversion_logits")}
     read = {name: offered[name] for name, required in reads_beyond_logits(loss).items() if required}
     return logits, weights, lambda scaled: loss(logits, labels, scaled, **read)
 
