@@ -21,6 +21,11 @@ NUM_DENSE = 3
 MODELS = {name: system for name, system in SYSTEMS.items() if system.ablation_of is None}
 
 
+def offers(loss: str) -> str:
+    """A model that offers what a loss of `LOSSES` reads."""
+    return loss if loss in ("dcmt", "ddpo") else "escm2_dr"
+
+
 def chain(num_tasks: int) -> TaskChain:
     return TaskChain([f"step_{t}" for t in range(num_tasks)])
 
@@ -111,6 +116,7 @@ def batch(size: int, seed: int = 0, weighted: bool = False) -> MultiTaskBatch:
         sparse_features=sparse,
         labels=happened.int().cumprod(1).float(),
         weights=torch.randint(0, 3, happened.shape, generator=generator).float() if weighted else None,
+        groups=torch.randint(0, 3, (size,), generator=generator),
     )
 
 
@@ -127,4 +133,5 @@ def take(source: MultiTaskBatch, rows: Sequence[int]) -> MultiTaskBatch:
     )
     index = torch.tensor(list(rows))
     weights = None if source.weights is None else source.weights[index]
-    return MultiTaskBatch(source.dense_features[index], sparse, source.labels[index], weights)
+    groups = None if source.groups is None else source.groups[index]
+    return MultiTaskBatch(source.dense_features[index], sparse, source.labels[index], weights, groups=groups)

@@ -22,6 +22,12 @@ LOSSES: Mapping[str, Callable[..., nn.Module]] = {
     "counterfactual": losses.CounterfactualLoss,
     "local_space": losses.LocalSpaceLoss,
     "delayed": losses.DelayedLoss,
+    "focal": losses.FocalLoss,
+    "label_smoothing": losses.LabelSmoothingLoss,
+    "pairwise": losses.PairwiseLoss,
+    "jrc": losses.JRCLoss,
+    "dcmt": losses.DCMTLoss,
+    "ddpo": losses.DDPOLoss,
 }
 
 
@@ -125,6 +131,8 @@ ESCM2_IPS = System(
     small={"tower_layer_sizes": (8,)},
 )
 ESCM2_DR = replace(ESCM2_IPS, name="escm2_dr", title="ESCM2-DR", model_args={"estimator": "dr"})
+DCMT = System("dcmt", "DCMT", models.DCMT, losses.DCMTLoss, small={"tower_layer_sizes": (8,)})
+DDPO = System("ddpo", "DDPO", models.DDPO, losses.DDPOLoss, small={"tower_layer_sizes": (8, 6)})
 AITM = System("aitm", "AITM", models.AITM, losses.CalibratedLoss, small={"tower_layer_sizes": (8, 6)})
 BPCM = System(
     "bpcm",
@@ -169,6 +177,8 @@ SYSTEMS: Mapping[str, System] = {
         ESMM,
         ESCM2_IPS,
         ESCM2_DR,
+        DCMT,
+        DDPO,
         AITM,
         BPCM,
         TAFE,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchrec_mtl.data import Field, Schema, Split
+from torchrec_mtl.data import BatchLoader, Field, Schema, Split
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.tasks import TaskChain
 
@@ -69,6 +69,14 @@ def test_a_batch_has_the_rows_in_the_order_asked_for() -> None:
     assert batch.labels.tolist() == [[1, 0], [1, 1], [1, 0]]
     assert batch.dense_features.tolist() == [[2.5], [0.5], [2.5]]
     assert batch.weights is None
+    assert batch.groups is None
+
+
+def test_a_batch_has_the_groups_of_its_rows_padded_ones_included() -> None:
+    split = make_split(groups=np.array([7, -(2**40), 9]))
+    assert split.batch(torch.tensor([2, 0, 2])).groups.tolist() == [9, 7, 9]
+    last = list(BatchLoader(split, batch_size=1, rank=1, world_size=2))[-1]
+    assert (last.num_padded, last.groups.tolist()) == (1, [9])
 
 
 def test_an_empty_batch_has_every_key() -> None:

@@ -73,6 +73,7 @@ class Steps:
             rows = [ids(batch) for batch in batches[-1]]
             assert [part.tolist() for part in loader.rows()][position["step"] :] == rows
             assert [part.tolist() for part in loader.groups()][position["step"] :] == rows
+            assert [batch.groups[: len(batch.groups) - batch.num_padded].tolist() for batch in batches[-1]] == rows
             assert len(rows) == len(loader) - position["step"]
         self.rows = [sorted(itertools.chain(*map(ids, of_step))) for of_step in zip(*batches, strict=True)]
         self.sizes = [{len(batch.labels) for batch in of_step} for of_step in zip(*batches, strict=True)]

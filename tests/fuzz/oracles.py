@@ -51,6 +51,11 @@ def _adatt(arch, x, given):
     return adatt.adatt(x, {"layers": layers, "towers": parameters.towers(arch.towers)})
 
 
+def _ddpo(arch, x, given):
+    params = parameters.ddpo(arch)
+    return np.array([chains.marginal_logits(chains.ddpo(row, params)[0]) for row in x])
+
+
 def _cross_stitch(arch, x, given):
     layers = [parameters.cross_stitch_layer(layer) for layer in arch.layers]
     params = {"layers": layers, "towers": parameters.towers(arch.towers)}
@@ -125,6 +130,8 @@ EQUATIONS = {
     models.BPCMArch: _bpcm,
     models.CrossStitchArch: _cross_stitch,
     models.DBMTLArch: _dbmtl,
+    models.DCMTArch: _esmm,
+    models.DDPOArch: _ddpo,
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
     models.HoMEArch: _home,

@@ -8,10 +8,11 @@ from torchrec_mtl import MultiTaskTrain, Task, TaskForest
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
 from torchrec_mtl.systems import LOSSES
+from torchrec_mtl.training.train_wrapper import OF_BATCH, reads_beyond_logits
 
 APART = TaskForest(Task("income"), Task("never_married"))
 # models that cannot do without edges
-FOLLOW_EDGES = ("resflow", "dbmtl", "esmm", "escm2_ips", "escm2_dr", "aitm", "bpcm")
+FOLLOW_EDGES = ("resflow", "dbmtl", "esmm", "escm2_ips", "escm2_dr", "dcmt", "ddpo", "aitm", "bpcm")
 
 
 def rows_of(tasks, size=24):
@@ -51,7 +52,7 @@ def test_unrelated_tasks_are_modelled_or_raise(name):
     assert logits.shape == (24, 2)
 
 
-@pytest.mark.parametrize("name", ["esmm", "escm2_dr"])
+@pytest.mark.parametrize("name", ["esmm", "escm2_dr", "dcmt", "ddpo"])
 def test_conditional_models_keep_a_task_below_the_one_it_needs(name):
     model, rows = train_model(name, TREE).model, rows_of(TREE)
     p = model(rows.dense_features, rows.sparse_features).sigmoid()
@@ -65,10 +66,12 @@ def test_conditional_models_keep_a_task_below_the_one_it_needs(name):
 def test_any_loss_goes_with_any_model_that_returns_what_it_reads(model, loss):
     tasks = tasks_for(loss, TREE)
     built = train_model(model, tasks).model
-    if loss == "counterfactual" and not model.startswith("escm2"):
-        message = r"`loss` \(=CounterfactualLoss\) reads 'conditional_logits', which \w+ does not give: \['logits'.*\]"
+    needed = [name for name, required in reads_beyond_logits(LOSSES[loss](tasks)).items() if required]
+    lacking = [name for name in needed if name not in (*getattr(built, "output_names", ()), *OF_BATCH)]
+    if lacking:
+        message = rf"`loss` \(=\w+Loss\) reads '{lacking[0]}', which \w+ does not give: \['logits'"
         with pytest.raises(InputError, match=message):
-            MultiTaskTrain(built, LOSSES[loss](TREE))
+            MultiTaskTrain(built, LOSSES[loss](tasks))
         return
     value, _ = MultiTaskTrain(built, LOSSES[loss](tasks))(rows_of(tasks))
     value.backward()

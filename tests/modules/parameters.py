@@ -228,3 +228,24 @@ def pepnet(arch):
 def stem(arch):
     of_tasks = [gate for of_task in arch.gates for gate in gates(of_task)]
     return {"experts": [experts(each) for each in arch.experts], "gates": of_tasks, "towers": towers(arch.towers)}
+
+
+def ddpo(arch):
+    """Of a `DDPOArch`, as `tests.oracles.chains.ddpo` has them."""
+    transfers = [
+        {
+            "click": mlp(step.click_information),
+            "conversion": mlp(step.conversion_information),
+            "T_o": information_transfer(step.click_transfer),
+            "T_c": information_transfer(step.conversion_transfer),
+            "theta_t": mlp(step.fusion),
+        }
+        for step in arch.transfers
+    ]
+    return {
+        "f": [mlp(network) for network in arch.representations],
+        "conversions": [mlp(network) for network in arch.conversions],
+        "transfers": transfers,
+        "towers": towers(arch.towers),
+        "conversion_towers": [mlp(tower) for tower in arch.conversion_towers],
+    }

@@ -138,3 +138,96 @@ def counterfactual(
                 risk = imputed[i, t - 1] + o * e / propensity + o * e**2 / propensity
             total += counterfactual_weight * weight * risk
     return total / B
+
+
+def ddpo(x: Array, parameters: dict[str, Any]) -> tuple[Array, Array]:
+    """DDPO eq. (5), (7), (12) to (14): conditional logits [T], and the conversion propensities' [T - 1].
+
+    ``parameters``: "f" and "towers" as in `aitm`, "conversions" and "conversion_towers", and for each step in
+    "transfers" the ReLU layers "click" and "conversion", the attentions "T_o" and "T_c", and the fusion "theta_t".
+    """
+    own = [relu(mlp(x, f)) for f in parameters["f"]]
+    conversions = [relu(mlp(x, f)) for f in parameters["conversions"]]
+    states = [own[0]]
+    for t, step in enumerate(parameters["transfers"]):
+        by_click = information_transfer(relu(mlp(own[t], step["click"])), own[t + 1], step["T_o"])
+        by_conversion = information_transfer(relu(mlp(conversions[t], step["conversion"])), own[t + 1], step["T_c"])
+        states.append(relu(mlp(np.concatenate([by_click, by_conversion]), step["theta_t"])))
+    logits = [mlp(state, tower) for state, tower in zip(states, parameters["towers"], strict=True)]
+    propensities = [mlp(f, tower) for f, tower in zip(conversions, parameters["conversion_towers"], strict=True)]
+    return np.concatenate(logits), np.concatenate([np.empty(0), *propensities])
+
+
+def _soft_cross_entropy(p: float, label: float) -> float:
+    return -label * np.log(p) - (1 - label) * np.log(1 - p)
+
+
+def _entire_space(
+    conditional: Array,
+    labels: Array,
+    weights: Array,
+    task_weights: Array,
+    global_weight: float,
+    min_propensity: float,
+    term: Any,
+) -> float:
+    """L_CTR + lambda_g L_CTCVR, and ``term(i, t, o, r, r^, 1 / o^, 1 / (1 - o^))`` for each step."""
+    B, T = labels.shape
+    total = 0.0
+    for i in range(B):
+        c = sigmoid(conditional[i])
+        p = np.cumprod(c)
+        for t in range(T):
+            weight = weights[i, t] * task_weights[t]
+            if weight == 0:
+                continue
+            total += weight * (global_weight if t else 1.0) * binary_cross_entropy(p[t], labels[i, t])
+            if t and weights[i, t - 1] != 0:
+                shares = max(p[t - 1], min_propensity), max(1 - p[t - 1], min_propensity)
+                total += weight * term(i, t - 1, labels[i, t - 1], labels[i, t], c[t], 1 / shares[0], 1 / shares[1])
+    return total / B
+
+
+def dcmt_objective(
+    conditional: Array,
+    counterfactual: Array,
+    labels: Array,
+    weights: Array,
+    task_weights: Array,
+    counterfactual_weight: float,
+    global_weight: float,
+    prior_weight: float,
+    min_propensity: float,
+) -> float:
+    """DCMT's objective from conditional logits [B, T] and the counterfactual towers' [B, T - 1]."""
+
+    def term(i: int, t: int, o: float, r: float, r_hat: float, of_seen: float, of_unseen: float) -> float:
+        r_star = sigmoid(counterfactual[i, t])
+        factual = o * _soft_cross_entropy(r_hat, r) * of_seen
+        opposite = (1 - o) * _soft_cross_entropy(r_star, 1 - r) * of_unseen
+        return counterfactual_weight * (factual + opposite + prior_weight * abs(1 - (r_hat + r_star)))
+
+    return _entire_space(conditional, labels, weights, task_weights, global_weight, min_propensity, term)
+
+
+def ddpo_objective(
+    conditional: Array,
+    conversion: Array,
+    labels: Array,
+    weights: Array,
+    task_weights: Array,
+    conversion_weight: float,
+    counterfactual_weight: float,
+    global_weight: float,
+    min_propensity: float,
+    soft_labels: bool,
+) -> float:
+    """DDPO eq. (18) with eq. (8), or with eq. (10) for soft labels, without the normalisation of eq. (15)."""
+
+    def term(i: int, t: int, o: float, r: float, r_hat: float, of_seen: float, of_unseen: float) -> float:
+        r_c = sigmoid(conversion[i, t])
+        known = 1.0 if r == 1 else r_c if soft_labels else 0.0
+        direct = o * _soft_cross_entropy(r_hat, known) * of_seen + (1 - o) * _soft_cross_entropy(r_hat, r_c) * of_unseen
+        return conversion_weight * o * _soft_cross_entropy(r_c, r) + counterfactual_weight * direct
+
+    return _entire_space(conditional, labels, weights, task_weights, global_weight, min_propensity, term)

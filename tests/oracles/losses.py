@@ -128,3 +128,87 @@ def delayed(
             p_dp, p_rn = predictions[i, delayed_positive], predictions[i, real_negative]
             importance[i, task] = 1.0 + p_dp if labels[i, task] == 1 else (1.0 + p_dp) * p_rn
     return cross_entropy(predictions, labels, importance if weights is None else importance * weights, task_weights)
+
+
+def _mean(terms: Array, weights: Array | None, task_weights: Sequence[float] | None) -> float:
+    """The sum over tasks of the weighted means over rows of terms [B, T]."""
+    B, T = terms.shape
+    total = 0.0
+    for i in range(B):
+        for t in range(T):
+            weight = 1.0 if weights is None else weights[i, t]
+            if weight != 0.0:
+                total += weight * (1.0 if task_weights is None else task_weights[t]) * terms[i, t]
+    return total / B
+
+
+def focal(
+    predictions: Array,
+    labels: Array,
+    gamma: float,
+    alpha: float,
+    weights: Array | None = None,
+    task_weights: Sequence[float] | None = None,
+) -> float:
+    """Lin et al. eq. (5): -a_t (1 - p_t)^gamma log p_t."""
+    p_t = np.where(labels == 1, predictions, 1 - predictions)
+    a_t = np.where(labels == 1, alpha, 1 - alpha)
+    return _mean(-a_t * (1 - p_t) ** gamma * np.log(p_t), weights, task_weights)
+
+
+def smoothed(predictions: Array, labels: Array, smoothing: float, weights: Array | None = None) -> float:
+    """Cross entropy with (1 - smoothing) of each label's mass on it and smoothing / 2 on each of 0 and 1."""
+    right, wrong = (
+        np.where(labels == 1, predictions, 1 - predictions),
+        np.where(labels == 1, 1 - predictions, predictions),
+    )
+    return _mean(-(1 - smoothing / 2) * np.log(right) - smoothing / 2 * np.log(wrong), weights, None)
+
+
+def pairwise(
+    logits: Array,
+    labels: Array,
+    groups: Array,
+    weights: Array | None = None,
+    task_weights: Sequence[float] | None = None,
+) -> float:
+    """RankNet's cross entropy of all pairs of a positive and a negative of a group, divided by the group's rows."""
+    B, T = logits.shape
+    weights = np.ones((B, T)) if weights is None else weights
+    total = 0.0
+    for t in range(T):
+        for group in set(groups.tolist()):
+            rows = [i for i in range(B) if groups[i] == group and weights[i, t] != 0]
+            pairs = 0.0
+            for i in rows:
+                for j in rows:
+                    if labels[i, t] == 1 and labels[j, t] == 0:
+                        pairs -= weights[i, t] * weights[j, t] * math.log(sigmoid(logits[i, t] - logits[j, t]))
+            if rows:
+                total += (1.0 if task_weights is None else task_weights[t]) * pairs / sum(weights[i, t] for i in rows)
+    return total / B
+
+
+def listwise(
+    f: Array,
+    labels: Array,
+    groups: Array,
+    weights: Array | None = None,
+    task_weights: Sequence[float] | None = None,
+) -> float:
+    """JRC eq. (11) with f [B, T, 2]: -log exp(f(x)[y]) / sum over the context of exp(f(x')[y]), per row of it.
+
+    The paper's sum counts each row of the context once; here it is their weighted mean.
+    """
+    B, T, _ = f.shape
+    weights = np.ones((B, T)) if weights is None else weights
+    terms = np.zeros((B, T))
+    for i in range(B):
+        for t in range(T):
+            if weights[i, t] == 0:
+                continue
+            y = int(labels[i, t])
+            context = [k for k in range(B) if groups[k] == groups[i] and weights[k, t] != 0]
+            total = sum(weights[k, t] * math.exp(f[k, t, y]) for k in context)
+            terms[i, t] = -f[i, t, y] + math.log(total / sum(weights[k, t] for k in context))
+    return _mean(terms, weights, task_weights)

@@ -6,7 +6,7 @@ from torchrec.datasets.utils import Batch
 from torchrec.fx import symbolic_trace
 from torchrec.models.dlrm import DLRM, DLRMTrain
 
-from tests.support import NUM_DENSE, TASKS, batch, tables, three_tasks_for, train_model, without_dropout
+from tests.support import NUM_DENSE, TASKS, batch, offers, tables, three_tasks_for, train_model, without_dropout
 from torchrec_mtl import MultiTaskTrain, TaskChain
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CrossEntropyLoss
@@ -49,8 +49,16 @@ def test_fx_traces_every_system_down_to_its_loss(name, arguments):
 @pytest.mark.parametrize("name", LOSSES)
 def test_fx_traces_with_every_loss(name):
     tasks = three_tasks_for(name)
-    model = train_model("escm2_dr", tasks).model  # which offers all that a loss reads
+    model = train_model(offers(name), tasks).model
     traced_equals(MultiTaskTrain(model, LOSSES[name](tasks)))
+
+
+def test_the_groups_of_a_loss_are_the_batchs():
+    trained, rows = MultiTaskTrain(train_model("shared_bottom").model, LOSSES["pairwise"](TASKS)), batch(9)
+    loss, (_, logits, labels) = trained(rows)
+    torch.testing.assert_close(loss.detach(), trained.loss(logits, labels, groups=rows.groups))
+    with pytest.raises(InputError, match=r"`groups` of the batch must be given: `loss` \(=PairwiseLoss\) reads it"):
+        trained(Batch(rows.dense_features, rows.sparse_features, rows.labels))
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 1)])

@@ -17,11 +17,14 @@ class MultiTaskBatch(Pipelineable):
     Args:
         dense_features: dense columns, float32 [B, num_dense]; ``num_dense`` may be 0.
         sparse_features: ids, one key per field.
-        labels: labels, float32 [B, T], 0 or 1, tasks in funnel order.
+        labels: labels, float32 [B, T], 0 or 1, tasks in funnel order. In your own training loop they may be anything in
+            between, for a loss that takes soft labels.
         weights: label weights, float32 [B, T]; None stands for 1 everywhere. A weight of 0 masks its label.
         num_padded: number of rows at the end that are padding: they make the batches of all ranks equal in size, and
             their labels are masked.
-        num_rows_of_all: number of rows of all ranks' batches together, without padding; None if no rank has padding.
+        num_rows_of_all: number of rows of all ranks' batches together, without padding, or that they stand for, where
+            some are left out: by it the sum of losses is divided. None if no rank has padding and none are left out.
+        groups: groups of the rows, int64 [B], for losses that compare rows of a group; None if the data have none.
 
     Example::
 
@@ -38,6 +41,7 @@ class MultiTaskBatch(Pipelineable):
     weights: Tensor | None = None
     num_padded: int = 0
     num_rows_of_all: int | None = None
+    groups: Tensor | None = None
 
     def padded(self, num_padded: int) -> "MultiTaskBatch":
         """Returns the batch with its last ``num_padded`` rows as padding: masked, and without ids."""
@@ -54,6 +58,7 @@ class MultiTaskBatch(Pipelineable):
             sparse_features=self.sparse_features.to(device, non_blocking=non_blocking),
             labels=self.labels.to(device, non_blocking=non_blocking),
             weights=None if self.weights is None else self.weights.to(device, non_blocking=non_blocking),
+            groups=None if self.groups is None else self.groups.to(device, non_blocking=non_blocking),
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -61,8 +66,9 @@ class MultiTaskBatch(Pipelineable):
         self.dense_features.record_stream(stream)
         self.sparse_features.record_stream(stream)  # type: ignore[arg-type]  # typed for CUDA only
         self.labels.record_stream(stream)
-        if self.weights is not None:
-            self.weights.record_stream(stream)
+        for optional in (self.weights, self.groups):
+            if optional is not None:
+                optional.record_stream(stream)
 
     def pin_memory(self) -> "MultiTaskBatch":
         """Returns the batch in page-locked host memory."""
@@ -72,6 +78,7 @@ class MultiTaskBatch(Pipelineable):
             sparse_features=self.sparse_features.pin_memory(),
             labels=self.labels.pin_memory(),
             weights=None if self.weights is None else self.weights.pin_memory(),
+            groups=None if self.groups is None else self.groups.pin_memory(),
         )
 
 

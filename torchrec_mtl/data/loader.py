@@ -15,9 +15,10 @@ from torch import Tensor
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data.batches import MultiTaskBatch
+from torchrec_mtl.data.raw.hashes import mix, to_unit_interval
 from torchrec_mtl.data.split import Split
 from torchrec_mtl.data.steps import StepLoader
-from torchrec_mtl.errors import TrainingError
+from torchrec_mtl.errors import TrainingError, check_positive_share
 
 T = TypeVar("T")
 PREFETCHED = 2  # batches
@@ -33,6 +34,14 @@ class BatchLoader(StepLoader):
     so that all ranks take the same number of steps with batches of equal size, as sharded tables require. Every row is
     used exactly once an epoch, unless ``drop_last`` leaves out that last step.
 
+    With ``negative_rate``, a step has fewer rows: rows without a label of 1 are kept with this probability, by a hash
+    of ``seed``, the epoch and the row, so others in each epoch and the same on any number of ranks. Each kept one has
+    ``1 / negative_rate`` times its weight. So the value and gradient of every loss that is a sum over rows are in
+    expectation those of all rows, for any tasks, and probabilities are right without a correction afterwards. The other
+    way, to train without these weights and correct the logits, needs a funnel of one root, and cross entropy. Where a
+    model has a free probability for each x both give the same; a logistic regression's slope has 7 % less variance with
+    it at a click rate of .01 and a ``negative_rate`` of .1, where both have more than from all rows: 38 % with weights.
+
     Args:
         split: rows to read.
         batch_size: number of rows in a step of one rank.
@@ -44,6 +53,8 @@ class BatchLoader(StepLoader):
         shuffle_window: number of rows that are shuffled together, see `RowOrder`; all rows by default. For a split
             larger than memory, choose a number that fits, such as a few million.
         pin_memory: whether batches lie in page-locked memory, for CUDA.
+        negative_rate: share of the rows without a label of 1 that are kept, above 0 and at most 1. Steps, positions and
+            ``num_rows_of_all`` count all rows.
 
     Raises:
         InputError: if a number is out of range, or ``drop_last`` would leave no step.
@@ -74,19 +85,23 @@ class BatchLoader(StepLoader):
         drop_last: bool = False,
         shuffle_window: int | None = None,
         pin_memory: bool = False,
+        negative_rate: float = 1.0,
     ) -> None:
+        check_positive_share(negative_rate=negative_rate)
         window = len(split) if shuffle_window is None else shuffle_window
         super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, window, pin_memory)
-        self.split = split
+        self.split, self._negative_rate = split, negative_rate
 
     def __iter__(self) -> Iterator[MultiTaskBatch]:
         first, self._step = self._step, 0
-        batches = map(self._batch, self._steps(self._epoch, first))  # of this epoch, even if the thread starts later
+        epoch = self._epoch  # even if the thread starts later
+        batches = (self._batch(rows, epoch) for rows in self._steps(epoch, first))
         return prefetched(batches, PREFETCHED, self.split.source, first)
 
     def rows(self) -> Iterator[Tensor]:
         """Yields the positions in the split (int64 [B]) of the rows of each batch of this epoch, without padding."""
-        return map(self._rank_rows, self._steps(self._epoch, 0))
+        epoch = self._epoch
+        return (self._rank_rows(self._kept(rows, epoch)[0]) for rows in self._steps(epoch, 0))
 
     def groups(self) -> Iterator[Tensor] | None:
         """Yields the groups (int64 [B]) of the rows of each batch, without padding; None if the split has no groups."""
@@ -96,16 +111,36 @@ class BatchLoader(StepLoader):
     def _rank_rows(self, step_rows: Tensor) -> Tensor:
         return step_rows.tensor_split(self._world_size)[self._rank]
 
-    def _batch(self, step_rows: Tensor) -> MultiTaskBatch:
-        rank_rows = self._rank_rows(step_rows)
-        num_padded = -(-len(step_rows) // self._world_size) - len(rank_rows)
-        batch = self.split.batch(torch.cat([rank_rows, step_rows[:num_padded]]))
+    def _batch(self, step_rows: Tensor, epoch: int) -> MultiTaskBatch:
+        kept, importance = self._kept(step_rows, epoch)
+        rank_rows = self._rank_rows(kept)
+        num_padded = -(-len(kept) // self._world_size) - len(rank_rows)
+        batch = self.split.batch(torch.cat([rank_rows, kept[:num_padded]]))
+        if importance is not None:
+            of_rank = torch.cat([self._rank_rows(importance), importance[:num_padded]])[:, None]
+            batch.weights = of_rank.expand_as(batch.labels) * (1 if batch.weights is None else batch.weights)
         batch = batch.padded(num_padded) if num_padded else batch
         batch.num_rows_of_all = len(step_rows)
         return batch.pin_memory() if self._pin_memory else batch
 
+    def _kept(self, step_rows: Tensor, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """Returns the rows of a step that are used, and their importance, None if it is 1; at least one row, of
+        importance 0 if none is to be used."""
+        if self._negative_rate == 1:
+            return step_rows, None
+        rows, arrays = step_rows.numpy(), self.split.arrays
+        positive = arrays["labels"][rows] == 1
+        if "weights" in arrays:
+            positive &= arrays["weights"][rows] != 0
+        salt = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
+        is_drawn = to_unit_interval(mix(rows, salt)) < self._negative_rate
+        importance = np.where(positive.any(1), 1.0, is_drawn / self._negative_rate)
+        used = importance > 0
+        used[0] |= not used.any()
+        return step_rows[used], torch.from_numpy(importance[used].astype(np.float32))
+
     def _steps(self, epoch: int, first: int) -> Iterator[Tensor]:
-        """Yields the rows of each step, all ranks together."""
+        """Yields the rows of each step, all ranks together, before any are left out."""
         num_rows = len(self.split)
         order = RowOrder(num_rows, self._window, self._seed, epoch) if self._shuffle else None
         for step in range(first, len(self)):

@@ -35,7 +35,8 @@ class Split:
         labels: labels [N, T], 0 or 1, tasks in order; NaN only where the weight is 0.
         dense: dense values [N, num_dense] in the order of ``schema.dense``; None if there are none.
         weights: label weights [N, T]; None stands for 1 everywhere.
-        groups: groups of the rows for GAUC, integers [N]; the attribute ``groups`` has them as int64.
+        groups: groups of the rows, for GAUC and for losses that compare rows, integers [N]; the attribute ``groups``
+            has them as int64.
         source: name of these rows in error messages; a reader gives the file.
 
     Attributes:
@@ -128,7 +129,7 @@ class Split:
         """
         taken = {
             name: self.arrays[name].take(rows.numpy(), axis=0)
-            for name in ("labels", "dense", "weights")
+            for name in ("labels", "dense", "weights", "groups")
             if name in self.arrays
         }
         if len(rows) and taken["labels"].max() > 1:
@@ -140,6 +141,7 @@ class Split:
             sparse_features=self._ids.gather(rows),
             labels=torch.from_numpy(taken["labels"].astype(np.float32)),
             weights=torch.from_numpy(taken["weights"]) if "weights" in taken else None,
+            groups=torch.from_numpy(taken["groups"].astype(np.int64)) if "groups" in taken else None,
         )
 
     def base_rates(self) -> Tensor:

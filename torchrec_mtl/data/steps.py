@@ -63,13 +63,14 @@ class StepLoader(ABC):
         self._shuffle, self._seed, self._window = shuffle, seed, min(shuffle_window, len(split))
         self._rank, self._world_size, self._pin_memory = rank, world_size, pin_memory
         self._epoch = self._step = 0
+        self._negative_rate = 1.0
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the next iteration, on which the order of shuffled rows depends."""
         if epoch != self._epoch:
             self._epoch, self._step = epoch, 0
 
-    def state_dict(self) -> dict[str, int | str | None]:
+    def state_dict(self) -> dict[str, int | float | str | None]:
         """Returns the position, and everything that the order depends on; the number of ranks is not part of it."""
         return {"epoch": self._epoch, "step": self._step, **self._order()}
 
@@ -86,10 +87,11 @@ class StepLoader(ABC):
                 raise InputError(f"`{name}` (={value}) must be that of the saved position ({state.get(name)})")
         self._epoch, self._step = state["epoch"], state["step"]
 
-    def _order(self) -> dict[str, int | str | None]:
+    def _order(self) -> dict[str, int | float | str | None]:
         order = {"seed": self._seed, "shuffle_window": self._window} if self._shuffle else {"seed": -1}
         rows = {"num_rows": self._num_rows, "vocabulary_digest": self._rows.schema.vocabulary_digest}
-        return {**rows, "fingerprint": self._rows.fingerprint, "rows_per_step": self._step_size, **order}
+        steps = {"rows_per_step": self._step_size, "negative_rate": self._negative_rate}
+        return {**rows, "fingerprint": self._rows.fingerprint, **steps, **order}
 
     def __len__(self) -> int:
         """Returns the number of steps in an epoch."""

@@ -15,6 +15,7 @@ from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollectio
 from torchrec_mtl.tasks import corrected_tasks
 from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.balancing import make_balancing
+from torchrec_mtl.training.train_wrapper import reads_beyond_logits
 
 MOST_SCENES = 100
 
@@ -23,7 +24,8 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     """Builds the model and its loss, with tables for the data's fields that stay on ``meta`` until they are sharded.
 
     Raises:
-        InputError: if an argument is out of its range, or the model or the loss does not support the data's tasks.
+        InputError: if an argument is out of its range, the model or the loss does not support the data's tasks, or the
+            loss reads groups and the data have none.
     """
     features = build_features(config, schema, device)
     model = config.system.model(features, schema.tasks, **config.model_args)
@@ -31,6 +33,9 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     if corrected_tasks(schema.tasks) and not hasattr(loss, "corrected"):
         rule = "must be one such as 'delayed' for data whose late labels are to be corrected: others take first labels"
         raise InputError(f"`loss` (={type(loss).__name__}) {rule} as they are")
+    if schema.group is None and "groups" in reads_beyond_logits(loss):
+        rule = "must be one that compares no rows, or the data must have a group column (`group` of the schema)"
+        raise InputError(f"`loss` (={type(loss).__name__}) {rule}")
     training = config.training
     balancing = make_balancing(training.balancing, schema.tasks, training.balancing_args)
     return MultiTaskTrain(model, loss.to(device), None if balancing is None else balancing.to(device))

@@ -68,7 +68,7 @@ def _build(config: RunConfig, tasks: TaskForest) -> None:
             named += value
     fields = [Field(name, 2) for name in dict.fromkeys([*_FIELDS, *named])]
     without = replace(config, histories=HistoryConfig())  # whose fields must share a table that is not known
-    build_model(without, Schema("unseen", fields, tasks), torch.device("meta"))
+    build_model(without, Schema("unseen", fields, tasks, group=_FIELDS[0]), torch.device("meta"))
 
 
 def _some_tasks(config: RunConfig) -> list[TaskForest]:

@@ -151,9 +151,8 @@ def read_config(settings: Mapping[str, Any], system: System | None = None) -> Ru
     if loss != loss_name(system.loss) and loss not in LOSSES:
         rule = f"must be one of {list(LOSSES)}, or that of `system`: a name in a file is never imported"
         raise InputError(f"the run's loss (={loss!r}) {rule}")
-    chosen = {} if loss == loss_name(system.loss) else {"loss": loss}
-    chosen |= {path: value for path, value in given.items() if path not in fixed}
-    return make_config(system, Settings(chosen))
+    chosen = {path: value for path, value in given.items() if path not in fixed}
+    return make_config(system, Settings(chosen), [] if loss == loss_name(system.loss) else [f"loss={loss}"])
 
 
 def _find(folder: Path, model: str | None) -> tuple[Path, str, dict[str, Any]]:

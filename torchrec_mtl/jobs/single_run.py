@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from torchrec_mtl.data import BatchLoader, Schema, Split, StreamedSplit, StreamLoader
 from torchrec_mtl.data.steps import StepLoader
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.build import build_to_train, num_scenes
 from torchrec_mtl.jobs.results import ModelReport
 from torchrec_mtl.jobs.run_config import RunConfig
@@ -25,11 +26,20 @@ from torchrec_mtl.training.sharding import describe_plan, plan_sharding
 EVALUATION_BATCH_SIZE = 2048
 
 
-def loader(split: Split | StreamedSplit, batch_size: int, shuffle: bool = False, **options: Any) -> StepLoader:
-    """The batches of a split, with the ``options`` of either loader; without ``shuffle``, in an order that suits it."""
-    if isinstance(split, StreamedSplit):
-        return StreamLoader(split, batch_size, shuffle=True, **options)  # each rank then reads its share only
-    return BatchLoader(split, batch_size, shuffle, **options)
+def loader(
+    split: Split | StreamedSplit, batch_size: int, shuffle: bool = False, *, negative_rate: float = 1.0, **options: Any
+) -> StepLoader:
+    """The batches of a split, with the ``options`` of either loader; without ``shuffle``, in an order that suits it.
+
+    Raises:
+        InputError: if negatives are to be left out of a split that is read in place, where a rank does not know how
+            many rows the others keep.
+    """
+    if not isinstance(split, StreamedSplit):
+        return BatchLoader(split, batch_size, shuffle, negative_rate=negative_rate, **options)
+    if negative_rate < 1:
+        raise InputError(f"`training.negative_rate` (={negative_rate}) must be 1 for data that are read in place")
+    return StreamLoader(split, batch_size, shuffle=True, **options)  # each rank then reads its share only
 
 
 def train_model(
@@ -66,6 +76,7 @@ def train_model(
         shuffle=True,
         seed=config.training.seed,
         shuffle_window=config.training.shuffle_window or None,
+        negative_rate=config.training.negative_rate,
         **of_rank,
     )
     labels = {"model": config.name, "seed": config.training.seed, "dataset": schema.name}

@@ -1,6 +1,8 @@
 """Objectives of multi-task models on a funnel: loss modules, and the functions that compute their terms."""
 
 from torchrec_mtl.losses.counterfactual import CounterfactualLoss, dr_risk, imputation_loss, ips_risk
+from torchrec_mtl.losses.dcmt import DCMTLoss
+from torchrec_mtl.losses.ddpo import DDPOLoss
 from torchrec_mtl.losses.delayed import DelayedLoss
 from torchrec_mtl.losses.functional import (
     calibrator,
@@ -10,20 +12,30 @@ from torchrec_mtl.losses.functional import (
     step_propensity,
 )
 from torchrec_mtl.losses.modules import CalibratedLoss, CrossEntropyLoss, DependenceLoss, LocalSpaceLoss
+from torchrec_mtl.losses.pointwise import FocalLoss, LabelSmoothingLoss
+from torchrec_mtl.losses.ranking import JRCLoss, PairwiseLoss, listwise, pairwise
 
 __all__ = [
     "CalibratedLoss",
     "CounterfactualLoss",
     "CrossEntropyLoss",
+    "DCMTLoss",
+    "DDPOLoss",
     "DelayedLoss",
     "DependenceLoss",
+    "FocalLoss",
+    "JRCLoss",
+    "LabelSmoothingLoss",
     "LocalSpaceLoss",
+    "PairwiseLoss",
     "calibrator",
     "cross_entropy",
     "dependence",
     "dr_risk",
     "imputation_loss",
     "ips_risk",
+    "listwise",
     "local_space_bce",
+    "pairwise",
     "step_propensity",
 ]

@@ -1,9 +1,8 @@
 """ESCM2's objective (Wang et al., SIGIR 2022, section 4), and the risks in it.
 
-Symbols, each ``[B, E]`` with one column for every task that needs another: ``o``, ``observed``, is whether the previous
-task happened; ``o^``, ``propensities``, is its estimated probability; ``delta``, ``errors``, is the cross entropy of
-the step's conditional probability, which is known where ``o = 1``; ``delta^``, ``imputed_errors``, is an estimate of
-it; ``e^ = delta - delta^``. A risk raises `InputError` if one of them has another shape.
+Symbols, beside those of `torchrec_mtl.losses.entire_space`: ``delta``, ``errors``, is the cross entropy of the step's
+conditional probability, which is known where ``o = 1``; ``delta^``, ``imputed_errors``, is an estimate of it; ``e^ =
+delta - delta^``; ``[B, E]`` each. A risk raises `InputError` if one of them has another shape.
 
 The risks estimate ``E[delta]`` over the entire space, as if the previous step had happened in every row. They are
 unbiased if, given x, the outcome of a step does not depend on the previous step. Weights work as in
@@ -17,18 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import InputError, check_at_least, check_positive_share
-from torchrec_mtl.losses import functional
-from torchrec_mtl.losses.functional import (
-    check_shapes,
-    check_tensor,
-    columns,
-    known_labels,
-    mean_over_rows,
-    pair_weights,
-    parents_and_children,
-)
-from torchrec_mtl.losses.modules import TaskWeightedLoss
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.losses.entire_space import EntireSpaceLoss
+from torchrec_mtl.losses.functional import check_tensor, mean_over_rows
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -89,25 +79,6 @@ def imputation_loss(
 
 
 @torch.fx.wrap
-def _known_weights(
-    logits: Tensor,
-    labels: Tensor,
-    weights: Tensor | None,
-    conditional_logits: Tensor,
-    imputed_errors: Tensor | None,
-    num_edges: int,
-) -> Tensor:
-    """Checks the shapes, and returns the weights, or 1 for every label."""
-    check_shapes(logits, labels=labels, weights=weights, conditional_logits=conditional_logits)
-    if imputed_errors is not None:
-        check_tensor("imputed_errors", imputed_errors)
-    if imputed_errors is not None and imputed_errors.shape != (len(logits), num_edges):
-        given, edges = list(imputed_errors.shape), [len(logits), num_edges]
-        raise InputError(f"`imputed_errors` (of shape {given}) must have one column a task that needs another: {edges}")
-    return torch.ones_like(labels) if weights is None else weights
-
-
-@torch.fx.wrap
 def _counterfactual_risk(
     errors: Tensor, imputed_errors: Tensor | None, seen: Tensor, propensities: Tensor, weights: Tensor, joint: bool
 ) -> Tensor:
@@ -120,7 +91,7 @@ def _counterfactual_risk(
     return dr_risk(errors, imputed_errors.detach(), *steps) + imputation_loss(errors.detach(), imputed_errors, *steps)
 
 
-class CounterfactualLoss(TaskWeightedLoss):
+class CounterfactualLoss(EntireSpaceLoss):
     """``L_CTR + lambda_c L_CVR + lambda_g L_CTCVR`` of ESCM2, for models that output ``conditional_logits``.
 
     ``L_CTR`` is the marginal cross entropy of the tasks that need no other, and ``L_CTCVR`` the marginal cross entropy
@@ -133,10 +104,8 @@ class CounterfactualLoss(TaskWeightedLoss):
 
     On a constant x the minimum is the truth, even where propensities are clipped.
 
-    The paper has two tasks. Here the propensity of every further task is the marginal probability of the task it needs,
-    and the terms of all tasks are summed. The paper does not say whether ``o^`` is held fixed in ``L_CVR``. Here no
-    gradient flows through it; otherwise the model could lower a risk by overstating the probability of the observed
-    rows.
+    The paper has two tasks; `torchrec_mtl.losses.entire_space` says what further ones add, and that no gradient flows
+    through ``o^``, which the paper leaves open.
 
     Args:
         tasks: the ``T`` tasks, ``E`` of which need another.
@@ -174,14 +143,7 @@ class CounterfactualLoss(TaskWeightedLoss):
         task_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.set_task_weights(tasks, task_weights)
-        tasks.require_edges("CounterfactualLoss")
-        check_positive_share(min_propensity=min_propensity)
-        check_at_least(0, counterfactual_weight=counterfactual_weight, global_weight=global_weight)
-        self.edges, self.parents = tasks.edges, tasks.parents
-        self.counterfactual_weight = counterfactual_weight
-        self.global_weight = global_weight
-        self.min_propensity = min_propensity
+        self.set_up(tasks, counterfactual_weight, global_weight, min_propensity, task_weights)
         self.joint_imputation = joint_imputation
 
     def forward(
@@ -197,21 +159,12 @@ class CounterfactualLoss(TaskWeightedLoss):
 
         ``imputed_errors`` are ``[B, E]``, or None for IPS.
         """
-        weights = _known_weights(logits, labels, weights, conditional_logits, imputed_errors, len(self.edges))
-        labels = known_labels(labels, weights)
-        scales = [1.0 if parent is None else self.global_weight for parent in self.parents]
-        scaled = torch.stack([weights[:, place] * scale for place, scale in enumerate(scales)], dim=1)
-        risk = functional.cross_entropy(logits, labels, scaled, self.task_weights)
-
-        step_weights = pair_weights(weights, self.edges)
-        if self.task_weights is not None:
-            step_weights = step_weights * columns(self.task_weights[None], [child for _, child in self.edges])
-        observed, happened = parents_and_children(labels, self.edges)
-        _, step_logits = parents_and_children(conditional_logits, self.edges)
-        errors = F.binary_cross_entropy_with_logits(step_logits, happened, reduction="none")
-        estimated, _ = parents_and_children(logits.detach(), self.edges)
-        propensities = estimated.sigmoid().clamp(min=self.min_propensity)
+        risk, steps = self.marginal_risk_and_steps(
+            logits, labels, weights, conditional_logits, imputed_errors=imputed_errors
+        )
+        errors = F.binary_cross_entropy_with_logits(steps.logits, steps.happened, reduction="none")
+        propensities = steps.propensities.clamp(min=self.min_propensity)
         counterfactual = _counterfactual_risk(
-            errors, imputed_errors, observed, propensities, step_weights, self.joint_imputation
+            errors, imputed_errors, steps.observed, propensities, steps.weights, self.joint_imputation
         )
         return risk + self.counterfactual_weight * counterfactual

@@ -1,4 +1,7 @@
-"""Terms of losses: from logits ``[B, T]``, labels ``[B, T]`` in {0, 1} and optional weights ``[B, T]`` to a scalar.
+"""Terms of losses: from logits ``[B, T]``, labels ``[B, T]`` and optional weights ``[B, T]`` to a scalar.
+
+Labels are 0 or 1, or for `cross_entropy` anything in between, such as the probabilities of a teacher:
+a label of 0.3 is worth a row of weight 0.3 with label 1 and one of weight 0.7 with label 0.
 
 Terms that compare a task with the task it needs take ``edges``, the ``E`` pairs of positions ``(parent, child)`` from
 `torchrec_mtl.tasks.TaskForest.edges`. The papers have a chain, whose edges are ``(t - 1, t)``.
@@ -98,6 +101,22 @@ def mean_over_rows(terms: Tensor, weights: Tensor | None) -> Tensor:
     return terms.sum() / max(terms.shape[0], 1)
 
 
+def weigh_tasks(terms: Tensor, task_weights: Tensor | None) -> Tensor:
+    """Multiplies terms ``[B, T]`` by the weights of the tasks, ``[T]``.
+
+    Raises:
+        InputError: if there is not one weight per column.
+    """
+    if task_weights is None:
+        return terms
+    check_tensor("task_weights", task_weights)
+    if task_weights.shape != terms.shape[1:]:
+        raise InputError(
+            f"`logits` (of shape {list(terms.shape)}) must have {task_weights.numel()} columns, one a task"
+        )
+    return terms * task_weights
+
+
 def known_labels(labels: Tensor, weights: Tensor | None) -> Tensor:
     """Returns the labels with 0 where masked: a masked NaN would reach the gradient even when multiplied by 0."""
     return labels if weights is None else torch.where(weights == 0, 0.0, labels)
@@ -117,7 +136,7 @@ def cross_entropy(
 
     Args:
         logits: marginal logits, ``[B, T]``.
-        labels: labels in {0, 1}, ``[B, T]``.
+        labels: labels in [0, 1], ``[B, T]``.
         weights: weights of the labels, ``[B, T]``; 1 by default.
         task_weights: weights of the tasks, ``w [T]``; 1 by default.
 
@@ -130,14 +149,8 @@ def cross_entropy(
         tensor(1.3863)
     """
     check_shapes(logits, labels=labels, weights=weights)
-    if task_weights is not None:
-        check_tensor("task_weights", task_weights)
-    if task_weights is not None and task_weights.shape != logits.shape[1:]:
-        raise InputError(
-            f"`logits` (of shape {list(logits.shape)}) must have {task_weights.numel()} columns, one a task"
-        )
     terms = F.binary_cross_entropy_with_logits(logits, known_labels(labels, weights), reduction="none")
-    return mean_over_rows(terms if task_weights is None else terms * task_weights, weights)
+    return mean_over_rows(weigh_tasks(terms, task_weights), weights)
 
 
 @torch.fx.wrap

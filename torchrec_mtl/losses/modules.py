@@ -52,7 +52,8 @@ class TaskWeightedLoss(nn.Module):
 class CrossEntropyLoss(TaskWeightedLoss):
     """Weighted sum of the tasks' cross entropies, BPCM eq. (11), TAFE eq. (23).
 
-    On a constant x the minimum is the truth.
+    On a constant x the minimum is the truth. Labels may be soft, such as the probabilities of a teacher: the minimum is
+    then their mean.
 
     Args:
         tasks: the ``T`` tasks.

@@ -6,6 +6,8 @@ from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.models.bpcm import BPCM, BPCMArch
 from torchrec_mtl.models.cross_stitch import CrossStitch, CrossStitchArch
 from torchrec_mtl.models.dbmtl import DBMTL, DBMTLArch
+from torchrec_mtl.models.dcmt import DCMT, DCMTArch
+from torchrec_mtl.models.ddpo import DDPO, DDPOArch
 from torchrec_mtl.models.escm2 import ESCM2, ESCM2Arch
 from torchrec_mtl.models.esmm import ESMM, ESMMArch
 from torchrec_mtl.models.home import HoME, HoMEArch
@@ -26,6 +28,8 @@ __all__ = [
     "AITM",
     "BPCM",
     "DBMTL",
+    "DCMT",
+    "DDPO",
     "ESCM2",
     "ESMM",
     "MRAN",
@@ -39,6 +43,8 @@ __all__ = [
     "CrossStitch",
     "CrossStitchArch",
     "DBMTLArch",
+    "DCMTArch",
+    "DDPOArch",
     "ESCM2Arch",
     "ESMMArch",
     "HoME",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from torchrec_mtl.argument_types import check_fields
-from torchrec_mtl.errors import InputError, check_at_least, check_choice
+from torchrec_mtl.errors import InputError, check_at_least, check_choice, check_positive_share
 from torchrec_mtl.modules.eviction import EVICTIONS, Eviction
 from torchrec_mtl.modules.row_assignment import check_num_rows
 from torchrec_mtl.training.balancing import check_balancing
@@ -169,6 +169,10 @@ class TrainingConfig:
             are updated by every part.
         shuffle_window: number of rows that are shuffled together, see `torchrec_mtl.data.BatchLoader`; 0 for the whole
             split. For data that are read in place, see `StreamLoader`; 0 for 2^20, or four row groups.
+        negative_rate: share of the training rows without a label of 1 that are used, another one in each epoch. Each
+            has ``1 / negative_rate`` times its weight, so probabilities are right for any tasks, losses that are sums
+            over rows, and ``task_weights``; see `torchrec_mtl.data.BatchLoader`. ``batch_size`` counts all rows: take
+            a larger one. Not for data that are read in place.
         max_epochs: largest number of passes over the training split.
         evaluations_per_epoch: number of times that the validation split is evaluated in an epoch.
         early_stopping_metric: name of the metric by which validation chooses the best weights: its mean over the tasks,
@@ -203,6 +207,7 @@ class TrainingConfig:
     batch_size: int = 1024
     micro_batches: int = 1
     shuffle_window: int = 0
+    negative_rate: float = 1.0
     max_epochs: int = 1
     evaluations_per_epoch: int = 1
     early_stopping_metric: str = "auc"
@@ -237,6 +242,7 @@ class TrainingConfig:
             max_consecutive_skips=self.max_consecutive_skips,
         )
         check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window)
+        check_positive_share(negative_rate=self.negative_rate)
         known = [each.name for each in fields(TableConfig)]
         for name, exceptions in self.tables.items():
             for key in exceptions:

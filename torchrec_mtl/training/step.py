@@ -37,12 +37,8 @@ class NonFiniteLossError(TrainingError):
         self.logits, self.finite, self.num_consecutive, self.what = logits, finite, num_consecutive, what
 
 
-def _num_rows(batch: Any) -> int:
-    return len(batch.labels) - getattr(batch, "num_padded", 0)
-
-
 def _num_rows_of_all(batch: Any) -> int:
-    """Number of rows of all ranks' batches, without padding."""
+    """Number of rows that all ranks' batches stand for, without padding."""
     num_all: int | None = getattr(batch, "num_rows_of_all", None)
     if num_all is not None:
         return num_all
@@ -102,7 +98,7 @@ class Step:
         self.last_skipped, self.num_consecutive = 0, 0  # call that was skipped, and skips up to it without a gap
         device = self.after_backward[0].device
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # over this rank's rows since `take_sums`
-        self.num_rows = 0
+        self.num_rows = 0.0
         self.parts, self.part, self.usable = 1, 0, 0
         self._kept: dict[Tensor, Tensor] = {}  # gradients of the parts before
 
@@ -131,8 +127,8 @@ class Step:
         with self.gate.held():
             loss, outputs = self.model(batch)
         self.num_calls += 1
-        self._loss, self._logits, self._num_rows = loss.detach(), outputs[1], _num_rows(batch)
         num_all = _num_rows_of_all(batch)
+        self._loss, self._logits, self._num_rows = loss.detach(), outputs[1], num_all / dist.get_world_size()
         return loss * (len(self._logits) * dist.get_world_size() / (num_all * self.parts)), outputs
 
     # called by the pipeline in the place of ``loss.backward()``
@@ -189,7 +185,7 @@ class Step:
 
     def mean_loss(self) -> float:
         """Mean loss over this rank's rows since the last `take_sums`."""
-        return float(self.loss_sum) / max(self.num_rows, 1)
+        return float(self.loss_sum) / max(self.num_rows, 1.0)
 
     def take_sums(self) -> tuple[float, int]:
         """The sum of the losses of all ranks' rows since the last call, and the number of these rows."""
@@ -197,9 +193,9 @@ class Step:
         if dist.get_world_size() > 1:
             dist.all_reduce(totals, group=self.group)
         self.loss_sum.zero_()
-        self.num_rows = 0
+        self.num_rows = 0.0
         loss_sum, num_rows = totals.tolist()
-        return loss_sum, int(num_rows)
+        return loss_sum, round(num_rows)
 
     # called by the pipeline as the optimizer
 

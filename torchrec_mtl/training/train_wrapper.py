@@ -12,9 +12,18 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.balancing.balancer import Balancer
 from torchrec_mtl.training.balancing.method import BalancingMethod
 
+OF_BATCH = ("groups",)  # what a loss may read that is the batch's, not the model's
+
 
 @torch.fx.wrap  # a traced batch would appear to have every attribute, and a loss may depend on shapes
-def _call(loss: nn.Module, batch: Any, logits: Tensor, further: dict[str, Tensor], balancer: Balancer | None) -> Tensor:
+def _call(
+    loss: nn.Module,
+    batch: Any,
+    logits: Tensor,
+    further: dict[str, Tensor],
+    of_batch: tuple[str, ...],
+    balancer: Balancer | None,
+) -> Tensor:
     """Calls the loss with labels as floats, and with the weights if there are any, in the shape of the logits.
 
     TorchRec's own batches have no weights, and where there is one task, labels ``[B]``.
@@ -29,6 +38,10 @@ def _call(loss: nn.Module, batch: Any, logits: Tensor, further: dict[str, Tensor
             raise InputError(f"`{name}` {shape}, for logits of shape {list(logits.shape)}")
     weights = None if weights is None else weights.view_as(logits)
     labels = labels.float().view_as(logits)
+    for name in of_batch:
+        if (read := getattr(batch, name, None)) is None:
+            raise InputError(f"`{name}` of the batch must be given: `loss` (={type(loss).__name__}) reads it")
+        further = {**further, name: read}
     if balancer is None:
         value: Tensor = loss(logits, labels, weights, **further)
         return value
@@ -56,7 +69,7 @@ class MultiTaskTrain(nn.Module):
     A loss that reads more than the logits says so by keyword-only arguments of ``forward``. A model that offers more
     has ``output_names`` and ``outputs(dense_features, sparse_features)``, which returns a dictionary from each of these
     names, including ``"logits"``, to a tensor. The loss gets the outputs that it reads by name, so any loss works with
-    any model that offers what it reads.
+    any model that offers what it reads. ``groups`` comes from the batch.
 
     Args:
         model: ``model(dense_features, sparse_features) -> logits [B, T]``; any module, from this library or not.
@@ -92,10 +105,11 @@ class MultiTaskTrain(nn.Module):
         given = getattr(model, "output_names", ("logits",))
         read = reads_beyond_logits(loss)
         for name, needed in read.items():
-            if needed and name not in given:
+            if needed and name not in (*given, *OF_BATCH):
                 kinds = type(loss).__name__, type(model).__name__
                 raise InputError(f"`loss` (={kinds[0]}) reads {name!r}, which {kinds[1]} does not give: {list(given)}")
         self.read = tuple(name for name in read if name in given)
+        self.of_batch = tuple(name for name in read if name in OF_BATCH)
         self.balancer = None if balancing is None else Balancer(balancing, model, loss)
 
     def forward(self, batch: Any) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
@@ -106,11 +120,12 @@ class MultiTaskTrain(nn.Module):
 
         Args:
             batch: batch with ``dense_features [B, num_dense]``, ``sparse_features`` (a KeyedJaggedTensor), ``labels
-                [B, T]`` of any type and perhaps ``weights [B, T]``: `torchrec_mtl.data.MultiTaskBatch` or TorchRec's
-                ``Batch``. Where there is one task, labels and weights may also be ``[B]``.
+                [B, T]`` of any type and perhaps ``weights [B, T]`` and ``groups [B]``:
+                `torchrec_mtl.data.MultiTaskBatch` or TorchRec's ``Batch``. Where there is one task, labels and weights
+                may also be ``[B]``.
 
         Raises:
-            InputError: if the labels or weights have another shape.
+            InputError: if the labels or weights have another shape, or the loss reads groups and there are none.
         """
         further = {}
         balancer = self.balancer if self.training and torch.is_grad_enabled() else None
@@ -121,5 +136,5 @@ class MultiTaskTrain(nn.Module):
                 further = {name: outputs[name] for name in self.read}
             else:
                 logits = self.model(batch.dense_features, batch.sparse_features)
-        loss = _call(self.loss, batch, logits, further, balancer)
+        loss = _call(self.loss, batch, logits, further, self.of_batch, balancer)
         return loss, (loss.detach(), logits.detach().view_as(batch.labels), batch.labels)

@@ -143,7 +143,7 @@ def _judge_loader(given, loader):
     batches = list(loader)
     assert len(batches) == len(loader)
     assert all(len(rows.labels) <= given["batch_size"] for rows in batches)
-    if given["world_size"] == 1 and not given["drop_last"]:
+    if given["world_size"] == 1 and not given["drop_last"] and given.get("negative_rate", 1) == 1:
         assert sorted(row for rows in loader.rows() for row in rows.tolist()) == list(range(9))
 
 
@@ -278,7 +278,9 @@ DATA = {
         lambda given, configs: np.testing.assert_array_equal([c.num_embeddings for c in configs], [11, 7, 5]),
     ),
     "Split": Case(Split, _split, _judge_split),
-    "BatchLoader": Case(BatchLoader, _loader, _judge_loader),
+    "BatchLoader": Case(
+        BatchLoader, lambda rng: {**_loader(rng), "negative_rate": one_of(rng, 1.0, 0.3)}, _judge_loader
+    ),
     "StreamLoader": Case(StreamLoader, lambda rng: {**_loader(rng), "split": _stream()}, _judge_loader),
     "UnknownIds": Case(UnknownIds, _unknown, _judge_unknown),
     "check_batch": Case(_checked, _batch, _judge_batch),

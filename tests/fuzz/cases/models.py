@@ -18,7 +18,7 @@ from torchrec_mtl import TaskChain, models
 from torchrec_mtl.modules import FeatureArch
 
 ROWS = 3
-FALLS = (models.ESMM, models.ESCM2, models.ESMMArch, models.ESCM2Arch)
+FALLS = tuple(getattr(models, f"{name}{arch}") for name in ("ESMM", "ESCM2", "DCMT", "DDPO") for arch in ("", "Arch"))
 
 
 def _drawn(rng, name):

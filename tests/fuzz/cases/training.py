@@ -17,6 +17,8 @@ def _drawn(rng, kind):
         value = getattr(kind(), field.name)
         if type(value) is int:
             value += integer(rng, 0, 3)
+        elif field.name == "negative_rate":
+            value = 1 - float(rng.random())
         elif type(value) is float:
             value += float(rng.random())
         values[field.name] = value

@@ -19,6 +19,7 @@ from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.systems import LOSSES
 from torchrec_mtl.training.balancing import BALANCINGS
 from torchrec_mtl.training.balancing.method import GRADIENTS
+from torchrec_mtl.training.train_wrapper import reads_beyond_logits
 
 # Names of the parameters above the features that several tasks' logits depend on: begin with one of these.
 SHARED = {
@@ -132,7 +133,9 @@ def a_loss(name, dtype=torch.float64):
     labels = (torch.rand(9, len(tasks), generator=generator) < 0.6).to(dtype).cumprod(1)
     weights = torch.randint(0, 3, labels.shape, generator=generator).to(dtype)
     loss = LOSSES[name](tasks)
-    read = {"conditional_logits": further} if name == "counterfactual" else {}
+    offered = {"conditional_logits": further, "groups": torch.arange(9) % 2}
+    offered |= {name: further[:, 1:].detach() for name in ("counterfactual_logits", "conversion_logits")}
+    read = {name: offered[name] for name, required in reads_beyond_logits(loss).items() if required}
     return logits, weights, lambda scaled: loss(logits, labels, scaled, **read)
 
 

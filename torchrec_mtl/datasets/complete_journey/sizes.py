@@ -44,6 +44,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "esmm": _TOWERS,
     "escm2_ips": _TOWERS,
     "escm2_dr": _TOWERS,
+    "dcmt": _TOWERS,
+    "ddpo": _TOWERS,
     "aitm": {"model_args.tower_layer_sizes": (64, 32)},
     "bpcm": {
         "table_init": 0.1,  # attention is uniform while all embeddings are near 0

@@ -85,6 +85,7 @@ class DayModel:
             shuffle=True,
             seed=training.seed,
             shuffle_window=training.shuffle_window or None,
+            negative_rate=training.negative_rate,
             **of_rank,
         )
         loop = TrainingLoop(
