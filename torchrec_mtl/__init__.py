@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from torchrec_mtl.kinds import ZILN, Binary, Huber, Quantile, SquaredError
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 __version__ = "0.1.0"
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from torchrec_mtl.training import MultiTaskTrain
 
 __all__ = [
+    "ZILN",
     "AgeInDays",
     "AnyId",
+    "Binary",
     "Bins",
     "ByColumn",
     "ByHash",
@@ -42,10 +45,13 @@ __all__ = [
     "Dense",
     "Hashed",
     "History",
+    "Huber",
     "Integers",
     "LogRound",
     "MultiTaskTrain",
     "Predictor",
+    "Quantile",
+    "SquaredError",
     "Table",
     "TableEncoder",
     "Task",

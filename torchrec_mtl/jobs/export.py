@@ -23,6 +23,8 @@ from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.inference.package.manifest import PROCESSORS, this_processor
 from torchrec_mtl.inference.package.reference import Reference
 from torchrec_mtl.inference.package.tables import TABLE_TYPES
+from torchrec_mtl.inference.predictor import Predictions
+from torchrec_mtl.inference.values import largest_difference
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.loading import DATA_FOLDER, LoadedRun
 from torchrec_mtl.jobs.results import aligned
@@ -86,15 +88,15 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
     assert isinstance(valid, Split)  # of a folder
     rows = np.arange(min(len(valid), COMPARED_ROWS))
     logits = score(run.model, valid, run.device, args.batch_size).logits[rows]
-    scores = run.predictor().from_logits(logits).marginal
+    predictions = run.predictor().from_logits(logits)
     found: list[str] = []
 
     def accept(package: Package) -> None:
-        found.extend(_compare(package, valid, rows, scores, args))
+        found.extend(_compare(package, valid, rows, predictions, args))
 
     with tempfile.TemporaryDirectory() as temporary:
         counts = _count_fields(run, valid, rows, args.batch_size)
-        reference = Reference.of(scores, run.schema.tasks, counts).save(Path(temporary))
+        reference = Reference.of(predictions.marginal, run.schema.tasks, counts).save(Path(temporary))
         export_package(
             run.model,
             run.schema.tasks,
@@ -124,16 +126,20 @@ def _batches(split: Split, rows: Array, batch_size: int) -> Iterator[MultiTaskBa
     )
 
 
-def _compare(package: Package, valid: Split, rows: Array, scores: Array, args: argparse.Namespace) -> list[str]:
+def _compare(
+    package: Package, valid: Split, rows: Array, predictions: Predictions, args: argparse.Namespace
+) -> list[str]:
     manifest = package.manifest
     given = (arguments_of(b, manifest.keys, manifest.is_weighted) for b in _batches(valid, rows, args.batch_size))
-    packaged = torch.cat([package.run(each) for each in given]).numpy()
-    difference = float(np.abs(packaged - scores).max())
+    of_package = Predictions.of_scores(
+        manifest.tasks, torch.cat([package.run(each) for each in given]).double().numpy()
+    )
+    difference = largest_difference(*(torch.from_numpy(_scores(each)) for each in (of_package, predictions)))
     cells = [["task", "AUC of the run", "of the package", "difference"]]
     worst = 0.0
     labels = torch.from_numpy(np.asarray(valid.arrays["labels"][rows]))
-    for task, name in enumerate(manifest.tasks):
-        aucs = [auc(_tensor(each[:, task]), labels[:, task]) for each in (scores, packaged)]
+    for task, name in enumerate(manifest.tasks.funnel):
+        aucs = [auc(_tensor(each.marginal[:, task]), labels[:, task]) for each in (predictions, of_package)]
         cells.append([name, *(f"{each:.4f}" for each in aucs), f"{aucs[1] - aucs[0]:+.5f}"])
         worst = max(worst, abs(aucs[1] - aucs[0])) if aucs[0] == aucs[0] else worst
     size = sum(file.stat().st_size for file in package.folder.iterdir())
@@ -152,6 +158,12 @@ def _compare(package: Package, valid: Split, rows: Array, scores: Array, args: a
             f"AUC of the package, with tables in {manifest.table_type}, {rule}; take another `table_type`"
         )
     return lines
+
+
+def _scores(predictions: Predictions) -> Array:
+    """Probabilities, means and quantiles, ``[N, S]``."""
+    means = [task.kind.has_mean for task in predictions.tasks.tasks]
+    return np.column_stack([predictions.marginal[:, means], *predictions.quantiles.values()])
 
 
 def _tensor(values: Array) -> Tensor:

@@ -1,10 +1,11 @@
 """Metrics of a funnel: pure functions, `METRICS` by name, and :class:`MultiTaskMetrics`, which measures them.
 
 Higher is better for ``auc`` and ``gauc``, lower for ``log_loss`` and ``normalized_entropy``, and nearer to 1 for
-``calibration``.
+``calibration``. Of values, higher is better for ``gini`` and ``lift``, lower for ``rmse``, ``mae`` and ``pinball``, and
+nearer to 1 for ``value_calibration``.
 """
 
-from torchrec_mtl.metrics.metric import AUCS, METRICS, Metric, find_metric, measured_as
+from torchrec_mtl.metrics.metric import AUCS, METRICS, Metric, find_metric, measured_as, spaces_of
 from torchrec_mtl.metrics.multi_task import MultiTaskMetrics
 from torchrec_mtl.metrics.parts import Parts
 from torchrec_mtl.metrics.probability import (
@@ -17,6 +18,7 @@ from torchrec_mtl.metrics.probability import (
     normalized_entropy,
 )
 from torchrec_mtl.metrics.ranking import auc, gain, gauc, rela_impr, suspicious
+from torchrec_mtl.metrics.values import gini, lift, mae, pinball, rmse, value_calibration, value_curve
 
 __all__ = [
     "AUCS",
@@ -32,10 +34,18 @@ __all__ = [
     "find_metric",
     "gain",
     "gauc",
+    "gini",
+    "lift",
     "log_conditional",
     "log_loss",
+    "mae",
     "measured_as",
     "normalized_entropy",
+    "pinball",
     "rela_impr",
+    "rmse",
+    "spaces_of",
     "suspicious",
+    "value_calibration",
+    "value_curve",
 ]

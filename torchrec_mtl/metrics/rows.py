@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.kinds import Kind
 
 
 class WeightedRows(NamedTuple):
@@ -49,6 +51,14 @@ def check_values(scores: Tensor, labels: Tensor, weights: Tensor | None, name: s
     _raise_if(not_binary, labels, "labels", "0 or 1")
 
 
+def check_value_columns(kind: Kind, outputs: Tensor, labels: Tensor, weights: Tensor, counts: Tensor) -> None:
+    """Raises InputError unless outputs ``[N, num_outputs]`` are finite, weights ``[N]`` finite and >= 0, and the labels
+    ``[N]`` that ``counts`` says are what their kind allows."""
+    _raise_if(~outputs.isfinite(), outputs, "logits", "finite")
+    _raise_if(~(weights.isfinite() & (weights >= 0)), weights, "weights", "finite and not negative")
+    _raise_if(counts & ~kind.allows(labels), labels, "labels", kind.rule.removeprefix("must be "))
+
+
 def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: str = "scores") -> WeightedRows:
     """Checks the values and returns the rows of weight above 0; without ``weights``, every weight is 1."""
     if scores.dim() != 1:
@@ -59,3 +69,18 @@ def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: s
         return WeightedRows(scores, labels, labels.new_ones(labels.shape))
     kept = weights != 0
     return WeightedRows(scores[kept], labels[kept].double(), weights[kept].double())
+
+
+def checked_values(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> WeightedRows:
+    """As `checked_rows`, for predictions ``[N]`` or ``[N, 2]`` of values ``[N]``, which are any finite numbers."""
+    if predictions.dim() not in (1, 2):
+        raise InputError(f"`predictions` must have one dimension, not shape {list(predictions.shape)}")
+    check_shape(labels, tuple(predictions.shape[:1]), "labels")
+    weights = torch.ones_like(labels, dtype=torch.float64) if weights is None else weights
+    check_shape(weights, tuple(labels.shape), "weights")
+    _raise_if(~(weights.isfinite() & (weights >= 0)), weights, "weights", "finite and not negative")
+    kept = weights != 0
+    rows = WeightedRows(predictions[kept], labels[kept].double(), weights[kept].double())
+    _raise_if(~rows.scores.isfinite(), rows.scores, "predictions", "finite")
+    _raise_if(~rows.labels.isfinite(), rows.labels, "labels", "finite")
+    return rows
