@@ -176,16 +176,17 @@ class Predictor:
 
     def from_logits(self, logits: Array, worth: Array | None = None) -> Predictions:
         """Returns the predictions of outputs ``[N, L]``; ``worth`` is the value of each task, ``[T]``."""
-        tasks, funnel = self.schema.tasks, self.schema.tasks.funnel
-        logits = np.asarray(logits, np.float64)
-        of_funnel, conditional = logits[:, : len(funnel)], None
-        if self.calibration is not None:
-            marginal = self.calibration.apply(of_funnel)
-        else:
-            marginal = sigmoid(of_funnel)
-            conditional = sigmoid(conditional_log_odds(of_funnel, funnel)) if len(funnel) else marginal
-        scores = with_values(torch.from_numpy(marginal), torch.from_numpy(logits), tasks).numpy()
-        return Predictions.of_scores(tasks, scores, conditional, worth)
+        tasks, funnel, conditional = self.schema.tasks, self.schema.tasks.funnel, None
+        if self.calibration is None and len(funnel):
+            conditional = sigmoid(conditional_log_odds(logits[:, : len(funnel)], funnel))
+        return Predictions.of_scores(tasks, self.scores(logits), conditional, worth)
+
+    def scores(self, logits: Array) -> Array:
+        """Returns the scores ``[N, S]`` of outputs ``[N, L]``, see `torchrec_mtl.inference.values.with_values`."""
+        of_funnel = logits[:, : len(self.schema.tasks.funnel)]
+        marginal = sigmoid(of_funnel) if self.calibration is None else self.calibration.apply(of_funnel)
+        given = torch.from_numpy(marginal), torch.from_numpy(np.asarray(logits, np.float64))
+        return np.asarray(with_values(*given, self.schema.tasks).numpy())
 
     @torch.no_grad()
     def _logits(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Array:

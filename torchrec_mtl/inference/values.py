@@ -40,13 +40,21 @@ def columns_of_scores(tasks: TaskForest) -> list[slice]:
     return found
 
 
-def largest_difference(scores: Tensor, expected: Tensor) -> float:
-    """Returns how far scores are from those expected, of which those above 1 count as 1.
+def largest_difference(scores: Tensor, expected: Tensor, tasks: TaskForest) -> float:
+    """Returns how far scores ``[N, S]`` are from those expected: probabilities as they are, and values by their size.
+
+    The size of an expected value is that where the step before happened: a difference of its probability counts once.
 
     Example::
 
-        >>> largest_difference(torch.tensor([0.5, 101.0]), torch.tensor([0.5, 100.0]))
+        >>> from torchrec_mtl import SquaredError, Task
+        >>> tasks = TaskForest(Task("buy"), Task("spend", after="buy", kind=SquaredError()))
+        >>> largest_difference(torch.tensor([[0.5, 51.0]]), torch.tensor([[0.5, 50.0]]), tasks)
         0.01
     """
-    apart = (scores.double() - expected.double()).abs() / expected.double().abs().clamp(min=1)
-    return float(apart.max())
+    scores, expected = scores.double(), expected.double()
+    size = expected.abs()
+    for parent, columns in zip(tasks.parents, columns_of_scores(tasks), strict=True):
+        if parent is not None and columns.start >= len(tasks.funnel):
+            size[:, columns] /= expected[:, [parent]].clamp(min=1e-9)
+    return float(((scores - expected).abs() / size.clamp(min=1)).max())

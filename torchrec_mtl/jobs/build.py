@@ -10,7 +10,8 @@ from torchrec_mtl.data import ANY_ID, Schema, Split, StreamedSplit
 from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
 from torchrec_mtl.jobs.run_config import RunConfig
-from torchrec_mtl.losses import FunnelAndValues, loss_of_all
+from torchrec_mtl.losses import FunnelAndValues
+from torchrec_mtl.losses.values import loss_of_all
 from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollection, start_values
 from torchrec_mtl.tasks import corrected_tasks
 from torchrec_mtl.training import MultiTaskTrain

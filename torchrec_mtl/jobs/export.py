@@ -23,7 +23,6 @@ from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.inference.package.manifest import PROCESSORS, this_processor
 from torchrec_mtl.inference.package.reference import Reference
 from torchrec_mtl.inference.package.tables import TABLE_TYPES
-from torchrec_mtl.inference.predictor import Predictions
 from torchrec_mtl.inference.values import largest_difference
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.loading import DATA_FOLDER, LoadedRun
@@ -88,15 +87,16 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
     assert isinstance(valid, Split)  # of a folder
     rows = np.arange(min(len(valid), COMPARED_ROWS))
     logits = score(run.model, valid, run.device, args.batch_size).logits[rows]
-    predictions = run.predictor().from_logits(logits)
+    predictor = run.predictor()
+    scores = predictor.scores(logits)
     found: list[str] = []
 
     def accept(package: Package) -> None:
-        found.extend(_compare(package, valid, rows, predictions, args))
+        found.extend(_compare(package, valid, rows, scores, args))
 
     with tempfile.TemporaryDirectory() as temporary:
         counts = _count_fields(run, valid, rows, args.batch_size)
-        reference = Reference.of(predictions.marginal, run.schema.tasks, counts).save(Path(temporary))
+        reference = Reference.of(predictor.from_logits(logits).marginal, run.schema.tasks, counts).save(Path(temporary))
         export_package(
             run.model,
             run.schema.tasks,
@@ -126,20 +126,16 @@ def _batches(split: Split, rows: Array, batch_size: int) -> Iterator[MultiTaskBa
     )
 
 
-def _compare(
-    package: Package, valid: Split, rows: Array, predictions: Predictions, args: argparse.Namespace
-) -> list[str]:
+def _compare(package: Package, valid: Split, rows: Array, scores: Array, args: argparse.Namespace) -> list[str]:
     manifest = package.manifest
     given = (arguments_of(b, manifest.keys, manifest.is_weighted) for b in _batches(valid, rows, args.batch_size))
-    of_package = Predictions.of_scores(
-        manifest.tasks, torch.cat([package.run(each) for each in given]).double().numpy()
-    )
-    difference = largest_difference(*(torch.from_numpy(_scores(each)) for each in (of_package, predictions)))
+    packaged = torch.cat([package.run(each) for each in given]).numpy()
+    difference = largest_difference(torch.from_numpy(packaged), torch.from_numpy(scores), manifest.tasks)
     cells = [["task", "AUC of the run", "of the package", "difference"]]
     worst = 0.0
     labels = torch.from_numpy(np.asarray(valid.arrays["labels"][rows]))
     for task, name in enumerate(manifest.tasks.funnel):
-        aucs = [auc(_tensor(each.marginal[:, task]), labels[:, task]) for each in (predictions, of_package)]
+        aucs = [auc(_tensor(each[:, task]), labels[:, task]) for each in (scores, packaged)]
         cells.append([name, *(f"{each:.4f}" for each in aucs), f"{aucs[1] - aucs[0]:+.5f}"])
         worst = max(worst, abs(aucs[1] - aucs[0])) if aucs[0] == aucs[0] else worst
     size = sum(file.stat().st_size for file in package.folder.iterdir())
@@ -158,12 +154,6 @@ def _compare(
             f"AUC of the package, with tables in {manifest.table_type}, {rule}; take another `table_type`"
         )
     return lines
-
-
-def _scores(predictions: Predictions) -> Array:
-    """Probabilities, means and quantiles, ``[N, S]``."""
-    means = [task.kind.has_mean for task in predictions.tasks.tasks]
-    return np.column_stack([predictions.marginal[:, means], *predictions.quantiles.values()])
 
 
 def _tensor(values: Array) -> Tensor:

@@ -20,8 +20,8 @@ from torchrec_mtl.metrics import (
     gain,
     measured_as,
     rela_impr,
-    spaces_of,
 )
+from torchrec_mtl.metrics.metric import spaces_of
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
 from torchrec_mtl.training.result import TrainingResult, with_nan

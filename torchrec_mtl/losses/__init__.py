@@ -10,7 +10,7 @@ from torchrec_mtl.losses.functional import (
     step_propensity,
 )
 from torchrec_mtl.losses.modules import CalibratedLoss, CrossEntropyLoss, DependenceLoss, LocalSpaceLoss
-from torchrec_mtl.losses.values import FunnelAndValues, loss_of_all, value_loss, value_weights
+from torchrec_mtl.losses.values import FunnelAndValues
 
 __all__ = [
     "CalibratedLoss",
@@ -27,8 +27,5 @@ __all__ = [
     "imputation_loss",
     "ips_risk",
     "local_space_bce",
-    "loss_of_all",
     "step_propensity",
-    "value_loss",
-    "value_weights",
 ]

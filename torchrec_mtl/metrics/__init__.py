@@ -5,7 +5,7 @@ Higher is better for ``auc`` and ``gauc``, lower for ``log_loss`` and ``normaliz
 nearer to 1 for ``value_calibration``.
 """
 
-from torchrec_mtl.metrics.metric import AUCS, METRICS, Metric, find_metric, measured_as, spaces_of
+from torchrec_mtl.metrics.metric import AUCS, METRICS, Metric, find_metric, measured_as
 from torchrec_mtl.metrics.multi_task import MultiTaskMetrics
 from torchrec_mtl.metrics.parts import Parts
 from torchrec_mtl.metrics.probability import (
@@ -44,7 +44,6 @@ __all__ = [
     "pinball",
     "rela_impr",
     "rmse",
-    "spaces_of",
     "suspicious",
     "value_calibration",
     "value_curve",

@@ -16,7 +16,7 @@ from torchrec_mtl.modules.feature_extraction import TaskAwareExtraction
 from torchrec_mtl.modules.feature_tower import ComplementaryGate, FeatureAggregation, FeatureTower
 from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rates
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
-from torchrec_mtl.modules.heads import LabelStatistics, ValueHead, give_heads, predicted, start_values
+from torchrec_mtl.modules.heads import LabelStatistics, give_heads, start_values
 from torchrec_mtl.modules.information_transfer import InformationTransfer
 from torchrec_mtl.modules.initialization import he_normal_, initialize_linear_layers
 from torchrec_mtl.modules.mlp import MLP
@@ -55,7 +55,6 @@ __all__ = [
     "TaskAwareExtraction",
     "TaskTowers",
     "Tower",
-    "ValueHead",
     "ZeroCollisionEmbeddingBagCollection",
     "advance_schedules",
     "as_features",
@@ -65,7 +64,6 @@ __all__ = [
     "he_normal_",
     "hidden_layers",
     "initialize_linear_layers",
-    "predicted",
     "smooth_step",
     "start_values",
 ]

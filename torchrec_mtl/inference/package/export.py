@@ -150,7 +150,7 @@ def _scores(graph: InferenceGraph, given: Arguments) -> Tensor:
 
 def _check(graph: InferenceGraph, package: Package, num_rows: int) -> None:
     given = Arguments(*example(graph, num_rows)[:4])
-    difference = largest_difference(package.run(given), _scores(graph, given))
+    difference = largest_difference(package.run(given), _scores(graph, given), graph.tasks)
     if not difference <= TOLERANCE:
         raise TrainingError(f"the package's scores of {num_rows} rows differ from the model's by {difference:.2g}")
 
@@ -159,7 +159,7 @@ def _check(graph: InferenceGraph, package: Package, num_rows: int) -> None:
 def _check_candidates(graph: CandidatesGraph, package: Package, num_candidates: int) -> None:
     given = candidates.example(graph, num_candidates)
     user, rows = Arguments(torch.empty(1, 0), *given[:3]), Arguments(*given[3:7])
-    difference = largest_difference(package.run_candidates(user, rows), graph(*given))
+    difference = largest_difference(package.run_candidates(user, rows), graph(*given), graph.of_rows.tasks)
     if not difference <= TOLERANCE:
         raise TrainingError(
             f"the package's scores of {num_candidates} candidates differ from the model's by {difference:.2g}"

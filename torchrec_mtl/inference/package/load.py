@@ -280,7 +280,7 @@ def load_package(folder: str | Path) -> Package:
         raise InputError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from error
     golden: Mapping[str, Any] = np.load(folder / GOLDEN_FILE)
     given = Arguments(**{name: torch.from_numpy(golden[name]) for name in golden if name != "scores"})
-    difference = largest_difference(package.run(given), torch.from_numpy(golden["scores"]))
+    difference = largest_difference(package.run(given), torch.from_numpy(golden["scores"]), manifest.tasks)
     if not difference <= manifest.tolerance:
         raise InputError(f"{folder}: the scores of its golden batch differ by {difference:.2g} from those stored")
     return package

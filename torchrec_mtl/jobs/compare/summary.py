@@ -12,7 +12,8 @@ from scipy import stats
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import Run, read_result
-from torchrec_mtl.metrics import AUCS, Metric, gain, measured_as, rela_impr, spaces_of
+from torchrec_mtl.metrics import AUCS, Metric, gain, measured_as, rela_impr
+from torchrec_mtl.metrics.metric import spaces_of
 from torchrec_mtl.systems import System
 from torchrec_mtl.tasks import TaskForest
 
