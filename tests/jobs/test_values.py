@@ -34,9 +34,14 @@ def trained(tmp_path_factory):
     pl.read_parquet(log).with_columns(spend_again=pl.col("spend") * 100).write_parquet(log)
     fields = [Vocabulary("user"), Vocabulary("item")]
     data = prepare_table(Table("shop", str(log), TASKS, fields, split=ByColumn("split")), folder / "data")
-    sizes = ["shared_bottom.model_args.bottom_layer_sizes=16", "esmm.model_args.tower_layer_sizes=16"]
+    sizes = ["shared_bottom.model_args.bottom_layer_sizes=[16]", "esmm.model_args.tower_layer_sizes=[16]"]
     options = ["--dataset", str(data), "--output", str(folder), "--models", "shared_bottom,esmm", *sizes]
     options += ["training.batch_size=100", "training.max_epochs=4", "training.table.sharding=row_wise"]
+    options += [
+        "training.table.optimizer=adagrad",
+        "training.table.learning_rate=0.1",
+        "training.optimizer.learning_rate=0.01",
+    ]
     assert main(["train", "--name", "one", *options]) == 0
     processes.run_program("torchrec_mtl", "train", "--name", "two", *options, ranks=2)
     return folder
@@ -96,7 +101,7 @@ def test_predicted_values_are_those_that_were_measured(trained, tmp_path):
         ("dwell", "after click", "pinball"): np.mean(of_dwell),
     }
     for key, value in expected.items():
-        assert measured["esmm", "test", *key] == pytest.approx(value, rel=1e-5), key
+        assert measured[("esmm", "test", *key)] == pytest.approx(value, rel=1e-5), key
     again = load_run(trained / "two", "esmm").predictor().predict(raw.select("user", "item")).to_polars()
     np.testing.assert_allclose(again["spend"], scores["spend"], rtol=5e-3)
 

@@ -60,8 +60,9 @@ class Predictions:
         first = len(tasks.funnel)
         marginal = np.full((len(scores), len(tasks)), np.nan)
         marginal[:, :first] = scores[:, :first]
-        of_funnel = divided(marginal[:, :first], tasks.funnel) if conditional is None else conditional
-        conditional, quantiles = np.concatenate([of_funnel, marginal[:, first:]], axis=1), dict[str, Array]()
+        if conditional is None:
+            conditional = divided(marginal[:, :first], tasks.funnel) if first else marginal[:, :0]
+        conditional, quantiles = np.concatenate([conditional, marginal[:, first:]], axis=1), dict[str, Array]()
         for place, (task, columns) in enumerate(zip(tasks.tasks, columns_of_scores(tasks), strict=True)):
             found, parent = scores[:, columns].astype(np.float64), tasks.parents[place]
             if not task.kind.has_mean:

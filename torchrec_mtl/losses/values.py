@@ -123,8 +123,16 @@ class FunnelAndValues(nn.Module):
         device = "cpu" if torch.get_default_device().type == "meta" else None  # see `TaskWeightedLoss`
         self.register_buffer("units", torch.ones(len(values), device=device))
 
+    @checked
     def start(self, statistics: Mapping[str, LabelStatistics]) -> None:
-        """Takes the units of the training labels, by task."""
+        """Takes the units of the training labels, by task.
+
+        Raises:
+            InputError: if a task has no statistics, or a deviation is not above 0.
+        """
+        for task in self.tasks.values:
+            if task.name not in statistics or not statistics[task.name].deviation > 0:
+                raise InputError(f"`statistics` must have those of {task.name!r}, with a deviation above 0")
         units = [statistics[task.name].deviation for task in self.tasks.values]
         self.units.copy_(torch.tensor(units))
 
@@ -137,7 +145,7 @@ class FunnelAndValues(nn.Module):
         tasks = self.tasks
         for name, given, columns in (("logits", logits, tasks.num_outputs), ("labels", labels, len(tasks))):
             check_tensor(name, given)
-            if given.shape != (len(logits), columns):
+            if given.dim() != 2 or given.shape != (len(logits), columns):
                 raise InputError(f"`{name}` (of shape {list(given.shape)}) must be [B, {columns}], for {tasks}")
         if weights is not None:
             check_tensor("weights", weights)

@@ -71,11 +71,16 @@ def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: s
     return WeightedRows(scores[kept], labels[kept].double(), weights[kept].double())
 
 
-def checked_values(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> WeightedRows:
-    """As `checked_rows`, for predictions ``[N]`` or ``[N, 2]`` of values ``[N]``, which are any finite numbers."""
-    if predictions.dim() not in (1, 2):
-        raise InputError(f"`predictions` must have one dimension, not shape {list(predictions.shape)}")
-    check_shape(labels, tuple(predictions.shape[:1]), "labels")
+def checked_values(
+    predictions: Tensor, labels: Tensor, weights: Tensor | None = None, *, with_levels: bool = False
+) -> WeightedRows:
+    """As `checked_rows`, for values ``[N]``, which are any finite numbers, and predictions ``[N]`` of them.
+
+    ``with_levels``, predictions are ``[N, 2]``: quantiles, and their levels.
+    """
+    if labels.dim() != 1:
+        raise InputError(f"`labels` must have one dimension, not shape {list(labels.shape)}")
+    check_shape(predictions, (len(labels), 2) if with_levels else (len(labels),), "predictions")
     weights = torch.ones_like(labels, dtype=torch.float64) if weights is None else weights
     check_shape(weights, tuple(labels.shape), "weights")
     _raise_if(~(weights.isfinite() & (weights >= 0)), weights, "weights", "finite and not negative")

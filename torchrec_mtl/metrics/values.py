@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import check_at_least
 from torchrec_mtl.metrics.parts import Parts
 from torchrec_mtl.metrics.probability import CalibrationCurve, binned
 from torchrec_mtl.metrics.ranks import Ranks
@@ -15,11 +16,11 @@ from torchrec_mtl.metrics.rows import WeightedRows, checked_values
 NUM_BINS = 10
 
 
-def _sums(error: Callable[[WeightedRows], Tensor]) -> Callable[..., Tensor]:
+def _sums(error: Callable[[WeightedRows], Tensor], with_levels: bool = False) -> Callable[..., Tensor]:
     """Returns a function of rows: the sum of the weighted errors, and of the weights."""
 
     def of_rows(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        rows = checked_values(predictions, labels, weights)
+        rows = checked_values(predictions, labels, weights, with_levels=with_levels)
         return torch.stack([(rows.weights * error(rows)).sum(), rows.weights.sum()])
 
     return of_rows
@@ -98,7 +99,7 @@ class _Lift(Parts):
 RMSE = Parts(_sums(lambda rows: (rows.scores.double() - rows.labels) ** 2), lambda parts: math.sqrt(_mean(parts)))
 MAE = Parts(_sums(lambda rows: (rows.scores.double() - rows.labels).abs()), _mean)
 VALUE_CALIBRATION = Parts(_predicted_and_observed, _quotient)
-PINBALL = Parts(_sums(_pinball), _mean)
+PINBALL = Parts(_sums(_pinball, with_levels=True), _mean)
 GINI = _Normalized(_area, _gini, by="value")
 LIFT = _Lift(_area, _gini, by="value")
 
@@ -205,6 +206,7 @@ def value_curve(
         >>> value_curve(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 6.0]), num_bins=2).positive_rate.tolist()
         [0.0, 6.0]
     """
+    check_at_least(1, num_bins=num_bins)
     rows = checked_values(predictions, labels, weights)
     return binned(rows, rows.scores.double(), num_bins, lambda sums: sums)
 

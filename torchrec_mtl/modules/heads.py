@@ -90,10 +90,17 @@ class ValueHead(nn.Module):
         """Takes the units of the labels, so that a tower that puts out 0 predicts their distribution.
 
         Raises:
-            InputError: if the head is on the meta device, where nothing is kept.
+            InputError: if a deviation is not above 0, a number is not finite, or the head is on the meta device, where
+                nothing is kept.
         """
         if self.shift.is_meta:
             raise InputError("a head must not start on the meta device, where nothing is kept")
+        if not (all(map(math.isfinite, statistics)) and statistics.deviation > 0 and statistics.log_deviation > 0):
+            raise InputError(f"statistics of {self.task!r} (={tuple(statistics)}) must be finite, deviations above 0")
+        if not 0 <= statistics.num_positive <= statistics.num_rows:
+            raise InputError(
+                f"statistics of {self.task!r} (={tuple(statistics)}) must not count more positives than rows"
+            )
         shift, scale = [statistics.mean], [statistics.deviation]
         if isinstance(self.kind, Quantile):
             normal = NormalDist(statistics.mean, statistics.deviation)
@@ -107,6 +114,7 @@ class ValueHead(nn.Module):
         self.scale.copy_(torch.tensor(scale))
 
 
+@checked
 def give_heads(over_arch: nn.Module, tasks: TaskForest) -> None:
     """Gives the `Tower` of each task that is a value a `ValueHead`; the last step of a model's constructor.
 
@@ -129,10 +137,17 @@ def give_heads(over_arch: nn.Module, tasks: TaskForest) -> None:
                 tower.output = ValueHead(task.kind, task.name, last.in_features)
 
 
+@checked
 def start_values(model: nn.Module, statistics: Mapping[str, LabelStatistics]) -> None:
-    """Calls `ValueHead.start` for the head of each task, by name; for a model before it is distributed."""
+    """Calls `ValueHead.start` for the head of each task, by name; for a model before it is distributed.
+
+    Raises:
+        InputError: if a head's task has no statistics; see also `ValueHead.start`.
+    """
     for module in model.modules():
         if isinstance(module, ValueHead):
+            if module.task not in statistics:
+                raise InputError(f"`statistics` (of {list(statistics)}) must have those of {module.task!r}")
             module.start(statistics[module.task])
 
 
