@@ -5,13 +5,13 @@ import re
 import numpy as np
 import pytest
 
-from torchrec_mtl import ZILN, Binary, Huber, Quantile, SquaredError, Task, TaskForest
+from torchrec_mtl import ZILN, Binary, Classes, Huber, Ordinal, Quantile, SquaredError, Task, TaskForest
 from torchrec_mtl.data import Field, Schema
 from torchrec_mtl.data.fingerprint import columns_text
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.kinds import KINDS, kind_of
 
-ALL = [Binary(), SquaredError(), Huber(0.5), ZILN(), Quantile((0.1, 0.5))]
+ALL = [Binary(), SquaredError(), Huber(0.5), ZILN(), Quantile((0.1, 0.5)), Classes(2), Ordinal(2)]
 VALUES = np.array([0.0, 1.0, 0.5, -2.0, np.inf, -np.inf, np.nan])
 
 
@@ -21,7 +21,7 @@ def test_every_kind_is_here():
 
 @pytest.mark.parametrize(
     ("kind", "allowed"),
-    zip(ALL, ["1100000", "1111000", "1111000", "1110000", "1111000"], strict=True),
+    zip(ALL, ["1100000", "1111000", "1111000", "1110000", "1111000", "1100000", "1100000"], strict=True),
     ids=[kind.name for kind in ALL],
 )
 def test_labels_that_a_kind_allows(kind, allowed):
@@ -54,6 +54,8 @@ def test_the_fingerprint_of_a_funnel_is_that_of_older_versions():
         (lambda: Quantile(()), "`levels` (=[]) must rise, above 0 and below 1"),
         (lambda: Quantile((0.5, 0.5)), "`levels` (=[0.5, 0.5]) must rise, above 0 and below 1"),
         (lambda: Quantile((0.5, 1.0)), "`levels` (=[0.5, 1.0]) must rise, above 0 and below 1"),
+        (lambda: Classes(1), "`num_classes` (=1) must be at least 2"),
+        (lambda: Ordinal(2.5), "`num_classes` (=2.5) must be of type int"),
         (lambda: Huber(0.0), "`delta` (=0.0) must be above 0"),
         (lambda: Huber(-1.0), "`delta` (=-1.0) must be at least 0"),
         (lambda: Task("spend", kind="ziln"), "`kind` (='ziln') must be of type Kind"),

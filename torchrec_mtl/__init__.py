@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from torchrec_mtl.kinds import ZILN, Binary, Huber, Quantile, SquaredError
+from torchrec_mtl.kinds import ZILN, Binary, Classes, Huber, Ordinal, Quantile, SquaredError
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ __all__ = [
     "ByColumn",
     "ByHash",
     "ByTime",
+    "Classes",
     "Delay",
     "Dense",
     "Hashed",
@@ -49,6 +50,7 @@ __all__ = [
     "Integers",
     "LogRound",
     "MultiTaskTrain",
+    "Ordinal",
     "Predictor",
     "Quantile",
     "SquaredError",

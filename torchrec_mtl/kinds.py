@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 
-Score = Literal["ranking", "probability", "value", "quantile"]
+Score = Literal["ranking", "probability", "value", "quantile", "class", "grade"]
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,76 @@ class Quantile(Kind):
         return tuple(f"{task}_{level:g}" for level in self.levels)
 
 
+@dataclass(frozen=True)
+class Classes(Kind):
+    """One of several classes, which exclude each other: the logits of a softmax, by its cross entropy.
+
+    Args:
+        num_classes: number of classes, ``C``; a label is the position of its class.
+
+    Raises:
+        InputError: if there are fewer than two classes.
+
+    Example::
+
+        >>> Classes(3).columns("plan")
+        ('plan_0', 'plan_1', 'plan_2')
+    """
+
+    name: str = field(default="classes", init=False)
+    num_classes: int
+    scores: ClassVar[tuple[Score, ...]] = ("class",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(2, num_classes=self.num_classes)
+        object.__setattr__(self, "rule", f"must be a class, a whole number from 0 to {self.num_classes - 1}")
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes
+
+    def allows(self, labels: Any) -> Any:
+        return (labels >= 0) & (labels < self.num_classes) & (labels == labels.round())
+
+    def columns(self, task: str) -> tuple[str, ...]:
+        return tuple(f"{task}_{place}" for place in range(self.num_classes))
+
+
+@dataclass(frozen=True)
+class Ordinal(Classes):
+    """One of several classes that have an order, such as stars, by cumulative logits (McCullagh, 1980).
+
+    The outputs are the ``C - 1`` logits of P(class > k), which share what they read and fall from one to the next.
+
+    Args:
+        num_classes: number of classes, ``C``; a label is the position of its class, the lowest 0.
+
+    Raises:
+        InputError: if there are fewer than two classes.
+
+    Example::
+
+        >>> Ordinal(5).num_outputs
+        4
+    """
+
+    name: str = field(default="ordinal", init=False)
+    scores: ClassVar[tuple[Score, ...]] = ("class", "grade")
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes - 1
+
+
 KINDS: Mapping[str, type[Kind]] = {
     "binary": Binary,
     "squared_error": SquaredError,
     "huber": Huber,
     "ziln": ZILN,
     "quantile": Quantile,
+    "classes": Classes,
+    "ordinal": Ordinal,
 }
 
 

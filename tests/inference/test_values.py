@@ -59,7 +59,7 @@ def test_a_value_is_multiplied_by_the_probability_of_the_step_before(model, cali
     np.testing.assert_allclose(found.conditional[:, [2, 4, 5]], values)
     np.testing.assert_allclose(found.marginal[:, [2, 4, 5]], worth)
     assert np.isnan(found.marginal[:, 3]).all()
-    np.testing.assert_allclose(found.quantiles["dwell_0.9_after_click"], logits[:, 6])
+    np.testing.assert_allclose(found.further["dwell_0.9_after_click"], logits[:, 6])
     np.testing.assert_allclose(found.score, 0.1 * p[:, 0] + p[:, 1] * spend - 2 * logits[:, 7])
     assert list(found.columns()) == found.to_polars().columns == [
         "click", "buy", "spend", "age", "tip", "buy_after_click", "spend_after_buy", "tip_after_buy",
@@ -68,7 +68,7 @@ def test_a_value_is_multiplied_by_the_probability_of_the_step_before(model, cali
 
 
 def test_quantiles_are_not_counted(model):
-    with pytest.raises(InputError, match="`values` must not count 'dwell': quantiles are no expected values"):
+    with pytest.raises(InputError, match="`values` must not count 'dwell', which has no expected value"):
         Predictor(model, SCHEMA).predict(ROWS, values={"dwell": 1.0})
 
 

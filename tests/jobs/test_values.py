@@ -140,4 +140,4 @@ def test_a_value_that_the_data_lack_is_one_sentence(trained, tmp_path, capsys):
     command = ["predict", str(trained / "one" / "esmm"), "--input", str(trained / "log.parquet")]
     command += ["--output", str(tmp_path / "scores.parquet"), "--values", "dwell=1"]
     assert main(command) == 2
-    assert "`values` must not count 'dwell': quantiles are no expected values" in capsys.readouterr().err
+    assert "`values` must not count 'dwell', which has no expected value" in capsys.readouterr().err

@@ -9,14 +9,14 @@ import scipy.optimize
 import scipy.stats
 import torch
 
-from torchrec_mtl import ZILN, Huber, Quantile, SquaredError, Task, TaskForest
+from torchrec_mtl import ZILN, Classes, Huber, Ordinal, Quantile, SquaredError, Task, TaskForest
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CalibratedLoss, CrossEntropyLoss, FunnelAndValues
 from torchrec_mtl.losses.values import loss_of_all, value_loss
 from torchrec_mtl.modules.heads import LabelStatistics, predicted
 from torchrec_mtl.systems import LOSSES
 
-KINDS = [SquaredError(), Huber(0.7), ZILN(), Quantile((0.2, 0.5, 0.9))]
+KINDS = [SquaredError(), Huber(0.7), ZILN(), Quantile((0.2, 0.5, 0.9)), Classes(3), Ordinal(4)]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 
 
@@ -33,6 +33,8 @@ def oracle(kind, outputs, labels, unit):
         positive = labels > 0
         density = scipy.stats.lognorm(s=sigma, scale=np.exp(mu)).logpdf(np.where(positive, labels, 1.0))
         return np.where(positive, -np.log(p) - density, -np.log(1 - p))
+    if kind.name in ("classes", "ordinal"):
+        return -np.log(probabilities(kind, outputs)[np.arange(len(labels)), labels.astype(int)])
     z = (labels[:, None] - outputs) / unit
     if kind.name == "huber":
         return scipy.special.huber(kind.delta, z[:, 0])
@@ -42,8 +44,19 @@ def oracle(kind, outputs, labels, unit):
     return z[:, 0] ** 2
 
 
+def probabilities(kind, outputs):
+    """Of classes; those of an order are differences of P(class > k)."""
+    if kind.name == "classes":
+        return scipy.special.softmax(outputs, axis=1)
+    above = np.pad(1 / (1 + np.exp(-outputs)), ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))
+    return above[:, :-1] - above[:, 1:]
+
+
 def drawn(kind, num_rows, rng):
     outputs = rng.normal(size=(num_rows, kind.num_outputs))
+    if kind.name in ("classes", "ordinal"):
+        ordered = -np.sort(-outputs, axis=1) if kind.name == "ordinal" else outputs
+        return ordered, rng.integers(0, kind.num_classes, num_rows).astype(float)
     if kind.name == "ziln":
         outputs[:, 2] = rng.uniform(0.1, 2, num_rows)
     return outputs, np.where(rng.random(num_rows) < 0.4, 0.0, rng.lognormal(size=num_rows))
@@ -56,7 +69,21 @@ def test_a_loss_is_its_equation(kind):
     np.testing.assert_allclose(found, oracle(kind, outputs, labels, 2.5), rtol=1e-12, atol=1e-13)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [Classes(3), Ordinal(4)], ids=["classes", "ordinal"])
+def test_the_minimum_of_classes_on_a_constant_x_is_their_shares(kind):
+    shares = np.array([0.5, 0.2, 0.1, 0.2])[: kind.num_classes]
+    labels = torch.arange(kind.num_classes).double()
+
+    def mean_loss(raw):
+        outputs = torch.tensor(-np.sort(-raw) if kind.name == "ordinal" else raw).expand(kind.num_classes, -1)
+        return float((torch.from_numpy(shares) * value_loss(kind, outputs, labels)).sum())
+
+    found = scipy.optimize.minimize(mean_loss, np.linspace(0.5, -0.5, kind.num_outputs)).x
+    outputs = torch.tensor(-np.sort(-found) if kind.name == "ordinal" else found)[None]
+    np.testing.assert_allclose(predicted(kind, outputs)[0], shares / shares.sum(), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS[:4], ids=[kind.name for kind in KINDS[:4]])
 def test_the_minimum_on_a_constant_x_is_the_truth(kind):
     """Of 400 labels, half of them 0 and the others log-normal."""
     rng = np.random.default_rng(1)

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from tests.support import MODELS, batch, build, feature_arch
-from torchrec_mtl import ZILN, MultiTaskTrain, Quantile, SquaredError, Task, TaskForest
+from torchrec_mtl import ZILN, Classes, MultiTaskTrain, Ordinal, Quantile, SquaredError, Task, TaskForest
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses.values import loss_of_all
 from torchrec_mtl.models import SharedBottom
 from torchrec_mtl.modules import LabelStatistics, Tower, give_heads, start_values
+from torchrec_mtl.modules.heads import predicted
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.balancing import BALANCINGS, make_balancing
 
@@ -18,11 +19,15 @@ TASKS = TaskForest(
     Task("spend", after="buy", kind=ZILN()),
     Task("dwell", after="click", kind=Quantile((0.5, 0.9))),
     Task("age", kind=SquaredError()),
+    Task("plan", after="buy", kind=Classes(3)),
+    Task("stars", after="buy", kind=Ordinal(5)),
 )
 STATISTICS = {
     "spend": LabelStatistics(90, 30.0, 20.0, 60, 3.0, 0.5),
     "dwell": LabelStatistics(90, 10.0, 5.0, 90, 2.0, 0.5),
     "age": LabelStatistics(90, 40.0, 10.0, 90, 3.6, 0.3),
+    "plan": LabelStatistics(96, 1.0, 1.0, 90, 0.5, 0.5, (29, 49, 18)),
+    "stars": LabelStatistics(95, 1.0, 1.0, 90, 0.5, 0.5, (9, 19, 29, 29, 9)),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -33,7 +38,8 @@ def rows_of(size=32):
     happened = (torch.rand(size, 2, generator=generator) < 0.8).float().cumprod(1)
     values = torch.randn(size, 3, generator=generator) * torch.tensor([20.0, 5.0, 10.0]) + 40
     values[::3, 0] = 0
-    rows.labels = torch.cat([happened, values], dim=1)
+    classes = torch.stack([torch.arange(size) % 3, torch.arange(size) % 5], dim=1)
+    rows.labels = torch.cat([happened, values, classes], dim=1)
     return rows
 
 
@@ -58,7 +64,7 @@ def test_it_learns_values_beside_the_funnel(name):
         optimizer.step()
         losses.append(loss.item())
     assert logits.shape == (32, TASKS.num_outputs)
-    assert labels.shape == (32, 5)
+    assert labels.shape == (32, 7)
     assert losses[-1] < losses[0]
     assert 0 < losses[0] < 20 * len(TASKS)  # not in raw units
     assert (logits[:, 5] <= logits[:, 6]).all()
@@ -77,9 +83,13 @@ def test_the_funnel_starts_from_its_rates_and_values_from_their_labels(name):
     outputs = model(rows.dense_features, rows.sparse_features)[0]
     torch.testing.assert_close(outputs[:2].sigmoid(), torch.tensor([0.5, 0.1]))
     expected = torch.tensor([0.6769, 3.0, 0.5, 10.0, 16.4078, 40.0])  # log(61 / 31), log of spend, dwell, age
-    torch.testing.assert_close(outputs[2:], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs[2:8], expected, rtol=1e-4, atol=1e-4)
+    of_classes = zip(TASKS.tasks[5:], TASKS.outputs[5:], strict=True)
+    plan, stars = (predicted(task.kind, outputs[None, columns])[0] for task, columns in of_classes)
+    torch.testing.assert_close(plan, torch.tensor([30, 50, 19]) / 99, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(stars, torch.tensor([10, 20, 30, 30, 10]) / 100, rtol=1e-3, atol=1e-4)
     with pytest.raises(InputError, match=r"`base_rates` \(=.*\) must be one per tower"):
-        model.start_from_base_rates(torch.full((5,), 0.1))
+        model.start_from_base_rates(torch.full((7,), 0.1))
 
 
 @pytest.mark.parametrize("name", ["esmm", "escm2_dr", "mmoe", "single_task", "tafe"])
@@ -100,7 +110,7 @@ def test_a_model_with_values_is_traced(name):
 
 @pytest.mark.parametrize("method", BALANCINGS)
 def test_a_balancing_sees_one_loss_a_task(method):
-    given = {"weights": [1.0, 2.0, 3.0, 4.0, 5.0]} if method == "static" else {}
+    given = {"weights": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]} if method == "static" else {}
     if method in ("uncertainty", "dwa", "gradnorm", "famo"):
         with pytest.raises(InputError, match=r"must be another for 'spend': the loss of `ZILN` can be below 0"):
             make_balancing(method, TASKS, given)
@@ -114,7 +124,7 @@ def test_a_balancing_sees_one_loss_a_task(method):
 
 
 def test_static_weights_are_those_of_the_tasks_losses():
-    weights = [1.0, 0.0, 3.0, 0.5, 2.0]
+    weights = [1.0, 0.0, 3.0, 0.5, 2.0, 1.5, 2.5]
     balanced = train_model("shared_bottom", make_balancing("static", TASKS, {"weights": weights}))
     weighted = MultiTaskTrain(balanced.model, loss_of_all(SYSTEMS["shared_bottom"].loss, TASKS, task_weights=weights))
     weighted.loss.start(STATISTICS)
@@ -128,5 +138,5 @@ def test_static_weights_are_those_of_the_tasks_losses():
 
 def test_a_model_without_one_tower_a_task_says_so():
     model = SharedBottom(feature_arch(), TASKS.funnel)
-    with pytest.raises(InputError, match=r"SharedBottomArch must have one `Tower` a task \(5\), not 2"):
+    with pytest.raises(InputError, match=r"SharedBottomArch must have one `Tower` a task \(7\), not 2"):
         give_heads(model.over_arch, TASKS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchrec_mtl import ZILN, Huber, Quantile, SquaredError, Task, TaskForest
+from torchrec_mtl import ZILN, Classes, Huber, Ordinal, Quantile, SquaredError, Task, TaskForest
 from torchrec_mtl.data.label_statistics import LabelCounts
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules import LabelStatistics, TaskTowers, give_heads
@@ -43,6 +43,35 @@ def test_a_head_of_ziln_starts_at_the_log_normal_of_the_labels():
     np.testing.assert_allclose(outputs[0].detach(), expected, rtol=1e-5)
     mean = share * math.exp(logs.mean() + logs.var() / 2)
     assert float(predicted(ZILN(), outputs)) == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Classes(4), Ordinal(4)], ids=["classes", "ordinal"])
+def test_a_head_of_classes_starts_at_their_shares(kind):
+    counts = LabelCounts(TaskForest(Task("stars", kind=kind)))
+    for labels in ([0, 0, 0, 1], [3, 3, 0, 0]):
+        counts.add(np.array(labels, np.float32)[:, None])
+    statistics_ = counts.values()["stars"]
+    assert statistics_.of_classes == (5, 1, 0, 2)
+    head = ValueHead(kind, "stars", 3)
+    head.start(statistics_)
+    found = predicted(kind, head(torch.zeros(1, 3)))[0].detach()
+    np.testing.assert_allclose(found, np.array([6, 2, 1, 3]) / 12, rtol=1e-4)
+    with pytest.raises(InputError, match=r"statistics of 'stars' .* must count its classes"):
+        head.start(statistics(LABELS))
+
+
+def test_classes_with_an_order_keep_it():
+    """Whatever the thresholds are, and they learn."""
+    torch.manual_seed(0)
+    head = ValueHead(Ordinal(5), "stars", 3)
+    nn.init.normal_(head.thresholds)
+    outputs = head(torch.randn(20, 3))
+    assert (outputs.diff(dim=1) <= 0).all()
+    predicted(head.kind, outputs)[:, 1].sum().backward()
+    assert head.thresholds.grad.abs().sum() > 0
+    shares = predicted(head.kind, torch.tensor([[0.0, 0.0, -50.0, -50.0]]))
+    assert shares.isfinite().all()
+    assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
 
 
 def test_sigma_has_a_least_value_and_quantiles_never_cross():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.data.lists import Array
+from torchrec_mtl.kinds import Classes
 from torchrec_mtl.modules.heads import LabelStatistics
 from torchrec_mtl.tasks import TaskForest
 
@@ -58,6 +59,11 @@ class LabelCounts:
         self._tasks, self._num_events = tasks, len(tasks.funnel)
         self._positives = self._known = np.zeros(self._num_events)
         self._moments = {task.name: (Moments(), Moments()) for task in tasks.values}
+        self._classes = {
+            task.name: np.zeros(task.kind.num_classes, np.int64)
+            for task in tasks.values
+            if isinstance(task.kind, Classes)
+        }
 
     def add(self, labels: Array, weights: Array | None = None) -> None:
         """Counts labels ``[N, T]``, with weights ``[N, T]`` or 1."""
@@ -65,10 +71,12 @@ class LabelCounts:
         events = slice(self._num_events)
         self._positives = self._positives + ((labels == 1) & known)[:, events].sum(0)
         self._known = self._known + known[:, events].sum(0)
-        for place, (of_all, of_logs) in enumerate(self._moments.values(), self._num_events):
+        for place, (task, (of_all, of_logs)) in enumerate(self._moments.items(), self._num_events):
             values = labels[self._tasks.counted(place, labels == 1, known), place]
             of_all.add(values)
             of_logs.add(np.log(values[values > 0].astype(np.float64)))
+            if task in self._classes:
+                self._classes[task] += np.bincount(values.astype(np.int64), minlength=len(self._classes[task]))
 
     def base_rates(self) -> Tensor:
         """The share of positives among the known labels of each task that happens or does not; NaN without any."""
@@ -76,7 +84,9 @@ class LabelCounts:
 
     def values(self) -> dict[str, LabelStatistics]:
         """The statistics of each task that is a value."""
-        return {
-            task: LabelStatistics(all_.number, all_.mean, all_.deviation, logs.number, logs.mean, logs.deviation)
-            for task, (all_, logs) in self._moments.items()
-        }
+        found = {}
+        for task, (of_all, of_logs) in self._moments.items():
+            of_classes = tuple(self._classes[task].tolist()) if task in self._classes else ()
+            logs = of_logs.number, of_logs.mean, of_logs.deviation
+            found[task] = LabelStatistics(of_all.number, of_all.mean, of_all.deviation, *logs, of_classes)
+        return found

@@ -32,18 +32,19 @@ class Predictions:
     Args:
         tasks: the ``T`` tasks.
         marginal: p(task) from the impression on, float64 ``[N, T]``; of a value the mean, p(step before) E[value | step
-            before]; NaN where quantiles are predicted.
+            before]; NaN of quantiles and classes.
         conditional: p(task | step before), float64 ``[N, T]``, at most 1; p(task) for a task that needs no other. Of a
             value it is E[value | step before].
         score: ranking score ``[N]``: the sum of p(task) times the task's value; None if no values were given.
-        quantiles: quantiles by the names of their columns, float64 ``[N]`` each, where the step before happened.
+        further: quantiles, and probabilities of classes, by the names of their columns, float64 ``[N]`` each, where the
+            step before happened.
     """
 
     tasks: TaskForest
     marginal: Array
     conditional: Array
     score: Array | None = None
-    quantiles: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    further: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of_scores(
@@ -62,20 +63,18 @@ class Predictions:
         marginal[:, :first] = scores[:, :first]
         if conditional is None:
             conditional = divided(marginal[:, :first], tasks.funnel) if first else marginal[:, :0]
-        conditional, quantiles = np.concatenate([conditional, marginal[:, first:]], axis=1), dict[str, Array]()
+        conditional, further = np.concatenate([conditional, marginal[:, first:]], axis=1), dict[str, Array]()
         for place, (task, columns) in enumerate(zip(tasks.tasks, columns_of_scores(tasks), strict=True)):
             found, parent = scores[:, columns].astype(np.float64), tasks.parents[place]
             if not task.kind.has_mean:
                 after = "" if task.after is None else f"_after_{task.after}"
-                quantiles |= {
-                    f"{n}{after}": each for n, each in zip(task.kind.columns(task.name), found.T, strict=True)
-                }
+                further |= {f"{n}{after}": each for n, each in zip(task.kind.columns(task.name), found.T, strict=True)}
             elif not task.is_binary:
                 marginal[:, place] = conditional[:, place] = found[:, 0]
                 if parent is not None:
                     before = marginal[:, parent]
                     conditional[:, place] = np.divide(found[:, 0], before, out=np.zeros(len(found)), where=before > 0)
-        predictions = cls(tasks, marginal, conditional, quantiles=quantiles)
+        predictions = cls(tasks, marginal, conditional, further=further)
         return predictions if worth is None else replace(predictions, score=predictions.worth(worth))
 
     def worth(self, values: Array) -> Array:
@@ -90,12 +89,13 @@ class Predictions:
         for task, each in named:
             if each.after is not None:
                 columns[f"{each.name}_after_{each.after}"] = self.conditional[:, task]
-        return {**columns, **self.quantiles, **({} if self.score is None else {"score": self.score})}
+        return {**columns, **self.further, **({} if self.score is None else {"score": self.score})}
 
     def to_polars(self) -> pl.DataFrame:
         """Returns columns ``<task>``, ``<task>_after_<step before>`` for each task with one, and ``score``.
 
-        Of quantiles, there is one for each: ``<task>_0.9``, or ``<task>_0.9_after_<step before>``.
+        Of quantiles, there is one for each: ``<task>_0.9``, or ``<task>_0.9_after_<step before>``; of classes, one for
+        the probability of each: ``<task>_0``.
         """
         return pl.DataFrame(self.columns())
 
@@ -200,7 +200,7 @@ def value_of_tasks(tasks: TaskForest, values: Mapping[str, float] | None) -> Arr
     """Returns the value of each task, ``[T]``, given values by name; None for None.
 
     Raises:
-        InputError: if ``values`` names no task, or one of quantiles, or one is not finite.
+        InputError: if ``values`` names no task, or one without an expected value, or one is not finite.
     """
     if values is None:
         return None
@@ -208,7 +208,7 @@ def value_of_tasks(tasks: TaskForest, values: Mapping[str, float] | None) -> Arr
         if name not in tasks.names:
             raise InputError(f"`values`: {not_one_of('task', name, tasks.names)}")
         if not tasks.tasks[tasks.index(name)].kind.has_mean:
-            raise InputError(f"`values` must not count {name!r}: quantiles are no expected values")
+            raise InputError(f"`values` must not count {name!r}, which has no expected value")
         if not np.isfinite(value):
             raise InputError(f"`values` (={value}) of task {name!r} must be finite")
     return np.array([values.get(name, 0.0) for name in tasks])

@@ -143,7 +143,7 @@ def table(found: Measurements, by: str) -> str:
     blocks: dict[tuple[str, str], Measurements] = {}
     for row in sorted(found, key=lambda row: row["space"] != "impressions"):
         title = "all impressions" if row["space"] == "impressions" else "where the step before happened"
-        kind = next((metric for metric in ("rmse", "pinball") if (row["task"], metric) in kinds), "")
+        kind = next((metric for metric in ("rmse", "pinball", "class_log_loss") if (row["task"], metric) in kinds), "")
         blocks.setdefault((title, kind), []).append(row)
     for (title, _), chosen in blocks.items():
         lines: dict[tuple[Any, ...], dict[str, float]] = {}

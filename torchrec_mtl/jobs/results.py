@@ -195,7 +195,13 @@ def table(
 def with_values(metrics: Sequence[str], tasks: TaskForest, known: Mapping[str, Metric] = METRICS) -> list[str]:
     """The metrics to show, with some of values where tasks are values and none is of their kind."""
     shown = list(metrics)
-    for score, names in {"value": ("rmse", "gini", "value_calibration"), "quantile": ("pinball",)}.items():
+    of_kinds = {
+        "value": ("rmse", "gini", "value_calibration"),
+        "quantile": ("pinball",),
+        "class": ("class_accuracy", "class_log_loss"),
+        "grade": ("class_mae",),
+    }
+    for score, names in of_kinds.items():
         is_shown = any(known[name].score == score for name in metrics)
         if any(score in task.kind.scores for task in tasks.values) and not is_shown:
             shown += [name for name in names if name in known]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least
-from torchrec_mtl.kinds import ZILN, Huber, Kind, Quantile
+from torchrec_mtl.kinds import ZILN, Classes, Huber, Kind, Quantile
 from torchrec_mtl.losses.functional import check_tensor, mean_over_rows
-from torchrec_mtl.modules.heads import LabelStatistics
+from torchrec_mtl.modules.heads import LabelStatistics, log_probabilities
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -28,12 +28,13 @@ def value_loss(kind: Kind, outputs: Tensor, labels: Tensor, unit: Tensor | float
     - `SquaredError`: ``z^2``.
     - `Huber`: ``z^2 / 2`` where ``|z| <= delta``, else ``delta (|z| - delta / 2)``.
     - `Quantile`: the mean over the levels ``q`` of ``max(q z, (q - 1) z)``.
+    - `Classes` and `Ordinal`: minus the logarithm of the probability of the label's class.
     - `ZILN`: Wang et al. eq. (2): the cross entropy of whether the label is above 0, and there minus the log-normal
       log density of the label, in raw units. The density may be above 1, and so the loss below 0.
 
     On a constant x the minimum is the truth: the mean for the squared error and the ZILN's mean (of log-normal
-    labels), the quantile for the pinball loss. Huber's is a mean that counts labels further than ``delta`` as if they
-    were at that distance.
+    labels), the quantile for the pinball loss, the shares of classes. Huber's is a mean that counts labels further than
+    ``delta`` as if they were at that distance.
 
     Args:
         kind: kind of the task.
@@ -53,6 +54,8 @@ def value_loss(kind: Kind, outputs: Tensor, labels: Tensor, unit: Tensor | float
         density = log + sigma.log() + 0.5 * math.log(2 * math.pi) + ((log - mu) / sigma) ** 2 / 2
         above = F.binary_cross_entropy_with_logits(logit, positive.to(logit), reduction="none")
         return above + torch.where(positive, density, 0.0)
+    if isinstance(kind, Classes):
+        return -log_probabilities(kind, outputs).gather(1, labels.long()[:, None])[:, 0]
     z = (labels[:, None] - outputs) / unit
     if isinstance(kind, Huber):
         return F.huber_loss(z, torch.zeros_like(z), reduction="none", delta=kind.delta)[:, 0]

@@ -2,9 +2,11 @@
 
 Higher is better for ``auc`` and ``gauc``, lower for ``log_loss`` and ``normalized_entropy``, and nearer to 1 for
 ``calibration``. Of values, higher is better for ``gini`` and ``lift``, lower for ``rmse``, ``mae`` and ``pinball``, and
-nearer to 1 for ``value_calibration``.
+nearer to 1 for ``value_calibration``. Of classes, higher is better for ``class_accuracy``, and lower for
+``class_log_loss`` and ``class_mae``.
 """
 
+from torchrec_mtl.metrics.classes import class_accuracy, class_log_loss, class_mae
 from torchrec_mtl.metrics.metric import AUCS, METRICS, Metric, find_metric, measured_as
 from torchrec_mtl.metrics.multi_task import MultiTaskMetrics
 from torchrec_mtl.metrics.parts import Parts
@@ -30,6 +32,9 @@ __all__ = [
     "auc",
     "calibration",
     "calibration_curve",
+    "class_accuracy",
+    "class_log_loss",
+    "class_mae",
     "conditional_logits",
     "find_metric",
     "gain",

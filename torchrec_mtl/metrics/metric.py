@@ -2,11 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torchrec_mtl.argument_types import check_fields, checked
 from torchrec_mtl.errors import InputError, check_choice, not_one_of
 from torchrec_mtl.kinds import Score
+from torchrec_mtl.metrics.classes import (
+    ACCURACY,
+    CLASS_LOG_LOSS,
+    CLASS_MAE,
+    class_accuracy,
+    class_log_loss,
+    class_mae,
+)
 from torchrec_mtl.metrics.parts import Parts
 from torchrec_mtl.metrics.probability import (
     CALIBRATION,
@@ -38,7 +46,7 @@ _MERITS: Mapping[str, Callable[[float], float]] = {
     "lower": lambda value: -value,
     "one": lambda value: -abs(value - 1),
 }
-_SCORES = ("ranking", "probability", "value", "quantile")
+_SCORES = get_args(Score)
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Metric:
         score: what the metric reads where the previous step happened: ``"probability"`` for the conditional logits,
             ``"ranking"`` for either of two scores, so that it has two values; see :func:`measured_as`. Over all
             impressions, both read the marginal logits. ``"value"`` and ``"quantile"`` are for tasks of these kinds: a
-            metric reads predicted and true values ``[N]``, see `rmse`, or quantiles ``[N, 2]``, see `pinball`.
+            metric reads predicted and true values ``[N]``, see `rmse`, or quantiles ``[N, 2]``, see `pinball`. So are
+            ``"class"`` and, for classes that have an order, ``"grade"``: see `class_accuracy`.
         grouped: whether the metric needs groups ``[N]``; it is measured only where rows have groups.
         parts: how several ranks measure the metric with no rank holding the rows of all; without it, every rank
             receives the score, label, group and weight of all rows, one space at a time.
@@ -111,6 +120,11 @@ METRICS: Mapping[str, Metric] = {
         value_calibration, "calibration of sums", better="one", score="value", parts=VALUE_CALIBRATION
     ),
     "pinball": Metric(pinball, "pinball loss", better="lower", score="quantile", parts=PINBALL),
+    "class_accuracy": Metric(class_accuracy, "accuracy", better="higher", score="class", parts=ACCURACY),
+    "class_log_loss": Metric(
+        class_log_loss, "log loss of classes", better="lower", score="class", parts=CLASS_LOG_LOSS
+    ),
+    "class_mae": Metric(class_mae, "MAE of classes", better="lower", score="grade", parts=CLASS_MAE),
 }
 
 

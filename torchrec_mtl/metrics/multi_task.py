@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least
-from torchrec_mtl.kinds import Quantile
+from torchrec_mtl.kinds import Classes, Quantile
 from torchrec_mtl.metrics.metric import METRICS, Metric, measured_as
 from torchrec_mtl.metrics.probability import (
     CalibrationCurve,
@@ -28,7 +28,7 @@ from torchrec_mtl.metrics.rows import (
     checked_rows,
     checked_values,
 )
-from torchrec_mtl.modules.heads import predicted
+from torchrec_mtl.modules.heads import log_probabilities, predicted
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -250,7 +250,7 @@ class MultiTaskMetrics:
             levels = torch.tensor(kind.levels, dtype=torch.float64).expand(len(labels), -1)
             predictions = torch.stack([predictions.double(), levels], dim=2).flatten(0, 1)
             labels, weights = (column.repeat_interleave(kind.num_outputs) for column in (labels, weights))
-        else:
+        elif kind.has_mean:
             predictions = predictions[:, 0]
         for name, metric in self._metrics_of(t).items():
             columns = (predictions, labels, *(groups if metric.grouped else ()), weights)
@@ -258,7 +258,7 @@ class MultiTaskMetrics:
         return values
 
     def _value_columns(self, rows: list[Tensor], t: int, entire: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns predictions ``[N, num_outputs]``, labels and weights ``[N]`` of task ``t``, and the rows they are of.
+        """Returns predictions ``[N, P]``, labels and weights ``[N]`` of task ``t``, and the rows they are of.
 
         Over the entire space it is what a row is worth, otherwise what it is worth where the step before happened.
         """
@@ -270,7 +270,9 @@ class MultiTaskMetrics:
             weights[:, t],
             values[:, t - len(self.tasks.funnel)],
         )
-        predictions = predicted(task.kind, logits[:, self.tasks.outputs[t]].double())
+        outputs = logits[:, self.tasks.outputs[t]].double()
+        is_class = isinstance(task.kind, Classes)
+        predictions = log_probabilities(task.kind, outputs) if is_class else predicted(task.kind, outputs)
         if before is not None and entire:
             not_happened = known[:, before] & ~happened[:, before]
             weight, label = torch.where(counts, weight, weights[:, before]), torch.where(counts, label, 0.0)

@@ -72,15 +72,15 @@ def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: s
 
 
 def checked_values(
-    predictions: Tensor, labels: Tensor, weights: Tensor | None = None, *, with_levels: bool = False
+    predictions: Tensor, labels: Tensor, weights: Tensor | None = None, num_columns: int | None = None
 ) -> WeightedRows:
     """As `checked_rows`, for values ``[N]``, which are any finite numbers, and predictions ``[N]`` of them.
 
-    ``with_levels``, predictions are ``[N, 2]``: quantiles, and their levels.
+    ``num_columns`` is that of predictions that are ``[N, num_columns]``.
     """
     if labels.dim() != 1:
         raise InputError(f"`labels` must have one dimension, not shape {list(labels.shape)}")
-    check_shape(predictions, (len(labels), 2) if with_levels else (len(labels),), "predictions")
+    check_shape(predictions, (len(labels), *(() if num_columns is None else (num_columns,))), "predictions")
     weights = torch.ones_like(labels, dtype=torch.float64) if weights is None else weights
     check_shape(weights, tuple(labels.shape), "weights")
     _raise_if(~(weights.isfinite() & (weights >= 0)), weights, "weights", "finite and not negative")

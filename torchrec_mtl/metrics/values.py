@@ -16,11 +16,11 @@ from torchrec_mtl.metrics.rows import WeightedRows, checked_values
 NUM_BINS = 10
 
 
-def _sums(error: Callable[[WeightedRows], Tensor], with_levels: bool = False) -> Callable[..., Tensor]:
+def _sums(error: Callable[[WeightedRows], Tensor], num_columns: int | None = None) -> Callable[..., Tensor]:
     """Returns a function of rows: the sum of the weighted errors, and of the weights."""
 
     def of_rows(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        rows = checked_values(predictions, labels, weights, with_levels=with_levels)
+        rows = checked_values(predictions, labels, weights, num_columns)
         return torch.stack([(rows.weights * error(rows)).sum(), rows.weights.sum()])
 
     return of_rows
@@ -99,7 +99,7 @@ class _Lift(Parts):
 RMSE = Parts(_sums(lambda rows: (rows.scores.double() - rows.labels) ** 2), lambda parts: math.sqrt(_mean(parts)))
 MAE = Parts(_sums(lambda rows: (rows.scores.double() - rows.labels).abs()), _mean)
 VALUE_CALIBRATION = Parts(_predicted_and_observed, _quotient)
-PINBALL = Parts(_sums(_pinball, with_levels=True), _mean)
+PINBALL = Parts(_sums(_pinball, num_columns=2), _mean)
 GINI = _Normalized(_area, _gini, by="value")
 LIFT = _Lift(_area, _gini, by="value")
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.kinds import ZILN, Kind, Quantile
+from torchrec_mtl.kinds import ZILN, Classes, Kind, Ordinal, Quantile
 from torchrec_mtl.modules.initialization import initialize_linear_layers
 from torchrec_mtl.modules.towers import Tower
 from torchrec_mtl.tasks import TaskForest
 
+SMALLEST_GAP = 1e-6  # between two cumulative logits
 SMALLEST_SIGMA = 2.0**-11.5  # the square root of float32's epsilon, as in google/lifetime_value
 
 
@@ -28,7 +29,7 @@ class LabelStatistics(NamedTuple):
     """What the labels of a value are, where they count: their number, and what a head starts from.
 
     ``mean`` and ``deviation`` are of all of them, ``log_mean`` and ``log_deviation`` of the logarithm of those above 0,
-    of which there are ``num_positive``.
+    of which there are ``num_positive``. ``of_classes`` is the number of each class, where they are classes.
     """
 
     num_rows: int
@@ -37,13 +38,15 @@ class LabelStatistics(NamedTuple):
     num_positive: int
     log_mean: float
     log_deviation: float
+    of_classes: tuple[int, ...] = ()
 
 
 class ValueHead(nn.Module):
     """A linear layer, and the way back to raw units: ``shift + scale * linear``, then what the kind needs.
 
     ``sigma`` of `ZILN` is a softplus, of at least ``2^-11.5``. Quantiles are sorted, which never raises their loss
-    (Chernozhukov et al., 2010).
+    (Chernozhukov et al., 2010). The cumulative logits of `Ordinal` are one linear output less thresholds, which are
+    parameters, sorted.
 
     Args:
         kind: kind of the task.
@@ -65,20 +68,25 @@ class ValueHead(nn.Module):
     def __init__(self, kind: Kind, task: str, in_features: int) -> None:
         super().__init__()
         self.kind, self.task = kind, task
-        self.linear = nn.Linear(in_features, kind.num_outputs)
+        self.linear = nn.Linear(in_features, 1 if isinstance(kind, Ordinal) else kind.num_outputs)
         initialize_linear_layers(self.linear)
+        self.thresholds = nn.Parameter(torch.empty(kind.num_outputs)) if isinstance(kind, Ordinal) else None
         self.register_buffer("shift", torch.empty(kind.num_outputs))
         self.register_buffer("scale", torch.empty(kind.num_outputs))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Sets the units to those of the standard normal distribution."""
+        """Sets the units to those of the standard normal distribution, and thresholds to 0."""
+        if self.thresholds is not None:
+            nn.init.zeros_(self.thresholds)
         nn.init.zeros_(self.shift)
         nn.init.ones_(self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, in_features]`` to the outputs of the kind, ``[B, num_outputs]``."""
         raw = self.shift + self.scale * self.linear(x)
+        if self.thresholds is not None:
+            return (raw - self.thresholds).sort(dim=1, descending=True).values
         if isinstance(self.kind, ZILN):
             sigma = F.softplus(raw[:, 2:]).clamp(min=SMALLEST_SIGMA)
             return torch.cat([raw[:, :2], sigma], dim=1)
@@ -95,13 +103,15 @@ class ValueHead(nn.Module):
         """
         if self.shift.is_meta:
             raise InputError("a head must not start on the meta device, where nothing is kept")
-        if not (all(map(math.isfinite, statistics)) and statistics.deviation > 0 and statistics.log_deviation > 0):
+        if not (all(map(math.isfinite, statistics[:6])) and statistics.deviation > 0 and statistics.log_deviation > 0):
             raise InputError(f"statistics of {self.task!r} (={tuple(statistics)}) must be finite, deviations above 0")
         if not 0 <= statistics.num_positive <= statistics.num_rows:
             raise InputError(
                 f"statistics of {self.task!r} (={tuple(statistics)}) must not count more positives than rows"
             )
         shift, scale = [statistics.mean], [statistics.deviation]
+        if isinstance(self.kind, Classes):
+            shift, scale = self._of_classes(statistics), [1.0] * self.kind.num_outputs
         if isinstance(self.kind, Quantile):
             normal = NormalDist(statistics.mean, statistics.deviation)
             shift, scale = [normal.inv_cdf(level) for level in self.kind.levels], scale * self.kind.num_outputs
@@ -112,6 +122,16 @@ class ValueHead(nn.Module):
             scale = [1.0, sigma, 1.0]
         self.shift.copy_(torch.tensor(shift))
         self.scale.copy_(torch.tensor(scale))
+
+    def _of_classes(self, statistics: LabelStatistics) -> list[float]:
+        """The outputs that predict the shares of the classes, each counted once more than it is there."""
+        assert isinstance(self.kind, Classes)
+        counts = [number + 1 for number in statistics.of_classes]
+        if len(counts) != self.kind.num_classes:
+            raise InputError(f"statistics of {self.task!r} (={tuple(statistics)}) must count its classes")
+        if not isinstance(self.kind, Ordinal):
+            return [math.log(count / sum(counts)) for count in counts]
+        return [math.log(sum(counts[k + 1 :]) / sum(counts[: k + 1])) for k in range(self.kind.num_outputs)]
 
 
 @checked
@@ -162,4 +182,26 @@ def predicted(kind: Kind, outputs: Tensor) -> Tensor:
     if isinstance(kind, ZILN):
         logit, mu, sigma = outputs.split(1, dim=1)
         return logit.sigmoid() * torch.exp(mu + sigma**2 / 2)
+    if isinstance(kind, Classes):
+        return log_probabilities(kind, outputs).exp()
     return outputs
+
+
+def log_probabilities(kind: Classes, outputs: Tensor) -> Tensor:
+    """Returns the logarithms of the classes' probabilities, ``[B, C]``.
+
+    With ``o_k`` the logit of P(class > k) of `Ordinal`, that of a class between others is ``log sigmoid(o_{k-1}) +
+    log sigmoid(-o_k) + log(1 - exp(o_k - o_{k-1}))``, the logarithm of ``sigmoid(o_{k-1}) - sigmoid(o_k)``.
+
+    Example::
+
+        >>> from torchrec_mtl.kinds import Ordinal
+        >>> log_probabilities(Ordinal(3), torch.tensor([[0.0, -1e9]])).exp()
+        tensor([[0.5000, 0.5000, 0.0000]])
+    """
+    if not isinstance(kind, Ordinal):
+        return F.log_softmax(outputs, dim=1)
+    above, below = F.logsigmoid(outputs), F.logsigmoid(-outputs)
+    gaps = (outputs[:, 1:] - outputs[:, :-1]).clamp(max=-SMALLEST_GAP)
+    between = above[:, :-1] + below[:, 1:] + torch.log(-torch.expm1(gaps))
+    return torch.cat([below[:, :1], between, above[:, -1:]], dim=1)

@@ -80,7 +80,7 @@ class Bounds:
                 bound = self.of.get((kind, task), self.of.get((kind, None)))
                 if bound is None:
                     continue
-                if any((task, of_value) in figures for of_value in ("rmse", "pinball")):
+                if any((task, of_value) in figures for of_value in ("rmse", "pinball", "class_log_loss")):
                     continue  # a value, which none of the bounds is of
                 found = figures.get((task, metric), math.nan)
                 if kind == "most_auc_fall":
