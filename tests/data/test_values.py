@@ -9,7 +9,19 @@ import pytest
 import torch
 
 from tests.generators.spend import rows, write_log
-from torchrec_mtl import ZILN, ByColumn, Delay, History, Quantile, SquaredError, Table, Task, TaskForest, Vocabulary
+from torchrec_mtl import (
+    ZILN,
+    ByColumn,
+    Classes,
+    Delay,
+    History,
+    Quantile,
+    SquaredError,
+    Table,
+    Task,
+    TaskForest,
+    Vocabulary,
+)
 from torchrec_mtl.data import (
     BatchLoader,
     Field,
@@ -58,7 +70,7 @@ def test_a_declared_table_keeps_values_and_counts_them_where_the_step_before_hap
         assert (spend.num_rows, spend.num_positive, dwell.num_rows) == (len(bought), (bought > 0).sum(), len(clicked))
         assert spend[1:3] == pytest.approx((bought.mean(), bought.std()), rel=1e-6)
         logs = np.log(bought[bought > 0])
-        assert spend[4:] == pytest.approx((logs.mean(), logs.std()), rel=1e-6)
+        assert spend[4:6] == pytest.approx((logs.mean(), logs.std()), rel=1e-6)
         assert dwell[1:3] == pytest.approx((clicked.mean(), clicked.std()), rel=1e-6)
     for loader in (BatchLoader(split, 64), StreamLoader(streamed, 64)):
         labels = torch.cat([batch.labels for batch in loader])
@@ -152,6 +164,14 @@ def test_a_label_that_does_not_count_may_be_missing():
 def test_what_cannot_be_declared_is_one_sentence(arguments, message):
     with pytest.raises(InputError, match=re.escape(message)):
         table("log.parquet", **arguments)
+
+
+@pytest.mark.parametrize("label", [-1.0, 3.0, 0.5])
+def test_a_label_that_is_no_class_is_refused(label):
+    schema = Schema("shop", [Field("item", 12)], TaskForest(Task("plan", kind=Classes(3))))
+    rule = rf"column 'plan', row 1 \(counted from 0\): label \(={label}\) must be a class, a whole number from 0 to 2"
+    with pytest.raises(InputError, match=rule):
+        Split(schema, {"item": [0, 1]}, [[2.0], [label]])
 
 
 def test_a_history_lists_no_rows_by_a_value():

@@ -7,6 +7,7 @@ import torch
 from torchrec import EmbeddingBagCollection
 
 from tests.generators.spend import rows, write_log
+from torchrec_mtl import kinds
 from torchrec_mtl.data import BatchLoader, read_split
 from torchrec_mtl.kinds import KINDS, Binary
 from torchrec_mtl.metrics import METRICS
@@ -41,8 +42,11 @@ def test_every_kind_is_in_the_table():
     rows_ = re.findall(r"^\| `(\w+)\(.*\)` \| .* \| .* \| (.*) \|$", PAGE, re.M)
     assert [name for name, _ in rows_] == [kind.__name__ for kind in KINDS.values() if kind is not Binary]
     for name, labels in rows_:
-        rule = {kind.__name__: kind.rule for kind in KINDS.values()}[name]
-        assert (labels == "at least 0") == ("at least 0" in rule)
+        if name in ("Classes", "Ordinal"):
+            (num_classes,) = re.findall(rf"`{name}\((\d)\)` \|", PAGE)
+            assert labels == f"0 to {int(num_classes) - 1}"
+        else:
+            assert (labels == "at least 0") == ("at least 0" in getattr(kinds, name).rule)
 
 
 def test_every_metric_of_values_is_in_the_table():
@@ -57,4 +61,4 @@ def test_methods_of_balancing_are_those_that_refuse():
 
 
 def test_the_log_has_what_the_page_says():
-    assert rows(10).columns == ["split", "user", "item", "click", "buy", "spend", "dwell"]
+    assert rows(10).columns == ["split", "user", "item", "click", "buy", "spend", "dwell", "stars"]

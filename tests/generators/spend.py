@@ -1,4 +1,4 @@
-"""A log of a shop with a funnel and two values: how long a click is read, and what a purchase costs."""
+"""A log of a shop with a funnel: how long a click is read, what a purchase costs, and how it is rated."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ def rows(num_rows: int, seed: int = 0) -> pl.DataFrame:
     dwell = np.where(click, rng.exponential(10.0 + item), np.nan)
     paid = rng.random(num_rows) < 0.8  # others have a voucher
     spend = np.where(buy, paid * rng.lognormal(2.0 + item / 6, 0.5, num_rows), np.nan)
+    stars = np.clip(np.round(rng.normal(1 + item / 4, 0.7, num_rows)), 0, 4)
     return pl.DataFrame(
         {
             "split": rng.choice(["train", "valid", "test"], num_rows, p=[0.6, 0.2, 0.2]),
@@ -26,8 +27,9 @@ def rows(num_rows: int, seed: int = 0) -> pl.DataFrame:
             "buy": buy,
             "spend": spend,
             "dwell": dwell,
+            "stars": np.where(buy, stars, np.nan),
         }
-    ).with_columns(pl.col("spend", "dwell").fill_nan(None))
+    ).with_columns(pl.col("spend", "dwell", "stars").fill_nan(None))
 
 
 def write_log(file: Path, num_rows: int, seed: int = 0) -> Path:

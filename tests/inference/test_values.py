@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchrec import EmbeddingBagCollection
 
-from torchrec_mtl import ZILN, Huber, Predictor, Quantile, SquaredError, Task, TaskForest
+from torchrec_mtl import ZILN, Classes, Huber, Ordinal, Predictor, Quantile, SquaredError, Task, TaskForest
 from torchrec_mtl.data import Field, Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.inference import Calibration, Predictions
@@ -26,6 +26,8 @@ TASKS = TaskForest(
     Task("dwell", after="click", kind=Quantile((0.5, 0.9))),
     Task("age", kind=SquaredError()),
     Task("tip", after="buy", kind=Huber()),
+    Task("plan", after="buy", kind=Classes(2)),
+    Task("stars", kind=Ordinal(3)),
 )
 SCHEMA = Schema("shop", [Field("item", 9)], TASKS)
 ROWS = [{"item": number} for number in (3, 8, 0)]
@@ -38,8 +40,10 @@ HALVED = Calibration(
 def model():
     torch.manual_seed(0)
     model = ESMM(EmbeddingBagCollection(tables=SCHEMA.embedding_configs(4)), TASKS, tower_layer_sizes=(8,))
-    statistics = LabelStatistics(90, 30.0, 20.0, 60, 3.0, 0.5)
-    start_values(model, {task.name: statistics for task in TASKS.values})
+    statistics = {task.name: LabelStatistics(90, 30.0, 20.0, 60, 3.0, 0.5) for task in TASKS.values}
+    for name, of_classes in {"plan": (30, 60), "stars": (50, 10, 30)}.items():
+        statistics[name] = statistics[name]._replace(of_classes=of_classes)
+    start_values(model, statistics)
     return model.eval()
 
 
@@ -63,8 +67,13 @@ def test_a_value_is_multiplied_by_the_probability_of_the_step_before(model, cali
     np.testing.assert_allclose(found.score, 0.1 * p[:, 0] + p[:, 1] * spend - 2 * logits[:, 7])
     assert list(found.columns()) == found.to_polars().columns == [
         "click", "buy", "spend", "age", "tip", "buy_after_click", "spend_after_buy", "tip_after_buy",
-        "dwell_0.5_after_click", "dwell_0.9_after_click", "score",
+        "dwell_0.5_after_click", "dwell_0.9_after_click", "plan_0_after_buy", "plan_1_after_buy",
+        "stars_0", "stars_1", "stars_2", "score",
     ]  # fmt: skip
+    odds = np.exp(logits[:, 9:11])
+    np.testing.assert_allclose(found.further["plan_1_after_buy"], odds[:, 1] / odds.sum(1))
+    above = 1 / (1 + np.exp(-logits[:, 11:13]))
+    np.testing.assert_allclose(found.further["stars_1"], above[:, 0] - above[:, 1], rtol=1e-9)
 
 
 def test_quantiles_are_not_counted(model):

@@ -11,7 +11,19 @@ from sklearn.metrics import mean_absolute_error, mean_pinball_loss, root_mean_sq
 
 from tests import processes
 from tests.generators.spend import rows, write_log
-from torchrec_mtl import ZILN, ByColumn, Quantile, SquaredError, Table, Task, TaskForest, Vocabulary, load_run
+from torchrec_mtl import (
+    ZILN,
+    ByColumn,
+    Classes,
+    Ordinal,
+    Quantile,
+    SquaredError,
+    Table,
+    Task,
+    TaskForest,
+    Vocabulary,
+    load_run,
+)
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.data.table import prepare_table
 from torchrec_mtl.jobs.results import table
@@ -23,6 +35,8 @@ TASKS = TaskForest(
     Task("spend", after="buy", kind=ZILN()),
     Task("dwell", after="click", kind=Quantile((0.5, 0.9))),
     Task("paid", after="buy", label_column="spend_again", kind=SquaredError()),
+    Task("stars", after="buy", kind=Ordinal(5)),
+    Task("class", after="buy", label_column="stars_again", kind=Classes(5)),
 )
 
 
@@ -30,7 +44,7 @@ TASKS = TaskForest(
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("values")
     log = write_log(folder / "log.parquet", NUM_ROWS)
-    pl.read_parquet(log).with_columns(spend_again=pl.col("spend") * 100).write_parquet(log)
+    pl.read_parquet(log).with_columns(spend_again=pl.col("spend") * 100, stars_again="stars").write_parquet(log)
     fields = [Vocabulary("user"), Vocabulary("item")]
     data = prepare_table(Table("shop", str(log), TASKS, fields, split=ByColumn("split")), folder / "data")
     sizes = ["shared_bottom.model_args.bottom_layer_sizes=[16]", "esmm.model_args.tower_layer_sizes=[16]"]
@@ -76,6 +90,14 @@ def test_values_are_learned(trained):
         assert found[model, "test", "dwell", "after click", "coverage_0.5"] == pytest.approx(0.5, abs=0.15)
         assert found[model, "test", "dwell", "after click", "coverage_0.9"] == pytest.approx(0.9, abs=0.07)
         assert found[model, "test", "buy", "impressions", "auc"] > 0.55
+        shares = test.filter("buy")["stars"].value_counts(normalize=True)["proportion"]
+        for task in ("stars", "class"):
+            assert found[model, "test", task, "after buy", "class_log_loss"] < -(shares * shares.log()).sum()
+            assert found[model, "test", task, "after buy", "class_accuracy"] > shares.max()
+        assert (
+            found[model, "test", "stars", "after buy", "class_mae"]
+            < (test["stars"] - test["stars"].median()).abs().mean()
+        )
 
 
 def test_predicted_values_are_those_that_were_measured(trained, tmp_path):
@@ -85,8 +107,11 @@ def test_predicted_values_are_those_that_were_measured(trained, tmp_path):
     scores, raw, measured = pl.read_parquet(output), pl.read_parquet(log), results(trained, "one")
     assert scores.columns == [
         "split", "click", "buy", "spend", "paid", "buy_after_click", "spend_after_buy", "paid_after_buy",
-        "dwell_0.5_after_click", "dwell_0.9_after_click", "score",
+        "dwell_0.5_after_click", "dwell_0.9_after_click", *(f"stars_{n}_after_buy" for n in range(5)),
+        *(f"class_{n}_after_buy" for n in range(5)), "score",
     ]  # fmt: skip
+    stars = scores.select(f"stars_{n}_after_buy" for n in range(5)).to_numpy()
+    np.testing.assert_allclose(stars.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(scores["spend"], scores["buy"] * scores["spend_after_buy"], rtol=1e-9)
     np.testing.assert_allclose(scores["score"], scores["spend"] + 0.1 * scores["click"], rtol=1e-9)
     test = scores["split"] == "test"
@@ -125,12 +150,13 @@ def test_evaluate_and_calibrate_go_with_values(trained, tmp_path, capsys):
 
 def test_the_table_shows_values_apart(trained):
     text = (trained / "one" / "table.txt").read_text()
-    assert text.startswith("shop: click -> (buy -> (spend, paid), dwell)")
+    assert text.startswith("shop: click -> (buy -> (spend, paid, stars, class), dwell)")
     for block in (
         "test AUC, all impressions  click   buy     samples/s",
         "test RMSE, where the step before happened  spend    paid",
         "test normalised Gini, all impressions  spend   paid",
         "test pinball loss, where the step before happened  dwell",
+        "test accuracy, where the step before happened  stars   class",
     ):
         assert re.sub(" +", " ", block) in re.sub(" +", " ", text)
     assert table([], TASKS)

@@ -25,6 +25,9 @@ BEST_AND_WORST = {
     "lift": (9.0, 1.0, 0.0),
     "value_calibration": (1.01, 0.95, 1.2, 0.5, 3.0),
     "pinball": (0.0, 3.0, math.inf),
+    "class_accuracy": (1.0, 0.4, 0.0),
+    "class_log_loss": (0.0, 3.0, math.inf),
+    "class_mae": (0.0, 3.0, math.inf),
 }
 
 

@@ -25,7 +25,9 @@ def spread(columns: list[Tensor], of_row: list[int]) -> list[list[Tensor]]:
     return [[column[rank == each] for column in columns] for each in range(4)]
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].score != "quantile"])
+@pytest.mark.parametrize(
+    "name", [name for name in METRICS if METRICS[name].score in ("ranking", "probability", "value")]
+)
 @given(rows=scored_rows(), dtype=st.sampled_from([torch.float32, torch.float64]), of_row=SPREAD, whole=st.booleans())
 def test_a_metric_is_that_of_all_rows(
     name: str, rows: tuple[Tensor, ...], dtype: torch.dtype, of_row: list[int], whole: bool

@@ -9,7 +9,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses.values import loss_of_all
 from torchrec_mtl.models import SharedBottom
 from torchrec_mtl.modules import LabelStatistics, Tower, give_heads, start_values
-from torchrec_mtl.modules.heads import predicted
+from torchrec_mtl.modules.heads import ValueHead, predicted
 from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.balancing import BALANCINGS, make_balancing
 
@@ -134,6 +134,19 @@ def test_static_weights_are_those_of_the_tasks_losses():
         model(rows)[0].backward()
         found.append([parameter.grad.clone() for parameter in balanced.model.parameters()])
     torch.testing.assert_close(*found)
+
+
+def test_heads_made_on_meta_are_reset():
+    """As FSDP does it."""
+    model = build("mmoe", device="meta", tasks=TASKS).to_empty(device="cpu")
+    heads = [module for module in model.modules() if isinstance(module, ValueHead)]
+    for head in heads:
+        for module in (head, head.linear):
+            module.reset_parameters()
+        assert head.scale.eq(1).all()
+        assert head.shift.eq(0).all()
+        assert head(torch.randn(5, head.linear.in_features)).isfinite().all()
+    assert len(heads) == len(TASKS.values)
 
 
 def test_a_model_without_one_tower_a_task_says_so():

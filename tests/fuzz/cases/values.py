@@ -8,7 +8,20 @@ from sklearn import metrics as sklearn
 
 from tests.fuzz.cases.drawn import floats, integer, one_of, weights
 from tests.fuzz.cell import Case
-from torchrec_mtl import ZILN, Binary, Huber, Quantile, SquaredError, Task, TaskForest, losses, metrics, modules
+from torchrec_mtl import (
+    ZILN,
+    Binary,
+    Classes,
+    Huber,
+    Ordinal,
+    Quantile,
+    SquaredError,
+    Task,
+    TaskForest,
+    losses,
+    metrics,
+    modules,
+)
 
 TASKS = TaskForest(Task("buy"), Task("spend", after="buy", kind=ZILN()), Task("dwell", kind=Quantile((0.5, 0.9))))
 
@@ -23,11 +36,18 @@ def _quantile_judge(given, kind):
     assert all(0 < level < 1 for level in kind.levels)
 
 
+def _classes_judge(given, kind):
+    assert kind.num_outputs == given["num_classes"] - (kind.name == "ordinal")
+    assert kind.allows(torch.tensor([0.0, 1.0])).all()
+
+
 KINDS = {
     "Binary": Case(Binary, lambda rng: {}, _kind_judge),
     "SquaredError": Case(SquaredError, lambda rng: {}, _kind_judge),
     "ZILN": Case(ZILN, lambda rng: {}, _kind_judge),
     "Huber": Case(Huber, lambda rng: {"delta": float(rng.random() + 0.1)}, _kind_judge),
+    "Classes": Case(Classes, lambda rng: {"num_classes": integer(rng, 2, 5)}, _classes_judge),
+    "Ordinal": Case(Ordinal, lambda rng: {"num_classes": integer(rng, 2, 5)}, _classes_judge),
     "Quantile": Case(Quantile, lambda rng: {"levels": one_of(rng, (0.5,), (0.1, 0.9))}, _quantile_judge),
 }
 
@@ -162,7 +182,33 @@ def _curve_judge(given, curve):
     assert curve.num_rows.sum() == len(_kept(given)[1])
 
 
+def _classified(rng):
+    num_rows, num_classes = one_of(rng, 1, 5, 30), integer(rng, 2, 4)
+    return {
+        "log_probabilities": floats(rng, num_rows, num_classes).log_softmax(1),
+        "labels": torch.from_numpy(rng.integers(0, num_classes, num_rows)),
+        "weights": one_of(rng, None, weights(rng, num_rows)),
+    }
+
+
+def _of_classes(function, error):
+    def judge(given, result):
+        _, labels, weight = _kept({**given, "predictions": given["labels"]})
+        kept = slice(None) if given["weights"] is None else given["weights"] > 0
+        errors = error(given["log_probabilities"].double()[kept].numpy(), labels.astype(int))
+        wanted = np.average(errors, weights=weight) if len(labels) else math.nan
+        np.testing.assert_allclose(result, wanted, rtol=1e-5, atol=1e-7, equal_nan=True)
+
+    return Case(function, _classified, judge)
+
+
 METRICS = {
+    "class_accuracy": _of_classes(metrics.class_accuracy, lambda log_p, labels: log_p.argmax(1) == labels),
+    "class_log_loss": _of_classes(metrics.class_log_loss, lambda log_p, labels: -log_p[np.arange(len(labels)), labels]),
+    "class_mae": _of_classes(
+        metrics.class_mae,
+        lambda log_p, labels: np.abs((np.exp(log_p).cumsum(1)[:, :-1] < 0.5).sum(1) - labels),
+    ),
     "rmse": _of(metrics.rmse, lambda p, y, w: sklearn.root_mean_squared_error(y, p, sample_weight=w)),
     "mae": _of(metrics.mae, lambda p, y, w: sklearn.mean_absolute_error(y, p, sample_weight=w)),
     "value_calibration": _of(metrics.value_calibration, _ratio),
