@@ -143,7 +143,7 @@ def test_heads_made_on_meta_are_reset():
     for head in heads:
         for module in (head, head.linear):
             module.reset_parameters()
-        assert head.scale.eq(1).all()
+        assert head.log_scale.eq(0).all()
         assert head.shift.eq(0).all()
         assert head(torch.randn(5, head.linear.in_features)).isfinite().all()
     assert len(heads) == len(TASKS.values)

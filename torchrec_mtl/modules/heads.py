@@ -42,7 +42,7 @@ class LabelStatistics(NamedTuple):
 
 
 class ValueHead(nn.Module):
-    """A linear layer, and the way back to raw units: ``shift + scale * linear``, then what the kind needs.
+    """A linear layer, and the way back to raw units: ``shift + exp(log_scale) * linear``, then what the kind needs.
 
     ``sigma`` of `ZILN` is a softplus, of at least ``2^-11.5``. Quantiles are sorted, which never raises their loss
     (Chernozhukov et al., 2010). The cumulative logits of `Ordinal` are one linear output less thresholds, which are
@@ -62,7 +62,7 @@ class ValueHead(nn.Module):
     """
 
     shift: Tensor
-    scale: Tensor
+    log_scale: Tensor  # of 0, as TorchRec makes buffers of modules on meta
 
     @checked
     def __init__(self, kind: Kind, task: str, in_features: int) -> None:
@@ -72,7 +72,7 @@ class ValueHead(nn.Module):
         initialize_linear_layers(self.linear)
         self.thresholds = nn.Parameter(torch.empty(kind.num_outputs)) if isinstance(kind, Ordinal) else None
         self.register_buffer("shift", torch.empty(kind.num_outputs))
-        self.register_buffer("scale", torch.empty(kind.num_outputs))
+        self.register_buffer("log_scale", torch.empty(kind.num_outputs))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,11 +80,11 @@ class ValueHead(nn.Module):
         if self.thresholds is not None:
             nn.init.zeros_(self.thresholds)
         nn.init.zeros_(self.shift)
-        nn.init.ones_(self.scale)
+        nn.init.zeros_(self.log_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, in_features]`` to the outputs of the kind, ``[B, num_outputs]``."""
-        raw = self.shift + self.scale * self.linear(x)
+        raw = self.shift + self.log_scale.exp() * self.linear(x)
         if self.thresholds is not None:
             return (raw - self.thresholds).sort(dim=1, descending=True).values
         if isinstance(self.kind, ZILN):
@@ -121,7 +121,7 @@ class ValueHead(nn.Module):
             shift = [math.log(odds), statistics.log_mean, sigma + math.log(-math.expm1(-sigma))]
             scale = [1.0, sigma, 1.0]
         self.shift.copy_(torch.tensor(shift))
-        self.scale.copy_(torch.tensor(scale))
+        self.log_scale.copy_(torch.tensor(scale, dtype=torch.float64).log())
 
     def _of_classes(self, statistics: LabelStatistics) -> list[float]:
         """The outputs that predict the shares of the classes, each counted once more than it is there."""
