@@ -11,7 +11,9 @@ from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
 from torchrec_mtl.jobs.build_histories import build_histories, check_histories
 from torchrec_mtl.jobs.run_config import RunConfig
-from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollection
+from torchrec_mtl.losses import FunnelAndValues
+from torchrec_mtl.losses.values import loss_of_all
+from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollection, start_values
 from torchrec_mtl.tasks import corrected_tasks
 from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.balancing import make_balancing
@@ -29,8 +31,8 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     """
     features = build_features(config, schema, device)
     model = config.system.model(features, schema.tasks, **config.model_args)
-    loss = config.loss(schema.tasks, **config.loss_args)
-    if corrected_tasks(schema.tasks) and not hasattr(loss, "corrected"):
+    loss = loss_of_all(config.loss, schema.tasks, **config.loss_args)
+    if corrected_tasks(schema.tasks) and not hasattr(getattr(loss, "funnel", loss), "corrected"):
         rule = "must be one such as 'delayed' for data whose late labels are to be corrected: others take first labels"
         raise InputError(f"`loss` (={type(loss).__name__}) {rule} as they are")
     if schema.group is None and "groups" in reads_beyond_logits(loss):
@@ -111,10 +113,17 @@ def num_scenes(scene: str, schema: Schema) -> int:
 def build_to_train(config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> MultiTaskTrain:
     """Builds the model as `build_model` does; if it can, it predicts the split's base rates before it is trained.
 
+    Values start from the mean and deviation of the split's labels.
+
     Raises:
         InputError: as `build_model` does.
     """
     built = build_model(config, split.schema, device)
     if hasattr(built.model, "start_from_base_rates"):
-        built.model.start_from_base_rates(usable_base_rates(split.base_rates(), split.schema.tasks))
+        built.model.start_from_base_rates(usable_base_rates(split.base_rates(), split.schema.tasks.funnel))
+    if split.schema.tasks.values:
+        statistics = split.value_statistics()
+        start_values(built.model, statistics)
+        assert isinstance(built.loss, FunnelAndValues)
+        built.loss.start(statistics)
     return built

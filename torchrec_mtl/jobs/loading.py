@@ -105,7 +105,7 @@ def load_run(
         train_model = _on_device(built, where)
     load_weights(train_model, checkpoint)
     train_model.eval()
-    calibration = Calibration.load(run / name, schema.tasks)
+    calibration = Calibration.load(run / name, schema.tasks.funnel)
     return LoadedRun(train_model, schema, config, run / name, checkpoint, encoder, calibration, where)
 
 

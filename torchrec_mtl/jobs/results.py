@@ -11,7 +11,17 @@ from torchrec_mtl.data import Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.jobs.run_config import RunConfig, loss_name
-from torchrec_mtl.metrics import AUCS, METRICS, CalibrationCurve, Metric, find_metric, gain, measured_as, rela_impr
+from torchrec_mtl.metrics import (
+    AUCS,
+    METRICS,
+    CalibrationCurve,
+    Metric,
+    find_metric,
+    gain,
+    measured_as,
+    rela_impr,
+)
+from torchrec_mtl.metrics.metric import spaces_of
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
 from torchrec_mtl.training.result import TrainingResult, with_nan
@@ -147,7 +157,7 @@ def table(
     `measured_as`, and the share of rows where the models contradict the funnel is beside the first.
     """
     base = _single_task(reports)
-    later = {task: tasks.spaces(task)[1] for task in tasks if len(tasks.spaces(task)) > 1}
+    later = {task: tasks.spaces(task)[1] for task in tasks.funnel if len(tasks.spaces(task)) > 1}
 
     def cell(report: ModelReport, metric: str, task: str, space: str) -> str:
         value = report.value(metric, task, space)
@@ -168,12 +178,18 @@ def table(
     for report in reports:
         size = [f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"]
         about[report.config.name] = [*size, loss_name(report.config.loss)]
-    whole, lines = dict.fromkeys(tasks, "impressions"), []
-    for name in metrics:
-        lines += block(f"test {known[name].title}, all impressions", name, whole, about if name == metrics[0] else {})
-        for measured, title in measured_as(name, known[name], "after a step").items() if later else ():
-            lines += block(f"test {title}, where the step before happened", measured, later, {})
-    notes = []
+    notes, lines = [], list[str]()
+    for name in with_values(metrics, tasks, known):
+        spaces = {task: spaces_of(known[name], tasks, task) for task in tasks}
+        whole = {task: "impressions" for task, of_task in spaces.items() if "impressions" in of_task}
+        if whole or name == metrics[0]:
+            beside = about if name == metrics[0] else {}
+            lines += block(f"test {known[name].title}, all impressions", name, whole, beside)
+        after = {task: of_task[-1] for task, of_task in spaces.items() if of_task and of_task[-1] != "impressions"}
+        for measured, title in measured_as(name, known[name], "after a step").items() if after else ():
+            lines += block(f"test {title}, where the step before happened", measured, after, {})
+    if any(task.kind.has_mean and task.after for task in tasks.values):
+        notes.append("a value over all impressions: p(step before) x value, against the value or, without the step, 0")
     if later and any(known[name].score == "ranking" for name in metrics):
         title = "share with p_t > p_t-1, where the step before happened"
         lines += block(title, "share_above_previous", later, {})
@@ -183,6 +199,22 @@ def table(
     if base is not None and "auc" in metrics:
         notes.append("with RelaImpr over Single-Task: (AUC - .5) / (AUC of Single-Task - .5) - 1")
     return "\n".join([*lines[1:], *([""] if notes else []), *notes])
+
+
+def with_values(metrics: Sequence[str], tasks: TaskForest, known: Mapping[str, Metric] = METRICS) -> list[str]:
+    """The metrics to show, with some of values where tasks are values and none is of their kind."""
+    shown = list(metrics)
+    of_kinds = {
+        "value": ("rmse", "gini", "value_calibration"),
+        "quantile": ("pinball",),
+        "class": ("class_accuracy", "class_log_loss"),
+        "grade": ("class_mae",),
+    }
+    for score, names in of_kinds.items():
+        is_shown = any(known[name].score == score for name in metrics)
+        if any(score in task.kind.scores for task in tasks.values) and not is_shown:
+            shown += [name for name in names if name in known]
+    return shown
 
 
 def draw(reports: Sequence[ModelReport], tasks: TaskForest, file: Path, metric: str, title: str) -> None:
@@ -202,11 +234,15 @@ def draw(reports: Sequence[ModelReport], tasks: TaskForest, file: Path, metric: 
             ]
             steps, values = [step for step, _ in points], [value for _, value in points]
             curve_axis.plot(steps, values, marker="o", markersize=3, label=report.title)
-            curve = report.curves[task]
-            calibration_axis.plot(curve.mean_prediction, curve.positive_rate, marker="o", markersize=3)
+            if task in report.curves:  # of quantiles there is none
+                curve = report.curves[task]
+                calibration_axis.plot(curve.mean_prediction, curve.positive_rate, marker="o", markersize=3)
         curve_axis.set(title=task, xlabel="optimizer step")
         calibration_axis.axline((1e-3, 1e-3), (1, 1), color="grey", linewidth=1, linestyle="--")
-        calibration_axis.set(xscale="log", yscale="log", xlabel="mean predicted probability")
+        if tasks.tasks[tasks.index(task)].is_binary:
+            calibration_axis.set(xscale="log", yscale="log", xlabel="mean predicted probability")
+        else:
+            calibration_axis.set(xlabel="mean predicted value", ylabel="mean value in the test split")
     axes[0, 0].set_ylabel(f"validation {title}, all impressions")
     axes[1, 0].set_ylabel("share of positives in the test split")
     axes[0, 0].legend()

@@ -21,6 +21,7 @@ from torchrec_mtl.modules import (
     FieldProjection,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.modules.task_states import task_states
@@ -162,6 +163,7 @@ class BPCM(MultiTaskModel):
                 conversion=conversion,
             )
         initialize_linear_layers(self.projection, self.over_arch)
+        give_heads(self.over_arch, tasks)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to ``E [B, F, D]``."""

@@ -26,6 +26,7 @@ from torchrec_mtl.modules import (
     TaskAwareExtraction,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.modules.tracing import unbind
@@ -184,6 +185,7 @@ class TAFE(MultiTaskModel):
                 backend=backend,
             )
         initialize_linear_layers(self.projection, self.over_arch)
+        give_heads(self.over_arch, tasks)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to ``H [B, F, D]``."""

@@ -18,6 +18,7 @@ from torchrec_mtl.modules.funnel import MarginalFromConditional, conditional_rat
 from torchrec_mtl.modules.fusion import FusionLayer
 from torchrec_mtl.modules.gate_unit import EmbeddingGate, GateUnit
 from torchrec_mtl.modules.gates import DSelectGate, DSelectK, Gate, SoftmaxGate
+from torchrec_mtl.modules.heads import LabelStatistics, give_heads, start_values
 from torchrec_mtl.modules.history_arch import HistoryArch
 from torchrec_mtl.modules.history_attention import HistoryTransformer, TargetAttention
 from torchrec_mtl.modules.history_config import HistoryConfig
@@ -58,6 +59,7 @@ __all__ = [
     "HistoryTransformer",
     "InformationTransfer",
     "LSTMs",
+    "LabelStatistics",
     "LayerStitchUnit",
     "MarginalFromConditional",
     "MixtureOfExperts",
@@ -80,8 +82,10 @@ __all__ = [
     "as_features",
     "conditional_rates",
     "find_schedules",
+    "give_heads",
     "he_normal_",
     "hidden_layers",
     "initialize_linear_layers",
     "smooth_step",
+    "start_values",
 ]

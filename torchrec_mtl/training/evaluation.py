@@ -51,7 +51,7 @@ def evaluate(
     """
     collected = MultiTaskMetrics(tasks, groups is not None, metrics)
     was_training = model.training
-    not_finite = torch.zeros(len(tasks) + 1, dtype=torch.int64)  # rows of each task, and all rows
+    not_finite = torch.zeros(tasks.num_outputs + 1, dtype=torch.int64)  # rows of each output, and all rows
     model.eval()
     with torch.no_grad():
         for batch, of_batch in zip(batches, repeat(None) if groups is None else groups, strict=False):
@@ -71,10 +71,11 @@ def evaluate(
 
 
 def _check_finite(not_finite: Tensor, tasks: TaskForest, description: str) -> None:
-    """Raises `TrainingError` on every rank if a row of any rank counts in ``not_finite``, ``[T + 1]``."""
+    """Raises `TrainingError` on every rank if a row of any rank counts in ``not_finite``, ``[L + 1]``."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(not_finite)
-    *counts, num_rows = not_finite.tolist()
+    *of_outputs, num_rows = not_finite.tolist()
+    counts = [max(of_outputs[columns]) for columns in tasks.outputs]
     where = [f"{task} in {n} of {num_rows} rows" for task, n in zip(tasks, counts, strict=True) if n]
     if where:
         raise TrainingError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.inference.calibration import Calibration
 from torchrec_mtl.inference.package.tables import GraphFeatures, Ids, Lookup
+from torchrec_mtl.inference.values import with_values
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.tasks import TaskForest
 
@@ -61,12 +62,13 @@ class InferenceGraph(nn.Module):
         rows = [(unknown_rows or {}).get(key, -1) for key in self.keys]
         self.register_buffer("sizes", torch.tensor(sizes))
         self.register_buffer("unknown_rows", torch.tensor(rows))
-        self.output = nn.Sigmoid() if calibration is None else _Calibrated(calibration)
+        probabilities = nn.Sigmoid() if calibration is None else _Calibrated(calibration)
+        self.output = _WithValues(probabilities, tasks) if tasks.values else probabilities
 
     def forward(
         self, dense_features: Tensor, values: Tensor, lengths: Tensor, weights: Tensor | None, rows: list[Tensor]
     ) -> Tensor:
-        """Returns p(task) ``[B, T]``.
+        """Returns p(task) ``[B, T]``, and of values the columns of `torchrec_mtl.inference.values.with_values`.
 
         Args:
             dense_features: ``[B, num_dense]``, float32.
@@ -92,6 +94,18 @@ class InferenceGraph(nn.Module):
         # the lookup refuses ids far beyond the tables' bytes, but reads -1 as nothing, and a little beyond a table
         refused = torch.iinfo(torch.int64).max
         return Ids(torch.where(unknown, torch.where(row >= 0, row, refused), values), offsets, lengths, weights)
+
+
+class _WithValues(nn.Module):
+    """The scores of tasks of which some are values."""
+
+    def __init__(self, probabilities: nn.Module, tasks: TaskForest) -> None:
+        super().__init__()
+        self.probabilities, self.tasks = probabilities, tasks
+
+    def forward(self, logits: Tensor) -> Tensor:
+        probabilities = self.probabilities(logits[:, : len(self.tasks.funnel)])
+        return with_values(probabilities, logits, self.tasks)
 
 
 class _Calibrated(nn.Module):

@@ -13,6 +13,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import Run, read_result
 from torchrec_mtl.metrics import AUCS, Metric, gain, measured_as, rela_impr
+from torchrec_mtl.metrics.metric import spaces_of
 from torchrec_mtl.systems import System
 from torchrec_mtl.tasks import TaskForest
 
@@ -78,10 +79,11 @@ def later(tasks: TaskForest) -> list[tuple[str, str]]:
 
 
 def keys(tasks: TaskForest, name: str, metric: Metric) -> list[Key]:
-    """Where and under which names the metric ``name`` is measured: all tasks over all impressions first."""
-    whole = [(task, "impressions", name) for task in tasks]
+    """Where and under which names the metric ``name`` is measured: over all impressions first."""
+    spaces = [(task, space) for task in tasks for space in spaces_of(metric, tasks, task)]
+    whole = [(task, space, name) for task, space in spaces if space == "impressions"]
     names = measured_as(name, metric, "after a step")
-    return whole + [(task, space, measured) for measured in names for task, space in later(tasks)]
+    return whole + [(task, space, each) for each in names for task, space in spaces if space != "impressions"]
 
 
 def scores(plan: Plan, wanted: Sequence[Key]) -> dict[str, Scores]:

@@ -8,7 +8,6 @@ from torchrec_mtl.data import Schema
 from torchrec_mtl.jobs.compare import html, summary
 from torchrec_mtl.jobs.compare.protocols import Published
 from torchrec_mtl.metrics import Metric
-from torchrec_mtl.tasks import TaskForest
 
 Row = dict[str, Any]
 BETTER = {"higher": "higher is better", "lower": "lower is better", "one": "nearer to 1 is better"}
@@ -89,13 +88,14 @@ def noise_table(collected: Mapping[str, summary.Scores]) -> str:
     return html.table(["", *(_column(*key) for key in keys)], rows, "Noise and differences, all models")
 
 
-def ablation_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> list[str]:
+def ablation_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
     """The papers' models with one part left out at a time; no table if no ablation was run."""
     grouped = _by_system(rows)
     parts = []
     for whole in summary.PROPOSED:
         ablations = [system for system, own in grouped.items() if own[0]["ablation_of"] == whole]
         if whole in grouped and ablations:
+            tasks = [row["task"] for row in grouped[whole] if row["space"] == "impressions"]
             cells = [[grouped[whole][0]["title"], *map(_mean_cell, grouped[whole][: len(tasks)])]]
             for own in (grouped[system] for system in ablations):
                 cells.append(
