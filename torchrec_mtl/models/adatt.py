@@ -19,6 +19,7 @@ from torchrec_mtl.modules import (
     SoftmaxGate,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.tasks import TaskForest
@@ -145,3 +146,4 @@ class AdaTT(MultiTaskModel):
                 native_experts=native_experts,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

@@ -19,6 +19,7 @@ from torchrec_mtl.modules import (
     SoftmaxGate,
     TaskTowers,
     as_features,
+    give_heads,
     hidden_layers,
     initialize_linear_layers,
 )
@@ -155,3 +156,4 @@ class DBMTL(MultiTaskModel):
                 gate=gate,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

@@ -19,6 +19,7 @@ from torchrec_mtl.modules import (
     SelfGatedMixture,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.tasks import TaskForest
@@ -184,3 +185,4 @@ class HoME(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

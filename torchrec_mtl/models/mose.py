@@ -22,6 +22,7 @@ from torchrec_mtl.modules import (
     SoftmaxGate,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.modules.tracing import unbind
@@ -145,6 +146,7 @@ class MoSE(MultiTaskModel):
                 gate=gate,
             )
         initialize_linear_layers(self.projection, self.over_arch)
+        give_heads(self.over_arch, tasks)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to the sequence ``[B, F, D]``."""

@@ -21,6 +21,7 @@ from torchrec_mtl.modules import (
     TaskRelations,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.modules.tracing import unbind
@@ -132,6 +133,7 @@ class MRAN(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.projection, self.over_arch)
+        give_heads(self.over_arch, tasks)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to ``X [B, F, D]``."""

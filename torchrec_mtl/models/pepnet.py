@@ -19,6 +19,7 @@ from torchrec_mtl.modules import (
     GateUnit,
     TaskTowers,
     as_features,
+    give_heads,
     hidden_layers,
     initialize_linear_layers,
 )
@@ -152,3 +153,4 @@ class PEPNet(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

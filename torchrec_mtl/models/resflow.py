@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.models.base import MultiTaskModel
-from torchrec_mtl.modules import FeatureArch, TaskTowers, as_features, hidden_layers, initialize_linear_layers
+from torchrec_mtl.modules import (
+    FeatureArch,
+    TaskTowers,
+    as_features,
+    give_heads,
+    hidden_layers,
+    initialize_linear_layers,
+)
 from torchrec_mtl.modules.tracing import unbind
 from torchrec_mtl.tasks import TaskForest
 
@@ -64,9 +71,9 @@ class ResFlowArch(nn.Module):
         tasks.require_edges("ResFlow")
         check_at_least(1, in_features=in_features)
         check_sizes(tower_layer_sizes=tower_layer_sizes)
-        self.num_tasks = len(tasks)
+        self.num_tasks, self.num_events = len(tasks), len(tasks.funnel)
         self.layer_edges = tasks.edges if layer_links else ()
-        self.logit_edges = tasks.edges if logit_links else ()
+        self.logit_edges = tasks.funnel.edges if logit_links else ()
         widths = [in_features, *tower_layer_sizes]
         self.layers: Any = nn.ModuleList(
             nn.ModuleList(hidden_layers(width, [size], dropout) for _ in tasks)
@@ -81,10 +88,14 @@ class ResFlowArch(nn.Module):
             states = [layer(state) for layer, state in zip(of_tasks, states, strict=True)]
             for parent, task in self.layer_edges:
                 states[task] = states[task] + states[parent]
-        logits = unbind(self.towers(states), self.num_tasks)
+        outputs = self.towers(states)
+        logits = unbind(outputs[:, : self.num_events], self.num_events)
         for parent, task in self.logit_edges:
             logits[task] = logits[task] + logits[parent]
-        return torch.stack(logits, dim=1)
+        of_events = torch.stack(logits, dim=1)
+        if self.num_events == self.num_tasks:
+            return of_events
+        return torch.cat([of_events, outputs[:, self.num_events :]], dim=1)
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`; a linked tower starts from the difference to the logit of the task it needs."""
@@ -135,3 +146,4 @@ class ResFlow(MultiTaskModel):
                 logit_links=logit_links,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

@@ -15,6 +15,7 @@ from torchrec_mtl.modules import (
     LayerStitchUnit,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.tasks import TaskForest
@@ -139,3 +140,4 @@ class Sluice(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

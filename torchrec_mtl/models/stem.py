@@ -22,6 +22,7 @@ from torchrec_mtl.modules import (
     SoftmaxGate,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.modules.tracing import unbind
@@ -149,6 +150,7 @@ class STEM(MultiTaskModel):
                 gate=gate,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to the fields of every copy, ``[B, (T + 1) * sum(D_f)]``."""
