@@ -13,7 +13,9 @@ from torchrec_mtl.data import BatchLoader, read_split
 from torchrec_mtl.inference.package import load_package
 from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.jobs.loading import load_run
+from torchrec_mtl.jobs.settings import Settings, describe, make_config
 from torchrec_mtl.modules import HistoryConfig
+from torchrec_mtl.systems import SYSTEMS
 from torchrec_mtl.training.process_group import process_group
 
 CPU = torch.device("cpu")
@@ -50,6 +52,13 @@ def test_settings_are_kept_and_the_run_is_loaded_with_them(run, data):
         sharded = load_run(run, sharded=True)
         both = [each.model(batch.dense_features, batch.sparse_features) for each in (plain, sharded)]
     torch.testing.assert_close(*both)
+
+
+def test_the_help_has_the_candidates_that_were_chosen():
+    config = make_config(SYSTEMS["mmoe"], Settings(), ["histories.candidates={last.items: item}", "zch.fields=[user]"])
+    lines = describe([config]).splitlines()
+    assert any(line.startswith('  histories.candidates={"last.items": "item"} (mapping') for line in lines), lines
+    assert any(line.startswith('  zch.fields=["user"] (list') for line in lines)
 
 
 def test_a_finished_run_is_not_gone_on_with_other_histories(run, data, capsys):

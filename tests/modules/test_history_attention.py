@@ -20,7 +20,7 @@ def array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def linear(layer: nn.Linear) -> tuple[np.ndarray, np.ndarray]:
-    return array(layer.weight), array(layer.bias)
+    return array(layer.weight), np.zeros(1) if layer.bias is None else array(layer.bias)
 
 
 def norm(layer: nn.LayerNorm) -> dict[str, np.ndarray]:

@@ -98,6 +98,7 @@ def test_the_rows_of_histories_are_among_those_that_changed(data, tmp_path):
     assert names["t_item"].rows.shape == (len(read.unique()), 8)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # no batch was good
 def test_a_batch_with_a_loss_that_is_not_finite_changes_nothing(data, tmp_path, monkeypatch):
     with process_group(ranks.CPU):
         config = configure("rowwise_adagrad", non_finite_loss="skip", max_consecutive_skips=100)

@@ -12,7 +12,7 @@ from torch import nn
 from torchrec_mtl.errors import InputError, nearest, not_one_of
 from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.parameters import Parameter, parameters
-from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name, plain
+from torchrec_mtl.jobs.run_config import RunConfig, loss_name, plain
 from torchrec_mtl.modules import HistoryConfig
 from torchrec_mtl.systems import LOSSES, SYSTEMS, System
 from torchrec_mtl.training.balancing import BALANCINGS
@@ -212,7 +212,7 @@ def _merged(old: Any, new: Any) -> Any:
 def describe(configs: Sequence[RunConfig]) -> str:
     """Lists every setting of the runs with value, type and description; settings that all runs share appear once."""
     each = {
-        config.name: (run_parameters(config.system, config.loss, config.training.balancing), flat(config.as_dict()))
+        config.name: (run_parameters(config.system, config.loss, config.training.balancing), config.as_dict())
         for config in configs
     }
     parts: list[str] = []
@@ -220,7 +220,7 @@ def describe(configs: Sequence[RunConfig]) -> str:
         shared = not parts
         lines = [
             textwrap.fill(
-                f"{path}={json.dumps(values.get(path, plain(parameter.default)))} ({parameter.kind}): "
+                f"{path}={json.dumps(_at(values, path, plain(parameter.default)))} ({parameter.kind}): "
                 f"{parameter.description}",
                 width=110,
                 initial_indent="  ",
@@ -231,3 +231,13 @@ def describe(configs: Sequence[RunConfig]) -> str:
         ]
         parts.append("\n".join([f"settings of {name}{', the first lines and training.* of all' * shared}:", *lines]))
     return "\n\n".join(parts)
+
+
+def _at(values: Mapping[str, Any], path: str, default: Any) -> Any:
+    """The value at a path, a mapping whole."""
+    found: Any = values
+    for key in path.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            return default
+        found = found[key]
+    return found

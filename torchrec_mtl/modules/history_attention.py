@@ -42,7 +42,7 @@ class TargetAttention(nn.Module):
         self.softmax = softmax
         check_at_least(1, embedding_dim=embedding_dim, layer_size=layer_size)
         self.hidden, self.activation = nn.Linear(4 * embedding_dim, layer_size), nn.PReLU()
-        self.output = nn.Linear(layer_size, 1)
+        self.output = nn.Linear(layer_size, 1, bias=not softmax)  # which cancels out
         initialize_linear_layers(self)
 
     def forward(self, history: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def softmax(scores: Tensor, lengths: Tensor) -> Tensor:
     """
     of_sample = owners(scores, lengths)
     largest = scores.detach().new_zeros(lengths.shape[0], 1)
-    largest = largest.index_reduce(0, of_sample, scores.detach(), "amax", include_self=False)
+    largest = largest.scatter_reduce(0, of_sample[:, None], scores.detach(), "amax", include_self=False)
     powers = (scores - largest.index_select(0, of_sample)).exp()
     return powers / spread(summed(powers, lengths), scores, lengths)
 
