@@ -271,8 +271,8 @@ class MultiTaskMetrics:
             values[:, t - len(self.tasks.funnel)],
         )
         outputs = logits[:, self.tasks.outputs[t]].double()
-        is_class = isinstance(task.kind, Classes)
-        predictions = log_probabilities(task.kind, outputs) if is_class else predicted(task.kind, outputs)
+        kind = task.kind
+        predictions = log_probabilities(kind, outputs) if isinstance(kind, Classes) else predicted(kind, outputs)
         if before is not None and entire:
             not_happened = known[:, before] & ~happened[:, before]
             weight, label = torch.where(counts, weight, weights[:, before]), torch.where(counts, label, 0.0)
