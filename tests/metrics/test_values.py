@@ -119,7 +119,7 @@ def test_lift_and_the_curve_by_decile():
     [
         ({"predictions": torch.tensor([1.0, math.inf])}, "`predictions` must be finite"),
         ({"labels": torch.tensor([1.0, math.nan])}, "`labels` must be finite"),
-        ({"labels": torch.ones(2, 1)}, r"`labels` must have shape \[2\]"),
+        ({"labels": torch.ones(2, 1)}, r"`labels` must have one dimension, not shape \[2, 1\]"),
         ({"weights": torch.tensor([1.0, -1.0])}, "`weights` must be finite and not negative"),
     ],
 )

@@ -86,7 +86,8 @@ class _Lift(Parts):
         return self._lift(checked_values(*columns), lambda sums: sums)  # type: ignore[arg-type]
 
     def over(self, ranks: Ranks, *columns: Tensor) -> float:
-        return self._lift(checked_values(*columns), ranks.sum)  # type: ignore[arg-type]
+        predictions, labels, weights = columns
+        return self._lift(checked_values(predictions, labels, weights), ranks.sum)
 
     def _lift(self, rows: WeightedRows, total: Callable[[Tensor], Tensor]) -> float:
         observed, weight = total(torch.stack([(rows.weights * rows.labels).sum(), rows.weights.sum()])).tolist()
