@@ -10,11 +10,12 @@ from importlib import import_module
 import pytest
 import torch
 from torch import Tensor, nn
+from torchrec import EmbeddingCollection, EmbeddingConfig
 from torchrec.distributed import DistributedModelParallel
 
 from tests.support import TASKS, tables
 from torchrec_mtl import ZILN, Ordinal, Task, TaskForest, models, modules
-from torchrec_mtl.modules import DSelectK, FeatureArch
+from torchrec_mtl.modules import DSelectK, FeatureArch, HistoryArch
 from torchrec_mtl.modules.row_assignment import RowAssignment
 from torchrec_mtl.modules.zero_collision_rows import ZeroCollisionRows
 from torchrec_mtl.systems import SYSTEMS
@@ -31,6 +32,7 @@ OPTIONS = {  # which make modules that no system has
     "tafe": {"selector": "per_layer", "selection": "mask", "schedule": "run", "embedding_dim": 24},
     "dbmtl": {"num_experts": 3},
     "pepnet": {"domain_fields": ["f1"], "prior_fields": ["f0", "f2"]},
+    "esmm": {"transformer_layers": 1},  # of a history
 }
 CASES = [*((name, {}) for name in SYSTEMS), *OPTIONS.items()]
 every_case = pytest.mark.parametrize(
@@ -42,7 +44,13 @@ def build(name: str, arguments: dict[str, object], device: torch.device) -> nn.M
     """At the default sizes, which are large enough to compare variances."""
     torch.manual_seed(0)
     ebc = tables((16, 16, 16, 16), device)
-    features = FeatureArch(ebc, dense_in_features=32, dense_arch_layer_sizes=(16, 16), dense_device=device)
+    arguments, histories = dict(arguments), None
+    if layers := arguments.pop("transformer_layers", 0):
+        table = EmbeddingConfig(name="t_item", embedding_dim=16, num_embeddings=9, feature_names=["item", "seen"])
+        rows = EmbeddingCollection(tables=[table], device=device)
+        histories = HistoryArch(rows, {"seen": "item"}, transformer_layers=layers, dense_device=device)
+    of_dense = {"dense_in_features": 32, "dense_arch_layer_sizes": (16, 16), "dense_device": device}
+    features = FeatureArch(ebc, histories=histories, **of_dense)
     return SYSTEMS[name].model(features, **{"tasks": TASKS, **SYSTEMS[name].model_args, **arguments})
 
 
@@ -81,7 +89,11 @@ def _memory_as_it_was():
 
 
 def dense(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in model.state_dict().items() if "embedding_bags" not in name}
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if ".embedding_bags." not in name and ".embeddings." not in name
+    }
 
 
 @pytest.mark.usefixtures("_memory_as_it_was")
