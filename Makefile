@@ -33,7 +33,7 @@ bench-quick: env ## try the benchmarks out, small; three minutes
 	@$(BIN)/python -m benchmarks.quick
 
 verify: lint bench-quick ## before a release: every test, also against other libraries, on Spark and Slurm where they are, with fifty kills, a hundred draws, every pipeline and a service under load; hours
-	@TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 TORCHREC_MTL_SLURM=1 TORCHREC_MTL_SPARK=1 TORCHREC_MTL_DRAWS=100 TORCHREC_MTL_PIPELINES=all TORCHREC_MTL_LOAD=60 $(MAKE) test
+	@TORCHREC_MTL_VERIFY=1 TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 TORCHREC_MTL_SLURM=1 TORCHREC_MTL_SPARK=1 TORCHREC_MTL_DRAWS=100 TORCHREC_MTL_PIPELINES=all TORCHREC_MTL_LOAD=60 $(MAKE) test
 
 bench-report: env ## draw benchmarks/results/report.html from the CSV files there
 	@$(BIN)/python -m benchmarks.report

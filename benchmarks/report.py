@@ -23,6 +23,7 @@ SPEEDS = ["measure", "batch_size", "setting"]
 EMBEDDINGS = (col("measured") == "throughput") & col("axis").is_in(["base", "sharding"])
 THROUGHPUT = Chart(EMBEDDINGS, ["candidate"], ["axis", "ranks", "direction", "optimizer"], 3)
 STEP = Chart((col("question") == "parts") & (col("part") == "whole step"), ["model"], ["part"], 1)
+COSTS = Chart(col("median").is_not_null(), ["model"], ["direction"], 2)
 OVER_ARCHES = Chart(col("to_base").is_not_null(), ["candidate", "selected"], ["what", "direction"], 2)
 PEERS = Chart(col("measure").is_in(["inference", "training"]), ["model", "library", "variant"], SPEEDS, 4)
 PATHS = Chart((col("what") == "stack") & (col("tasks") == 2), ["candidate"], ["direction", "active"], 2)
@@ -38,6 +39,7 @@ SECTIONS = (
     Section("embedding_throughput_cuda", "gpu", "Embedding throughput on a GPU", TABLES, THROUGHPUT),
     Section("training_step", "training_step", "A training step, taken apart", PARTS, STEP),
     Section("over_arches", "over_arches", "TAFE and BPCM", "Beside Shared-Bottom and TorchRec's DLRM.", OVER_ARCHES),
+    Section("model_costs", "model_costs", "Models", "Steps and forward passes beside Shared-Bottom and DLRM.", COSTS),
     Section("training_step_cuda", "gpu", "A training step on a GPU", PARTS, STEP),
     Section("peers", "peers", "Other libraries", "The same models: inference, training, memory.", PEERS),
     Section("bf16_auc", "peers.quality", "AUC in bf16", "Our models with autocast to bf16, beside fp32."),
@@ -54,6 +56,7 @@ SECTIONS = (
     Section("data_preparation", "data_preparation", "Preparing Ali-CCP", "Raw files, beside the AITM authors' steps."),
     Section("table_preparation", "table_preparation", "Preparing a declared table", "Twelve fields, beside pandas."),
     Section("balancing", "balancing", "Balancing", "A step with each method, beside the plain sum.", BALANCING),
+    Section("histories", "histories", "Histories", "A step with an attended field, beside a pooled one."),
     Section("late_labels", "late_labels", "Late labels", "How near the truth a model comes if purchases arrive late."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
     Section("scoring", "scoring", "Scoring a batch", "Python, TorchScript, packages, C++; DLRM and ONNX.", SCORING),

@@ -5,8 +5,16 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests import VERIFY
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are imported: Triton then runs them on the CPU
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("verify") and not VERIFY:
+        pytest.skip("`make verify` runs it")
+
 
 settings.register_profile("default", deadline=None)  # the first call of a torch function takes seconds
 settings.load_profile("default")

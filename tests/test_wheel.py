@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import VERIFY
 from torchrec_mtl.ops import library
 
 ROOT = Path(__file__).parents[1]
-EVERY = bool(os.environ.get("TORCHREC_MTL_DRAWS"))  # `make verify`
 
 PROGRAM = """
 import torch
@@ -42,7 +42,7 @@ def test_an_installed_wheel_has_its_kernels(tmp_path):
         return done.stdout
 
     python = (sys.executable, "-W", "ignore")
-    processors = library.PROCESSORS if EVERY else (library.this_processor(),)
+    processors = library.PROCESSORS if VERIFY else (library.this_processor(),)
     run(*python, "-m", "torchrec_mtl.ops.build", "--prebuilt", *processors)
     run(*python, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ".")
     (wheel,) = tmp_path.glob("*.whl")

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from torchrec_mtl.kinds import ZILN, Binary, Classes, Huber, Ordinal, Quantile, SquaredError
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest
 
 __version__ = "0.1.0"
@@ -32,20 +33,27 @@ if TYPE_CHECKING:
     from torchrec_mtl.training import MultiTaskTrain
 
 __all__ = [
+    "ZILN",
     "AgeInDays",
     "AnyId",
+    "Binary",
     "Bins",
     "ByColumn",
     "ByHash",
     "ByTime",
+    "Classes",
     "Delay",
     "Dense",
     "Hashed",
     "History",
+    "Huber",
     "Integers",
     "LogRound",
     "MultiTaskTrain",
+    "Ordinal",
     "Predictor",
+    "Quantile",
+    "SquaredError",
     "Table",
     "TableEncoder",
     "Task",

@@ -100,10 +100,26 @@ CROSS_STITCH = System(
     models.CrossStitch,
     small={"layer_sizes": (8, 6), "tower_layer_sizes": (4,)},
 )
+SLUICE = System("sluice", "Sluice", models.Sluice, small={"layer_size": 8, "tower_layer_sizes": (4,)})
 OMOE = System("omoe", "OMoE", models.OMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE = System("mmoe", "MMoE", models.MMoE, small={"num_experts": 3, **_EXPERTS})
 MMOE_DSELECT_K = replace(MMOE, name="mmoe_dselect_k", title="MMoE, DSelect-k", model_args={"gate": DSelectK()})
+MOSE = System("mose", "MoSE", models.MoSE, small={"num_experts": 3, "hidden_size": 6, "tower_layer_sizes": (4,)})
+MRAN = System("mran", "MRAN", models.MRAN, small={"num_heads": 2, "tower_layer_sizes": (8,)})
+ADATT = System("adatt", "AdaTT", models.AdaTT, small={"layer_sizes": (8, 6), "tower_layer_sizes": (8,)})
+HOME = System(
+    "home", "HoME", models.HoME, small={"layer_size": 6, "feature_gate_ranks": (3, 2), "tower_layer_sizes": (4,)}
+)
+RESFLOW = System("resflow", "ResFlow", models.ResFlow, small={"tower_layer_sizes": (8, 6)})
 PLE = System("ple", "PLE", models.PLE, small={"num_task_experts": 1, **_EXPERTS})
+DBMTL = System(
+    "dbmtl",
+    "DBMTL",
+    models.DBMTL,
+    small={"bottom_layer_sizes": (8,), "tower_layer_sizes": (6,), "relation_layer_sizes": (4,)},
+)
+PEPNET = System("pepnet", "PEPNet", models.PEPNet, small={"tower_layer_sizes": (8, 6)})
+STEM = System("stem", "STEM", models.STEM, small={"num_shared_experts": 2, **_EXPERTS})
 ESMM = System("esmm", "ESMM", models.ESMM, small={"tower_layer_sizes": (8,)})
 ESCM2_IPS = System(
     "escm2_ips",
@@ -145,10 +161,19 @@ SYSTEMS: Mapping[str, System] = {
         SINGLE_TASK,
         SHARED_BOTTOM,
         CROSS_STITCH,
+        SLUICE,
         OMOE,
         MMOE,
         MMOE_DSELECT_K,
+        MOSE,
+        MRAN,
+        ADATT,
+        HOME,
+        RESFLOW,
         PLE,
+        DBMTL,
+        PEPNET,
+        STEM,
         ESMM,
         ESCM2_IPS,
         ESCM2_DR,

@@ -1,37 +1,43 @@
-"""The funnel: binary tasks, some of which can happen only after another."""
+"""The funnel: tasks that happen or do not, some only after another, and values at its ends."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torchrec_mtl.argument_types import check_type
 from torchrec_mtl.errors import InputError, check_file_name, not_one_of
+from torchrec_mtl.kinds import Binary, Kind, kind_of
 
 
 @dataclass(frozen=True, init=False)
 class Task:
-    """An event that happens or does not, with the data columns that say so.
+    """An event that happens or does not, or a value, with the data columns that say so.
 
     Args:
         name: name of the task.
-        after: name of the task that this one needs: the label of this task is 1 only where the label of ``after`` is 1.
-            None if this task needs no other.
+        after: name of the task that this one needs: the label of this task is 1 only where the label of ``after`` is 1;
+            the label of a value counts only there. None if this task needs no other.
         label_column: data column of the label; the task's name by default.
         weight_column: data column of the sample weight; by default there is none, and every weight is 1. A weight of 0
             masks the label, which is the way to mark it as missing.
+        kind: what the label is; see `torchrec_mtl.kinds`. By default, the task happens or does not.
 
     Raises:
-        InputError: if a name is not a non-empty string.
+        InputError: if a name is not a non-empty string, or ``kind`` is no `Kind`.
 
     Example::
 
-        >>> Task("buy", after="click")
-        Task(name='buy', after='click', label_column='buy', weight_column=None)
+        >>> from torchrec_mtl import ZILN
+        >>> Task("buy", after="click").label_column, Task("spend", after="buy", kind=ZILN()).is_binary
+        ('buy', False)
     """
 
     name: str
     after: str | None
     label_column: str
     weight_column: str | None
+    kind: Kind
 
     def __init__(
         self,
@@ -40,7 +46,9 @@ class Task:
         after: str | None = None,
         label_column: str | None = None,
         weight_column: str | None = None,
+        kind: Kind = Binary(),
     ) -> None:
+        check_type("kind", kind, Kind)
         label_column = name if label_column is None else label_column
         given = {"name": name, "label_column": label_column, "after": after, "weight_column": weight_column}
         for argument, value in given.items():
@@ -49,8 +57,14 @@ class Task:
             ):
                 raise InputError(f"`{argument}` (={value!r}) of a task must be a non-empty string")
         check_file_name("`name` of a task", name)
+        object.__setattr__(self, "kind", kind)
         for field, value in given.items():
             object.__setattr__(self, field, value)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the task happens or does not; otherwise it is a value."""
+        return isinstance(self.kind, Binary)
 
 
 @dataclass(frozen=True, init=False)
@@ -60,12 +74,15 @@ class TaskForest:
     Everything with one column per task (labels, weights, logits; all ``[B, T]``) is in the order of ``tasks``. Two
     tasks that need the same task do not exclude each other.
 
+    Tasks that are values come last. Labels and weights have one column for each of them too; logits have as many as
+    its kind has outputs, ``[B, L]``. So the first columns of everything are those of ``funnel``.
+
     Args:
         tasks: one or more tasks, each after the task it needs.
 
     Raises:
-        InputError: if there is no task, a name or a label column occurs twice, or a task comes before the task it
-            needs.
+        InputError: if there is no task, a name or a label column occurs twice, a task comes before the task it
+            needs, or a value comes before a task that happens or does not.
 
     Example::
 
@@ -94,6 +111,56 @@ class TaskForest:
                     f"`after` (={task.after!r}) of task {task.name!r} must be a task given before it: "
                     f"{list(self.names[:place])}"
                 )
+            if task.after is not None and not tasks[self.names.index(task.after)].is_binary:
+                raise InputError(f"`after` (={task.after!r}) of task {task.name!r} must happen or not, not be a value")
+            if task.is_binary and place and not tasks[place - 1].is_binary:
+                rule = f"must be given after all tasks that happen or not, such as {task.name!r}"
+                raise InputError(f"`tasks`: {tasks[place - 1].name!r}, a value, {rule}")
+
+    @property
+    def funnel(self) -> "TaskForest":
+        """The tasks that happen or do not; of values alone, a forest without tasks.
+
+        Example::
+
+            >>> from torchrec_mtl import ZILN
+            >>> tasks = TaskForest(Task("click"), Task("buy", after="click"), Task("spend", after="buy", kind=ZILN()))
+            >>> print(tasks, "|", tasks.funnel)
+            click -> buy -> spend | click -> buy
+            >>> tasks.outputs
+            (slice(0, 1, None), slice(1, 2, None), slice(2, 5, None))
+        """
+        if not self.values:
+            return self
+        found = object.__new__(TaskForest)
+        object.__setattr__(found, "tasks", tuple(task for task in self.tasks if task.is_binary))
+        return found
+
+    @property
+    def values(self) -> tuple[Task, ...]:
+        """The tasks that are values, which come last."""
+        return tuple(task for task in self.tasks if not task.is_binary)
+
+    @property
+    def outputs(self) -> tuple[slice, ...]:
+        """The columns of each task in the logits, ``[B, L]``."""
+        ends = itertools.accumulate(task.kind.num_outputs for task in self.tasks)
+        return tuple(slice(end - task.kind.num_outputs, end) for task, end in zip(self.tasks, ends, strict=True))
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of columns of the logits, ``L``."""
+        return sum(task.kind.num_outputs for task in self.tasks)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The fields of each task, for a file; without the kind where the task happens or does not."""
+        return [{k: v for k, v in asdict(t).items() if not (k == "kind" and t.is_binary)} for t in self.tasks]
+
+    @classmethod
+    def from_json(cls, content: Sequence[Mapping[str, Any]]) -> "TaskForest":
+        """The forest that `to_json` wrote."""
+        of_kinds = [{"kind": kind_of(task["kind"])} if "kind" in task else {} for task in content]
+        return cls(*(Task(**{**task, **kind}) for task, kind in zip(content, of_kinds, strict=True)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -164,10 +231,34 @@ class TaskForest:
         after = self.tasks[self.index(name)].after
         return ("impressions",) if after is None else ("impressions", f"after {after}")
 
+    def counted(self, task: int, happened: Any, known: Any) -> Any:
+        """Returns the rows ``[N]`` in which the label of the task at position ``task`` counts.
+
+        Args:
+            task: position of the task.
+            happened: whether each task happened, an array or a tensor of bool, ``[N, T]``.
+            known: whether each label is known, ``[N, T]``. The label of a value counts only where it is known that the
+                task before it happened.
+        """
+        parent = self.parents[task]
+        if parent is None or self.tasks[task].is_binary:
+            return known[:, task]
+        return known[:, task] & known[:, parent] & happened[:, parent]
+
+    def same_labels(self, other: "TaskForest") -> bool:
+        """Whether the tasks have the same names, kinds and dependencies as those of ``other``."""
+        return [(t.name, t.after, t.kind) for t in self.tasks] == [(t.name, t.after, t.kind) for t in other.tasks]
+
     def require_edges(self, needed_by: str) -> None:
         """Raises an `InputError` that names ``needed_by`` if there are several tasks and none needs another."""
         if len(self) > 1 and not self.edges:
             raise InputError(f"{needed_by} must have tasks of which some need another (`after`), not {self}")
+
+    def require_binary(self, needed_by: str) -> None:
+        """Raises an `InputError` that names ``needed_by`` if a task is a value."""
+        if self.values:
+            rule = "must be `TaskForest.funnel`: see `FunnelAndValues` for the others"
+            raise InputError(f"`tasks` (={self}) of {needed_by}, of which {self.values[0].name!r} is a value, {rule}")
 
 
 def TaskChain(  # noqa: N802  (named like a class, because it makes one kind of forest)

@@ -187,11 +187,7 @@ def _explain(number: int, row: dict[str, Any], columns: set[str]) -> None:
 
 def as_rows(predictions: Predictions, worth: Any) -> list[dict[str, float]]:
     """Returns p(task), p(task | step before) and the score of each row, named as `Predictions.to_polars` names them."""
-    tasks = predictions.tasks
-    names = [*tasks.names, *(f"{each.name}_after_{each.after}" for each in tasks.tasks if each.after is not None)]
-    after = [number for number, each in enumerate(tasks.tasks) if each.after is not None]
-    columns = [predictions.marginal, predictions.conditional[:, after]]
+    columns = predictions.columns()
     if worth is not None:
-        names.append("score")
-        columns.append((predictions.marginal @ worth)[:, None])
-    return [dict(zip(names, row, strict=True)) for row in np.concatenate(columns, axis=1).tolist()]
+        columns["score"] = predictions.worth(worth)
+    return [dict(zip(columns, row, strict=True)) for row in np.column_stack(list(columns.values())).tolist()]

@@ -42,7 +42,8 @@ class Drift:
         reference, marginal = scored.served.package.reference, scored.predictions.marginal
         if reference is None:
             return
-        scores = {task: reference.bins(task, marginal[:, n]) for n, task in enumerate(scored.predictions.tasks)}
+        tasks = scored.predictions.tasks
+        scores = {task: reference.bins(task, marginal[:, tasks.index(task)]) for task in reference.scores}
         with self._lock:
             if scored.served is not self._of:
                 self._of, self._old, self._new = scored.served, Counts(), Counts()

@@ -107,6 +107,7 @@ def test_speeds_are_by_cpu_time_and_beside_the_fastest_peer_and_ours_before():
     assert (failed["library"], failed["parameters"], failed["error"]) == ("failed", 12, "ValueError: no")
 
 
+@pytest.mark.verify
 def test_the_library_as_it_was_runs_beside_what_it_is(tmp_path, rows):
     tree = peers.tree_of("HEAD", tmp_path)
     script = "import torchrec_mtl; from benchmarks import record; print(torchrec_mtl.__file__, record.__file__)"
@@ -193,7 +194,7 @@ def run_quick(program, file):
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 def test_quick_runs_all_ways_of_ours(tmp_path):
     rows = run_quick("peers", tmp_path / "peers.csv")
     expected = {(setting, variant) for setting, variants in peers.VARIANTS.items() for variant in variants}
@@ -207,7 +208,7 @@ def test_quick_runs_all_ways_of_ours(tmp_path):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 def test_quick_measures_auc(tmp_path):
     rows = run_quick("peers.quality", tmp_path / "peers_auc.csv")
     aucs = ["test AUC", "test AUC", "test conditional AUC", "test marginal AUC"]  # of click, buy, and buy after click

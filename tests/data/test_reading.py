@@ -353,8 +353,8 @@ def test_an_array_of_another_type(tmp_path: Path) -> None:
         ("list_starts", 99, "damaged: a list of 'tags' is outside the field's values"),
         ("list_lengths", -1, "damaged: a list of 'tags' is outside the field's values"),
         ("labels", 2, "damaged: a label is neither 0 nor 1"),
-        ("dense", np.nan, "damaged: a dense value or weight is not finite"),
-        ("weights", np.inf, "damaged: a dense value or weight is not finite"),
+        ("dense", np.nan, "damaged: a dense value, label or weight is not finite"),
+        ("weights", np.inf, "damaged: a dense value, label or weight is not finite"),
     ],
 )
 def test_values_that_were_never_written(tmp_path: Path, name: str, value: float, sentence: str) -> None:

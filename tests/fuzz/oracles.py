@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from tests.modules import parameters
-from tests.oracles import bpcm, chains, common, experts, tafe
+from tests.oracles import adatt, bpcm, chains, common, dbmtl, experts, home, mose, mran, pepnet, sluice, stem, tafe
 from torchrec_mtl import models
 
 
@@ -21,7 +21,7 @@ def _tafe(arch, fields, given):
     schedule = given["schedule"]
     gamma = 10.0 if schedule == "run" else schedule[0]
     options = (gamma, given["num_heads"], given["residual"], given["selector"], sample_wise, indicators)
-    return tafe.forward(fields, params, *options)
+    return tafe.forward(fields, params, *options, masked=given["selection"] == "mask")
 
 
 def _bpcm(arch, fields, given):
@@ -32,7 +32,8 @@ def _bpcm(arch, fields, given):
         "transitions": [parameters.conversion(step) for step in arch.conversions],
         "towers": parameters.towers(arch.towers),
     }
-    return bpcm.forward(fields, params, given["num_heads"], given["aggregation_over"], without)
+    options = (given["num_heads"], given["aggregation_over"], without, given["attends_to"] == "both")
+    return bpcm.forward(fields, params, *options)
 
 
 def _aitm(arch, x, given):
@@ -43,6 +44,11 @@ def _aitm(arch, x, given):
         **(parameters.information_transfer(arch.transfer) if arch.edges else {}),
     }
     return common.per_sample(chains.aitm, x, parameters=params)
+
+
+def _adatt(arch, x, given):
+    layers = [parameters.fusion_layer(layer) for layer in arch.layers]
+    return adatt.adatt(x, {"layers": layers, "towers": parameters.towers(arch.towers)})
 
 
 def _ddpo(arch, x, given):
@@ -56,8 +62,26 @@ def _cross_stitch(arch, x, given):
     return common.per_sample(chains.cross_stitch, x, parameters=params)
 
 
+def _sluice(arch, x, given):
+    params, num_subspaces = parameters.sluice(arch), given["num_subspaces"]
+    return common.per_sample(sluice.sluice, x, parameters=params, num_subspaces=num_subspaces)
+
+
+def _home(arch, x, given):
+    return common.per_sample(home.home, x, params=parameters.home(arch), categories=arch.categories)
+
+
 def _esmm(arch, x, given):
     return common.per_sample(chains.esmm, x, towers=parameters.towers(arch.towers))
+
+
+def _resflow(arch, x, given):
+    options = {
+        "parents": (None, *range(len(arch.towers.towers) - 1)),
+        "layer_links": given.get("layer_links", True),
+        "logit_links": given.get("logit_links", True),
+    }
+    return common.per_sample(chains.resflow, x, parameters=parameters.resflow(arch), **options)
 
 
 def _shared_bottom(arch, x, given):
@@ -70,9 +94,30 @@ def _mixture(arch, x, given):
     return experts.mixture_of_experts(x, params)
 
 
+def _mose(arch, fields, given):
+    return common.per_sample(mose.mose, fields, params=parameters.mose(arch))
+
+
+def _mran(arch, fields, given):
+    return common.per_sample(mran.mran, fields, params=parameters.mran(arch), num_heads=given["num_heads"])
+
+
 def _ple(arch, x, given):
     layers = [parameters.extraction_layer(layer) for layer in arch.layers]
     return experts.ple(x, {"layers": layers, "towers": parameters.towers(arch.towers)})
+
+
+def _dbmtl(arch, x, given):
+    return common.per_sample(dbmtl.dbmtl, x, params=parameters.dbmtl(arch), parents=arch.parents)
+
+
+def _pepnet(arch, x, given):
+    return common.per_sample(pepnet.pepnet, x, params=parameters.pepnet(arch), dims=arch.field_dims)
+
+
+def _stem(arch, x, given):
+    inputs = x.reshape(len(x), arch.num_tasks + 1, -1)
+    return common.per_sample(stem.stem, inputs, params=parameters.stem(arch))
 
 
 def _single_task(towers, x, given):
@@ -81,16 +126,25 @@ def _single_task(towers, x, given):
 
 EQUATIONS = {
     models.AITMArch: _aitm,
+    models.AdaTTArch: _adatt,
     models.BPCMArch: _bpcm,
     models.CrossStitchArch: _cross_stitch,
+    models.DBMTLArch: _dbmtl,
     models.DCMTArch: _esmm,
     models.DDPOArch: _ddpo,
     models.ESCM2Arch: _esmm,
     models.ESMMArch: _esmm,
+    models.HoMEArch: _home,
     models.MMoEArch: _mixture,
+    models.MRANArch: _mran,
+    models.MoSEArch: _mose,
     models.OMoEArch: _mixture,
+    models.PEPNetArch: _pepnet,
     models.PLEArch: _ple,
+    models.ResFlowArch: _resflow,
+    models.STEMArch: _stem,
     models.SharedBottomArch: _shared_bottom,
+    models.SluiceArch: _sluice,
     models.TAFEArch: _tafe,
     nn.ModuleList: _single_task,
 }
@@ -98,5 +152,5 @@ EQUATIONS = {
 
 def logits_of(arch: nn.Module, embeddings: Tensor, given: dict) -> np.ndarray:
     """Logits ``[B, T]`` of embeddings ``[B, sum(D_f)]`` or ``[B, F, D]``; ``given`` are the arch's arguments."""
-    shape = arch.shape if isinstance(arch, models.TAFEArch | models.BPCMArch) else (-1,)
+    shape = getattr(arch, "shape", (-1,))
     return EQUATIONS[type(arch)](arch, embeddings.detach().numpy().reshape(len(embeddings), *shape), given)

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.export import Dim
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import PoolingType
 
+from tests import VERIFY
 from tests.support import TASKS, batch, build
 from torchrec_mtl import TaskChain, load_run
 from torchrec_mtl.__main__ import main
@@ -32,7 +32,6 @@ from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.systems import SYSTEMS
 
 ERROR = {"fp32": 1e-6, "fp16": 1e-3, "int8": 2e-2, "int4": 1e-1}
-EVERY = bool(os.environ.get("TORCHREC_MTL_DRAWS"))  # `make verify`
 every_system = pytest.mark.parametrize("name", SYSTEMS)
 
 
@@ -66,7 +65,7 @@ def test_a_graph_scores_as_the_model(name, table_type):
     assert (run(graph, rows) - expected).abs().max() <= ERROR[table_type]
 
 
-@pytest.mark.parametrize("name", SYSTEMS if EVERY else ["single_task", "tafe"])
+@pytest.mark.parametrize("name", SYSTEMS if VERIFY else ["single_task", "tafe"])
 def test_every_graph_is_exported_for_any_batch(name):
     """No module is hidden from the tracing."""
     graph = InferenceGraph(system(name), TASKS, "int8").eval()

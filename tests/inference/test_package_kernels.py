@@ -73,6 +73,7 @@ print(library.load())
 """
 
 
+@pytest.mark.verify
 def test_it_runs_where_they_are_not_built(package, tmp_path):
     with torch.no_grad():  # a process may hold several packages
         other = export_package(made("bpcm"), TASKS, tmp_path / "other", as_batch(batch(9)))

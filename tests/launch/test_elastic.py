@@ -67,6 +67,7 @@ def test_a_killed_worker_of_a_torchx_job_comes_back(data, undisturbed, tmp_path,
     assert_alike(metrics(output), undisturbed)
 
 
+@pytest.mark.verify
 def test_fewer_nodes_go_on_and_a_stopped_job_too(data, undisturbed, tmp_path):
     output, log = tmp_path / "runs", tmp_path / "log"
     options = ["--nnodes", "1:2", "--nproc_per_node", "1", "--max_restarts", "2", "--rdzv_backend", "c10d"]

@@ -1,4 +1,4 @@
-"""TAFE theorems 2.1 (eq. 10) and 3.1 (eq. 26) by exact enumeration, and the local-space loss held to them.
+"""Theorems 2.1, TAFE eq. (10)-(12), and 3.1, TAFE eq. (26)-(28), by exact enumeration; the loss held to them.
 
 X takes a few values and (Y, Z) is (0, 0), (1, 0) or (1, 1): in a funnel P(Z = 1, Y = 0) = 0. Both theorems are one
 identity about a target S, with S = Z in 2.1 and S = Y - Z in 3.1::

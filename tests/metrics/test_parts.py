@@ -25,7 +25,9 @@ def spread(columns: list[Tensor], of_row: list[int]) -> list[list[Tensor]]:
     return [[column[rank == each] for column in columns] for each in range(4)]
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize(
+    "name", [name for name in METRICS if METRICS[name].score in ("ranking", "probability", "value")]
+)
 @given(rows=scored_rows(), dtype=st.sampled_from([torch.float32, torch.float64]), of_row=SPREAD, whole=st.booleans())
 def test_a_metric_is_that_of_all_rows(
     name: str, rows: tuple[Tensor, ...], dtype: torch.dtype, of_row: list[int], whole: bool
@@ -125,7 +127,7 @@ def test_a_sum_over_rows_sends_none() -> None:
 
 
 def test_parts_are_of_this_kind() -> None:
-    with pytest.raises(InputError, match=r"`by` \(='scores'\) must be one of \['any', 'score', 'group'\]"):
+    with pytest.raises(InputError, match=r"`by` \(='scores'\) must be one of \['any', 'score', 'value', 'group'\]"):
         Parts(torch.stack, float, by="scores")
     for by, grouped in (("group", False), ("score", True)):
         with pytest.raises(InputError, match=rf"`parts` \(by '{by}'\) must suit `grouped` \(={grouped}\)"):

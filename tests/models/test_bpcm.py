@@ -18,6 +18,7 @@ B, F, D = 3, 5, 6
     [
         ({}, ()),
         ({"layer_norm": True}, ()),
+        ({"attends_to": "both"}, ()),
         ({"attention": False}, ("attention",)),
         ({"aggregation": False}, ("aggregation",)),
         ({"gate": False}, ("gate",)),
@@ -34,4 +35,5 @@ def test_matches_the_equations(over, num_heads, arguments, without):
         "towers": parameters.towers(arch.towers),
     }
     fields = randn(B, F, D, seed=1)
-    assert_close(arch(fields), bpcm.forward(fields.numpy(), params, num_heads, over, without))
+    both = "attends_to" in arguments
+    assert_close(arch(fields), bpcm.forward(fields.numpy(), params, num_heads, over, without, both))

@@ -11,7 +11,8 @@ from torchrec_mtl.systems import LOSSES
 from torchrec_mtl.training.train_wrapper import OF_BATCH, reads_beyond_logits
 
 APART = TaskForest(Task("income"), Task("never_married"))
-FOLLOW_EDGES = ("esmm", "escm2_ips", "escm2_dr", "dcmt", "ddpo", "aitm", "bpcm")  # models that cannot do without edges
+# models that cannot do without edges
+FOLLOW_EDGES = ("resflow", "dbmtl", "esmm", "escm2_ips", "escm2_dr", "dcmt", "ddpo", "aitm", "bpcm")
 
 
 def rows_of(tasks, size=24):

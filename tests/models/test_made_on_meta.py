@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 
 from tests.support import TASKS, tables
-from torchrec_mtl import models, modules
+from torchrec_mtl import ZILN, Ordinal, Task, TaskForest, models, modules
 from torchrec_mtl.modules import DSelectK, FeatureArch
 from torchrec_mtl.modules.row_assignment import RowAssignment
 from torchrec_mtl.modules.zero_collision_rows import ZeroCollisionRows
@@ -22,10 +22,15 @@ from torchrec_mtl.training.process_group import process_group
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 OPTIONS = {  # which make modules that no system has
+    "adatt": {"num_shared_experts": 1},
+    "home": {"categories": (1, 0, 1), "feature_gate_ranks": (4,)},
+    "shared_bottom": {"tasks": TaskForest(*TASKS.tasks, Task("spend", kind=ZILN()), Task("stars", kind=Ordinal(5)))},
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
-    "bpcm": {"layer_norm": True, "embedding_dim": 24},
-    "tafe": {"selector": "per_layer", "schedule": "run", "embedding_dim": 24},
+    "bpcm": {"layer_norm": True, "attends_to": "both", "embedding_dim": 24},
+    "tafe": {"selector": "per_layer", "selection": "mask", "schedule": "run", "embedding_dim": 24},
+    "dbmtl": {"num_experts": 3},
+    "pepnet": {"domain_fields": ["f1"], "prior_fields": ["f0", "f2"]},
 }
 CASES = [*((name, {}) for name in SYSTEMS), *OPTIONS.items()]
 every_case = pytest.mark.parametrize(
@@ -38,7 +43,7 @@ def build(name: str, arguments: dict[str, object], device: torch.device) -> nn.M
     torch.manual_seed(0)
     ebc = tables((16, 16, 16, 16), device)
     features = FeatureArch(ebc, dense_in_features=32, dense_arch_layer_sizes=(16, 16), dense_device=device)
-    return SYSTEMS[name].model(features, TASKS, **{**SYSTEMS[name].model_args, **arguments})
+    return SYSTEMS[name].model(features, **{"tasks": TASKS, **SYSTEMS[name].model_args, **arguments})
 
 
 def owners(model: nn.Module) -> Iterator[nn.Module]:

@@ -45,11 +45,38 @@ def test_matches_the_equations(selector, residual, sample_wise, task_indicators,
     assert_close(arch(fields), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize(("selector", "backend"), [("shared", "auto"), ("shared", "modules"), ("per_layer", "auto")])
+@pytest.mark.parametrize(
+    ("sample_wise", "task_indicators"), [(True, True), (False, True), (True, False), (False, False)]
+)
+def test_matches_the_equations_where_the_selection_masks(selector, sample_wise, task_indicators, backend):
+    parts = {"sample_wise": sample_wise, "task_indicators": task_indicators}
+    arguments = {"selector": selector, "schedule": (4.0, 2e-4, 1e-3), "backend": backend}
+    arch = randomized(TAFEArch(F, D, T, **SIZES, **parts, **arguments, selection="mask"))
+    fields, params = randn(B, F, D, seed=1), oracle_parameters(arch, **parts)
+    expected = tafe.forward(
+        fields.numpy(),
+        params,
+        4.0,
+        2,
+        "input",
+        selector,
+        with_asrg=sample_wise,
+        with_tsa=task_indicators,
+        masked=True,
+    )
+    assert_close(arch(fields), expected, rtol=1e-10)
+    if sample_wise:
+        plain = tafe.forward(fields.numpy(), params, 4.0, 2, "input", selector, sample_wise, task_indicators)
+        assert abs(plain - expected).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"num_inducing_points": 0}, r"`num_inducing_points` \(=0\) must be at least 1"),
         ({"selector_layer_sizes": (4, 0)}, r"`selector_layer_sizes` \(=\[4, 0\]\) must be"),
+        ({"selection": "none"}, r"`selection` \(='none'\) must be one of"),
         ({"backend": "c++"}, r"`backend` \(='c\+\+'\) must be one of"),
         ({"selector": "per_layer", "backend": "sdpa"}, r"`backend` \(='sdpa'\) needs"),
         ({"schedule": (1, -1)}, "`schedule`"),

@@ -120,6 +120,16 @@ def extraction_layer(module):
     }
 
 
+def fusion_layer(module):
+    """Without learnt weights of native experts, theirs are 1."""
+    sizes = module.num_experts[: module.num_fused]
+    native = [np.ones(size) for size in sizes] if module.adds_native else None
+    if module.native is not None:
+        native = np.split(array(module.native), np.cumsum(sizes)[:-1])
+    gates_of_units = [gate for of_unit in module.gates for gate in gates(of_unit)]
+    return {"experts": [experts(of_unit) for of_unit in module.experts], "gates": gates_of_units, "native": native}
+
+
 def cross_stitch_layer(module):
     """Each task's network, and ``alpha`` for each channel, even where all channels share one."""
     networks = [mlp(network)[0] for network in module.networks]
@@ -127,8 +137,97 @@ def cross_stitch_layer(module):
     return networks, np.broadcast_to(alpha, (num_channels, *alpha.shape[-2:]))
 
 
+def sluice(arch):
+    layers = [([mlp(network)[0] for network in layer.networks], array(layer.unit.alpha)) for layer in arch.layers]
+    return {"layers": layers, "beta": array(arch.layer_stitch.beta), "towers": towers(arch.towers)}
+
+
+def lstms(module):
+    """One entry for each network of ``module``."""
+    arrays = [array(weight) for weight in (module.input, module.recurrent, module.bias)]
+    split = [np.split(weight, 4, axis=1) for weight in arrays]
+    return [
+        {name: tuple(weight[gate][n] for weight in split) for gate, name in enumerate("ifog")}
+        for n in range(len(arrays[0]))
+    ]
+
+
+def mose(arch):
+    return {
+        "bottom": lstms(arch.bottom)[0],
+        "experts": lstms(arch.experts),
+        "gates": gates(arch.gate),
+        "task_lstms": lstms(arch.task_lstms),
+        "towers": towers(arch.towers),
+    }
+
+
+def mran(arch):
+    return {
+        "tasks": array(arch.relations.tasks),
+        "task_attention": attention(arch.relations.attention),
+        "task_norm": norm(arch.relations.norm),
+        "attention": attention(arch.interaction),
+        "norm": norm(arch.norm),
+        "query": array(arch.alignment.query.weight),
+        "key": array(arch.alignment.key.weight),
+        "aligned_norm": norm(arch.alignment.norm),
+        "towers": towers(arch.towers),
+    }
+
+
+def normalized_experts(module):
+    lora_parts = zip(module.feature_gate.down, module.feature_gate.up, strict=True)
+    loras = [(array(down.weight), array(up.weight)) for down, up in lora_parts]
+    gate, (number, width) = module.feature_gate.gate, module.shape
+    values = (*module.linear.parameters(), *module.norm.parameters())
+    parts = [array(value).reshape(number, width, *value.shape[1:]) for value in values]
+    of_experts = [(w, b, {"weight": scale, "bias": shift}) for w, b, scale, shift in zip(*parts, strict=True)]
+    return {"loras": loras, "gate": None if gate is None else array(gate.linear.weight), "experts": of_experts}
+
+
+def home(arch):
+    units = ("meta_experts", "experts", "task_experts")
+    mixtures = {
+        name: [
+            {"gate": array(m.gate.linear.weight), "self_gate": array(m.self_gate.weight)} for m in getattr(arch, name)
+        ]
+        for name in ("meta_mixtures", "task_mixtures")
+    }
+    experts_of = {name: [normalized_experts(unit) for unit in getattr(arch, name)] for name in units}
+    return {**experts_of, **mixtures, "towers": towers(arch.towers)}
+
+
+def resflow(arch):
+    layers = [[mlp(layer)[0] for layer in of_tasks] for of_tasks in arch.layers]
+    return {"layers": layers, "outputs": [tower[0] for tower in towers(arch.towers)]}
+
+
 def information_transfer(module):
     return {"h1": array(module.value.weight), "h2": array(module.key.weight), "h3": array(module.query.weight)}
+
+
+def dbmtl(arch):
+    of_experts = {"experts": [], "gates": []} if arch.mixture is None else mixture(arch.mixture)
+    own = [mlp(layers) for layers in arch.representations]
+    relations = [mlp(layers) for layers in arch.relations]
+    return {"bottom": mlp(arch.bottom), **of_experts, "f": own, "r": relations, "towers": towers(arch.towers)}
+
+
+def pepnet(arch):
+    return {
+        "domain_fields": getattr(arch.embedding_gate, "domain_fields", []),
+        "prior_fields": arch.prior_fields,
+        "embedding_gate": mlp(arch.embedding_gate) or None,
+        "layers": [[mlp(layer) for layer in of_task] for of_task in arch.layers],
+        "gates": [[mlp(gate) for gate in of_task] for of_task in arch.layer_gates],
+        "towers": towers(arch.towers),
+    }
+
+
+def stem(arch):
+    of_tasks = [gate for of_task in arch.gates for gate in gates(of_task)]
+    return {"experts": [experts(each) for each in arch.experts], "gates": of_tasks, "towers": towers(arch.towers)}
 
 
 def ddpo(arch):

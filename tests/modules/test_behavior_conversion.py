@@ -10,13 +10,14 @@ from torchrec_mtl.modules import BehaviorPatternConversion
 B, F, D = 3, 5, 6
 
 
+@pytest.mark.parametrize("attends_to", ["message", "both"])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("num_heads", [1, 2])
-def test_matches_bpcm_equations_7_to_9(layer_norm, num_heads):
-    module = randomized(BehaviorPatternConversion(D, num_heads, layer_norm=layer_norm))
+def test_matches_bpcm_equations_7_to_9(layer_norm, num_heads, attends_to):
+    module = randomized(BehaviorPatternConversion(D, num_heads, layer_norm=layer_norm, attends_to=attends_to))
     query, former = randn(B, F, D), randn(B, F, D, seed=1)
-    transition = parameters.conversion(module)
-    expected = common.per_sample(bpcm.bpc, query.numpy(), former.numpy(), transition=transition, num_heads=num_heads)
+    options = {"transition": parameters.conversion(module), "num_heads": num_heads, "both": attends_to == "both"}
+    expected = common.per_sample(bpcm.bpc, query.numpy(), former.numpy(), **options)
     assert_close(module(query, former), expected)
 
 

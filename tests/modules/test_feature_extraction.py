@@ -35,13 +35,15 @@ def results(module):
     return output, *torch.autograd.grad(output, [fields, *module.parameters()], upstream)
 
 
-@pytest.mark.parametrize("residual", ["input", "query", "none"])
+@pytest.mark.parametrize(
+    ("residual", "selection"), [("input", "keys"), ("query", "keys"), ("none", "keys"), ("input", "mask")]
+)
 @pytest.mark.parametrize("backend", FUSED)
-def test_every_backend_equals_the_modules(backend, residual):
+def test_every_backend_equals_the_modules(backend, residual, selection):
     reason = library.why_not(torch.empty(0))
     if backend == "cpp" and reason is not None:
         pytest.skip(reason)
-    arguments = {"residual": residual, "schedule": (3.0, 0.0, 1e-3)}
+    arguments = {"residual": residual, "schedule": (3.0, 0.0, 1e-3), "selection": selection}
     expected = results(extraction("modules", **arguments))
     for actual, of_modules in zip(results(extraction(backend, **arguments)), expected, strict=True):
         torch.testing.assert_close(actual, of_modules, rtol=1e-9, atol=1e-10)

@@ -189,7 +189,16 @@ def test_a_changed_module_is_called(change):
 
 
 @pytest.mark.parametrize(
-    "ablation", ["attention", "aggregation", "gate", "conversion", {"aggregation_over": "fields"}, {"layer_norm": True}]
+    "ablation",
+    [
+        "attention",
+        "aggregation",
+        "gate",
+        "conversion",
+        {"aggregation_over": "fields"},
+        {"layer_norm": True},
+        {"attends_to": "both"},
+    ],
 )
 def test_other_towers_and_conversions_are_called_module_by_module(ablation):
     model = arch(**(ablation if isinstance(ablation, dict) else {ablation: False}))

@@ -32,7 +32,7 @@ print("equal")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no compiler `c++`")
 def test_what_is_built_is_loaded(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

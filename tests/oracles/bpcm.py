@@ -86,13 +86,15 @@ def feature_tower(
     return complementary_gate(E_org, E_att, gate_signal(E_org, E_att, tower["gate"]))
 
 
-def bpc(q: Array, h: Array, transition: dict[str, Any], num_heads: int = 1) -> Array:
+def bpc(q: Array, h: Array, transition: dict[str, Any], num_heads: int = 1, both: bool = False) -> Array:
     """BPCM eqs. (7) and (9): Z_{t+1} = Attention(q_{t+1}, h_t) + q_{t+1}; [F, d].
 
     Queries come from ``q`` (q_{t+1}), keys and values from ``h`` (h_t). Eq. (8), h_t = Dropout(Z_t), is Z_t here, as
-    the oracle drops nothing. A LayerNorm follows the sum if ``transition`` has a "norm".
+    the oracle drops nothing. A LayerNorm follows the sum if ``transition`` has a "norm". If ``both``, keys and values
+    come from ``h`` and ``q``.
     """
-    Z = attention(q @ transition["query"].T, h, transition, num_heads) + q
+    memory = np.concatenate([h, q]) if both else h
+    Z = attention(q @ transition["query"].T, memory, transition, num_heads) + q
     return layer_norm(Z, transition["norm"]) if "norm" in transition else Z
 
 
@@ -107,10 +109,11 @@ def forward(
     num_heads: int = 1,
     mixing: str = "embedding",
     without: Collection[str] = (),
+    both: bool = False,
 ) -> Array:
     """BPCM eqs. (2)-(10): logits [B, T] from field embeddings [B, F, d].
 
-    ``without`` is as in ``feature_tower``; "transition" leaves out BPC (Z_t = q_t).
+    ``without`` is as in ``feature_tower``; "transition" leaves out BPC (Z_t = q_t). ``both`` is as in ``bpc``.
     """
     logits = []
     for E in embeddings:
@@ -118,7 +121,7 @@ def forward(
         for tower in params["feature_towers"]:
             q = feature_tower(E, tower, num_heads, mixing, without)
             if Z and "transition" not in without:
-                q = bpc(q, Z[-1], params["transitions"][len(Z) - 1], num_heads)
+                q = bpc(q, Z[-1], params["transitions"][len(Z) - 1], num_heads, both)
             Z.append(q)
         logits.append([tower_logit(Z_t, tower) for Z_t, tower in zip(Z, params["towers"], strict=True)])
     return np.array(logits)

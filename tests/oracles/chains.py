@@ -1,10 +1,11 @@
-"""ESMM, ESCM2, AITM and Cross-Stitch in NumPy float64; one sample at a time.
+"""ESMM, ESCM2, AITM, ResFlow and Cross-Stitch in NumPy float64; one sample at a time.
 
 ``x`` is one sample's concatenated embeddings [n]. Parameters (matrices as ``torch.nn.Linear`` has them, [out, in])::
 
     esmm = [mlp] * T
     escm2 = {"towers": [mlp] * T, "imputation": [mlp] * (T - 1)}
     aitm = {"f": [mlp] * T, "g": [mlp] * (T - 1), "h1": [d, d], "h2": [d, d], "h3": [d, d], "towers": [mlp] * T}
+    resflow = {"layers": [[(weight, bias)] * T] * L, "outputs": [(weight, bias)] * T}
     cross_stitch = {"layers": [([(weight, bias)] * T, alphas [channels, T, T]), ...], "towers": [mlp] * T}
 """
 # ruff: noqa: N806  (the papers' letters)
@@ -59,6 +60,30 @@ def aitm(x: Array, parameters: dict[str, Any]) -> Array:
         z = q if z is None else information_transfer(relu(mlp(z, parameters["g"][t - 1])), q, parameters)
         logits.append(mlp(z, parameters["towers"][t]))
     return np.concatenate(logits)
+
+
+def resflow(
+    x: Array,
+    parameters: dict[str, Any],
+    parents: Sequence[int | None],
+    layer_links: bool = True,
+    logit_links: bool = True,
+) -> Array:
+    """h_t^l = relu(W h_t^{l-1} + b) + h_s^l and logit_t = w h_t + b + logit_s, with s the parent of t; [T]."""
+
+    def state(task: int, layer: int) -> Array:
+        if layer == 0:
+            return x
+        weight, bias = parameters["layers"][layer - 1][task]
+        own = relu(weight @ state(task, layer - 1) + bias)
+        return own if parents[task] is None or not layer_links else own + state(parents[task], layer)
+
+    def logit(task: int) -> float:
+        weight, bias = parameters["outputs"][task]
+        own = (weight @ state(task, len(parameters["layers"])) + bias)[0]
+        return own if parents[task] is None or not logit_links else own + logit(parents[task])
+
+    return np.array([logit(task) for task in range(len(parents))])
 
 
 def cross_stitch_layer(inputs: Sequence[Array], networks: Sequence[tuple[Array, Array]], alphas: Array) -> Array:

@@ -47,7 +47,9 @@ def layer_norm(x: Array, norm: dict[str, Array], eps: float = 1e-5) -> Array:
     return np.stack(rows)
 
 
-def attention(query: Array, memory: Array, weights: dict[str, Array], num_heads: int) -> Array:
+def attention(
+    query: Array, memory: Array, weights: dict[str, Array], num_heads: int, shares: Array | None = None
+) -> Array:
     """Heads next to each other: O_j = softmax(Q_j K_j^T / sqrt(d_h)) V_j, with K_j = M Wk_j and V_j = M Wv_j.
 
     Head ``j`` has ``d_h = d / num_heads`` adjacent columns of the query, and the same rows of ``weights["key"]`` and
@@ -56,6 +58,7 @@ def attention(query: Array, memory: Array, weights: dict[str, Array], num_heads:
     Args:
         query: [Q, d], already projected if the equation projects it.
         memory: [N, d], the rows attended to.
+        shares: [N], by which each row's exponential is multiplied; attention to rows of share 0 alone is 0.
 
     Returns:
         [Q, d].
@@ -66,7 +69,14 @@ def attention(query: Array, memory: Array, weights: dict[str, Array], num_heads:
         head = slice(j * d_h, (j + 1) * d_h)
         keys = memory @ weights["key"][head].T
         values = memory @ weights["value"][head].T
-        heads.append(softmax(query[:, head] @ keys.T / np.sqrt(d_h)) @ values)
+        scores = query[:, head] @ keys.T / np.sqrt(d_h)
+        if shares is None:
+            heads.append(softmax(scores) @ values)
+        else:
+            weighted = np.exp(scores - scores.max(axis=1, keepdims=True)) * shares
+            heads.append(
+                weighted @ values / weighted.sum(axis=1, keepdims=True) if shares.any() else 0 * query[:, head]
+            )
     return np.concatenate(heads, axis=1)
 
 

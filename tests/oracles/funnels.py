@@ -43,14 +43,14 @@ def clicked_share(P: Distribution, target: Target, at: Cell) -> Fraction:
 
 
 def entire_space_loss(P: Distribution, target: Target, loss: Loss) -> Fraction:
-    """E_D[L], the left side of the theorems."""
+    """E_D[L], the left side of the theorems: one task's term of TAFE eq. (8)."""
     return sum((mass * loss[cell.x, target(cell)] for cell, mass in P.items()), Fraction(0))
 
 
 def local_space_loss(
     P: Distribution, target: Target, loss: Loss, share: Callable[[Cell], Fraction] | None = None
 ) -> Fraction:
-    """E_C[P(Y = 1) / share * L], the right side if ``share`` is P(Y = 1 | x, s); E_C[L] without a share."""
+    """E_C[P(Y = 1) / share * L], the right side if ``share`` is P(Y = 1 | x, s); E_C[L], of TAFE eq. (9), without."""
     click = probability(P, lambda cell: cell.y == 1)
     total = Fraction(0)
     for cell, mass in P.items():

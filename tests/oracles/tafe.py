@@ -64,26 +64,37 @@ def modified_query(inducing_points: Array, z: Array) -> Array:
     return np.stack([point * scalar for point, scalar in zip(inducing_points, z, strict=True)])
 
 
-def projected_attention(query: Array, memory: Array, weights: dict[str, Any], num_heads: int) -> Array:
+def projected_attention(
+    query: Array, memory: Array, weights: dict[str, Any], num_heads: int, shares: Array | None = None
+) -> Array:
     """TAFE eqs. (18)-(19): O = concat(O_1, ..., O_m) W_O, with the query not projected; [Q, d]."""
-    return attention(query, memory, weights, num_heads) @ weights["out"].T
+    return attention(query, memory, weights, num_heads, shares) @ weights["out"].T
 
 
-def inducing_attention(H: Array, z: Array, layer: dict[str, Any], num_heads: int = 2) -> Array:
+def inducing_attention(
+    H: Array, z: Array, layer: dict[str, Any], num_heads: int = 2, shares: Array | None = None
+) -> Array:
     """TAFE eqs. (17)-(19): attention of the K selected points to the fields; [K, d]."""
-    return projected_attention(modified_query(layer["inducing_points"], z), H, layer, num_heads)
+    return projected_attention(modified_query(layer["inducing_points"], z), H, layer, num_heads, shares)
 
 
 def asrg(
-    H: Array, z: Array, layer: dict[str, Any], num_heads: int = 2, residual: str = "input", first: bool = True
+    H: Array,
+    z: Array,
+    layer: dict[str, Any],
+    num_heads: int = 2,
+    residual: str = "input",
+    first: bool = True,
+    shares: Array | None = None,
 ) -> Array:
     """TAFE eqs. (17)-(20), one layer: Y = LayerNorm(O + residual); [K, d].
 
     ``residual`` is "input": the layer's input ``H`` (the former Y), except in the first layer, where the input has F
-    rows and O has K, so it is the modified query; or "query": the modified query in every layer; or "none".
+    rows and O has K, so it is the modified query; or "query": the modified query in every layer; or "none". ``shares``
+    are the former z where it masks, section 4.4.
     """
     assert residual in ("input", "query", "none"), residual
-    Y = inducing_attention(H, z, layer, num_heads)
+    Y = inducing_attention(H, z, layer, num_heads, shares)
     if residual == "query" or (residual == "input" and first):
         Y = Y + modified_query(layer["inducing_points"], z)
     elif residual == "input":
@@ -96,12 +107,14 @@ def self_attention_layer(H: Array, layer: dict[str, Any], num_heads: int = 2) ->
     return layer_norm(H + projected_attention(H @ layer["query"].T, H, layer, num_heads), layer["norm"])
 
 
-def task_adapter(Y: Array, former: Array | None, adapter: dict[str, Any], num_heads: int = 2) -> Array:
+def task_adapter(
+    Y: Array, former: Array | None, adapter: dict[str, Any], num_heads: int = 2, shares: Array | None = None
+) -> Array:
     """TAFE eqs. (21)-(22): T^l = LayerNorm(T^{l-1} + Attention(a, Y, Y)) for one task and layer; [d].
 
     ``former`` is T^{l-1}, None in the first layer. ``Y`` has any number of rows.
     """
-    F = projected_attention(adapter["indicator"][None, :], Y, adapter, num_heads)[0]
+    F = projected_attention(adapter["indicator"][None, :], Y, adapter, num_heads, shares)[0]
     if former is not None:
         F = former + F
     return layer_norm(F[None, :], adapter["norm"])[0]
@@ -124,25 +137,29 @@ def forward(
     selector_kind: str = "shared",
     with_asrg: bool = True,
     with_tsa: bool = True,
+    masked: bool = False,
 ) -> Array:
     """TAFE eqs. (13)-(22) and the towers: logits [B, T] from field embeddings [B, F, d].
 
-    ``gamma`` is the current width of f_D. Without TSA every tower reads the mean over the rows of the last Y.
+    ``gamma`` is the current width of f_D. Without TSA every tower reads the mean over the rows of the last Y. If
+    ``masked``, rows count as keys, and in this mean, by their z.
     """
     logits = []
     for H in embeddings:
         z = selections(H, params, gamma, selector_kind) if with_asrg else []
-        Y = H
+        Y, masked = H, masked and with_asrg
         states: list[Any] = [None] * len(params["towers"])
         for i, layer in enumerate(params["layers"]):
             if with_asrg:
-                Y = asrg(Y, z[i], layer, num_heads, residual, first=i == 0)
+                Y = asrg(Y, z[i], layer, num_heads, residual, i == 0, z[i - 1] if masked and i else None)
             else:
                 Y = self_attention_layer(Y, layer, num_heads)
             if with_tsa:
                 pairs = zip(states, params["adapters"][i], strict=True)
-                states = [task_adapter(Y, former, adapter, num_heads) for former, adapter in pairs]
-        inputs = states if with_tsa else [Y.sum(axis=0) / len(Y)] * len(states)
+                shares = z[i] if masked else None
+                states = [task_adapter(Y, former, adapter, num_heads, shares) for former, adapter in pairs]
+        shares = z[-1] if masked else np.ones(len(Y))
+        inputs = states if with_tsa else [shares @ Y / max(shares.sum(), 1e-300)] * len(states)
         logits.append([mlp(x, tower)[0] for x, tower in zip(inputs, params["towers"], strict=True)])
     return np.array(logits)
 

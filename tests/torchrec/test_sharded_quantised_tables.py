@@ -14,6 +14,7 @@ from torchrec.inference.modules import (
 )
 
 from tests.support import batch, build
+from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.systems import SYSTEMS
 
 
@@ -24,16 +25,25 @@ def _propagates_devices():
     set_propogate_device(False)
 
 
+def feature_archs(model):
+    return [module for module in model.modules() if isinstance(module, FeatureArch)]
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 @torch.no_grad()
 def test_a_sharded_quantised_model_scores_as_one_in_one_piece(name):
     torch.manual_seed(0)
     dimension = {"embedding_dim": 4} if SYSTEMS[name].base in ("bpcm", "tafe") else {}
-    quantised = quantize_inference_model(build(name, (4, 8, 4, 4), **dimension).eval())
+    model = build(name, (4, 8, 4, 4), **dimension).eval()
+    for table in (p for path, p in model.named_parameters() if "embedding_bags" in path):
+        table.normal_()  # where each task has tables, they differ
+    quantised = quantize_inference_model(model)
     sharded, plan = shard_quant_model(
         copy.deepcopy(quantised), world_size=2, compute_device="cpu", sharding_device="cpu"
     )
-    assign_weights_to_tbe(sharded, get_table_to_weights_from_tbe(quantised))
+    for features, whole in zip(feature_archs(sharded), feature_archs(quantised), strict=True):
+        # one by one: it goes by the tables' names, and those of two tasks have the same
+        assign_weights_to_tbe(features, get_table_to_weights_from_tbe(whole))
     assert any(isinstance(module, ShardedQuantEmbeddingBagCollection) for module in sharded.modules())
     ranks = {rank for tables in plan.plan.values() for table in tables.values() for rank in table.ranks}
     assert ranks == {0, 1}

@@ -1,7 +1,7 @@
 """A run of `fit` on any number of ranks, for tests that compare them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,18 +63,24 @@ class StopAfter:
 
 
 def train(
-    config: TrainingConfig, data: Path, directory: Path, stop_after: int = 10**9, **arguments: object
+    config: TrainingConfig,
+    data: Path,
+    directory: Path,
+    stop_after: int = 10**9,
+    make: Callable[..., nn.Module] = build,
+    **arguments: object,
 ) -> tuple[TrainingResult, nn.Module]:
-    """`fit` on this rank; ``metrics.jsonl`` is left by the first."""
+    """`fit` on this rank of what ``make`` builds; ``metrics.jsonl`` is left by the first."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    model, optimizer = distribute(build(config, **arguments), config, CPU)
+    model, optimizer = distribute(make(config, **arguments), config, CPU)
     of_rank = {"rank": rank, "world_size": world_size}
     size = config.batch_size // (world_size * config.micro_batches)
-    train_batches = BatchLoader(read_split(data, "train"), size, shuffle=True, seed=config.seed, **of_rank)
+    train_split = read_split(data, "train")
+    train_batches = BatchLoader(train_split, size, shuffle=True, seed=config.seed, **of_rank)
     valid_batches = BatchLoader(read_split(data, "valid"), 16, **of_rank)
     monitor = Monitor(directory if rank == 0 else None)
     stop = StopAfter(stop_after)
-    tasks = funnel.SCHEMA.tasks
+    tasks = train_split.schema.tasks
     loop = TrainingLoop(
         model, optimizer, train_batches, valid_batches, tasks, config, CPU, directory, monitor, stop_requested=stop
     )

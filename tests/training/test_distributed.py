@@ -161,7 +161,9 @@ CASES += [(sharding, "adagrad") for sharding in ("auto", "table_wise", "data_par
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world_size", "local_world_size"), [(1, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize(
+    ("world_size", "local_world_size"), [(1, 1), (2, 2), pytest.param(4, 2, marks=pytest.mark.verify)]
+)
 def test_every_sharding_type_equals_unsharded(tmp_path, world_size, local_world_size):
     """Empty bags, unequal tables, shared features; four ranks as two nodes of two, which row-wise types tell apart."""
     processes.run(all_sharding_types, world_size, CASES, tmp_path, local_world_size=local_world_size)

@@ -14,8 +14,12 @@ from torchrec_mtl.modules import DSelectK
 from torchrec_mtl.systems import LOSSES, SYSTEMS
 
 OPTIONS = {
+    "adatt": {"num_shared_experts": 1},
+    "home": {"categories": (1, 0, 1), "feature_gate_ranks": (4,)},
     "cross_stitch": {"stitch": "layer"},
     "mmoe": {"gate": DSelectK(per_example=False)},
+    "dbmtl": {"num_experts": 3},
+    "pepnet": {"domain_fields": ["f1"], "prior_fields": ["f0", "f2"]},
     "bpcm": {"layer_norm": True, "aggregation_over": "fields"},
     "tafe": {"selector": "per_layer", "schedule": "run"},
 }

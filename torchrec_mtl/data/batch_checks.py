@@ -42,8 +42,8 @@ def check_batch(
     Raises:
         InputError: on the first value that breaks a rule, naming the column and the row: a tensor that is not on the
             CPU; an id outside its table; a dense value or a weight of an id that is not finite; a label weight that is
-            negative or not finite, or all of them 0; a label other than 0 and 1, or of a task without that of its
-            parent, where they have weight; labels and weights of another shape than ``[B, T]``.
+            negative or not finite, or all of them 0; a label other than its task's kind allows (0 and 1), or of a
+            task without that of its parent, where they have weight; labels and weights of another shape than ``[B, T]``.
 
     Example::
 

@@ -17,8 +17,8 @@ class MultiTaskBatch(Pipelineable):
     Args:
         dense_features: dense columns, float32 [B, num_dense]; ``num_dense`` may be 0.
         sparse_features: ids, one key per field.
-        labels: labels, float32 [B, T], 0 or 1, tasks in funnel order. In your own training loop they may be anything in
-            between, for a loss that takes soft labels.
+        labels: labels, float32 [B, T], 0 or 1, tasks in funnel order; of tasks that are values, those. In your own
+            training loop they may be anything in between, for a loss that takes soft labels.
         weights: label weights, float32 [B, T]; None stands for 1 everywhere. A weight of 0 masks its label.
         num_padded: number of rows at the end that are padding: they make the batches of all ranks equal in size, and
             their labels are masked.

@@ -96,12 +96,21 @@ def check_weights(source: Source, columns: Sequence[str], weights: Array) -> Non
 
 
 def check_labels(source: Source, tasks: TaskForest, labels: Array, known: Array) -> None:
-    """Checks that labels [N, T] are 0 or 1 and imply their ancestors; NaN is allowed where not ``known`` [N, T]."""
+    """Checks that labels [N, T] are what their kinds allow and imply their ancestors; NaN is allowed where they do not
+    count: where not ``known`` [N, T], see `TaskForest.counted`."""
     missing = "label (={}) may be missing only where its weight is 0"
-    for column, values, value_known in zip(tasks.label_columns, labels.T, known.T, strict=True):
-        reject(source, column, np.isnan(values) & value_known, missing, values)
-        not_binary = (values != 0) & (values != 1) & ~np.isnan(values)
-        reject(source, column, not_binary, "label (={}) must be 0 or 1", values)
+    for place, (task, values) in enumerate(zip(tasks.tasks, labels.T, strict=True)):
+        elsewhere = "" if task.is_binary or task.after is None else f" or {task.after!r} did not happen"
+        reject(
+            source,
+            task.label_column,
+            np.isnan(values) & tasks.counted(place, labels == 1, known),
+            missing + elsewhere,
+            values,
+        )
+        not_allowed = ~task.kind.allows(values) & ~np.isnan(values)
+        reject(source, task.label_column, not_allowed, f"label (={{}}) {task.kind.rule}", values)
+    tasks = tasks.funnel
     pairs = [(before, after) for after in range(len(tasks)) for before in tasks.ancestors(after)]
     for before, after in pairs:  # all ancestors, not only the parent: its label may be masked
         violated = (labels[:, after] == 1) & (labels[:, before] == 0) & known[:, after] & known[:, before]

@@ -30,6 +30,7 @@ def columns_text(schema: Schema) -> str:
         for option, default in _ADDED.items():
             if field[option] == default:
                 del field[option]
+    content["tasks"]["tasks"] = schema.tasks.to_json()
     return json.dumps(content, allow_nan=False)
 
 

@@ -17,7 +17,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec_mtl.argument_types import check_type, checked
 from torchrec_mtl.errors import LARGEST, InputError, check_at_least, check_file_name, not_one_of
 from torchrec_mtl.files import read_json, to_json, write_whole
-from torchrec_mtl.tasks import Task, TaskChain, TaskForest
+from torchrec_mtl.tasks import TaskChain, TaskForest
 
 SCHEMA_FILE = "schema.json"
 FORMAT_VERSION = 2
@@ -291,13 +291,13 @@ class Schema:
                     rule = f"must be at least that of its field {feature!r} in data set {self.name!r}"
                     size = f"`num_embeddings` (={table.num_embeddings}) of table {table.name!r}"
                     raise InputError(f"{size} {rule} ({num_ids[feature]})")
-        if (tasks.names, tasks.parents) != (self.tasks.names, self.tasks.parents):
+        if not tasks.same_labels(self.tasks):
             rule = f"must be those of data set {self.name!r}, in the same order: {self.tasks}"
             raise InputError(f"`tasks` (={tasks}) {rule}")
 
     def save(self, directory: str | Path) -> None:
         """Writes ``schema.json`` into ``directory``."""
-        content = {"version": FORMAT_VERSION, **asdict(self), "tasks": asdict(self.tasks)["tasks"]}
+        content = {"version": FORMAT_VERSION, **asdict(self), "tasks": self.tasks.to_json()}
         write_whole(Path(directory) / SCHEMA_FILE, to_json(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
@@ -336,7 +336,7 @@ class Schema:
                 )
                 for item in fields
             ],
-            tasks=TaskChain(**tasks) if version == 1 else TaskForest(*(Task(**task) for task in tasks)),
+            tasks=TaskChain(**tasks) if version == 1 else TaskForest.from_json(tasks),
             dense=content["dense"],
             group=content["group"],
             num_rows=content["num_rows"],

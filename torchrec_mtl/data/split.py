@@ -15,9 +15,11 @@ from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.checks import Source
 from torchrec_mtl.data.fingerprint import fingerprint_of_arrays
 from torchrec_mtl.data.id_columns import IdColumns, pack_ids
+from torchrec_mtl.data.label_statistics import LabelCounts
 from torchrec_mtl.data.lists import Array, Lists, as_array
 from torchrec_mtl.data.schema import Field, Schema
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.heads import LabelStatistics
 
 Column = ArrayLike | tuple[ArrayLike, ...]
 
@@ -32,7 +34,8 @@ class Split:
         schema: fields, in the order of the batches' keys; dense columns and tasks.
         ids: ids [N] of each field; for a multi-valued field, a tuple of values [V], offsets [N + 1] and, if the field
             has a weight column, weights [V].
-        labels: labels [N, T], 0 or 1, tasks in order; NaN only where the weight is 0.
+        labels: labels [N, T], tasks in order: 0 or 1, or a value; NaN only where the weight is 0, or where the task did
+            not happen that a value comes after.
         dense: dense values [N, num_dense] in the order of ``schema.dense``; None if there are none.
         weights: label weights [N, T]; None stands for 1 everywhere.
         groups: groups of the rows, for GAUC and for losses that compare rows, integers [N]; the attribute ``groups``
@@ -132,10 +135,10 @@ class Split:
             for name in ("labels", "dense", "weights", "groups")
             if name in self.arrays
         }
-        if len(rows) and taken["labels"].max() > 1:
+        if len(rows) and taken["labels"][:, : len(self.schema.tasks.funnel)].max(initial=0) > 1:
             raise InputError(f"{self.source}: damaged: a label is neither 0 nor 1")
         if not all(np.isfinite(taken[name]).all() for name in taken):
-            raise InputError(f"{self.source}: damaged: a dense value or weight is not finite")
+            raise InputError(f"{self.source}: damaged: a dense value, label or weight is not finite")
         return MultiTaskBatch(
             dense_features=torch.from_numpy(taken["dense"]),
             sparse_features=self._ids.gather(rows),
@@ -144,17 +147,21 @@ class Split:
             groups=torch.from_numpy(taken["groups"].astype(np.int64)) if "groups" in taken else None,
         )
 
-    def base_rates(self) -> Tensor:
-        """Returns the share of positives among the labelled rows of each task, [T]."""
-        positives = known = np.zeros(len(self.schema.tasks))
+    @cached_property
+    def _counts(self) -> LabelCounts:
+        counts = LabelCounts(self.schema.tasks)
         for start in range(0, len(self), 2**20):  # in slices, since columns may be larger than memory
-            labels = self.arrays["labels"][start : start + 2**20] == 1
-            if "weights" in self.arrays:
-                weighted = self.arrays["weights"][start : start + 2**20] > 0
-                positives, known = positives + (labels & weighted).sum(0), known + weighted.sum(0)
-            else:
-                positives, known = positives + labels.sum(0), known + len(labels)
-        return (torch.as_tensor(positives) / torch.as_tensor(known)).float()
+            rows = slice(start, start + 2**20)
+            counts.add(self.arrays["labels"][rows], self.arrays["weights"][rows] if "weights" in self.arrays else None)
+        return counts
+
+    def base_rates(self) -> Tensor:
+        """Returns the share of positives among the labelled rows of each task that happens or does not."""
+        return self._counts.base_rates()
+
+    def value_statistics(self) -> dict[str, LabelStatistics]:
+        """Returns the statistics of each task that is a value, by name."""
+        return self._counts.values()
 
 
 class _Checker:
@@ -176,6 +183,8 @@ class _Checker:
         array = self._floats("labels", labels, len(self.schema.tasks))
         known = np.ones(array.shape, bool) if weights is None else weights > 0
         checks.check_labels(self.source, self.schema.tasks, array, known)
+        if self.schema.tasks.values:
+            return np.where(np.isnan(array), np.float32(0), array)
         return (array == 1).astype(np.uint8)  # a missing label is 0, and masked
 
     def dense(self, dense: ArrayLike) -> Array:

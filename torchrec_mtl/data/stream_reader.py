@@ -11,17 +11,18 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import checks, parquet
 from torchrec_mtl.data.checks import Source
 from torchrec_mtl.data.fingerprint import columns_text
+from torchrec_mtl.data.label_statistics import LabelCounts
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.data.schema import SPLITS, Schema
 from torchrec_mtl.data.stream_files import Location, load_schema, locate
 from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.modules.heads import LabelStatistics
 
 OPEN_FILES = 16  # of a reader
 FOOTERS_AT_ONCE = 16
@@ -138,25 +139,31 @@ class StreamedSplit:
         return RowGroupReader(self._location, self.schema, self._groups, self._digests)
 
     @cached_property
-    def _base_rates(self) -> Tensor:
+    def _counts(self) -> LabelCounts:
         reader, tasks = self.reader(), self.schema.tasks
         targets = tuple(dict.fromkeys(c for c in (*tasks.label_columns, *tasks.weight_columns) if c))
-        positives = known = np.zeros(len(tasks))
-        columns = [task.weight_column or task.name for task in tasks.tasks]
+        counts, columns = LabelCounts(tasks), [task.weight_column or task.name for task in tasks.tasks]
         for group in range(len(self.group_rows)):
             for source, table in reader.tables(group, targets, parquet.SLAB_ROWS):
                 weights = parquet.label_weights(source, table, tasks.weight_columns)
                 labels = parquet.floats(source, table, tasks.label_columns)
                 if weights is not None:
                     checks.check_weights(source, columns, weights)
-                labelled = np.ones(labels.shape, bool) if weights is None else weights > 0
-                checks.check_labels(source, tasks, labels, labelled)
-                positives, known = positives + ((labels == 1) & labelled).sum(0), known + labelled.sum(0)
-        return (torch.as_tensor(positives) / torch.as_tensor(known)).float()
+                checks.check_labels(
+                    source, tasks, labels, np.ones(labels.shape, bool) if weights is None else weights > 0
+                )
+                counts.add(labels, weights)
+        return counts
 
     def base_rates(self) -> Tensor:
-        """Returns the share of positives among the labelled rows of each task, [T]; the first call reads the labels."""
-        return self._base_rates
+        """Returns the share of positives among the labelled rows of each task that happens or does not.
+
+        The first call reads the labels."""
+        return self._counts.base_rates()
+
+    def value_statistics(self) -> dict[str, LabelStatistics]:
+        """Returns the statistics of each task that is a value, by name; the first call reads the labels."""
+        return self._counts.values()
 
 
 class RowGroupReader:

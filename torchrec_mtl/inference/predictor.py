@@ -1,7 +1,8 @@
 """Predicts the steps of a funnel for rows in any form: raw, as ids, or as KeyedJaggedTensors."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.errors import InputError, check_at_least, not_one_of
 from torchrec_mtl.inference.calibration import Calibration
 from torchrec_mtl.inference.conditionals import conditional_log_odds, divided, sigmoid
+from torchrec_mtl.inference.values import columns_of_scores, with_values
 from torchrec_mtl.tasks import TaskForest
 
 Rows: TypeAlias = Any  # pa.Table | pa.RecordBatch | pl.DataFrame | Sequence[Mapping[str, Any]]
@@ -29,25 +31,73 @@ class Predictions:
 
     Args:
         tasks: the ``T`` tasks.
-        marginal: p(task) from the impression on, float64 ``[N, T]``.
-        conditional: p(task | step before), float64 ``[N, T]``, at most 1; p(task) for a task that needs no other.
+        marginal: p(task) from the impression on, float64 ``[N, T]``; of a value the mean, p(step before) E[value | step
+            before]; NaN of quantiles and classes.
+        conditional: p(task | step before), float64 ``[N, T]``, at most 1; p(task) for a task that needs no other. Of a
+            value it is E[value | step before].
         score: ranking score ``[N]``: the sum of p(task) times the task's value; None if no values were given.
+        further: quantiles, and probabilities of classes, by the names of their columns, float64 ``[N]`` each, where the
+            step before happened.
     """
 
     tasks: TaskForest
     marginal: Array
     conditional: Array
     score: Array | None = None
+    further: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
-    def to_polars(self) -> pl.DataFrame:
-        """Returns columns ``<task>``, ``<task>_after_<step before>`` for each task with one, and ``score``."""
-        columns = {name: self.marginal[:, task] for task, name in enumerate(self.tasks)}
-        for task, each in enumerate(self.tasks.tasks):
+    @classmethod
+    def of_scores(
+        cls, tasks: TaskForest, scores: Array, conditional: Array | None = None, worth: Array | None = None
+    ) -> "Predictions":
+        """Returns the predictions of the scores ``[N, S]`` that `torchrec_mtl.inference.values.with_values` returns.
+
+        Args:
+            tasks: the ``T`` tasks.
+            scores: scores.
+            conditional: p(task | step before) of the tasks that happen or not; by default, quotients of the scores.
+            worth: value of each task, ``[T]``.
+        """
+        first = len(tasks.funnel)
+        marginal = np.full((len(scores), len(tasks)), np.nan)
+        marginal[:, :first] = scores[:, :first]
+        if conditional is None:
+            conditional = divided(marginal[:, :first], tasks.funnel) if first else marginal[:, :0]
+        conditional, further = np.concatenate([conditional, marginal[:, first:]], axis=1), dict[str, Array]()
+        for place, (task, columns) in enumerate(zip(tasks.tasks, columns_of_scores(tasks), strict=True)):
+            found, parent = scores[:, columns].astype(np.float64), tasks.parents[place]
+            if not task.kind.has_mean:
+                after = "" if task.after is None else f"_after_{task.after}"
+                further |= {f"{n}{after}": each for n, each in zip(task.kind.columns(task.name), found.T, strict=True)}
+            elif not task.is_binary:
+                marginal[:, place] = conditional[:, place] = found[:, 0]
+                if parent is not None:
+                    before = marginal[:, parent]
+                    conditional[:, place] = np.divide(found[:, 0], before, out=np.zeros(len(found)), where=before > 0)
+        predictions = cls(tasks, marginal, conditional, further=further)
+        return predictions if worth is None else replace(predictions, score=predictions.worth(worth))
+
+    def worth(self, values: Array) -> Array:
+        """Returns the ranking score ``[N]`` for the value of each task, ``[T]``."""
+        counted = [task.kind.has_mean for task in self.tasks.tasks]
+        return np.asarray(self.marginal[:, counted] @ values[counted])
+
+    def columns(self) -> dict[str, Array]:
+        """Returns the columns of `to_polars`, ``[N]`` each."""
+        named = [(task, each) for task, each in enumerate(self.tasks.tasks) if each.kind.has_mean]
+        columns = {each.name: self.marginal[:, task] for task, each in named}
+        for task, each in named:
             if each.after is not None:
                 columns[f"{each.name}_after_{each.after}"] = self.conditional[:, task]
-        if self.score is not None:
-            columns["score"] = self.score
-        return pl.DataFrame(columns)
+        return {**columns, **self.further, **({} if self.score is None else {"score": self.score})}
+
+    def to_polars(self) -> pl.DataFrame:
+        """Returns columns ``<task>``, ``<task>_after_<step before>`` for each task with one, and ``score``.
+
+        Of quantiles, there is one for each: ``<task>_0.9``, or ``<task>_0.9_after_<step before>``; of classes, one for
+        the probability of each: ``<task>_0``.
+        """
+        return pl.DataFrame(self.columns())
 
 
 class Predictor:
@@ -106,7 +156,8 @@ class Predictor:
             rows: raw rows if there is an encoder, otherwise rows of ids and dense columns, as the prepared files have
                 them: a list of dictionaries, an Arrow table or batch, a Polars frame. Or a KeyedJaggedTensor of ids.
             dense_features: ``[N, num_dense]``, beside a KeyedJaggedTensor.
-            values: value of each task that the ranking score counts, by name; others count 0.
+            values: value of each task that the ranking score counts, by name; others count 0. Of a task that is a
+                value, it is what one unit counts.
             source: name of the rows in messages.
             first_row: number of the first row in messages.
 
@@ -125,15 +176,18 @@ class Predictor:
         return self.from_logits(logits, worth)
 
     def from_logits(self, logits: Array, worth: Array | None = None) -> Predictions:
-        """Returns the predictions of marginal logits ``[N, T]``; ``worth`` is the value of each task, ``[T]``."""
-        tasks = self.schema.tasks
-        if self.calibration is not None:
-            marginal = self.calibration.apply(logits)
-            conditional = divided(marginal, tasks)
-        else:
-            marginal = sigmoid(logits)
-            conditional = sigmoid(conditional_log_odds(logits, tasks))
-        return Predictions(tasks, marginal, conditional, None if worth is None else marginal @ worth)
+        """Returns the predictions of outputs ``[N, L]``; ``worth`` is the value of each task, ``[T]``."""
+        tasks, funnel, conditional = self.schema.tasks, self.schema.tasks.funnel, None
+        if self.calibration is None and len(funnel):
+            conditional = sigmoid(conditional_log_odds(logits[:, : len(funnel)], funnel))
+        return Predictions.of_scores(tasks, self.scores(logits), conditional, worth)
+
+    def scores(self, logits: Array) -> Array:
+        """Returns the scores ``[N, S]`` of outputs ``[N, L]``, see `torchrec_mtl.inference.values.with_values`."""
+        of_funnel = logits[:, : len(self.schema.tasks.funnel)]
+        marginal = sigmoid(of_funnel) if self.calibration is None else self.calibration.apply(of_funnel)
+        given = torch.from_numpy(marginal), torch.from_numpy(np.asarray(logits, np.float64))
+        return np.asarray(with_values(*given, self.schema.tasks).numpy())
 
     @torch.no_grad()
     def _logits(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Array:
@@ -146,13 +200,15 @@ def value_of_tasks(tasks: TaskForest, values: Mapping[str, float] | None) -> Arr
     """Returns the value of each task, ``[T]``, given values by name; None for None.
 
     Raises:
-        InputError: if ``values`` names no task, or one is not finite.
+        InputError: if ``values`` names no task, or one without an expected value, or one is not finite.
     """
     if values is None:
         return None
     for name, value in values.items():
         if name not in tasks.names:
             raise InputError(f"`values`: {not_one_of('task', name, tasks.names)}")
+        if not tasks.tasks[tasks.index(name)].kind.has_mean:
+            raise InputError(f"`values` must not count {name!r}, which has no expected value")
         if not np.isfinite(value):
             raise InputError(f"`values` (={value}) of task {name!r} must be finite")
     return np.array([values.get(name, 0.0) for name in tasks])

@@ -19,10 +19,14 @@ def absent_classes(splits: Mapping[str, Split | StreamedSplit], directory: str |
     for name, split in splits.items():
         file = split.source if isinstance(split, StreamedSplit) else Path(directory) / f"{name}.parquet"
         so = "the task cannot be learned, the others are trained" if name == "train" else "its AUC is undefined there"
-        for task, rate in zip(split.schema.tasks, split.base_rates().tolist(), strict=True):
+        for task, rate in zip(split.schema.tasks.funnel, split.base_rates().tolist(), strict=True):
             if not 0 < rate < 1:  # true for NaN, the share of no rows
                 absent = {0: "positive", 1: "negative"}.get(rate, "labelled")
                 sentences.append(f"{file}: task {task!r} has no {absent} row in {name}: {so}")
+        for task, found in split.value_statistics().items() if split.schema.tasks.values else ():
+            if not found.num_rows:
+                so = so.replace("AUC", "error")
+                sentences.append(f"{file}: task {task!r} has no row with a value in {name}: {so}")
     return sentences
 
 

@@ -50,13 +50,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def calibrate(args: argparse.Namespace, run: LoadedRun) -> tuple[Measurements, Measurements]:
     """Fits and stores the calibration; returns the measurements of the test split before and after."""
-    tasks = run.schema.tasks
+    tasks, funnel = run.schema.tasks, run.schema.tasks.funnel
+    first = slice(len(funnel))
     _, valid = read_rows(args, run, "valid")
     scored = score(run.model, valid, run.device, args.batch_size)
-    calibration = fit_calibration(scored.logits, scored.labels, tasks, args.method, scored.weights)
+    weights = None if scored.weights is None else scored.weights[:, first]
+    calibration = fit_calibration(scored.logits[:, first], scored.labels[:, first], funnel, args.method, weights)
     _, test = read_rows(args, run, "test")
     before = score_share(run.model, test, run.device, args.batch_size)
-    after = replace(before, logits=_logits(calibration.apply(before.logits)))
+    calibrated = _logits(calibration.apply(before.logits[:, first]))
+    after = replace(before, logits=np.concatenate([calibrated, before.logits[:, len(funnel) :]], axis=1))
     metrics = {name: METRICS[name] for name in SHOWN}
     measured = [measure(each, tasks, metrics) for each in (before, after)]
     if dist.get_rank() == 0:
@@ -67,7 +70,7 @@ def calibrate(args: argparse.Namespace, run: LoadedRun) -> tuple[Measurements, M
 def table(before: Measurements, after: Measurements) -> str:
     """The shown metrics of every task and space, before and after."""
     values = [{(r["task"], r["space"], r["metric"]): r["value"] for r in rows} for rows in (before, after)]
-    spaces = dict.fromkeys((row["task"], row["space"]) for row in before)
+    spaces = dict.fromkeys((row["task"], row["space"]) for row in before if row["metric"] in SHOWN)
     cells = [["task", "space", *(f"{METRICS[name].title}, before -> after" for name in SHOWN)]]
     for task, space in spaces:
         pairs = [[each[task, space, name] for each in values] for name in SHOWN]

@@ -135,12 +135,17 @@ def figures(args: argparse.Namespace, run: LoadedRun) -> Measurements:
 
 
 def table(found: Measurements, by: str) -> str:
-    """The figures in aligned columns: of all impressions, then of the rows where the step before happened."""
-    parts = []
-    for title, chosen in {
-        "all impressions": [row for row in found if row["space"] == "impressions"],
-        "where the step before happened": [row for row in found if row["space"] != "impressions"],
-    }.items():
+    """The figures in aligned columns: of all impressions, then of the rows where the step before happened.
+
+    Values, and quantiles, have tables of their own.
+    """
+    parts, kinds = [], {(row["task"], row["metric"]) for row in found}
+    blocks: dict[tuple[str, str], Measurements] = {}
+    for row in sorted(found, key=lambda row: row["space"] != "impressions"):
+        title = "all impressions" if row["space"] == "impressions" else "where the step before happened"
+        kind = next((metric for metric in ("rmse", "pinball", "class_log_loss") if (row["task"], metric) in kinds), "")
+        blocks.setdefault((title, kind), []).append(row)
+    for (title, _), chosen in blocks.items():
         lines: dict[tuple[Any, ...], dict[str, float]] = {}
         for row in chosen:
             lines.setdefault((row["slice"], row["task"]), {})[row["metric"]] = row["value"]
@@ -149,7 +154,7 @@ def table(found: Measurements, by: str) -> str:
         for (of_slice, task), values in lines.items():
             shown = (_written(name, values.get(name)) for name in names)
             cells.append([*([of_slice or "all"] if by else []), task, *shown])
-        parts += ["", title, *aligned(cells)] if chosen else []
+        parts += ["", title, *aligned(cells)]
     return "\n".join(parts[1:])
 
 

@@ -23,6 +23,7 @@ from torchrec_mtl.inference.package.load import arguments_of
 from torchrec_mtl.inference.package.manifest import PROCESSORS, this_processor
 from torchrec_mtl.inference.package.reference import Reference
 from torchrec_mtl.inference.package.tables import TABLE_TYPES
+from torchrec_mtl.inference.values import largest_difference
 from torchrec_mtl.jobs.command_line import Parser
 from torchrec_mtl.jobs.loading import DATA_FOLDER, LoadedRun
 from torchrec_mtl.jobs.results import aligned
@@ -86,7 +87,8 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
     assert isinstance(valid, Split)  # of a folder
     rows = np.arange(min(len(valid), COMPARED_ROWS))
     logits = score(run.model, valid, run.device, args.batch_size).logits[rows]
-    scores = run.predictor().from_logits(logits).marginal
+    predictor = run.predictor()
+    scores = predictor.scores(logits)
     found: list[str] = []
 
     def accept(package: Package) -> None:
@@ -94,7 +96,7 @@ def export(args: argparse.Namespace, run: LoadedRun) -> list[str]:
 
     with tempfile.TemporaryDirectory() as temporary:
         counts = _count_fields(run, valid, rows, args.batch_size)
-        reference = Reference.of(scores, run.schema.tasks, counts).save(Path(temporary))
+        reference = Reference.of(predictor.from_logits(logits).marginal, run.schema.tasks, counts).save(Path(temporary))
         export_package(
             run.model,
             run.schema.tasks,
@@ -128,11 +130,11 @@ def _compare(package: Package, valid: Split, rows: Array, scores: Array, args: a
     manifest = package.manifest
     given = (arguments_of(b, manifest.keys, manifest.is_weighted) for b in _batches(valid, rows, args.batch_size))
     packaged = torch.cat([package.run(each) for each in given]).numpy()
-    difference = float(np.abs(packaged - scores).max())
+    difference = largest_difference(torch.from_numpy(packaged), torch.from_numpy(scores), manifest.tasks)
     cells = [["task", "AUC of the run", "of the package", "difference"]]
     worst = 0.0
     labels = torch.from_numpy(np.asarray(valid.arrays["labels"][rows]))
-    for task, name in enumerate(manifest.tasks):
+    for task, name in enumerate(manifest.tasks.funnel):
         aucs = [auc(_tensor(each[:, task]), labels[:, task]) for each in (scores, packaged)]
         cells.append([name, *(f"{each:.4f}" for each in aucs), f"{aucs[1] - aucs[0]:+.5f}"])
         worst = max(worst, abs(aucs[1] - aucs[0])) if aucs[0] == aucs[0] else worst

@@ -1,5 +1,6 @@
 """Wrong arguments of models and losses are found before a job is submitted, also if its data are not there yet."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,11 +12,12 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.datasets import DataSet
 from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.modules import HistoryConfig
 from torchrec_mtl.systems import LOSSES, SYSTEMS
 from torchrec_mtl.tasks import Task, TaskChain, TaskForest, delayed_task, real_negative_task
 from torchrec_mtl.training.sharding import check_table_names
 
-_FIELDS = [Field("first", 2), Field("second", 2)]  # which fields there are matters to no argument of ours
+_FIELDS = ("first", "second")  # which fields there are matters to no argument that does not name them
 
 
 def check_buildable(config: RunConfig, dataset: str, found: DataSet | Table | None) -> None:
@@ -60,8 +62,13 @@ def _error(config: RunConfig, tasks: TaskForest) -> InputError | None:
 
 
 def _build(config: RunConfig, tasks: TaskForest) -> None:
-    fields = [*_FIELDS, *(Field(name, 2) for name in config.zch.fields if name not in {each.name for each in _FIELDS})]
-    build_model(config, Schema("unseen", fields, tasks, group=_FIELDS[0].name), torch.device("meta"))
+    named = [*config.zch.fields, *([config.scene] if config.scene else [])]
+    for argument, value in config.model_args.items():
+        if argument.endswith("_fields") and isinstance(value, (list, tuple)):
+            named += value
+    fields = [Field(name, 2) for name in dict.fromkeys([*_FIELDS, *named])]
+    without = replace(config, histories=HistoryConfig())  # whose fields must share a table that is not known
+    build_model(without, Schema("unseen", fields, tasks, group=_FIELDS[0]), torch.device("meta"))
 
 
 def _some_tasks(config: RunConfig) -> list[TaskForest]:

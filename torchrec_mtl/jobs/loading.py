@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchrec import EmbeddingBagCollection
+from torchrec import EmbeddingBagCollection, EmbeddingCollection
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.data import Schema
@@ -105,7 +105,7 @@ def load_run(
         train_model = _on_device(built, where)
     load_weights(train_model, checkpoint)
     train_model.eval()
-    calibration = Calibration.load(run / name, schema.tasks)
+    calibration = Calibration.load(run / name, schema.tasks.funnel)
     return LoadedRun(train_model, schema, config, run / name, checkpoint, encoder, calibration, where)
 
 
@@ -176,6 +176,6 @@ def _find(folder: Path, model: str | None) -> tuple[Path, str, dict[str, Any]]:
 def _on_device(model: MultiTaskTrain, device: torch.device) -> MultiTaskTrain:
     """Gives the tables, and what says which ids have their rows, which are on ``meta``, memory on a device."""
     for module in model.modules():
-        if isinstance(module, (EmbeddingBagCollection, RowAssignment)):
+        if isinstance(module, (EmbeddingBagCollection, EmbeddingCollection, RowAssignment)):
             module.to_empty(device=device)
     return model

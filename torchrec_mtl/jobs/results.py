@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,17 @@ from torchrec_mtl.data import Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.jobs.run_config import RunConfig, loss_name
-from torchrec_mtl.metrics import AUCS, METRICS, CalibrationCurve, Metric, find_metric, gain, measured_as, rela_impr
+from torchrec_mtl.metrics import (
+    AUCS,
+    METRICS,
+    CalibrationCurve,
+    Metric,
+    find_metric,
+    gain,
+    measured_as,
+    rela_impr,
+)
+from torchrec_mtl.metrics.metric import spaces_of
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.evaluation import Measurements
 from torchrec_mtl.training.result import TrainingResult, with_nan
@@ -27,6 +37,7 @@ class ModelReport:
         num_parameters: number of parameters of the whole model, tables included.
         test: test rows ``{task, space, metric, value}``; empty if the test split was not read.
         curves: calibration curves on the test split, by task.
+        scenes: test rows ``{scene, task, space, metric, value}`` of each scene, if the run has a field of scenes.
     """
 
     config: RunConfig
@@ -34,6 +45,7 @@ class ModelReport:
     num_parameters: int
     test: Measurements = field(default_factory=list)
     curves: dict[str, CalibrationCurve] = field(default_factory=dict)
+    scenes: Measurements = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -44,6 +56,10 @@ class ModelReport:
         """Value of ``metric`` for ``task`` in ``space`` on the test split; NaN if it was not measured."""
         key = (metric, task, space)
         return next((r["value"] for r in self.test if (r["metric"], r["task"], r["space"]) == key), math.nan)
+
+    def in_scene(self, scene: int) -> "ModelReport":
+        """The run, its test rows those of a scene."""
+        return replace(self, test=[row for row in self.scenes if row["scene"] == scene])
 
 
 def save_report(report: ModelReport, file: Path) -> None:
@@ -57,6 +73,7 @@ def save_report(report: ModelReport, file: Path) -> None:
                 "num_parameters": report.num_parameters,
                 "test": report.test,
                 "curves": curves,
+                "scenes": report.scenes,
             }
         )
         + "\n",
@@ -75,7 +92,7 @@ def read_report(config: RunConfig, file: Path) -> ModelReport | None:
     try:
         result, num_parameters, test = TrainingResult.from_json(kept["result"]), kept["num_parameters"], kept["test"]
         curves = {task: CalibrationCurve(*map(_tensor, curve)) for task, curve in kept["curves"].items()}
-        return ModelReport(config, result, num_parameters, with_nan(test), curves)
+        return ModelReport(config, result, num_parameters, with_nan(test), curves, with_nan(kept.get("scenes", [])))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: must be the report of a model, but is damaged ({error!r}); remove it") from error
 
@@ -92,7 +109,8 @@ def _single_task(reports: Sequence[ModelReport]) -> ModelReport | None:
 def result_rows(reports: Sequence[ModelReport], dataset: str, data: str | None = None) -> Measurements:
     """Rows ``{model, seed, dataset, data, split, task, space, metric, value}`` of the test split and of whole runs.
 
-    Rows of a whole run have no task and no space. A metric that is undefined because a class is absent is None.
+    Rows of a whole run have no task and no space; rows of a scene have its id besides, as ``scene``. A metric that is
+    undefined because a class is absent is None.
     """
     rows: Measurements = []
     base = _single_task(reports)
@@ -104,6 +122,7 @@ def result_rows(reports: Sequence[ModelReport], dataset: str, data: str | None =
                 base_auc, score = base.value(row["metric"], row["task"], row["space"]), row["metric"][: -len("auc")]
                 figures.append({**row, "metric": f"{score}rela_impr", "value": rela_impr(row["value"], base_auc)})
                 figures.append({**row, "metric": f"{score}gain", "value": gain(row["value"], base_auc)})
+        figures += [{"split": "test", **row} for row in report.scenes]
         for split, metric, value in [
             ("valid", f"mean_{report.config.training.early_stopping_metric}", report.result.best_score),
             ("train", "best_step", report.result.best_step),
@@ -138,7 +157,7 @@ def table(
     `measured_as`, and the share of rows where the models contradict the funnel is beside the first.
     """
     base = _single_task(reports)
-    later = {task: tasks.spaces(task)[1] for task in tasks if len(tasks.spaces(task)) > 1}
+    later = {task: tasks.spaces(task)[1] for task in tasks.funnel if len(tasks.spaces(task)) > 1}
 
     def cell(report: ModelReport, metric: str, task: str, space: str) -> str:
         value = report.value(metric, task, space)
@@ -159,12 +178,18 @@ def table(
     for report in reports:
         size = [f"{report.result.samples_per_second:,.0f}", f"{report.num_parameters:,}"]
         about[report.config.name] = [*size, loss_name(report.config.loss)]
-    whole, lines = dict.fromkeys(tasks, "impressions"), []
-    for name in metrics:
-        lines += block(f"test {known[name].title}, all impressions", name, whole, about if name == metrics[0] else {})
-        for measured, title in measured_as(name, known[name], "after a step").items() if later else ():
-            lines += block(f"test {title}, where the step before happened", measured, later, {})
-    notes = []
+    notes, lines = [], list[str]()
+    for name in with_values(metrics, tasks, known):
+        spaces = {task: spaces_of(known[name], tasks, task) for task in tasks}
+        whole = {task: "impressions" for task, of_task in spaces.items() if "impressions" in of_task}
+        if whole or name == metrics[0]:
+            beside = about if name == metrics[0] else {}
+            lines += block(f"test {known[name].title}, all impressions", name, whole, beside)
+        after = {task: of_task[-1] for task, of_task in spaces.items() if of_task and of_task[-1] != "impressions"}
+        for measured, title in measured_as(name, known[name], "after a step").items() if after else ():
+            lines += block(f"test {title}, where the step before happened", measured, after, {})
+    if any(task.kind.has_mean and task.after for task in tasks.values):
+        notes.append("a value over all impressions: p(step before) x value, against the value or, without the step, 0")
     if later and any(known[name].score == "ranking" for name in metrics):
         title = "share with p_t > p_t-1, where the step before happened"
         lines += block(title, "share_above_previous", later, {})
@@ -174,6 +199,22 @@ def table(
     if base is not None and "auc" in metrics:
         notes.append("with RelaImpr over Single-Task: (AUC - .5) / (AUC of Single-Task - .5) - 1")
     return "\n".join([*lines[1:], *([""] if notes else []), *notes])
+
+
+def with_values(metrics: Sequence[str], tasks: TaskForest, known: Mapping[str, Metric] = METRICS) -> list[str]:
+    """The metrics to show, with some of values where tasks are values and none is of their kind."""
+    shown = list(metrics)
+    of_kinds = {
+        "value": ("rmse", "gini", "value_calibration"),
+        "quantile": ("pinball",),
+        "class": ("class_accuracy", "class_log_loss"),
+        "grade": ("class_mae",),
+    }
+    for score, names in of_kinds.items():
+        is_shown = any(known[name].score == score for name in metrics)
+        if any(score in task.kind.scores for task in tasks.values) and not is_shown:
+            shown += [name for name in names if name in known]
+    return shown
 
 
 def draw(reports: Sequence[ModelReport], tasks: TaskForest, file: Path, metric: str, title: str) -> None:
@@ -193,11 +234,15 @@ def draw(reports: Sequence[ModelReport], tasks: TaskForest, file: Path, metric: 
             ]
             steps, values = [step for step, _ in points], [value for _, value in points]
             curve_axis.plot(steps, values, marker="o", markersize=3, label=report.title)
-            curve = report.curves[task]
-            calibration_axis.plot(curve.mean_prediction, curve.positive_rate, marker="o", markersize=3)
+            if task in report.curves:  # of quantiles there is none
+                curve = report.curves[task]
+                calibration_axis.plot(curve.mean_prediction, curve.positive_rate, marker="o", markersize=3)
         curve_axis.set(title=task, xlabel="optimizer step")
         calibration_axis.axline((1e-3, 1e-3), (1, 1), color="grey", linewidth=1, linestyle="--")
-        calibration_axis.set(xscale="log", yscale="log", xlabel="mean predicted probability")
+        if tasks.tasks[tasks.index(task)].is_binary:
+            calibration_axis.set(xscale="log", yscale="log", xlabel="mean predicted probability")
+        else:
+            calibration_axis.set(xlabel="mean predicted value", ylabel="mean value in the test split")
     axes[0, 0].set_ylabel(f"validation {title}, all impressions")
     axes[1, 0].set_ylabel("share of positives in the test split")
     axes[0, 0].legend()
@@ -232,7 +277,11 @@ def write_report(
     """
     for metric in metrics:
         find_metric(metric, known, "metrics", with_groups=schema.group is not None)
-    text = "\n".join([f"{schema.name}: {schema.tasks}\n\n{table(reports, schema.tasks, metrics, known)}", *notes])
+    parts = [f"{schema.name}: {schema.tasks}", table(reports, schema.tasks, metrics, known)]
+    for name, scene in sorted({(report.config.scene, row["scene"]) for report in reports for row in report.scenes}):
+        of_scene = [report.in_scene(scene) for report in reports if report.config.scene == name]
+        parts += [f"{name}={scene}", table(of_scene, schema.tasks, metrics[:1], known)]
+    text = "\n".join(["\n\n".join(parts), *notes])
     (directory / "table.txt").write_text(text + "\n")
     draw(reports, schema.tasks, directory / "report.png", metrics[0], known[metrics[0]].title)
     rows = [to_json(row) for row in result_rows(reports, schema.name, data)]

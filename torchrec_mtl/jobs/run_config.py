@@ -9,8 +9,9 @@ from torch import nn
 
 from torchrec_mtl.data import Split, StreamedSplit
 from torchrec_mtl.data.fingerprint import joined
-from torchrec_mtl.errors import check_at_least
+from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.files import to_json
+from torchrec_mtl.modules import HistoryConfig
 from torchrec_mtl.systems import LOSSES, System
 from torchrec_mtl.training.config import TrainingConfig, ZchConfig
 
@@ -23,10 +24,14 @@ class RunConfig:
         system: system that is trained.
         embedding_dim: dimension ``D`` of every embedding table; TAFE's paper has 18.
         table_init: standard deviation of the normal distribution from which tables are initialised.
+        scene: field whose ids, one in a row, are scenes, such as the page or the app: the test split is also measured
+            in each of them; by default none.
+        scene_gate: whether the scene scales the embeddings of the model, as in PEPNet's EPNet.
         loss: class of the loss; the loss of the system by default.
         model_args: arguments of the model.
         loss_args: arguments of the loss.
         zch: fields whose ids have no vocabulary, see `ZchConfig`.
+        histories: fields whose order matters, see `HistoryConfig`.
         training: settings of the training, see `TrainingConfig`.
 
     Raises:
@@ -36,15 +41,20 @@ class RunConfig:
     system: System
     embedding_dim: int = 18
     table_init: float = 0.01
+    scene: str = ""
+    scene_gate: bool = False
     loss: Callable[..., nn.Module] = None  # type: ignore[assignment]  # `__post_init__`
     model_args: Mapping[str, Any] = field(default_factory=dict)
     loss_args: Mapping[str, Any] = field(default_factory=dict)
     zch: ZchConfig = field(default_factory=ZchConfig)
+    histories: HistoryConfig = field(default_factory=HistoryConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
         check_at_least(1, embedding_dim=self.embedding_dim)
         check_at_least(0, table_init=self.table_init)
+        if self.scene_gate and not self.scene:
+            raise InputError("`scene_gate` (=True) must come with the field of the `scene`")
         if self.loss is None:
             object.__setattr__(self, "loss", self.system.loss)
 

@@ -88,7 +88,7 @@ def check_same_columns(found: Schema, trained: Schema) -> None:
         if getattr(found, what) != getattr(trained, what):
             rule = f"must have the {what} of the data that the run was trained on ({trained.name!r})"
             raise InputError(f"data set {found.name!r} {rule}")
-    if (found.tasks.names, found.tasks.parents) != (trained.tasks.names, trained.tasks.parents):
+    if not found.tasks.same_labels(trained.tasks):
         raise InputError(f"data set {found.name!r} must have the tasks of the run, {trained.tasks}, not {found.tasks}")
 
 
@@ -98,7 +98,7 @@ class Scored:
 
     Args:
         rows: positions of the rows in the split ``[N]``.
-        logits: logits ``[N, T]``.
+        logits: logits ``[N, T]``, or ``[N, L]`` where tasks are values.
         labels: labels ``[N, T]``.
         weights: weights of the labels ``[N, T]``; None if they have none.
         groups: groups ``[N]``; None if the data have none.

@@ -12,7 +12,8 @@ from torch import nn
 from torchrec_mtl.errors import InputError, nearest, not_one_of
 from torchrec_mtl.jobs.command_line import named
 from torchrec_mtl.jobs.parameters import Parameter, parameters
-from torchrec_mtl.jobs.run_config import RunConfig, flat, loss_name, plain
+from torchrec_mtl.jobs.run_config import RunConfig, loss_name, plain
+from torchrec_mtl.modules import HistoryConfig
 from torchrec_mtl.systems import LOSSES, SYSTEMS, System
 from torchrec_mtl.training.balancing import BALANCINGS
 from torchrec_mtl.training.config import TableConfig, TrainingConfig, ZchConfig
@@ -51,7 +52,7 @@ def run_parameters(
     system: System, loss: Callable[..., nn.Module], balancing: str = TrainingConfig.balancing
 ) -> dict[str, Parameter]:
     """Every setting of a run of ``system`` with ``loss`` and the ``balancing`` called so, by path."""
-    described = parameters(RunConfig, "", {}, skip=["system", "loss", "model_args", "loss_args", "zch", "training"])
+    described = parameters(RunConfig, "", {}, skip=["system", "loss", *_ROOTS])
     own_loss = system.loss_args if loss is system.loss else {}
     description = f"class of the loss, one of {', '.join(LOSSES)}, or package.module:CLASS"
     described["loss"] = Parameter("loss", str, loss_name(loss), description)
@@ -59,6 +60,7 @@ def run_parameters(
     described |= parameters(system.model, "model_args.", system.model_args, skip)
     described |= parameters(loss, "loss_args.", own_loss, ["tasks", *(system.fixed if own_loss else ())])
     described |= parameters(ZchConfig, "zch.", vars(ZchConfig()))
+    described |= parameters(HistoryConfig, "histories.", vars(HistoryConfig()))
     described |= parameters(TrainingConfig, "training.", vars(TrainingConfig()))
     if balancing in BALANCINGS:
         described |= parameters(BALANCINGS[balancing], "training.balancing_args.", {}, ["tasks"])
@@ -131,8 +133,11 @@ def _own(system: System, overrides: Sequence[str], systems: set[str]) -> dict[st
 
 
 _OF_OTHERS = ("loss_args.", "training.balancing_args.")  # settings that another loss or balancing may not have
-_ROWS = "zch.num_rows_of."
-_ROOTS = ("model_args", "loss_args", "zch", "training")
+_OF_FIELDS = {  # settings of single fields
+    "zch.num_rows_of.": (int, "rows of the table of this field"),
+    "histories.candidates.": (str, "the field that attends this history"),
+}
+_ROOTS = ("model_args", "loss_args", "zch", "histories", "training")
 
 
 def _values(texts: Mapping[str, str], known: Mapping[str, Parameter], system: System) -> Iterator[tuple[str, Any]]:
@@ -162,8 +167,9 @@ def _loss(system: System, text: str | None) -> Callable[..., nn.Module]:
 
 def _keys(path: str) -> list[str]:
     """The parts of a path; the name of a table or a field may contain dots."""
-    if path.startswith(_ROWS):
-        return [*_ROWS.split(".")[:-1], path.removeprefix(_ROWS)]
+    for prefix in _OF_FIELDS:
+        if path.startswith(prefix):
+            return [*prefix.split(".")[:-1], path.removeprefix(prefix)]
     if path.startswith("training.tables."):
         name, _, key = path.removeprefix("training.tables.").rpartition(".")
         return ["training", "tables", name, key]
@@ -174,8 +180,9 @@ def _parameter(path: str, known: Mapping[str, Parameter], system: System) -> Par
     if path in known:
         return known[path]
     *folders, leaf = _keys(path)
-    if path.startswith(_ROWS) and leaf:
-        return Parameter(path, int, None, "rows of the table of this field")
+    for prefix, (kind, description) in _OF_FIELDS.items():
+        if path.startswith(prefix) and leaf:
+            return Parameter(path, kind, None, description)
     if folders[:2] == ["training", "tables"] and folders[2:] and folders[2]:
         of_table = parameters(TableConfig, ".".join(folders) + ".", {})
         if path in of_table:
@@ -205,7 +212,7 @@ def _merged(old: Any, new: Any) -> Any:
 def describe(configs: Sequence[RunConfig]) -> str:
     """Lists every setting of the runs with value, type and description; settings that all runs share appear once."""
     each = {
-        config.name: (run_parameters(config.system, config.loss, config.training.balancing), flat(config.as_dict()))
+        config.name: (run_parameters(config.system, config.loss, config.training.balancing), config.as_dict())
         for config in configs
     }
     parts: list[str] = []
@@ -213,7 +220,7 @@ def describe(configs: Sequence[RunConfig]) -> str:
         shared = not parts
         lines = [
             textwrap.fill(
-                f"{path}={json.dumps(values.get(path, plain(parameter.default)))} ({parameter.kind}): "
+                f"{path}={json.dumps(_at(values, path, plain(parameter.default)))} ({parameter.kind}): "
                 f"{parameter.description}",
                 width=110,
                 initial_indent="  ",
@@ -224,3 +231,13 @@ def describe(configs: Sequence[RunConfig]) -> str:
         ]
         parts.append("\n".join([f"settings of {name}{', the first lines and training.* of all' * shared}:", *lines]))
     return "\n\n".join(parts)
+
+
+def _at(values: Mapping[str, Any], path: str, default: Any) -> Any:
+    """The value at a path, a mapping whole."""
+    found: Any = values
+    for key in path.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            return default
+        found = found[key]
+    return found

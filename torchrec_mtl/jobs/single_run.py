@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torchrec_mtl.data import BatchLoader, Schema, Split, StreamedSplit, StreamLoader
 from torchrec_mtl.data.steps import StepLoader
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs.build import build_to_train
+from torchrec_mtl.jobs.build import build_to_train, num_scenes
 from torchrec_mtl.jobs.results import ModelReport
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.metrics import METRICS, Metric
@@ -20,6 +20,7 @@ from torchrec_mtl.training.evaluation import evaluate
 from torchrec_mtl.training.loop import TrainingLoop
 from torchrec_mtl.training.monitor import Monitor
 from torchrec_mtl.training.process_group import on_every_rank, set_seed
+from torchrec_mtl.training.scenes import SceneMetrics
 from torchrec_mtl.training.sharding import describe_plan, plan_sharding
 
 EVALUATION_BATCH_SIZE = 2048
@@ -99,6 +100,11 @@ def train_model(
     report = ModelReport(config, result, num_parameters)
     if "test" in splits and not result.stopped:
         test, where = batches("test"), f"{title}, step {result.best_step}, test split"
-        measured = evaluate(model, test, schema.tasks, device, test.groups(), metrics, where)
+        groups, scenes = test.groups(), None
+        if config.scene:
+            number = num_scenes(config.scene, schema)
+            scenes = SceneMetrics(config.scene, number, schema.tasks, groups is not None, metrics)
+        measured = evaluate(model, test, schema.tasks, device, groups, metrics, where, scenes)
         report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
+        report = report if scenes is None else replace(report, scenes=scenes.compute())
     return report

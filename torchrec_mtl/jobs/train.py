@@ -312,6 +312,8 @@ def run_days(args: argparse.Namespace, configs: Sequence[RunConfig]) -> int:
         raise InputError(f"`models` (={args.models!r}) must name one model with `days`")
     if args.reader == "stream":
         raise InputError("`reader` (='stream') must be 'auto' or 'mapped' with `days`: a day is read from its columns")
+    if configs[0].scene:
+        raise InputError(f"`scene` (={configs[0].scene!r}) must be empty with `days`: a day is measured as a whole")
     check_batch_size(configs[0], int(os.environ.get("WORLD_SIZE", "1")))
     days = parse_days(args.days)
     skipped = [day for text in filter(None, args.skip_days.split(",")) for day in parse_days(text)]

@@ -14,6 +14,7 @@ from torchrec_mtl.losses.functional import (
 from torchrec_mtl.losses.modules import CalibratedLoss, CrossEntropyLoss, DependenceLoss, LocalSpaceLoss
 from torchrec_mtl.losses.pointwise import FocalLoss, LabelSmoothingLoss
 from torchrec_mtl.losses.ranking import JRCLoss, PairwiseLoss, listwise, pairwise
+from torchrec_mtl.losses.values import FunnelAndValues
 
 __all__ = [
     "CalibratedLoss",
@@ -24,6 +25,7 @@ __all__ = [
     "DelayedLoss",
     "DependenceLoss",
     "FocalLoss",
+    "FunnelAndValues",
     "JRCLoss",
     "LabelSmoothingLoss",
     "LocalSpaceLoss",

@@ -29,8 +29,9 @@ class TaskWeightedLoss(nn.Module):
         """Registers the weights; for constructors.
 
         Raises:
-            InputError: if there is not one weight per task, or a weight is negative or not finite.
+            InputError: if a task is a value, there is not one weight per task, or a weight is negative or not finite.
         """
+        tasks.require_binary(type(self).__name__)
         if task_weights is not None:
             if len(task_weights) != len(tasks):
                 raise InputError(f"`task_weights` (={list(task_weights)}) must be one a task: {list(tasks)}")
@@ -181,6 +182,7 @@ class LocalSpaceLoss(nn.Module):
     @checked
     def __init__(self, tasks: TaskForest, *, min_propensity: float = 1e-3) -> None:
         super().__init__()
+        tasks.require_binary("LocalSpaceLoss")
         tasks.require_edges("LocalSpaceLoss")
         check_positive_share(min_propensity=min_propensity)
         self.edges, self.min_propensity = tasks.edges, min_propensity

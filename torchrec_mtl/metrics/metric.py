@@ -2,10 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torchrec_mtl.argument_types import check_fields, checked
 from torchrec_mtl.errors import InputError, check_choice, not_one_of
+from torchrec_mtl.kinds import Score
+from torchrec_mtl.metrics.classes import (
+    ACCURACY,
+    CLASS_LOG_LOSS,
+    CLASS_MAE,
+    class_accuracy,
+    class_log_loss,
+    class_mae,
+)
 from torchrec_mtl.metrics.parts import Parts
 from torchrec_mtl.metrics.probability import (
     CALIBRATION,
@@ -16,13 +25,28 @@ from torchrec_mtl.metrics.probability import (
     normalized_entropy,
 )
 from torchrec_mtl.metrics.ranking import AUC, GAUC, auc, gauc
+from torchrec_mtl.metrics.values import (
+    GINI,
+    LIFT,
+    MAE,
+    PINBALL,
+    RMSE,
+    VALUE_CALIBRATION,
+    gini,
+    lift,
+    mae,
+    pinball,
+    rmse,
+    value_calibration,
+)
+from torchrec_mtl.tasks import TaskForest
 
 _MERITS: Mapping[str, Callable[[float], float]] = {
     "higher": lambda value: value,
     "lower": lambda value: -value,
     "one": lambda value: -abs(value - 1),
 }
-_SCORES = ("ranking", "probability")
+_SCORES = get_args(Score)
 
 
 @dataclass(frozen=True)
@@ -37,7 +61,9 @@ class Metric:
         better: which values are better: ``"higher"``, ``"lower"``, or nearer to ``"one"``.
         score: what the metric reads where the previous step happened: ``"probability"`` for the conditional logits,
             ``"ranking"`` for either of two scores, so that it has two values; see :func:`measured_as`. Over all
-            impressions, both read the marginal logits.
+            impressions, both read the marginal logits. ``"value"`` and ``"quantile"`` are for tasks of these kinds: a
+            metric reads predicted and true values ``[N]``, see `rmse`, or quantiles ``[N, 2]``, see `pinball`. So are
+            ``"class"`` and, for classes that have an order, ``"grade"``: see `class_accuracy`.
         grouped: whether the metric needs groups ``[N]``; it is measured only where rows have groups.
         parts: how several ranks measure the metric with no rank holding the rows of all; without it, every rank
             receives the score, label, group and weight of all rows, one space at a time.
@@ -56,7 +82,7 @@ class Metric:
     function: Callable[..., float]
     title: str
     better: Literal["higher", "lower", "one"]
-    score: Literal["ranking", "probability"]
+    score: Score
     grouped: bool = False
     parts: Parts | None = None
 
@@ -64,7 +90,7 @@ class Metric:
         check_fields(self)
         for name, choices in (("better", tuple(_MERITS)), ("score", _SCORES)):
             check_choice(name, getattr(self, name), choices)
-        if self.parts is not None and self.parts.by == ("score" if self.grouped else "group"):
+        if self.parts is not None and self.parts.by != "any" and (self.parts.by == "group") != self.grouped:
             raise InputError(f"`parts` (by {self.parts.by!r}) must suit `grouped` (={self.grouped})")
 
     def merit(self, value: float) -> float:
@@ -86,6 +112,19 @@ METRICS: Mapping[str, Metric] = {
     ),
     "calibration": Metric(calibration, "calibration", better="one", score="probability", parts=CALIBRATION),
     "gauc": Metric(gauc, "GAUC", better="higher", score="ranking", grouped=True, parts=GAUC),
+    "rmse": Metric(rmse, "RMSE", better="lower", score="value", parts=RMSE),
+    "mae": Metric(mae, "MAE", better="lower", score="value", parts=MAE),
+    "gini": Metric(gini, "normalised Gini", better="higher", score="value", parts=GINI),
+    "lift": Metric(lift, "lift of the first decile", better="higher", score="value", parts=LIFT),
+    "value_calibration": Metric(
+        value_calibration, "calibration of sums", better="one", score="value", parts=VALUE_CALIBRATION
+    ),
+    "pinball": Metric(pinball, "pinball loss", better="lower", score="quantile", parts=PINBALL),
+    "class_accuracy": Metric(class_accuracy, "accuracy", better="higher", score="class", parts=ACCURACY),
+    "class_log_loss": Metric(
+        class_log_loss, "log loss of classes", better="lower", score="class", parts=CLASS_LOG_LOSS
+    ),
+    "class_mae": Metric(class_mae, "MAE of classes", better="lower", score="grade", parts=CLASS_MAE),
 }
 
 
@@ -110,9 +149,27 @@ def measured_as(name: str, metric: Metric, space: str) -> dict[str, str]:
         >>> measured_as("log_loss", METRICS["log_loss"], "after click")
         {'log_loss': 'log loss'}
     """
-    if space == "impressions" or metric.score == "probability":
+    if space == "impressions" or metric.score != "ranking":
         return {name: metric.title}
     return {f"{score}_{name}": f"{score} {metric.title}" for score in ("conditional", "marginal")}
+
+
+@checked
+def spaces_of(metric: Metric, tasks: TaskForest, name: str) -> tuple[str, ...]:
+    """Returns the sample spaces in which a metric is measured for the task ``name``; none if it is for another kind.
+
+    Example::
+
+        >>> from torchrec_mtl.kinds import Quantile
+        >>> from torchrec_mtl.tasks import Task
+        >>> tasks = TaskForest(Task("click"), Task("dwell", after="click", kind=Quantile((0.5, 0.9))))
+        >>> spaces_of(METRICS["pinball"], tasks, "dwell"), spaces_of(METRICS["auc"], tasks, "dwell")
+        (('after click',), ())
+    """
+    kind, spaces = tasks.tasks[tasks.index(name)].kind, tasks.spaces(name)
+    if metric.score not in kind.scores:
+        return ()
+    return spaces if kind.has_mean else spaces[-1:]
 
 
 AUCS = (*measured_as("auc", METRICS["auc"], "impressions"), *measured_as("auc", METRICS["auc"], "after a step"))

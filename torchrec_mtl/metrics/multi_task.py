@@ -10,10 +10,25 @@ from torch import Tensor
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_at_least
+from torchrec_mtl.kinds import Classes, Quantile
 from torchrec_mtl.metrics.metric import METRICS, Metric, measured_as
-from torchrec_mtl.metrics.probability import CalibrationCurve, conditional_logits, curve_over_ranks, log_conditional
+from torchrec_mtl.metrics.probability import (
+    CalibrationCurve,
+    binned,
+    conditional_logits,
+    curve_over_ranks,
+    log_conditional,
+)
 from torchrec_mtl.metrics.ranks import Ranks
-from torchrec_mtl.metrics.rows import check_groups, check_shape, check_values, checked_rows
+from torchrec_mtl.metrics.rows import (
+    check_groups,
+    check_shape,
+    check_value_columns,
+    check_values,
+    checked_rows,
+    checked_values,
+)
+from torchrec_mtl.modules.heads import log_probabilities, predicted
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -42,6 +57,11 @@ class MultiTaskMetrics:
     A row whose label of a task has weight 0 is left out of that task. ``num_rows``, ``positives`` and
     ``share_above_previous`` count the remaining rows, unweighted. Logits and weights are kept in float32 on the CPU:
     ``9 T`` bytes per row, and 8 more for its group.
+
+    Tasks that are values have metrics of their kind, see `Metric.score`. ``"after <previous>"`` has the prediction and
+    the label as they are. ``"impressions"`` has what a row is worth: ``p_{t-1}`` times the prediction, and the label
+    or, where the previous step did not happen, 0. A quantile after a step is measured only there, with its coverage:
+    the share of rows whose label is at most the quantile, which should be its level.
 
     Args:
         tasks: the ``T`` tasks of the funnel.
@@ -81,9 +101,10 @@ class MultiTaskMetrics:
 
     def reset(self) -> None:
         """Forgets all rows."""
-        none = torch.empty(0, len(self.tasks))
+        none, values = torch.empty(0, len(self.tasks)), torch.empty(0, len(self.tasks.values))
         groups = [torch.empty(0, dtype=torch.int64)] if self.with_groups else []
-        self._batches = [[none, none.bool(), none, *groups]]  # so that a rank without rows has columns
+        empty = [torch.empty(0, self.tasks.num_outputs), none.bool(), none, values, *groups]
+        self._batches = [empty]  # so that a rank without rows has columns
 
     @checked
     def update(
@@ -92,8 +113,8 @@ class MultiTaskMetrics:
         """Appends a batch.
 
         Args:
-            logits: ``[B, T]`` marginal logits.
-            labels: ``[B, T]`` in {0, 1}.
+            logits: ``[B, T]`` marginal logits; of tasks that are values, the outputs: ``[B, L]``.
+            labels: ``[B, T]`` in {0, 1}, or values.
             weights: ``[B, T]``, at least 0; 0 masks the label. 1 by default.
             groups: ``[B]`` integer ids for grouped metrics; given only if ``with_groups`` is True.
 
@@ -105,12 +126,19 @@ class MultiTaskMetrics:
         if (groups is not None) != self.with_groups:
             given = "not given" if groups is None else "given"
             raise InputError(f"`groups` are {given}, but `with_groups` is {self.with_groups}")
-        check_shape(logits, (*logits.shape[:1], len(self.tasks)), "logits")
+        tasks, first = self.tasks, len(self.tasks.funnel)
+        check_shape(logits, (*logits.shape[:1], tasks.num_outputs), "logits")
+        check_shape(labels, (len(logits), len(tasks)), "labels")
         logits = logits.detach().to("cpu", torch.float32, copy=True)
         labels = labels.detach().cpu()
-        weights = torch.ones_like(logits) if weights is None else weights.detach().to(logits, copy=True)
-        check_values(logits, labels, weights, "logits")
-        batch = [logits, labels == 1, weights]
+        ones = torch.ones(labels.shape, dtype=torch.float32)
+        weights = ones if weights is None else weights.detach().to(logits, copy=True)
+        check_shape(weights, tuple(labels.shape), "weights")
+        check_values(logits[:, :first], labels[:, :first], weights[:, :first], "logits")
+        for place, task in enumerate(tasks.values, first):
+            counts = tasks.counted(place, labels == 1, weights > 0)
+            check_value_columns(task.kind, logits[:, tasks.outputs[place]], labels[:, place], weights[:, place], counts)
+        batch = [logits, labels == 1, weights, labels[:, first:].to(torch.float32, copy=True)]
         if groups is not None:
             check_groups(groups, len(logits))
             batch.append(groups.to("cpu", torch.int64, copy=True))
@@ -148,14 +176,23 @@ class MultiTaskMetrics:
     def calibration_curves(
         self, process_group: dist.ProcessGroup | None = None, num_bins: int = 10
     ) -> dict[str, CalibrationCurve]:
-        """Returns each task's :func:`calibration_curve` over all impressions of all ranks; call it like ``compute``."""
+        """Returns each task's :func:`calibration_curve` over all impressions of all ranks; call it like ``compute``.
+
+        Of a value it is the :func:`value_curve`; of quantiles there is none.
+        """
         check_at_least(1, num_bins=num_bins)
         ranks = Ranks(process_group)
-        logits, labels, weights, *_ = self._rows(ranks)
-        return {
+        logits, labels, weights, *_ = rows = self._rows(ranks)
+        curves = {
             task: curve_over_ranks(checked_rows(logits[:, t], labels[:, t], weights[:, t]), num_bins, ranks.sum)
-            for t, task in enumerate(self.tasks)
+            for t, task in enumerate(self.tasks.funnel)
         }
+        for t, task in enumerate(self.tasks.values, len(self.tasks.funnel)):
+            if task.kind.has_mean:
+                predictions, values, weight, _ = self._value_columns(rows, t, entire=True)
+                checked = checked_values(predictions[:, 0], values, weight)
+                curves[task.name] = binned(checked, checked.scores, num_bins, ranks.sum)
+        return curves
 
     def _rows(self, ranks: Ranks) -> list[Tensor]:
         """Returns the columns of this rank."""
@@ -166,12 +203,14 @@ class MultiTaskMetrics:
 
     def _measure(self, rows: list[Tensor], t: int, space: str, ranks: Ranks) -> dict[str, float]:
         """Returns the metrics of task ``t`` over the rows of all ranks in ``space``."""
+        if not self.tasks.tasks[t].is_binary:
+            return self._measure_value(rows, t, space, ranks)
         before, after_a_step = self.tasks.parents[t], space != "impressions"
         kept = rows[2][:, t] > 0
         if after_a_step:
             kept = kept & rows[1][:, before] & (rows[2][:, before] > 0)
         marginal, happened, weights = (column[kept, t] for column in rows[:3])
-        groups, labels = [column[kept] for column in rows[3:]], happened.float()
+        groups, labels = [column[kept] for column in rows[4:]], happened.float()
         scores = {"ranking": [marginal], "probability": [marginal]}
         above = torch.zeros(())
         if before is not None:
@@ -185,11 +224,61 @@ class MultiTaskMetrics:
         values = {"num_rows": num_rows, "positives": positives}
         if before is not None:
             values["share_above_previous"] = num_above / num_rows if num_rows else math.nan
-        for name, metric in self.metrics.items():
+        for name, metric in self._metrics_of(t).items():
             for measured, score in zip(measured_as(name, metric, space), scores[metric.score], strict=True):
                 columns = (score, labels, *(groups if metric.grouped else ()), weights)
                 values[measured] = _over(ranks, metric, columns) if num_rows else math.nan
         return values
+
+    def _metrics_of(self, t: int) -> dict[str, Metric]:
+        scores = self.tasks.tasks[t].kind.scores
+        return {name: metric for name, metric in self.metrics.items() if metric.score in scores}
+
+    def _measure_value(self, rows: list[Tensor], t: int, space: str, ranks: Ranks) -> dict[str, float]:
+        """Returns the metrics of task ``t``, a value, over the rows of all ranks in ``space``."""
+        kind, last = self.tasks.tasks[t].kind, space == self.tasks.spaces(self.tasks.names[t])[-1]
+        if not (kind.has_mean or last):
+            return {}
+        predictions, labels, weights, kept = self._value_columns(rows, t, entire=not last)
+        groups = [column[kept] for column in rows[4:]]
+        num_rows = float(ranks.sum(torch.tensor(len(labels), dtype=torch.float64)))
+        values = {"num_rows": num_rows}
+        if isinstance(kind, Quantile):
+            below = (labels[:, None] <= predictions).sum(0).double()
+            shares = (ranks.sum(below) / num_rows).tolist() if num_rows else [math.nan] * kind.num_outputs
+            values |= {f"coverage_{level:g}": share for level, share in zip(kind.levels, shares, strict=True)}
+            levels = torch.tensor(kind.levels, dtype=torch.float64).expand(len(labels), -1)
+            predictions = torch.stack([predictions.double(), levels], dim=2).flatten(0, 1)
+            labels, weights = (column.repeat_interleave(kind.num_outputs) for column in (labels, weights))
+        elif kind.has_mean:
+            predictions = predictions[:, 0]
+        for name, metric in self._metrics_of(t).items():
+            columns = (predictions, labels, *(groups if metric.grouped else ()), weights)
+            values[name] = _over(ranks, metric, columns) if num_rows else math.nan
+        return values
+
+    def _value_columns(self, rows: list[Tensor], t: int, entire: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns predictions ``[N, P]``, labels and weights ``[N]`` of task ``t``, and the rows they are of.
+
+        Over the entire space it is what a row is worth, otherwise what it is worth where the step before happened.
+        """
+        logits, happened, weights, values, *_ = rows
+        task, before = self.tasks.tasks[t], self.tasks.parents[t]
+        known = weights > 0
+        counts, weight, label = (
+            self.tasks.counted(t, happened, known),
+            weights[:, t],
+            values[:, t - len(self.tasks.funnel)],
+        )
+        outputs = logits[:, self.tasks.outputs[t]].double()
+        kind = task.kind
+        predictions = log_probabilities(kind, outputs) if isinstance(kind, Classes) else predicted(kind, outputs)
+        if before is not None and entire:
+            not_happened = known[:, before] & ~happened[:, before]
+            weight, label = torch.where(counts, weight, weights[:, before]), torch.where(counts, label, 0.0)
+            counts = counts | not_happened
+            predictions = predictions * logits[:, before, None].double().sigmoid()
+        return predictions[counts], label[counts], weight[counts], counts
 
 
 def _over(ranks: Ranks, metric: Metric, columns: Sequence[Tensor]) -> float:

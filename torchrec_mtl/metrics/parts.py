@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import check_choice
-from torchrec_mtl.metrics.ranges import edges, merged, ordered_keys
+from torchrec_mtl.metrics.ranges import averaged, edges, merged, ordered_keys
 from torchrec_mtl.metrics.ranks import Ranks
 from torchrec_mtl.modules.id_hash import ANY_ID, hash_ids
 
@@ -24,7 +24,8 @@ class Parts:
             as the other ranks would wait.
         value: ``[R, S] -> float``, the metric from the parts of ``R`` ranks, in float64.
         by: which rows a rank measures: ``"any"``, for sums; ``"score"``, those of one range of scores, lower ranks the
-            lower scores, where rows of equal score and label are one row of the sum of their weights; ``"group"``, all
+            lower scores, where rows of equal score and label are one row of the sum of their weights; ``"value"``, the
+            same for labels of any size, where rows of equal score are one row of their mean label; ``"group"``, all
             rows of its groups.
 
     Raises:
@@ -41,11 +42,11 @@ class Parts:
 
     of_rows: Callable[..., Tensor]
     value: Callable[[Tensor], float]
-    by: Literal["any", "score", "group"] = "any"
+    by: Literal["any", "score", "value", "group"] = "any"
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_choice("by", self.by, ("any", "score", "group"))
+        check_choice("by", self.by, ("any", "score", "value", "group"))
 
     def __call__(self, *columns: Tensor | None) -> float:
         """Returns the metric of these rows alone."""
@@ -53,8 +54,8 @@ class Parts:
 
     def over(self, ranks: Ranks, *columns: Tensor) -> float:
         """Returns the metric of the rows of all ranks; all of them call it."""
-        if self.by == "score":
-            columns = tuple(merged(*columns))
+        if self.by in ("score", "value"):
+            columns = tuple(merged(*columns) if self.by == "score" else averaged(*columns))
             keys = ordered_keys(columns[0])
             found = edges(keys, torch.ones(len(keys)), ranks.size, ranks.sum)
             columns = tuple(ranks.exchange(columns, torch.bucketize(keys, found)))

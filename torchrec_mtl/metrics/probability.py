@@ -145,10 +145,17 @@ def calibration_curve(
 
 def curve_over_ranks(rows: WeightedRows, num_bins: int, total: Callable[[Tensor], Tensor]) -> CalibrationCurve:
     """Returns the curve of the rows of all ranks; ``total`` sums a tensor over them, and all call it."""
+    return binned(rows, rows.scores.double().sigmoid(), num_bins, total)
+
+
+def binned(
+    rows: WeightedRows, predictions: Tensor, num_bins: int, total: Callable[[Tensor], Tensor]
+) -> CalibrationCurve:
+    """Returns the means of predictions ``[N]``, which rise with the scores, and of labels, as `curve_over_ranks`."""
     keys = ordered_keys(rows.scores)
     order = keys.argsort()
     place = torch.bucketize(keys, edges(keys[order], rows.weights[order], num_bins, total))
-    columns = (rows.weights, rows.weights * rows.scores.double().sigmoid(), rows.weights * rows.labels)
+    columns = (rows.weights, rows.weights * predictions, rows.weights * rows.labels)
     weighted = torch.stack([torch.bincount(place, column, num_bins) for column in columns]).double()
     weight, predicted, observed = total(weighted)
     num_rows = total(torch.bincount(place, minlength=num_bins))

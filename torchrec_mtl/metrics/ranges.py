@@ -78,3 +78,21 @@ def merged(scores: Tensor, labels: Tensor, weights: Tensor) -> list[Tensor]:
     kept = of_both > 0
     both = torch.tensor([0.0, 1.0], dtype=torch.float64).repeat(len(distinct))
     return [distinct.repeat_interleave(2)[kept], both[kept], of_both[kept]]
+
+
+def averaged(scores: Tensor, labels: Tensor, weights: Tensor) -> list[Tensor]:
+    """Returns the rows by rising score, those of equal score as one row of their mean label and the sum of weights.
+
+    Args:
+        scores, labels: ``[N]``.
+        weights: ``[N]``, above 0.
+
+    Example::
+
+        >>> averaged(torch.tensor([2.0, 1.0, 2.0]), torch.tensor([8.0, 1.0, 4.0]), torch.tensor([1.0, 1.0, 3.0]))[1]
+        tensor([1., 5.], dtype=torch.float64)
+    """
+    distinct, cell = torch.unique(scores, return_inverse=True)
+    weights = weights.double()
+    of_cell = torch.bincount(cell, weights, len(distinct)).double()  # without rows, bincount gives integers
+    return [distinct, torch.bincount(cell, weights * labels.double(), len(distinct)) / of_cell, of_cell]

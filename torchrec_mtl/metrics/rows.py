@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.kinds import Kind
 
 
 class WeightedRows(NamedTuple):
@@ -49,6 +51,14 @@ def check_values(scores: Tensor, labels: Tensor, weights: Tensor | None, name: s
     _raise_if(not_binary, labels, "labels", "0 or 1")
 
 
+def check_value_columns(kind: Kind, outputs: Tensor, labels: Tensor, weights: Tensor, counts: Tensor) -> None:
+    """Raises InputError unless outputs ``[N, num_outputs]`` are finite, weights ``[N]`` finite and >= 0, and the labels
+    ``[N]`` that ``counts`` says are what their kind allows."""
+    _raise_if(~outputs.isfinite(), outputs, "logits", "finite")
+    _raise_if(~(weights.isfinite() & (weights >= 0)), weights, "weights", "finite and not negative")
+    _raise_if(counts & ~kind.allows(labels), labels, "labels", kind.rule.removeprefix("must be "))
+
+
 def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: str = "scores") -> WeightedRows:
     """Checks the values and returns the rows of weight above 0; without ``weights``, every weight is 1."""
     if scores.dim() != 1:
@@ -59,3 +69,23 @@ def checked_rows(scores: Tensor, labels: Tensor, weights: Tensor | None, name: s
         return WeightedRows(scores, labels, labels.new_ones(labels.shape))
     kept = weights != 0
     return WeightedRows(scores[kept], labels[kept].double(), weights[kept].double())
+
+
+def checked_values(
+    predictions: Tensor, labels: Tensor, weights: Tensor | None = None, num_columns: int | None = None
+) -> WeightedRows:
+    """As `checked_rows`, for values ``[N]``, which are any finite numbers, and predictions ``[N]`` of them.
+
+    ``num_columns`` is that of predictions that are ``[N, num_columns]``.
+    """
+    if labels.dim() != 1:
+        raise InputError(f"`labels` must have one dimension, not shape {list(labels.shape)}")
+    check_shape(predictions, (len(labels), *(() if num_columns is None else (num_columns,))), "predictions")
+    weights = torch.ones_like(labels, dtype=torch.float64) if weights is None else weights
+    check_shape(weights, tuple(labels.shape), "weights")
+    _raise_if(~(weights.isfinite() & (weights >= 0)), weights, "weights", "finite and not negative")
+    kept = weights != 0
+    rows = WeightedRows(predictions[kept], labels[kept].double(), weights[kept].double())
+    _raise_if(~rows.scores.isfinite(), rows.scores, "predictions", "finite")
+    _raise_if(~rows.labels.isfinite(), rows.labels, "labels", "finite")
+    return rows

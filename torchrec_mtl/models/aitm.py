@@ -19,6 +19,7 @@ from torchrec_mtl.modules import (
     InformationTransfer,
     TaskTowers,
     as_features,
+    give_heads,
     hidden_layers,
     initialize_linear_layers,
 )
@@ -115,3 +116,4 @@ class AITM(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

@@ -11,7 +11,8 @@ class MultiTaskModel(nn.Module):
 
     Abstract: the constructor of each model sets ``features``, a `torchrec_mtl.modules.FeatureArch`, and ``over_arch``,
     a module that maps the output of ``features``, ``[B, sum(D_f)]``, to logits ``[B, T]`` and has
-    ``start_from_base_rates``. A model that does something else in between overrides `embed`.
+    ``start_from_base_rates``. A model that does something else in between overrides `embed`. Tasks that are values have
+    the outputs of their kinds, ``[B, L]``: the last step of each constructor is `torchrec_mtl.modules.give_heads`.
 
     A loss reads further outputs of a model by name. An over arch with outputs beyond the logits lists all names in
     ``output_names`` and returns all of them from ``outputs``. TorchRec's pipelines trace ``outputs``, so it only calls
@@ -44,6 +45,8 @@ class MultiTaskModel(nn.Module):
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """Sets the output biases so that the untrained model predicts each task's share of positives, ``[T]``.
+
+        Values start by `torchrec_mtl.modules.start_values`.
 
         Raises:
             InputError: if there is not one rate per task, or a rate is not between 0 and 1; in a model of conditional

@@ -21,6 +21,7 @@ from torchrec_mtl.modules import (
     FieldProjection,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.modules.task_states import task_states
@@ -59,6 +60,7 @@ class BPCMArch(nn.Module):
         aggregation_size: int | None = None,
         message_dropout: float = 0.1,
         layer_norm: bool = False,
+        attends_to: Literal["message", "both"] = "message",
         dropout: float = 0.0,
         attention: bool = True,
         aggregation: bool = True,
@@ -77,7 +79,8 @@ class BPCMArch(nn.Module):
             for _ in tasks
         )
         self.conversions = nn.ModuleList(
-            BehaviorPatternConversion(embedding_dim, num_heads, message_dropout, layer_norm) for _ in self.edges
+            BehaviorPatternConversion(embedding_dim, num_heads, message_dropout, layer_norm, attends_to)
+            for _ in self.edges
         )
         self.towers = TaskTowers(len(tasks), num_fields * embedding_dim, tower_layer_sizes, dropout)
 
@@ -106,6 +109,7 @@ class BPCM(MultiTaskModel):
         aggregation_size: hidden width of the aggregation unit, eq. (4); the width of its input by default.
         message_dropout: dropout probability of the message between tasks, eq. (8); the paper does not give it.
         layer_norm: whether LayerNorm follows the sum in eq. (9); the paper's text mentions it, the equation does not.
+        attends_to: what a conversion attends to, ``"message"`` or ``"both"``, see `BehaviorPatternConversion`.
         dropout: probability of dropping a hidden unit of a prediction tower during training.
         attention: False for the ablation "w/o Att": no self-attention unit, see `FeatureTower`.
         aggregation: False for the ablation "w/o Org": no aggregation unit, see `FeatureTower`.
@@ -130,6 +134,7 @@ class BPCM(MultiTaskModel):
         aggregation_size: int | None = None,
         message_dropout: float = 0.1,
         layer_norm: bool = False,
+        attends_to: Literal["message", "both"] = "message",
         dropout: float = 0.0,
         attention: bool = True,
         aggregation: bool = True,
@@ -150,6 +155,7 @@ class BPCM(MultiTaskModel):
                 aggregation_size=aggregation_size,
                 message_dropout=message_dropout,
                 layer_norm=layer_norm,
+                attends_to=attends_to,
                 dropout=dropout,
                 attention=attention,
                 aggregation=aggregation,
@@ -157,6 +163,7 @@ class BPCM(MultiTaskModel):
                 conversion=conversion,
             )
         initialize_linear_layers(self.projection, self.over_arch)
+        give_heads(self.over_arch, tasks)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to ``E [B, F, D]``."""

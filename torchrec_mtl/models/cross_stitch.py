@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.models.base import MultiTaskModel
-from torchrec_mtl.modules import CrossStitchLayer, FeatureArch, TaskTowers, as_features, initialize_linear_layers
+from torchrec_mtl.modules import (
+    CrossStitchLayer,
+    FeatureArch,
+    TaskTowers,
+    as_features,
+    give_heads,
+    initialize_linear_layers,
+)
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -106,3 +113,4 @@ class CrossStitch(MultiTaskModel):
                 stitch=stitch,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

@@ -14,6 +14,7 @@ from torchrec_mtl.modules import (
     TaskTowers,
     as_features,
     conditional_rates,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.tasks import TaskForest
@@ -63,7 +64,7 @@ class DCMTArch(nn.Module):
         self.towers = TaskTowers(len(tasks), in_features, tower_layer_sizes, dropout)
         self.marginal = MarginalFromConditional(tasks)
         width = [in_features, *tower_layer_sizes][-1]
-        self.counterfactual = nn.ModuleList(nn.Linear(width, 1) for _ in tasks.edges)
+        self.counterfactual = nn.ModuleList(nn.Linear(width, 1) for _ in tasks.funnel.edges)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps ``[B, F, D]`` or ``[B, F * D]`` to marginal logits ``[B, T]``."""
@@ -74,21 +75,21 @@ class DCMTArch(nn.Module):
         towers: Any = self.towers.towers
         hidden = [tower.hidden(embeddings.flatten(1)) for tower in towers]
         conditional_logits = torch.cat([tower.output(x) for tower, x in zip(towers, hidden, strict=True)], dim=1)
-        twins = zip(self.counterfactual, self.tasks.edges, strict=True)
+        twins = zip(self.counterfactual, self.tasks.funnel.edges, strict=True)
         opposite = [output(hidden[child]) for output, (_, child) in twins]
         return {
             "logits": self.marginal(conditional_logits),
-            "conditional_logits": conditional_logits,
+            "conditional_logits": conditional_logits[:, : len(self.tasks.funnel)],
             "counterfactual_logits": torch.cat([conditional_logits[:, :0], *opposite], dim=1),
         }
 
     @torch.no_grad()
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`; the towers predict conditional probabilities, and their twins those of the opposite."""
-        self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.parents))
+        self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.funnel.parents))
         towers: Any = self.towers.towers
         twins: Any = self.counterfactual
-        for output, (_, child) in zip(twins, self.tasks.edges, strict=True):
+        for output, (_, child) in zip(twins, self.tasks.funnel.edges, strict=True):
             output.bias.copy_(-towers[child].output.bias)
 
 
@@ -125,3 +126,4 @@ class DCMT(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

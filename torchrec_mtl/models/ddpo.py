@@ -21,6 +21,7 @@ from torchrec_mtl.modules import (
     Tower,
     as_features,
     conditional_rates,
+    give_heads,
     hidden_layers,
     initialize_linear_layers,
 )
@@ -94,12 +95,12 @@ class DDPOArch(nn.Module):
         tasks.require_edges("DDPO")
         check_sizes(1, tower_layer_sizes=tower_layer_sizes)
         width = tower_layer_sizes[-1]
-        self.tasks = tasks
+        self.tasks, edges = tasks, tasks.funnel.edges
         self.representations = nn.ModuleList(hidden_layers(in_features, tower_layer_sizes, dropout) for _ in tasks)
-        self.conversions = nn.ModuleList(hidden_layers(in_features, tower_layer_sizes, dropout) for _ in tasks.edges)
-        self.transfers = nn.ModuleList(CausalTransfer(width, dropout) for _ in tasks.edges)
+        self.conversions = nn.ModuleList(hidden_layers(in_features, tower_layer_sizes, dropout) for _ in edges)
+        self.transfers = nn.ModuleList(CausalTransfer(width, dropout) for _ in edges)
         self.towers = TaskTowers(len(tasks), width, layer_sizes=())
-        self.conversion_towers = nn.ModuleList(Tower(width, []) for _ in tasks.edges)
+        self.conversion_towers = nn.ModuleList(Tower(width, []) for _ in edges)
         self.marginal = MarginalFromConditional(tasks)
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class DDPOArch(nn.Module):
         propensities = [tower(x) for tower, x in zip(self.conversion_towers, conversions, strict=True)]
         return {
             "logits": self.marginal(conditional_logits),
-            "conditional_logits": conditional_logits,
+            "conditional_logits": conditional_logits[:, : len(self.tasks.funnel)],
             "conversion_logits": torch.cat([conditional_logits[:, :0], *propensities], dim=1),
         }
 
@@ -121,15 +122,16 @@ class DDPOArch(nn.Module):
         x = embeddings.flatten(1)
         own = [representation(x) for representation in self.representations]
         conversions, states = [conversion(x) for conversion in self.conversions], list(own)
-        for transfer, conversion, (parent, task) in zip(self.transfers, conversions, self.tasks.edges, strict=True):
+        steps = zip(self.transfers, conversions, self.tasks.funnel.edges, strict=True)
+        for transfer, conversion, (parent, task) in steps:
             states[task] = transfer(own[parent], conversion, own[task])
         return self.towers(states), conversions
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`; the towers predict conditional probabilities."""
-        rates = conditional_rates(base_rates, self.tasks.parents)
+        rates = conditional_rates(base_rates, self.tasks.funnel.parents)
         self.towers.start_from_base_rates(rates)
-        for tower, (_, child) in zip(self.conversion_towers, self.tasks.edges, strict=True):
+        for tower, (_, child) in zip(self.conversion_towers, self.tasks.funnel.edges, strict=True):
             assert isinstance(tower, Tower)
             tower.start_from_base_rate(rates[child].item())
 
@@ -167,3 +169,4 @@ class DDPO(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch.towers, tasks)

@@ -15,6 +15,7 @@ from torchrec_mtl.modules import (
     TaskTowers,
     as_features,
     conditional_rates,
+    give_heads,
     hidden_layers,
     initialize_linear_layers,
 )
@@ -68,7 +69,7 @@ class ESCM2Arch(nn.Module):
         width = [in_features, *tower_layer_sizes][-1]
         self.imputation_towers = nn.ModuleList(
             nn.Sequential(hidden_layers(in_features, tower_layer_sizes, dropout), nn.Linear(width, 1), nn.Softplus())
-            for _ in range(len(tasks.edges) if estimator == "dr" else 0)
+            for _ in range(len(tasks.funnel.edges) if estimator == "dr" else 0)
         )
         self.output_names = ("logits", "conditional_logits", *(["imputed_errors"] if self.imputation_towers else []))
 
@@ -81,6 +82,8 @@ class ESCM2Arch(nn.Module):
         embeddings = embeddings.flatten(1)
         conditional_logits = self.towers([embeddings] * len(self.tasks))
         outputs = {"logits": self.marginal(conditional_logits), "conditional_logits": conditional_logits}
+        if self.tasks.values:
+            outputs["conditional_logits"] = conditional_logits[:, : len(self.tasks.funnel)]
         if self.imputation_towers:
             imputed = [tower(embeddings) for tower in self.imputation_towers]
             outputs["imputed_errors"] = torch.cat(imputed, dim=1)
@@ -88,7 +91,7 @@ class ESCM2Arch(nn.Module):
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`; the towers predict conditional probabilities."""
-        self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.parents))
+        self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.funnel.parents))
 
 
 class ESCM2(MultiTaskModel):
@@ -128,3 +131,4 @@ class ESCM2(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

@@ -13,6 +13,7 @@ from torchrec_mtl.modules import (
     TaskTowers,
     as_features,
     conditional_rates,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.tasks import TaskForest
@@ -60,7 +61,7 @@ class ESMMArch(nn.Module):
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`; the towers predict conditional probabilities."""
-        self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.parents))
+        self.towers.start_from_base_rates(conditional_rates(base_rates, self.tasks.funnel.parents))
 
 
 class ESMM(MultiTaskModel):
@@ -99,3 +100,4 @@ class ESMM(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

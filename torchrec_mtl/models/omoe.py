@@ -17,6 +17,7 @@ from torchrec_mtl.modules import (
     SoftmaxGate,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.tasks import TaskForest
@@ -109,3 +110,4 @@ class OMoE(MultiTaskModel):
                 gate=gate,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import check_at_least, check_sizes
 from torchrec_mtl.models.base import MultiTaskModel
-from torchrec_mtl.modules import MLP, FeatureArch, TaskTowers, as_features, initialize_linear_layers
+from torchrec_mtl.modules import MLP, FeatureArch, TaskTowers, as_features, give_heads, initialize_linear_layers
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -103,3 +103,4 @@ class SharedBottom(MultiTaskModel):
                 dropout=dropout,
             )
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)

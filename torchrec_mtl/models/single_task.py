@@ -9,8 +9,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError, check_sizes
-from torchrec_mtl.modules import FeatureArch, Tower, as_features, initialize_linear_layers
-from torchrec_mtl.modules.towers import check_base_rates
+from torchrec_mtl.modules import FeatureArch, Tower, as_features, give_heads, initialize_linear_layers
+from torchrec_mtl.modules.towers import start_towers
 from torchrec_mtl.tasks import TaskForest
 
 
@@ -55,9 +55,7 @@ class SingleTask(nn.Module):
         if isinstance(features, nn.Module):
             first = as_features(features)
             copies = [copy.deepcopy(first) for _ in range(len(tasks) - 1)]
-            for arch in copies:
-                if arch.dense_arch is not None:
-                    initialize_linear_layers(arch.dense_arch)
+            initialize_linear_layers(*copies)
             archs = [first, *copies]
         else:
             archs = [as_features(arch) for arch in features]
@@ -71,6 +69,7 @@ class SingleTask(nn.Module):
             with torch.device(arch.dense_device):
                 self.over_arch.append(Tower(arch.out_features, layer_sizes, dropout))
         initialize_linear_layers(self.over_arch)
+        give_heads(self.over_arch, tasks)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to marginal logits ``[B, T]``."""
@@ -87,7 +86,4 @@ class SingleTask(nn.Module):
         Raises:
             InputError: if there is not one rate per task, or a rate is not between 0 and 1.
         """
-        check_base_rates(base_rates, len(self.over_arch))
-        for tower, rate in zip(self.over_arch, base_rates.tolist(), strict=True):
-            assert isinstance(tower, Tower)
-            tower.start_from_base_rate(rate)
+        start_towers(self.over_arch, base_rates)

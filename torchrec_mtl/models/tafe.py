@@ -26,6 +26,7 @@ from torchrec_mtl.modules import (
     TaskAwareExtraction,
     TaskTowers,
     as_features,
+    give_heads,
     initialize_linear_layers,
 )
 from torchrec_mtl.modules.tracing import unbind
@@ -66,6 +67,7 @@ class TAFEArch(nn.Module):
         selector_layer_sizes: Sequence[int] = (64,),
         schedule: SmoothStepSchedule | tuple[float, float, float] | Literal["run"] = SmoothStepSchedule(),
         residual: Literal["input", "query", "none"] = "input",
+        selection: Literal["keys", "mask"] = "keys",
         sample_wise: bool = True,
         task_indicators: bool = True,
         backend: str = "auto",
@@ -82,12 +84,13 @@ class TAFEArch(nn.Module):
             selector_layer_sizes,
             schedule,
             residual,
+            selection,
         )
         adapter = TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
         self.extraction: nn.Module = TaskAwareExtraction(generator, adapter, backend)
         if not (sample_wise and task_indicators):  # an ablation replaces one of the two
             shared = generator if sample_wise else SelfAttentionStack(embedding_dim, num_layers, num_heads)
-            adapted = adapter if task_indicators else PooledRepresentation(num_tasks)
+            adapted = adapter if task_indicators else PooledRepresentation(num_tasks, sample_wise and generator.masked)
             self.extraction = nn.Sequential(OrderedDict(generator=shared, adapter=adapted))
         self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
 
@@ -124,6 +127,10 @@ class TAFE(MultiTaskModel):
         schedule: width of the smooth step over training, as start, decrease per step, and end; or ``"run"`` to reach
             the paper's end at the last step of the run.
         residual: term that eq. (20) adds, ``"input"``, ``"query"`` or ``"none"``, see `RepresentationGenerator`.
+        selection: what a point at z = 0 is. By eq. (17)-(22), ``"keys"``, its query is 0, it reads the mean of the
+            fields, and later layers and the adapters attend to its row as to any other. By section 4.4, where 0 means
+            "no interaction", ``"mask"``, they do not: a row's score as a key gets ``+ log z``, so a point leaves
+            continuously as its z goes to 0, and nothing is attended to where a sample selects no point.
         sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, without selection.
         task_indicators: False for the ablation "w/o TSA": every tower reads the mean of the last representation.
         backend: implementation of the attention: ``"auto"``; ``"modules"``, which calls the generator and the adapters
@@ -150,6 +157,7 @@ class TAFE(MultiTaskModel):
         selector_layer_sizes: Sequence[int] = (64,),
         schedule: SmoothStepSchedule | tuple[float, float, float] | Literal["run"] = SmoothStepSchedule(),
         residual: Literal["input", "query", "none"] = "input",
+        selection: Literal["keys", "mask"] = "keys",
         sample_wise: bool = True,
         task_indicators: bool = True,
         backend: str = "auto",
@@ -171,11 +179,13 @@ class TAFE(MultiTaskModel):
                 selector_layer_sizes=selector_layer_sizes,
                 schedule=schedule,
                 residual=residual,
+                selection=selection,
                 sample_wise=sample_wise,
                 task_indicators=task_indicators,
                 backend=backend,
             )
         initialize_linear_layers(self.projection, self.over_arch)
+        give_heads(self.over_arch, tasks)
 
     def embed(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to ``H [B, F, D]``."""

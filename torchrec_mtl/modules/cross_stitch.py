@@ -1,13 +1,14 @@
-"""The layers of cross-stitch networks (Misra et al., CVPR 2016)."""
+"""The layers of cross-stitch networks (Misra et al., CVPR 2016) and of sluice networks (Ruder et al., AAAI 2019)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from itertools import combinations
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import check_at_least, check_choice
+from torchrec_mtl.errors import InputError, check_at_least, check_choice
 from torchrec_mtl.modules.mlp import MLP
 from torchrec_mtl.modules.tracing import unbind
 
@@ -59,26 +60,90 @@ class CrossStitchUnit(nn.Module):
 class CrossStitchLayer(nn.Module):
     """One linear layer with ReLU per task, then a `CrossStitchUnit` across the tasks.
 
+    In a sluice network each output is ``S`` subspaces of adjacent channels, and the unit mixes the subspaces of all
+    tasks: it then has ``T * S`` activations of width ``D / S``, those of task 1 first.
+
     Args:
         num_tasks: number of tasks, ``T``.
         in_features: width of each task's input.
         out_features: ``D``, width of each task's output.
         per: see `CrossStitchUnit`.
+        num_subspaces: number of subspaces, ``S``; 1 in cross-stitch networks.
 
     Raises:
-        InputError: if a number is below 1, or ``per`` is neither ``"channel"`` nor ``"layer"``.
+        InputError: if a number is below 1, ``per`` is neither ``"channel"`` nor ``"layer"``, or ``num_subspaces`` does
+            not divide ``out_features``.
     """
 
     @checked
     def __init__(
-        self, num_tasks: int, in_features: int, out_features: int, per: Literal["channel", "layer"] = "channel"
+        self,
+        num_tasks: int,
+        in_features: int,
+        out_features: int,
+        per: Literal["channel", "layer"] = "channel",
+        num_subspaces: int = 1,
     ) -> None:
         super().__init__()
         check_at_least(1, num_tasks=num_tasks, in_features=in_features, out_features=out_features)
-        self.networks = nn.ModuleList(MLP(in_features, [out_features]) for _ in range(num_tasks))
-        self.unit = CrossStitchUnit(num_tasks, out_features, per)
+        check_at_least(1, num_subspaces=num_subspaces)
+        if out_features % num_subspaces:
+            raise InputError(f"`num_subspaces` (={num_subspaces}) must divide the width of a layer (={out_features})")
+        self.num_subspaces = num_subspaces
+        self.networks: Any = nn.ModuleList(MLP(in_features, [out_features]) for _ in range(num_tasks))
+        self.unit = CrossStitchUnit(num_tasks * num_subspaces, out_features // num_subspaces, per)
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Maps ``T`` tensors ``[B, in_features]`` to ``T`` tensors ``[B, D]``."""
-        activations = [network(x) for network, x in zip(self.networks, inputs, strict=True)]
-        return unbind(self.unit(torch.stack(activations, dim=1)), len(self.networks))
+        activations = torch.stack([network(x) for network, x in zip(self.networks, inputs, strict=True)], dim=1)
+        if self.num_subspaces == 1:
+            return unbind(self.unit(activations), len(self.networks))
+        subspaces = activations.unflatten(2, (self.num_subspaces, -1)).flatten(1, 2)
+        return unbind(self.unit(subspaces).unflatten(1, (-1, self.num_subspaces)).flatten(2), len(self.networks))
+
+    def subspace_penalty(self) -> Tensor:
+        """How far the subspaces are from orthogonal: the sum of ``|G_i^T G_j|_F^2`` over pairs of them, a scalar.
+
+        ``G_i [D / S, in]`` is the part of a task's weight that makes subspace ``i``.
+        """
+        weights = torch.stack([network._mlp[0]._linear.weight for network in self.networks])
+        parts = unbind(weights.unflatten(1, (self.num_subspaces, -1)), self.num_subspaces)
+        products = [part @ part.mT for part in parts]  # |G_i^T G_j|_F^2 = <G_i G_i^T, G_j G_j^T>
+        pairs = [(first * second).sum() for first, second in combinations(products, 2)]
+        return torch.stack(pairs).sum() if pairs else weights.new_zeros(())
+
+
+class LayerStitchUnit(nn.Module):
+    """Mixes the outputs of each task's layers: ``sum_l beta_tl h_tl``, of sluice networks.
+
+    It starts as the mean of the layers, as in the authors' code by default.
+
+    Args:
+        num_tasks: number of tasks, ``T``.
+        num_layers: number of layers, ``L``.
+
+    Raises:
+        InputError: if a number is below 1.
+
+    Example::
+
+        >>> unit = LayerStitchUnit(num_tasks=1, num_layers=2)
+        >>> unit([[torch.tensor([[2.0, 0.0]])], [torch.tensor([[4.0, 4.0]])]])[0].tolist()
+        [[3.0, 2.0]]
+    """
+
+    @checked
+    def __init__(self, num_tasks: int, num_layers: int) -> None:
+        super().__init__()
+        check_at_least(1, num_tasks=num_tasks, num_layers=num_layers)
+        self.beta = nn.Parameter(torch.empty(num_tasks, num_layers))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the initial mean."""
+        nn.init.constant_(self.beta, 1 / self.beta.shape[1])
+
+    def forward(self, layers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Maps ``L`` layers of ``T`` tensors ``[B, D]`` to ``T`` tensors ``[B, D]``."""
+        stacked = torch.stack([torch.stack([*states], dim=1) for states in layers], dim=1)
+        return unbind(torch.einsum("tl,bltd->btd", self.beta, stacked), len(layers[0]))

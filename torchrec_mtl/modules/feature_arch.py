@@ -13,9 +13,11 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import InputError, check_at_least, check_sizes
+from torchrec_mtl.errors import InputError, check_at_least, check_sizes, not_one_of
 from torchrec_mtl.modules.batch_layout import BatchLayout
 from torchrec_mtl.modules.direct_lookup import DirectLookup
+from torchrec_mtl.modules.gate_unit import EmbeddingGate
+from torchrec_mtl.modules.history_arch import HistoryArch
 from torchrec_mtl.modules.id_hash import ANY_ID
 from torchrec_mtl.modules.initialization import initialize_linear_layers
 from torchrec_mtl.modules.mlp import MLP
@@ -47,7 +49,10 @@ def embedding_configs(embedding_bag_collection: nn.Module) -> list[EmbeddingBagC
 
 
 def batch_layout(
-    embedding_bag_collection: nn.Module, dense_in_features: int, zero_collision: nn.Module | None = None
+    embedding_bag_collection: nn.Module,
+    dense_in_features: int,
+    zero_collision: nn.Module | None = None,
+    histories: HistoryArch | None = None,
 ) -> BatchLayout:
     """Returns what batches for these collections and so many dense columns must look like."""
     sizes: dict[str, int] = {}
@@ -57,10 +62,22 @@ def batch_layout(
             for key in config.feature_names:
                 size = ANY_ID if takes_any_id else config.num_embeddings
                 sizes[key] = min(size, sizes.get(key, size))
+    if histories is not None:
+        sizes |= {
+            key: config.num_embeddings
+            for config in histories.embedding_collection.embedding_configs()
+            for key in config.feature_names
+        }
     # processors make the weights themselves
     made = isinstance(embedding_bag_collection, FeatureProcessedEmbeddingBagCollection)
     is_weighted = None if made else getattr(_inner(embedding_bag_collection), "is_weighted", None)
     return BatchLayout(sizes, None if is_weighted is None else is_weighted(), dense_in_features)
+
+
+def _check_histories(histories: HistoryArch, others: Sequence[str]) -> None:
+    for name in histories.feature_names:
+        if name in others:
+            raise InputError(f"feature {name!r} of `histories` must not be in another collection too")
 
 
 class FeatureArch(nn.Module):
@@ -76,9 +93,12 @@ class FeatureArch(nn.Module):
         embedding_bag_collection: embedding tables: an EmbeddingBagCollection, sharded or not, or TorchRec's collection
             with managed collisions or with processed features, which have the same interface.
         zero_collision: tables of further features, whose ids have no vocabulary; their fields come after the others.
+        histories: tables of further features, some of which are histories; their fields come after these.
         dense_in_features: number of dense features; with 0 there is no dense field.
         dense_arch_layer_sizes: layer widths of the MLP on the dense features; the last is the dimension of their field.
-        dense_device: device of this MLP and of the model's other dense parameters.
+        domain_fields: names of sparse fields that tell domains apart, such as the page or the app: they scale all
+            fields, by an `EmbeddingGate`. Without any there is no gate.
+        dense_device: device of these MLPs and of the model's other dense parameters.
         check_batches: whether to check the form of every batch; see `forward`.
 
     Attributes:
@@ -89,7 +109,9 @@ class FeatureArch(nn.Module):
         layout: the form that every batch must have.
 
     Raises:
-        InputError: if there is no table, the collection is of another kind, or there are dense features but no layers.
+        InputError: if there is no table, the collection is of another kind, there are dense features but no layers, or
+            there are histories and a feature is of two collections, or ids have weights, or a name of ``domain_fields``
+            is not in ``embedding_names`` or occurs twice.
 
     Example::
 
@@ -109,8 +131,10 @@ class FeatureArch(nn.Module):
         embedding_bag_collection: nn.Module,
         *,
         zero_collision: ZeroCollisionEmbeddingBagCollection | None = None,
+        histories: HistoryArch | None = None,
         dense_in_features: int = 0,
         dense_arch_layer_sizes: Sequence[int] = (64,),
+        domain_fields: Sequence[str] = (),
         dense_device: torch.device | None = None,
         check_batches: bool = True,
     ) -> None:
@@ -118,19 +142,25 @@ class FeatureArch(nn.Module):
         configs = embedding_configs(embedding_bag_collection)
         self._direct_lookup = DirectLookup(configs)
         names = get_embedding_names_by_table(configs)
+        self._plain_names = [name for table in names for name in table]
         if zero_collision is not None:
             configs += embedding_configs(zero_collision)
             names += get_embedding_names_by_table(embedding_configs(zero_collision))
+        if histories is not None:
+            _check_histories(histories, [name for config in configs for name in config.feature_names])
+            names.append(histories.feature_names)
         check_at_least(0, dense_in_features=dense_in_features)
         check_sizes(1 if dense_in_features else 0, dense_arch_layer_sizes=dense_arch_layer_sizes)
         self.embedding_bag_collection = embedding_bag_collection
-        self.zero_collision = zero_collision
+        self.zero_collision, self.histories = zero_collision, histories
         self.returns_ids = isinstance(embedding_bag_collection, ManagedCollisionEmbeddingBagCollection)
         self.embedding_names = [name for table in names for name in table]
-        self._num_plain = len(self.embedding_names) - len(zero_collision.feature_names if zero_collision else ())
-        self.field_dims = [c.embedding_dim for c, table in zip(configs, names, strict=True) for _ in table]
+        dims = [config.embedding_dim for config in configs] + ([] if histories is None else [histories.embedding_dim])
+        self.field_dims = [dim for dim, table in zip(dims, names, strict=True) for _ in table]
         self.widest = max(self.field_dims)
-        self.layout = batch_layout(embedding_bag_collection, dense_in_features, zero_collision)
+        self.layout = batch_layout(embedding_bag_collection, dense_in_features, zero_collision, histories)
+        if histories is not None and self.layout.is_weighted:
+            raise InputError("`embedding_bag_collection` must not have weights of ids beside `histories`")
         self.check_batches = check_batches
         self._dtype = torch.get_default_dtype()
         self.dense_device = dense_device or torch.get_default_device()
@@ -141,6 +171,11 @@ class FeatureArch(nn.Module):
                 self.dense_arch = MLP(dense_in_features, dense_arch_layer_sizes)
             initialize_linear_layers(self.dense_arch)
         self.out_features = sum(self.field_dims)
+        self.domain_gate: nn.Module | None = None
+        if domain_fields:
+            with torch.device(self.dense_device):
+                self.domain_gate = EmbeddingGate(self.field_dims, self.positions(domain_fields=domain_fields))
+            initialize_linear_layers(self.domain_gate)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Maps ``[B, num_dense]`` and the sparse features to the concatenated fields, ``[B, sum(D_f)]``.
@@ -157,10 +192,25 @@ class FeatureArch(nn.Module):
         fields = self._pooled(sparse_features)
         if self.zero_collision is not None:
             embeddings = self.zero_collision(sparse_features)[0].to_dict()
-            fields += [embeddings[name] for name in self.embedding_names[self._num_plain :]]
+            fields += [embeddings[name] for name in self.zero_collision.feature_names]
+        if self.histories is not None:
+            fields.append(self.histories(sparse_features, self._dtype))
         if self.dense_arch is not None:
             fields.append(self.dense_arch(self._cast(dense_features)))
-        return self._cast(torch.cat(fields, dim=1) if len(fields) > 1 else fields[0])
+        embeddings = self._cast(torch.cat(fields, dim=1) if len(fields) > 1 else fields[0])
+        return embeddings if self.domain_gate is None else self.domain_gate(embeddings)
+
+    def positions(self, **fields: Sequence[str]) -> list[int]:
+        """The positions of sparse fields, given by the name of an argument and theirs.
+
+        Raises:
+            InputError: if a name is not in ``embedding_names``.
+        """
+        ((argument, names),) = fields.items()
+        for name in names:
+            if name not in self.embedding_names:
+                raise InputError(not_one_of(f"`{argument}`", name, self.embedding_names))
+        return [self.embedding_names.index(name) for name in names]
 
     def _pooled(self, sparse_features: KeyedJaggedTensor) -> list[Tensor]:
         """The fields of `embedding_bag_collection`, or one tensor of all of them side by side."""
@@ -172,11 +222,10 @@ class FeatureArch(nn.Module):
             pooled = pooled[0]
         if isinstance(pooled, Awaitable):
             pooled = pooled.wait()
-        names = self.embedding_names[: self._num_plain]
-        if not isinstance(pooled, torch.fx.Proxy) and pooled.keys() == names:
+        if not isinstance(pooled, torch.fx.Proxy) and pooled.keys() == self._plain_names:
             return [pooled.values()]
         embeddings = pooled.to_dict()
-        return [embeddings[name] for name in names]
+        return [embeddings[name] for name in self._plain_names]
 
     def _cast(self, values: Tensor) -> Tensor:
         # TorchRec's tables give float32, whatever they hold

@@ -56,5 +56,6 @@ class TaskAwareExtraction(nn.Module):
         generator, adapter = self.generator, self.adapter
         if self.backend == "modules" or not generator.selection_is_shared:
             return adapter(generator(fields))
-        stack = ops.InducingStack(generator.weights(), adapter.weights(), generator.num_heads, generator.residual)
+        weights, heads = (generator.weights(), adapter.weights()), generator.num_heads
+        stack = ops.InducingStack(*weights, heads, generator.residual, masked=generator.masked)
         return ops.inducing_stack(fields, generator.select(fields)[0], stack, self.backend)

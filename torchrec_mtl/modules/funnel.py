@@ -23,6 +23,8 @@ class MarginalFromConditional(nn.Module):
         log p_t       = log p_{t'} + log c_t
         log (1 - p_t) = log ((1 - p_{t'}) + p_{t'} (1 - c_t))
 
+    What comes after the funnel's columns, the outputs of values, stays as it is.
+
     Args:
         tasks: the ``T`` tasks.
 
@@ -39,10 +41,17 @@ class MarginalFromConditional(nn.Module):
     @checked
     def __init__(self, tasks: TaskForest) -> None:
         super().__init__()
-        self.parents = tasks.parents
+        self.parents, self.num_values = tasks.funnel.parents, len(tasks.values)
 
     def forward(self, conditional_logits: Tensor) -> Tensor:
         """Maps conditional logits ``[B, T]`` to marginal logits ``[B, T]``."""
+        if self.num_values:
+            num_events = len(self.parents)
+            marginal = self._multiplied(conditional_logits[:, :num_events])
+            return torch.cat([marginal, conditional_logits[:, num_events:]], dim=1)
+        return self._multiplied(conditional_logits)
+
+    def _multiplied(self, conditional_logits: Tensor) -> Tensor:
         log_happens, log_does_not = F.logsigmoid(conditional_logits), F.logsigmoid(-conditional_logits)
         happens = unbind(log_happens, len(self.parents))
         does_not = unbind(log_does_not, len(self.parents))

@@ -17,9 +17,14 @@ from torchrec_mtl.ops.inducing_attention import reference
 
 @torch.fx.wrap  # a traced tensor of weights cannot be split into its layers
 def _generate(
-    fields: Tensor, selections: list[Tensor], weights: ops.GeneratorWeights, num_heads: int, residual: str
+    fields: Tensor,
+    selections: list[Tensor],
+    weights: ops.GeneratorWeights,
+    num_heads: int,
+    residual: str,
+    masked: bool,
 ) -> list[Tensor]:
-    return reference.generate(fields, selections, weights, num_heads, residual)
+    return reference.generate(fields, selections, weights, num_heads, residual, "gated", masked)
 
 
 class RepresentationGenerator(nn.Module):
@@ -38,10 +43,12 @@ class RepresentationGenerator(nn.Module):
         residual: term added in eq. (20). ``"input"`` adds the layer's input where the shapes allow it, from the second
             layer on; in the first layer, whose input has ``F`` rows instead of ``K``, it adds the query, like Set
             Transformer. ``"query"`` and ``"none"`` apply to every layer.
+        selection: what a point at z = 0 is to the next layer and to the adapters, ``"keys"`` or ``"mask"``, see
+            `torchrec_mtl.models.TAFE`.
 
     Raises:
-        InputError: if a number is below 1, ``selector`` or ``residual`` is none of the values above, or ``num_heads``
-            does not divide ``embedding_dim``.
+        InputError: if a number is below 1, ``selector``, ``residual`` or ``selection`` is none of the values above, or
+            ``num_heads`` does not divide ``embedding_dim``.
 
     Example::
 
@@ -62,14 +69,16 @@ class RepresentationGenerator(nn.Module):
         selector_layer_sizes: Sequence[int] = (64,),
         schedule: Schedule = SmoothStepSchedule(),
         residual: Literal["input", "query", "none"] = "input",
+        selection: Literal["keys", "mask"] = "keys",
     ) -> None:
         super().__init__()
         check_at_least(1, num_fields=num_fields, embedding_dim=embedding_dim, num_layers=num_layers)
         check_choice("selector", selector, ("shared", "per_layer"))
         check_choice("residual", residual, ("input", "query", "none"))
+        check_choice("selection", selection, ("keys", "mask"))
         check_heads(embedding_dim, num_heads)
         self.num_layers, self.num_heads, self.residual = num_layers, num_heads, residual
-        self.selection_is_shared = selector == "shared"
+        self.selection_is_shared, self.masked = selector == "shared", selection == "mask"
         self.selectors = nn.ModuleList(
             DynamicSelector(num_fields * embedding_dim, num_inducing_points, selector_layer_sizes, schedule)
             for _ in range(1 if selector == "shared" else num_layers)
@@ -98,8 +107,11 @@ class RepresentationGenerator(nn.Module):
         return selections * self.num_layers if self.selection_is_shared else selections
 
     def forward(self, fields: Tensor) -> list[Tensor]:
-        """Maps ``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``: the equations as printed."""
-        return _generate(fields, self.select(fields), self.weights(), self.num_heads, self.residual)
+        """Maps ``H [B, F, D]`` to ``[Y^1, ..., Y^L]``, each ``[B, K, D]``: the equations as printed.
+
+        With ``selection`` "mask" z of each layer, ``[B, K]``, comes after them.
+        """
+        return _generate(fields, self.select(fields), self.weights(), self.num_heads, self.residual, self.masked)
 
 
 class SelfAttentionStack(nn.Module):

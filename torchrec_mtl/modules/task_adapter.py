@@ -62,7 +62,7 @@ class TaskAdapter(nn.Module):
         return ops.AdapterWeights(self.indicators, *squares, self.norm_weight, self.norm_bias)
 
     def forward(self, representations: list[Tensor]) -> Tensor:
-        """Maps ``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``T^L [B, T, D]``: the equations as printed."""
+        """Maps what a `RepresentationGenerator` gives to ``T^L [B, T, D]``: the equations as printed."""
         return _adapt(representations, self.weights(), self.num_heads)
 
 
@@ -71,17 +71,25 @@ class PooledRepresentation(nn.Module):
 
     Args:
         num_tasks: number of tasks, ``T``.
+        masked: whether z of each layer comes after the representations, see `RepresentationGenerator`. Then it is the
+            mean weighted by the last z, as attention by scores ``log z`` gives; 0 where it is 0 for every point.
 
     Raises:
         InputError: if ``num_tasks`` is below 1.
     """
 
     @checked
-    def __init__(self, num_tasks: int) -> None:
+    def __init__(self, num_tasks: int, masked: bool = False) -> None:
         super().__init__()
         check_at_least(1, num_tasks=num_tasks)
-        self.num_tasks = num_tasks
+        self.num_tasks, self.masked = num_tasks, masked
 
     def forward(self, representations: list[Tensor]) -> Tensor:
         """Maps ``[Y^1, ..., Y^L]``, each ``[B, K, D]``, to ``[B, T, D]``."""
-        return representations[-1].mean(1, keepdim=True).expand(-1, self.num_tasks, -1)
+        if self.masked:
+            rows = representations[len(representations) // 2 - 1]
+            z = representations[-1].unsqueeze(1).to(rows.dtype)
+            mean = z @ rows / z.sum(2, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
+        else:
+            mean = representations[-1].mean(1, keepdim=True)
+        return mean.expand(-1, self.num_tasks, -1)

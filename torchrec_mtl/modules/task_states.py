@@ -64,14 +64,15 @@ def _why_modules(fields: Tensor, towers: Sequence[Any], conversions: Sequence[An
     if not all(_is_papers(tower) for tower in towers):
         return "a tower is not the paper's"
     forms = {(step.message.p, step.message.training, step.attention.num_heads) for step in conversions}
-    if len(forms) != 1 or any(step.message.p == 1 or type(step.norm) is not nn.Identity for step in conversions):
+    if len(forms) != 1 or not all(_is_papers_step(step) for step in conversions):
         return "there is no conversion, or it is not the paper's, or not like the others"
     sizes = {(tower.attention.num_heads, tower.aggregation.mlp._mlp[0]._linear.out_features) for tower in towers}
     if len(sizes) != 1 or conversions[0].attention.num_heads != towers[0].attention.num_heads:
         return "towers or conversions have different sizes"
     if not (0 < fields.shape[1] <= _MAX_FIELDS and 0 < fields.shape[2] <= _MAX_DIM):
         return "they are faster for such shapes"
-    return library.why_not(*library.in_kernels_precision(fields, *_weights(towers, conversions))[0])
+    tensors = (fields, *_weights(towers, conversions))
+    return library.why_not(*tensors, types=library.kernels_types(*tensors)[0])
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -90,6 +91,10 @@ def _is_papers(tower: Any) -> bool:
     layers: list[Any] = list(tower.aggregation.mlp._mlp.children())
     relus = all(layer._activation_fn is torch.relu_ and layer._linear.bias is not None for layer in layers)
     return relus and len(layers) == 2
+
+
+def _is_papers_step(step: Any) -> bool:
+    return step.message.p < 1 and type(step.norm) is nn.Identity and step.attends_to == "message"
 
 
 def _weights(towers: Sequence[Any], conversions: Sequence[Any]) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""Towers: an MLP that ends in one logit."""
+"""Towers: an MLP that ends in one logit, or in what `torchrec_mtl.modules.give_heads` puts in its place."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,10 +60,15 @@ class Tower(nn.Module):
         check_at_least(1, in_features=in_features)
         check_sizes(tower_layer_sizes=layer_sizes)
         self.hidden = hidden_layers(in_features, layer_sizes, dropout)
-        self.output = nn.Linear([in_features, *layer_sizes][-1], 1)
+        self.output: nn.Module = nn.Linear([in_features, *layer_sizes][-1], 1)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the tower ends in a logit, not in a value."""
+        return isinstance(self.output, nn.Linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, in_features]`` to one logit, ``[B, 1]``."""
+        """Maps ``[B, in_features]`` to one logit, ``[B, 1]``, or to the outputs of a value."""
         return self.output(self.hidden(x))
 
     @torch.no_grad()
@@ -72,7 +77,8 @@ class Tower(nn.Module):
         """Sets the last bias to the logit of the task's share of positives, so that training need not learn it first.
 
         Raises:
-            InputError: if the share is not between 0 and 1, or the tower is on the meta device, where nothing is kept.
+            InputError: if the share is not between 0 and 1, the tower ends in a value, or it is on the meta device,
+                where nothing is kept.
 
         Example::
 
@@ -83,6 +89,8 @@ class Tower(nn.Module):
         """
         if not 0 < base_rate < 1:
             raise InputError(f"`base_rates` (={base_rate:g} for a task) must be above 0 and below 1")
+        if not isinstance(self.output, nn.Linear):
+            raise InputError("`base_rates` must be given to towers that end in a logit")
         if self.output.bias.is_meta:
             raise InputError("`base_rates` must be given to a model that is no longer on the meta device")
         self.output.bias.fill_(math.log(base_rate) - math.log1p(-base_rate))
@@ -92,6 +100,18 @@ def check_base_rates(base_rates: Tensor, num_towers: int) -> None:
     """Raises `InputError` unless there is one rate for each tower, ``[T]``; `Tower` checks their values."""
     if base_rates.shape != (num_towers,):
         raise InputError(f"`base_rates` (={base_rates.tolist()}) must be one per tower ({num_towers})")
+
+
+def start_towers(towers: Iterable[nn.Module], base_rates: Tensor) -> None:
+    """Calls `Tower.start_from_base_rate` for each tower that ends in a logit, given their rates in order.
+
+    Raises:
+        InputError: if there is not one rate for each of them, or a rate is not between 0 and 1.
+    """
+    binary = [tower for tower in towers if isinstance(tower, Tower) and tower.is_binary]
+    check_base_rates(base_rates, len(binary))
+    for tower, rate in zip(binary, base_rates.tolist(), strict=True):
+        tower.start_from_base_rate(rate)
 
 
 class TaskTowers(nn.Module):
@@ -114,20 +134,17 @@ class TaskTowers(nn.Module):
         self.towers = nn.ModuleList(Tower(in_features, layer_sizes, dropout) for _ in range(num_tasks))
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Maps ``T`` tensors ``[B, in_features]`` to logits ``[B, T]``."""
+        """Maps ``T`` tensors ``[B, in_features]`` to logits ``[B, T]``, or ``[B, L]`` where some end in values."""
         return torch.cat([tower(x) for tower, x in zip(self.towers, inputs, strict=True)], dim=1)
 
     @checked
     def start_from_base_rates(self, base_rates: Tensor) -> None:
-        """Calls `Tower.start_from_base_rate` for each tower.
+        """Calls `start_towers`.
 
         Args:
-            base_rates: share of positives of each tower's task, ``[T]``.
+            base_rates: share of positives of the task of each tower that ends in a logit, ``[T]``.
 
         Raises:
             InputError: if there is not one rate per tower, or a rate is not between 0 and 1.
         """
-        check_base_rates(base_rates, len(self.towers))
-        for tower, rate in zip(self.towers, base_rates.tolist(), strict=True):
-            assert isinstance(tower, Tower)
-            tower.start_from_base_rate(rate)
+        start_towers(self.towers, base_rates)

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -97,11 +97,29 @@ def is_carried() -> bool:
     return _CARRIED.get()
 
 
-def in_kernels_precision(*tensors: Tensor) -> tuple[list[Tensor], torch.dtype]:
-    """Returns tensors in a type that the kernels take, and the type that their result must have.
+def kernels_types(*tensors: Tensor) -> tuple[list[torch.dtype], torch.dtype]:
+    """Returns the types in which the kernels compute with tensors, and the type that their result must have.
 
     Tensors of 16 bits become float32, under autocast too: converting them takes less time than the kernels save over
     PyTorch's products in bfloat16. The result has the type that autocast, or the first tensor, asks for.
+
+    Example::
+
+        >>> kernels_types(torch.ones(2, dtype=torch.bfloat16))
+        ([torch.float32], torch.bfloat16)
+    """
+    autocast = torch.is_autocast_enabled("cpu") and tensors[0].device.type == "cpu"
+    types = [x.dtype for x in tensors]
+    halves = (torch.bfloat16, torch.float16)
+    if types[0] == torch.float64 or not (autocast or (types[0] in halves and all(t == types[0] for t in types))):
+        return types, types[0]
+    return [torch.float32 if t in halves else t for t in types], torch.get_autocast_dtype("cpu") if autocast else types[
+        0
+    ]
+
+
+def in_kernels_precision(*tensors: Tensor) -> tuple[list[Tensor], torch.dtype]:
+    """Returns tensors in their `kernels_types`, and the type that the result must have.
 
     Example::
 
@@ -109,20 +127,16 @@ def in_kernels_precision(*tensors: Tensor) -> tuple[list[Tensor], torch.dtype]:
         >>> tensors[0].dtype, dtype
         (torch.float32, torch.bfloat16)
     """
-    autocast = torch.is_autocast_enabled("cpu") and tensors[0].device.type == "cpu"
-    dtype = tensors[0].dtype
-    halves = (torch.bfloat16, torch.float16)
-    if dtype == torch.float64 or not (autocast or (dtype in halves and all(x.dtype == dtype for x in tensors))):
-        return list(tensors), dtype
-    converted = [x.float() if x.dtype in halves else x for x in tensors]
-    return converted, torch.get_autocast_dtype("cpu") if autocast else dtype
+    types, of_result = kernels_types(*tensors)
+    return [x.to(dtype) for x, dtype in zip(tensors, types, strict=True)], of_result
 
 
-def why_not(*tensors: Tensor) -> str | None:
-    """Returns why the kernels cannot take these tensors; None if they can."""
+def why_not(*tensors: Tensor, types: Sequence[torch.dtype] | None = None) -> str | None:
+    """Returns why the kernels cannot take these tensors, converted to ``types`` if they are given; None if they can."""
+    types = [x.dtype for x in tensors] if types is None else types
     if not all(x.is_cpu for x in tensors):
         return "it runs on the CPU only"
-    if tensors[0].dtype not in _TYPES or any(x.dtype != tensors[0].dtype for x in tensors):
+    if types[0] not in _TYPES or any(dtype != types[0] for dtype in types):
         return "it takes float32 or float64, not a mixture"
     if takes_forward_mode():
         return "forward-mode derivatives are those of the backend 'reference'"

@@ -20,7 +20,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec_mtl.training.averaging import Averaging
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.hang import going_on
-from torchrec_mtl.training.sharding import collections, plan_sharding, planned, sharders
+from torchrec_mtl.training.sharding import collections, plan_sharding, planned, sharders, tables_of
 from torchrec_mtl.training.table_constraints import is_replicated
 
 _BLOCK_ELEMENTS = 2**20  # of a table, drawn together
@@ -63,13 +63,13 @@ def distribute_as_planned(
     """`distribute` with a plan made by `plan_sharding`."""
     tables: dict[str, tuple[str, Any]] = {}  # name and init_fn of each table, by the name of its parameter
     for path, collection in collections(train_model):
-        for table in collection.embedding_bag_configs():
-            tables[f"{path}.embedding_bags.{table.name}.weight"] = (table.name, table.init_fn)
+        for table, parameter in tables_of(collection):
+            tables[f"{path}.{parameter}"] = (table.name, table.init_fn)
             settings = config.table_config(table.name)
             if not is_replicated(settings):
                 optimizer, options = _OPTIMIZERS[settings.optimizer]
-                weights = collection.embedding_bags[table.name].parameters()
-                apply_optimizer_in_backward(optimizer, weights, {"lr": settings.learning_rate, **options})
+                weight = collection.get_parameter(parameter)
+                apply_optimizer_in_backward(optimizer, [weight], {"lr": settings.learning_rate, **options})
         if planned(plan, path) is None:
             collection.to_empty(device=device)  # which sharding does for the other tables
     several = dist.get_world_size() > 1  # one replica has nothing to average

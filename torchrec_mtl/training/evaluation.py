@@ -15,6 +15,7 @@ from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics, find_metric,
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.hang import going_on
+from torchrec_mtl.training.scenes import SceneMetrics
 
 Measurements = list[dict[str, Any]]
 
@@ -27,6 +28,7 @@ def evaluate(
     groups: Iterable[Tensor] | None = None,
     metrics: Mapping[str, Metric] = METRICS,
     description: str = "evaluation",
+    scenes: SceneMetrics | None = None,
 ) -> MultiTaskMetrics:
     """Collects the predictions of ``model`` for this rank's batches; ``compute()`` then measures all ranks together.
 
@@ -39,6 +41,7 @@ def evaluate(
         groups: integers ``[B]`` that group the rows of each batch for GAUC, padded rows left out; None for no groups.
         metrics: metrics to measure, by name.
         description: model, step and split, for the error.
+        scenes: collects the rows of each scene too; it takes groups if there are any.
 
     Returns:
         The metrics; every rank must call ``compute()``.
@@ -48,7 +51,7 @@ def evaluate(
     """
     collected = MultiTaskMetrics(tasks, groups is not None, metrics)
     was_training = model.training
-    not_finite = torch.zeros(len(tasks) + 1, dtype=torch.int64)  # rows of each task, and all rows
+    not_finite = torch.zeros(tasks.num_outputs + 1, dtype=torch.int64)  # rows of each output, and all rows
     model.eval()
     with torch.no_grad():
         for batch, of_batch in zip(batches, repeat(None) if groups is None else groups, strict=False):
@@ -59,6 +62,8 @@ def evaluate(
             not_finite += pad(bad := ~logits.isfinite(), (0, 1), value=True).sum(0)
             if not bad.any():
                 collected.update(logits, batch.labels, batch.weights, of_batch)
+                if scenes is not None:
+                    scenes.update(batch.sparse_features, logits, batch.labels, batch.weights, of_batch)
             going_on()
     model.train(was_training)
     _check_finite(not_finite.to(device), tasks, description)
@@ -66,10 +71,11 @@ def evaluate(
 
 
 def _check_finite(not_finite: Tensor, tasks: TaskForest, description: str) -> None:
-    """Raises `TrainingError` on every rank if a row of any rank counts in ``not_finite``, ``[T + 1]``."""
+    """Raises `TrainingError` on every rank if a row of any rank counts in ``not_finite``, ``[L + 1]``."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(not_finite)
-    *counts, num_rows = not_finite.tolist()
+    *of_outputs, num_rows = not_finite.tolist()
+    counts = [max(of_outputs[columns]) for columns in tasks.outputs]
     where = [f"{task} in {n} of {num_rows} rows" for task, n in zip(tasks, counts, strict=True) if n]
     if where:
         raise TrainingError(

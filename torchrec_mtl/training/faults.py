@@ -119,7 +119,10 @@ def non_finite_rows(
     """
     finding = None
     if not error.finite:
-        bad = ~(error.logits.cpu() + batch.labels.cpu()).isfinite()
+        logits = error.logits.cpu()
+        if tasks.values:
+            logits = torch.stack([logits[:, columns].sum(1) for columns in tasks.outputs], dim=1)
+        bad = ~(logits + batch.labels.cpu()).isfinite()
         where = [f"{task} in {int(n)} of {len(bad)} rows" for task, n in zip(tasks, bad.sum(0), strict=True) if n]
         what = f"logits or labels of {', '.join(where)}" if where else f"logits and labels are, the {error.what} is not"
         finding = f"rank {dist.get_rank()}: {what}"

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchrec.distributed import batched_embedding_kernel
-from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
+from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
+from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.types import LazyAwaitable, LazyNoWait, ParameterSharding, ShardingEnv
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from torchrec_mtl.ops import library
@@ -30,11 +31,44 @@ def _table_batched_modules(make: Any) -> Iterator[None]:
         batched_embedding_kernel.SplitTableBatchedEmbeddingBagsCodegen = fbgemms
 
 
-class ShardedTables(ShardedEmbeddingBagCollection):
-    """TorchRec's sharded collection, with `TouchedRows` on the CPU if the kernels are built.
+class _WithTouchedRows:
+    """What makes a sharded collection of TorchRec's one with `TouchedRows` on the CPU if the kernels are built.
 
-    The number of steps that Adam has taken is a state of its tables, so that checkpoints have it. One rank alone looks
-    up at once, where TorchRec would exchange ids and rows between the rank and itself.
+    The number of steps that Adam has taken is a state of its tables, so that checkpoints have it.
+    """
+
+    _device: torch.device | None
+    _lookups: list[Any]
+
+    def _create_lookups(self) -> None:
+        on_cpu = self._device is not None and self._device.type == "cpu"
+        if on_cpu and library.load():
+            log_choice("sharded tables", "cpp", "it is faster")
+            with _table_batched_modules(table_batched):
+                super()._create_lookups()  # type: ignore[misc]
+        else:
+            reason = "the C++ kernels are not built" if on_cpu else "the C++ kernels run on the CPU only"
+            log_choice("sharded tables", "fbgemm", reason)
+            super()._create_lookups()  # type: ignore[misc]
+        kernels = [kernel for lookup in self._lookups for kernel in lookup._emb_modules]
+        for kernel in kernels:
+            if (
+                isinstance(kernel, (BatchedFusedEmbeddingBag, BatchedFusedEmbedding))
+                and kernel.emb_module.optimizer in ADAMS
+            ):
+                optimizer = kernel.fused_optimizer
+                for name, weight in optimizer.params.items():
+                    optimizer.state[weight][f"{name.removesuffix('.weight')}.step"] = kernel.emb_module.iter
+
+
+class ShardedRows(_WithTouchedRows, ShardedEmbeddingCollection):
+    """TorchRec's sharded collection of rows that are not pooled."""
+
+
+class ShardedTables(_WithTouchedRows, ShardedEmbeddingBagCollection):
+    """TorchRec's sharded collection of pooled rows.
+
+    One rank alone looks up at once, where TorchRec would exchange ids and rows between the rank and itself.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -42,23 +76,6 @@ class ShardedTables(ShardedEmbeddingBagCollection):
         self._parts = self._parts_of_one_rank()
         self._keys: list[str] = []  # of the last batch
         self._positions: list[list[int]] = []  # of each part's features among them
-
-    def _create_lookups(self) -> None:
-        on_cpu = self._device is not None and self._device.type == "cpu"
-        if on_cpu and library.load():
-            log_choice("sharded tables", "cpp", "it is faster")
-            with _table_batched_modules(table_batched):
-                super()._create_lookups()
-        else:
-            reason = "the C++ kernels are not built" if on_cpu else "the C++ kernels run on the CPU only"
-            log_choice("sharded tables", "fbgemm", reason)
-            super()._create_lookups()
-        kernels = [kernel for lookup in self._lookups for kernel in lookup._emb_modules]  # type: ignore[union-attr]
-        for kernel in kernels:
-            if isinstance(kernel, BatchedFusedEmbeddingBag) and kernel.emb_module.optimizer in ADAMS:
-                optimizer = kernel.fused_optimizer
-                for name, weight in optimizer.params.items():
-                    optimizer.state[weight][f"{name.removesuffix('.weight')}.step"] = kernel.emb_module.iter
 
     def _parts_of_one_rank(self) -> list[tuple[TouchedRows, list[str]]]:
         """The modules and their features, if their pooled rows side by side are the collection's; none if not."""
@@ -120,3 +137,19 @@ class TableSharder(EmbeddingBagCollectionSharder):
         """The part of the collection that this rank has."""
         codecs = self.qcomm_codecs_registry
         return ShardedTables(module, params, env, self.fused_params, device, codecs, module_fqn)
+
+
+class RowSharder(EmbeddingCollectionSharder):
+    """TorchRec's sharder of rows that are not pooled."""
+
+    def shard(
+        self,
+        module: EmbeddingCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedRows:
+        """The part of the collection that this rank has."""
+        codecs = self.qcomm_codecs_registry
+        return ShardedRows(module, params, env, self.fused_params, device, codecs, module_fqn=module_fqn)

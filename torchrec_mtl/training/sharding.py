@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec import EmbeddingBagCollection
+from torchrec import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.comm import get_local_size
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
@@ -28,10 +28,11 @@ from torchrec_mtl.modules.feature_arch import embedding_configs
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, shard_bytes, table_bytes
 from torchrec_mtl.training.process_group import on_first_rank
-from torchrec_mtl.training.sharded_tables import TableSharder
+from torchrec_mtl.training.sharded_tables import RowSharder, TableSharder
 from torchrec_mtl.training.table_constraints import (
     REPLICATED,
     check_processed,
+    check_rows,
     check_zero_collision,
     constraints_of,
     is_replicated,
@@ -41,12 +42,20 @@ from torchrec_mtl.training.zero_collision_sharding import ZeroCollisionSharder
 
 def sharders() -> list[Any]:
     """The sharders of everything that `plan_sharding` plans."""
-    return [TableSharder(), ZeroCollisionSharder()]
+    return [TableSharder(), RowSharder(), ZeroCollisionSharder()]
 
 
-def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection]]:
+def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection | EmbeddingCollection]]:
     """The collections of tables in the model, each with its path."""
-    return ((path, m) for path, m in model.named_modules() if isinstance(m, EmbeddingBagCollection))
+    kinds = (EmbeddingBagCollection, EmbeddingCollection)
+    return ((path, m) for path, m in model.named_modules() if isinstance(m, kinds))
+
+
+def tables_of(collection: EmbeddingBagCollection | EmbeddingCollection) -> list[tuple[BaseEmbeddingConfig, str]]:
+    """The tables of a collection, each with the name of its parameter."""
+    if isinstance(collection, EmbeddingCollection):
+        return [(table, f"embeddings.{table.name}.weight") for table in collection.embedding_configs()]
+    return [(table, f"embedding_bags.{table.name}.weight") for table in collection.embedding_bag_configs()]
 
 
 def planned(plan: ShardingPlan, path: str) -> Any:
@@ -57,7 +66,7 @@ def planned(plan: ShardingPlan, path: str) -> Any:
 def check_table_names(model: nn.Module, config: TrainingConfig) -> dict[str, BaseEmbeddingConfig]:
     """The tables of the model by name; raises `InputError` if ``config.tables`` names another."""
     configs: dict[str, BaseEmbeddingConfig] = {
-        table.name: table for _, collection in collections(model) for table in collection.embedding_bag_configs()
+        table.name: table for _, collection in collections(model) for table, _ in tables_of(collection)
     }
     for name in config.tables:
         if name not in configs:
@@ -100,6 +109,8 @@ def plan_sharding(
     for module in model.modules():
         if isinstance(module, FeatureProcessedEmbeddingBagCollection):
             check_processed(module, config)
+        if isinstance(module, EmbeddingCollection):
+            check_rows(module, config)
     gpu, host = device_memory(device), host_memory() // local_world_size if together else None
     constraints = {
         name: constraints_of(table, config.table_config(name), device, world_size, local_world_size)
@@ -132,7 +143,12 @@ def plan_sharding(
 
     def make() -> ShardingPlan:
         try:
-            return planner.plan(model, sharders())
+            plan = planner.plan(model, sharders())
+            for path, collection in collections(model):
+                replicated = any(is_replicated(config.table_config(table.name)) for table, _ in tables_of(collection))
+                if replicated and isinstance(collection, EmbeddingCollection):
+                    del plan.plan[path]  # TorchRec's replicas give no rows on a CPU
+            return plan
         except PlannerError as error:
             reason = " ".join(str(error).split())
             message = f"`sharding` of the tables must have a plan over {world_size} ranks: {reason}"
@@ -165,7 +181,7 @@ def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, 
     of_tables = set()
     for path, collection in collections(model):
         of_tables |= {id(p) for p in collection.parameters()}
-        for table in collection.embedding_bag_configs():
+        for table, _ in tables_of(collection):
             of_tables_here = planned(plan, path)
             sharding = ParameterSharding(REPLICATED, "dense") if of_tables_here is None else of_tables_here[table.name]
             optimizer = config.table_config(table.name).optimizer

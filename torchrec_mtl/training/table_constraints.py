@@ -1,10 +1,12 @@
 """How each table may be sharded, and the settings that it cannot have."""
 
 import torch
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import ParameterConstraints
 from torchrec.distributed.types import ShardingType
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 
@@ -116,3 +118,16 @@ def check_processed(collection: FeatureProcessedEmbeddingBagCollection, config: 
         sharding = config.table_config(sharded[0]).sharding
         rule = f"must be {REPLICATED!r}: processors of its features get no gradient from a sharded table"
         raise InputError(f"`sharding` (={sharding!r}) of {sharded[0]} {rule}")
+
+
+def check_rows(collection: EmbeddingCollection, config: TrainingConfig) -> None:
+    """Raises `InputError` unless tables whose rows are not pooled are all replicated, or all sharded by TorchRec."""
+    settings = {table.name: config.table_config(table.name) for table in collection.embedding_configs()}
+    kinds = ["auto", *EmbeddingCollectionSharder().sharding_types("cpu")]
+    first = next(iter(settings.values()))
+    for name, of_table in settings.items():
+        if of_table.sharding not in kinds:
+            rule = f"must be one of {kinds}, as its features are histories or their candidates"
+            raise InputError(f"`sharding` (={of_table.sharding!r}) of {name} {rule}")
+        if is_replicated(of_table) != is_replicated(first):
+            raise InputError(f"the tables {list(settings)} of histories must all be replicated, or none of them")

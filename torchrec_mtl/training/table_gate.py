@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.mc_embeddingbag import ShardedManagedCollisionEmbeddingBagCollection
 from torchrec.optim.optimizers import in_backward_optimizer_filter
-from torchrec.sparse.jagged_tensor import KeyedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
-_SHARDED = (ShardedEmbeddingBagCollection, ShardedManagedCollisionEmbeddingBagCollection)
+_SHARDED = (
+    ShardedEmbeddingBagCollection,
+    ShardedEmbeddingCollection,
+    ShardedManagedCollisionEmbeddingBagCollection,
+)
 
 
 def leaves(parameters: Iterable[Tensor]) -> list[Tensor]:
@@ -56,11 +61,19 @@ class TableGate:
             embeddings = output[0] if isinstance(output, tuple) else output  # with managed collisions, ids too
             embeddings.callbacks.append(self._cut)  # the ranks' exchange may still be under way
 
-    def _cut(self, output: KeyedTensor) -> KeyedTensor:
-        values = output.values()
+    def _cut(self, output: KeyedTensor | dict[str, JaggedTensor]) -> KeyedTensor | dict[str, JaggedTensor]:
+        if isinstance(output, dict):
+            return {
+                key: JaggedTensor(self._leaf(of_key.values()), lengths=of_key.lengths(), offsets=of_key.offsets())
+                for key, of_key in output.items()
+            }
+        leaf = self._leaf(output.values())
+        return KeyedTensor(output.keys(), output.length_per_key(), leaf, output.key_dim())
+
+    def _leaf(self, values: Tensor) -> Tensor:
         leaf = values.detach().requires_grad_()
         self._cuts.append((values, leaf))
-        return KeyedTensor(output.keys(), output.length_per_key(), leaf, output.key_dim())
+        return leaf
 
     def gradients(self) -> list[Tensor]:
         """The gradients that wait before the gate, after a backward pass."""

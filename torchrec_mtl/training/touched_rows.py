@@ -16,6 +16,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from torchrec_mtl.ops import embedding_bag
 
@@ -49,21 +50,37 @@ class TouchedRows(SplitTableBatchedEmbeddingBagsCodegen):
             self._apply_split(second, prefix="momentum2", dtype=torch.float32)
         self.tables = self.split_embedding_weights()
         self.states = list(zip(*self.split_optimizer_states(), strict=True))
-        self.keys = list(range(len(self.feature_table_map)))
+        is_pooled = self.pooling_mode != PoolingMode.NONE
+        self.table_of_key = self.feature_table_map if is_pooled else list(range(len(self.tables)))  # see `_rows`
+        self.keys = list(range(len(self.table_of_key)))
         self.means = [self.pooling_mode == PoolingMode.MEAN] * len(self.keys)
 
     def forward(
         self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None, **others: Any
     ) -> Tensor:
-        """The pooled rows ``[B, sum(D_f)]``; what has no kernel of ours is fbgemm's."""
+        """The pooled rows ``[B, sum(D_f)]``, or each row ``[V, D]``; what has no kernel of ours is fbgemm's."""
+        if self.pooling_mode == PoolingMode.NONE and not others:
+            return self._rows(indices, offsets)
         if others or (per_sample_weights is not None and per_sample_weights.requires_grad):
             return super().forward(indices, offsets, per_sample_weights, **others)
         return self.pooled(self.keys, indices, offsets, (len(offsets) - 1) // len(self.keys), per_sample_weights)
 
+    def _rows(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """The row of each id: a bag for each of a table's ids, whose features lie side by side."""
+        batch = (len(offsets) - 1) // len(self.feature_table_map)
+        features = torch.bincount(torch.tensor(self.feature_table_map), minlength=len(self.tables))
+        ends = offsets[batch * F.pad(features.cumsum(0), (1, 0))]
+        counts = ends.diff()
+        longest = int(counts.max())
+        bags = ends[:-1, None] + torch.minimum(torch.arange(longest), counts[:, None])  # the last are empty
+        rows = self.pooled(self.keys, ids, torch.cat([bags.flatten(), ends[-1:]]), longest, None)
+        of_tables = rows.split([table.shape[1] for table in self.tables], 1)
+        return torch.cat([part[:count] for part, count in zip(of_tables, counts.tolist(), strict=True)])
+
     def pooled(self, keys: Sequence[int], ids: Tensor, offsets: Tensor, batch: int, weights: Tensor | None) -> Tensor:
         """The pooled rows of the features that are at the positions ``keys`` of a batch: see `embedding_bag.lookup`."""
         weights = None if weights is None else weights.float()
-        bags = (self.feature_table_map, keys, self.means, ids, offsets, batch, weights)
+        bags = (self.table_of_key, keys, self.means, ids, offsets, batch, weights)
         if torch.is_grad_enabled():
             return _Pooled.apply(self.placeholder_autograd_tensor, self, *bags)
         return embedding_bag.lookup(self.tables, *bags)

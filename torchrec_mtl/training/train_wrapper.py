@@ -29,15 +29,17 @@ def _call(
     TorchRec's own batches have no weights, and where there is one task, labels ``[B]``.
     """
     labels, weights = batch.labels, getattr(batch, "weights", None)
-    has_one_task = logits.shape[1:] == (1,)
-    shapes = [logits.shape, logits.shape[:1]] if has_one_task else [logits.shape]
+    tasks = getattr(loss, "tasks", None)  # a value may have several outputs
+    shape = torch.Size([len(logits), logits.shape[1] if tasks is None else len(tasks)])
+    has_one_task = shape[1:] == (1,)
+    shapes = [shape, shape[:1]] if has_one_task else [shape]
     for name, given in (("labels", labels), ("weights", weights)):
         if given is not None and given.shape not in shapes:
             expected = "[B, 1] or [B]" if has_one_task else "[B, T]"
-            shape = f"(of shape {list(given.shape)}) must be {expected}"
-            raise InputError(f"`{name}` {shape}, for logits of shape {list(logits.shape)}")
-    weights = None if weights is None else weights.view_as(logits)
-    labels = labels.float().view_as(logits)
+            found = f"(of shape {list(given.shape)}) must be {expected}"
+            raise InputError(f"`{name}` {found}, for logits of shape {list(logits.shape)}")
+    weights = None if weights is None else weights.view(shape)
+    labels = labels.float().view(shape)
     for name in of_batch:
         if (read := getattr(batch, name, None)) is None:
             raise InputError(f"`{name}` of the batch must be given: `loss` (={type(loss).__name__}) reads it")
@@ -46,7 +48,14 @@ def _call(
         value: Tensor = loss(logits, labels, weights, **further)
         return value
     num_rows = len(logits) - getattr(batch, "num_padded", 0)
-    return balancer(lambda weights: loss(logits, labels, weights, **further), logits, weights, num_rows)
+    of_tasks = logits if tasks is None else torch.stack([logits[:, columns].sum(1) for columns in tasks.outputs], 1)
+    return balancer(lambda weights: loss(logits, labels, weights, **further), of_tasks, weights, num_rows)
+
+
+@torch.fx.wrap
+def _as_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits in the shape of labels ``[B]`` of one task."""
+    return logits.view_as(labels) if logits.numel() == labels.numel() else logits
 
 
 def reads_beyond_logits(loss: nn.Module) -> dict[str, bool]:
@@ -59,7 +68,8 @@ def reads_beyond_logits(loss: nn.Module) -> dict[str, bool]:
         >>> reads_beyond_logits(CounterfactualLoss(TaskChain(["click", "purchase"])))
         {'conditional_logits': True, 'imputed_errors': False}
     """
-    parameters = inspect.signature(loss.forward).parameters.values()
+    of_funnel = getattr(loss, "funnel", None)
+    parameters = inspect.signature((of_funnel or loss).forward).parameters.values()
     return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
@@ -116,7 +126,7 @@ class MultiTaskTrain(nn.Module):
         """Returns the loss with its gradient, then loss, logits and labels without gradients.
 
         In training the gradient is balanced, if the losses are to be; the value is the loss's either way. The labels
-        are the batch's own, and the logits have their shape, ``[B, T]``.
+        are the batch's own, and the logits have their shape, ``[B, T]``; where tasks are values, ``[B, L]``.
 
         Args:
             batch: batch with ``dense_features [B, num_dense]``, ``sparse_features`` (a KeyedJaggedTensor), ``labels
@@ -137,4 +147,5 @@ class MultiTaskTrain(nn.Module):
             else:
                 logits = self.model(batch.dense_features, batch.sparse_features)
         loss = _call(self.loss, batch, logits, further, self.of_batch, balancer)
-        return loss, (loss.detach(), logits.detach().view_as(batch.labels), batch.labels)
+        found = logits.detach()
+        return loss, (loss.detach(), _as_labels(found, batch.labels), batch.labels)

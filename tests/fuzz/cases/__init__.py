@@ -16,20 +16,21 @@ from tests.fuzz.cases import (
     table,
     tasks,
     training,
+    values,
 )
 from tests.fuzz.cell import Case
 
 _FACES: Mapping[str, Mapping[str, Case]] = {
-    "": {**tasks.CASES, **inference.TOP, **table.TOP},
+    "": {**tasks.CASES, **values.KINDS, **inference.TOP, **table.TOP},
     "data.table.infer": table.INFER,
     "data": data.DATA,
     "datasets": datasets.CASES,
     "inference": inference.CASES,
     "inference.package": inference.PACKAGE,
-    "losses": losses.CASES,
-    "metrics": metrics.CASES,
+    "losses": {**losses.CASES, **values.LOSSES},
+    "metrics": {**metrics.CASES, **values.METRICS},
     "models": models.CASES,
-    "modules": modules.CASES,
+    "modules": {**modules.CASES, **values.MODULES},
     "ops": ops.CASES,
     "systems": data.SYSTEMS,
     "training.balancing": balancing.CASES,
@@ -54,6 +55,7 @@ CONTAINERS: Mapping[str, str] = {
     "models.MultiTaskModel": "is abstract",
     "modules.Gate": "is a protocol",
     "modules.SmoothStepSchedule": "is a tuple, checked where it is used",
+    "modules.LabelStatistics": "is a tuple, checked where it is used",
     "ops.AdapterWeights": "is a tuple, checked where it is used",
     "ops.GeneratorWeights": "is a tuple, checked where it is used",
     "training.balancing.BalancingMethod": "is abstract",

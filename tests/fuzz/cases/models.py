@@ -25,6 +25,11 @@ def _drawn(rng, name):
     """A right value of an argument of a model, by its name; sizes are small."""
     drawn = {
         "embedding_dim": lambda: one_of(rng, 2, 4),
+        "num_category_experts": lambda: integer(rng, 1, 2),
+        "categories": lambda: None,
+        "layer_size": lambda: 2 * integer(rng, 1, 3),
+        "hidden_size": lambda: integer(rng, 1, 5),
+        "num_subspaces": lambda: integer(rng, 1, 2),
         "num_heads": lambda: one_of(rng, 1, 2),
         "num_layers": lambda: integer(rng, 1, 3),
         "num_experts": lambda: integer(rng, 2, 4),
@@ -36,12 +41,14 @@ def _drawn(rng, name):
         "num_tasks": lambda: integer(rng, 1, 4),
         "aggregation_size": lambda: one_of(rng, 3, None),
         "aggregation_over": lambda: one_of(rng, "embedding", "fields"),
+        "attends_to": lambda: one_of(rng, "message", "both"),
         "message_dropout": lambda: float(rng.random()),
         "dropout": lambda: float(rng.random()),
         "stitch": lambda: one_of(rng, "channel", "layer"),
         "estimator": lambda: one_of(rng, "ips", "dr"),
         "selector": lambda: "shared",
         "residual": lambda: one_of(rng, "input", "query", "none"),
+        "selection": lambda: one_of(rng, "keys", "mask"),
         "backend": lambda: one_of(rng, "auto", "modules", "reference", "sdpa"),
         "gate": lambda: gate(rng, 2),
         "schedule": lambda: schedule(rng),
@@ -62,6 +69,9 @@ def _arguments(rng, made):
             given[name] = one_of(rng, True, parameter.default)
         else:
             given[name] = _drawn(rng, name)
+    for name in {"domain_fields", "prior_fields"} & set(given):  # names in a model, positions in an over arch
+        last = "f2" if "features" in given else len(given["field_dims"]) - 1
+        given[name] = one_of(rng, None, [], [last])
     if "num_layers" in given and "num_inducing_points" in given and not given.get("sample_wise", True):
         given["backend"] = "auto"
     return given
@@ -106,8 +116,16 @@ def _has_dense(features):
     return isinstance(features, FeatureArch) and features.dense_arch is not None
 
 
+def _width(given):
+    if "field_dims" in given:
+        return sum(given["field_dims"])
+    return given.get("in_features") or given["num_fields"] * given["embedding_dim"]
+
+
 def _judge_arch(given, arch):
-    width = given.get("in_features") or given["num_fields"] * given["embedding_dim"]
+    width = _width(given)
+    if isinstance(arch, models.STEMArch):
+        width *= given["num_tasks"] + 1
     embeddings = torch.randn(ROWS, width, dtype=torch.float64)
     arch = _randomized(arch)
     _check(given, arch, embeddings, given.get("tasks"), arch(embeddings))

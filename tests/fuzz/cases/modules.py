@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec import EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
 from tests.fuzz.cases.drawn import assert_finite, chain, floats, forest, integer, one_of, sizes, sparse, tables
 from tests.fuzz.cell import Case
@@ -128,7 +128,18 @@ def _generator(rng):
         "selector_layer_sizes": sizes(rng),
         "schedule": schedule(rng),
         "residual": one_of(rng, "input", "query", "none"),
+        "selection": one_of(rng, "keys", "mask"),
     }
+
+
+def _generator_judge(given, module):
+    outputs, num_layers = module(*_fields(given)), given["num_layers"]
+    for output in outputs[:num_layers]:
+        assert_finite(output, ROWS, given["num_inducing_points"], given["embedding_dim"])
+    masks = outputs[num_layers:]
+    assert len(masks) == (num_layers if given["selection"] == "mask" else 0)
+    for mask in masks:
+        assert_finite(mask, ROWS, given["num_inducing_points"])
 
 
 def _extraction(rng):
@@ -171,6 +182,19 @@ def _layer_of_experts(rng):
     }
 
 
+def _fusion_level(rng):
+    return {
+        "num_tasks": integer(rng, 1, 3),
+        "in_features": integer(rng, 1, 5),
+        "num_task_experts": integer(rng, 1, 2),
+        "num_shared_experts": integer(rng, 0, 2),
+        "layer_sizes": sizes(rng, 1),
+        "gate": gate(rng, 1),
+        "native_experts": one_of(rng, True, False),
+        "shared_fusion": one_of(rng, True, False),
+    }
+
+
 def _num_experts(rng, **others):
     return {"num_experts": integer(rng, 2, 5), "in_features": integer(rng, 1, 5), **others}
 
@@ -182,7 +206,12 @@ _PARTS = {
         lambda given: (2, given["embedding_dim"]),
     ),
     "BehaviorPatternConversion": _module(
-        lambda rng: {**_heads(rng), "dropout": 0.3, "layer_norm": one_of(rng, True, False)},
+        lambda rng: {
+            **_heads(rng),
+            "dropout": 0.3,
+            "layer_norm": one_of(rng, True, False),
+            "attends_to": one_of(rng, "message", "both"),
+        },
         lambda given: [_rows(2, given["embedding_dim"]), _rows(2, given["embedding_dim"])],
         lambda given: (2, given["embedding_dim"]),
     ),
@@ -204,11 +233,17 @@ _PARTS = {
         lambda rng: {
             "num_tasks": integer(rng, 1, 4),
             "in_features": integer(rng, 1, 5),
-            "out_features": integer(rng, 1, 5),
+            "out_features": 2 * integer(rng, 1, 3),
             "per": one_of(rng, "channel", "layer"),
+            "num_subspaces": integer(rng, 1, 2),
         },
         lambda given: [[_rows(given["in_features"])] * given["num_tasks"]],
         lambda given: (given["out_features"],),
+    ),
+    "LayerStitchUnit": _module(
+        lambda rng: {"num_tasks": integer(rng, 1, 4), "num_layers": integer(rng, 1, 3)},
+        lambda given: [[[_rows(5)] * given["num_tasks"]] * given["num_layers"]],
+        lambda given: (5,),
     ),
     "MLP": _module(
         lambda rng: {"in_features": integer(rng, 1, 5), "layer_sizes": sizes(rng, 1)},
@@ -224,6 +259,16 @@ _PARTS = {
         },
         lambda given: [_rows(given["in_features"])],
         lambda given: (given["num_gates"], given["num_experts"]),
+    ),
+    "EmbeddingGate": _module(
+        lambda rng: {"field_dims": [2, *sizes(rng)], "domain_fields": [0]},
+        lambda given: [_rows(sum(given["field_dims"]))],
+        lambda given: (sum(given["field_dims"]),),
+    ),
+    "GateUnit": _module(
+        lambda rng: {name: integer(rng, 1, 5) for name in ("in_features", "hidden_size", "out_features")},
+        lambda given: [_rows(given["in_features"])],
+        lambda given: (given["out_features"],),
     ),
     "SoftmaxGate": _module(
         lambda rng: _num_experts(rng, num_gates=integer(rng, 1, 3)),
@@ -255,6 +300,26 @@ _PARTS = {
         lambda given: [[_rows(given["in_features"])] * (given["num_tasks"] + 1)],
         lambda given: (given["layer_sizes"][-1],),
     ),
+    "FeatureGate": _module(
+        lambda rng: {"in_features": integer(rng, 1, 5), "ranks": sizes(rng, 1)},
+        lambda given: [_rows(given["in_features"])],
+        lambda given: (given["in_features"],),
+    ),
+    "NormalizedExperts": _module(
+        lambda rng: _num_experts(rng, out_features=integer(rng, 1, 5), ranks=sizes(rng, 1)),
+        lambda given: [_rows(given["in_features"])],
+        lambda given: (given["num_experts"], given["out_features"]),
+    ),
+    "SelfGatedMixture": _module(
+        lambda rng: _num_experts(rng, num_own=integer(rng, 1, 3)),
+        lambda given: [_rows(given["in_features"]), _rows(given["num_experts"], 4), _rows(given["num_own"], 4)],
+        lambda given: (4,),
+    ),
+    "FusionLayer": _module(
+        _fusion_level,
+        lambda given: [[_rows(given["in_features"])] * (given["num_tasks"] + (given["num_shared_experts"] > 0))],
+        lambda given: (given["layer_sizes"][-1],),
+    ),
     "FeatureAggregation": _module(
         lambda rng: {
             "num_fields": integer(rng, 1, 4),
@@ -277,13 +342,11 @@ _PARTS = {
         lambda given: (given["features"],),
     ),
     "PooledRepresentation": _module(
-        lambda rng: {"num_tasks": integer(rng, 1, 4)},
-        lambda given: [[_rows(4, 2)]],
+        lambda rng: {"num_tasks": integer(rng, 1, 4), "masked": one_of(rng, False, True)},
+        lambda given: [[_rows(4, 2), *([_rows(4).abs()] if given["masked"] else [])]],
         lambda given: (given["num_tasks"], 2),
     ),
-    "RepresentationGenerator": _module(
-        _generator, _fields, lambda given: (given["num_inducing_points"], given["embedding_dim"])
-    ),
+    "RepresentationGenerator": (_generator, _fields, _generator_judge),
     "SelfAttentionStack": _module(
         lambda rng: {**_heads(rng), "num_layers": integer(rng, 1, 3)},
         lambda given: [_rows(4, given["embedding_dim"])],
@@ -303,6 +366,11 @@ _PARTS = {
         lambda rng: {"in_features": integer(rng, 1, 5), **_tower_sizes(rng)},
         lambda given: [_rows(given["in_features"])],
         lambda given: (1,),
+    ),
+    "TaskFeatureAlignment": _module(
+        lambda rng: {"num_fields": integer(rng, 1, 4), **_heads(rng)},
+        lambda given: [torch.randn(2, given["embedding_dim"]), _rows(given["num_fields"], given["embedding_dim"])],
+        lambda given: (2, given["num_fields"], given["embedding_dim"]),
     ),
     "TaskTowers": _module(
         lambda rng: {"num_tasks": integer(rng, 1, 4), "in_features": integer(rng, 1, 5), **_tower_sizes(rng)},
@@ -327,9 +395,39 @@ def _table_of_ids():
     return EmbeddingBagConfig(name="t_user", embedding_dim=4, num_embeddings=64, feature_names=["user"])
 
 
+def _states_judge(given, lstms):
+    states = lstms(_rows(1, given["num_steps"], given["in_features"]))
+    assert_finite(states, ROWS, given["num_networks"], given["num_steps"], given["hidden_size"])
+
+
 def _zero_collision_judge(given, collection):
     ids = KeyedJaggedTensor.from_lengths_sync(["user"], torch.tensor([7, 2**62, 0]), torch.tensor([1, 2]))
     assert_finite(collection(ids)[0]["user"], 2, 4)
+
+
+def _item_table():
+    features = ["item", "seen"]
+    return EmbeddingCollection(
+        tables=[EmbeddingConfig(name="t_item", embedding_dim=4, num_embeddings=9, feature_names=features)]
+    )
+
+
+def _history_sizes(rng):
+    return {
+        "max_length": integer(rng, 1, 3),
+        "transformer_layers": integer(rng, 0, 2),
+        "num_heads": one_of(rng, 1, 2),
+        "layer_size": integer(rng, 1, 4),
+    }
+
+
+def _history_judge(given, histories):
+    ids = KeyedJaggedTensor.from_lengths_sync(
+        ["seen", "item"], torch.tensor([7, 2, 8, 1, 4]), torch.tensor([3, 0, 1, 1])
+    )
+    fields = histories(ids)
+    assert_finite(fields, 2, 8)
+    assert not fields[1, 4:].any() or given["candidates"] != {"seen": "item"}
 
 
 CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, judge) in _PARTS.items()} | {
@@ -339,10 +437,64 @@ CASES = {name: Case(getattr(modules, name), draw, judge) for name, (draw, _, jud
             "embedding_bag_collection": tables([integer(rng, 1, 4) for _ in range(2)]),
             "dense_in_features": integer(rng, 0, 3),
             "dense_arch_layer_sizes": sizes(rng, 1),
+            "domain_fields": one_of(rng, [], ["f1"]),
             "dense_device": torch.device("cpu"),
             "check_batches": True,
         },
         _features_judge,
+    ),
+    "TaskRelations": Case(
+        modules.TaskRelations,
+        lambda rng: {"num_tasks": integer(rng, 1, 4), **_heads(rng)},
+        lambda given, relations: assert_finite(relations(), given["num_tasks"], given["embedding_dim"]),
+    ),
+    "LSTMs": Case(
+        modules.LSTMs,
+        lambda rng: {
+            "num_networks": integer(rng, 1, 3),
+            "in_features": integer(rng, 1, 5),
+            "hidden_size": integer(rng, 1, 4),
+            "num_steps": integer(rng, 1, 4),
+        },
+        _states_judge,
+    ),
+    "HistoryArch": Case(
+        modules.HistoryArch,
+        lambda rng: {
+            "embedding_collection": _item_table(),
+            "candidates": one_of(rng, {"seen": "item"}, {}),
+            "averaged": one_of(rng, [], ["item"]),
+            **_history_sizes(rng),
+            "dense_device": one_of(rng, None, torch.device("cpu")),
+        },
+        _history_judge,
+    ),
+    "HistoryConfig": Case(
+        modules.HistoryConfig,
+        lambda rng: {"candidates": one_of(rng, {"seen": "item"}, {}), **_history_sizes(rng)},
+        lambda given, config: _equal(vars(config), given),
+    ),
+    "HistoryTransformer": Case(
+        modules.HistoryTransformer,
+        lambda rng: {**_heads(rng), "num_layers": integer(rng, 1, 2), "max_length": integer(rng, 3, 5)},
+        lambda given, module: assert_finite(
+            module(torch.randn(3, given["embedding_dim"]), torch.tensor([3, 0])), 3, given["embedding_dim"]
+        ),
+    ),
+    "TargetAttention": Case(
+        modules.TargetAttention,
+        lambda rng: {
+            "embedding_dim": integer(rng, 1, 5),
+            "layer_size": integer(rng, 1, 4),
+            "softmax": one_of(rng, True, False),
+        },
+        lambda given, module: assert_finite(
+            module(
+                torch.randn(3, given["embedding_dim"]), torch.tensor([3, 0]), torch.randn(2, given["embedding_dim"])
+            ),
+            2,
+            given["embedding_dim"],
+        ),
     ),
     "ZeroCollisionEmbeddingBagCollection": Case(
         modules.ZeroCollisionEmbeddingBagCollection,

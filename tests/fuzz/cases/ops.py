@@ -116,7 +116,9 @@ def _stack(rng):
     return {
         "inputs": _normal(rng, ROWS, 4, dim),
         "selection": torch.from_numpy(rng.random((ROWS, num_points)) * rng.integers(0, 2, (ROWS, num_points))),
-        "stack": ops.InducingStack(layers, adapter_weights(rng, dim, 2, num_layers), heads, residual),
+        "stack": ops.InducingStack(
+            layers, adapter_weights(rng, dim, 2, num_layers), heads, residual, masked=one_of(rng, False, True)
+        ),
         "backend": one_of(rng, "auto", "reference", "sdpa", "compact"),
     }
 
@@ -127,10 +129,12 @@ def _judge_stack(given, result):
         states = [None, None]
         for place, (layer, adapter) in enumerate(zip(stack.layers.layers(), stack.adapters.layers(), strict=True)):
             weights = _of_layer(layer, "inducing_points")
-            H = tafe.asrg(H, z, weights, stack.num_heads, stack.residual, first=place == 0)  # noqa: N806
+            masks = z if stack.masked else None
+            arguments = (stack.num_heads, stack.residual, place == 0, masks if place else None)
+            H = tafe.asrg(H, z, weights, *arguments)  # noqa: N806
             of_tasks = [_of_layer([x[t] for x in adapter], "indicator") for t in range(2)]
             pairs = zip(states, of_tasks, strict=True)
-            states = [tafe.task_adapter(H, former, of_task, stack.num_heads) for former, of_task in pairs]
+            states = [tafe.task_adapter(H, former, of_task, stack.num_heads, masks) for former, of_task in pairs]
         expected.append(states)
     _close(result, np.array(expected) if expected else np.empty(tuple(result.shape)))
 
@@ -168,7 +172,7 @@ CASES = {
             "adapters": adapter_weights(rng, 4, 2, 2),
             "num_heads": one_of(rng, 1, 2),
             "residual": one_of(rng, "input", "query", "none"),
-            "z_grad": one_of(rng, "gated", "full"),
+            **one_of(rng, {"z_grad": "full"}, {"z_grad": "gated"}, {"masked": True}),
         },
         _judge_made_stack,
     ),

@@ -2,7 +2,7 @@
 
 from tests.fuzz.cases.drawn import one_of
 from tests.fuzz.cell import Case
-from torchrec_mtl import Task, TaskChain, TaskForest
+from torchrec_mtl import ZILN, Binary, Task, TaskChain, TaskForest
 
 
 def _task_judge(given, task):
@@ -39,6 +39,7 @@ CASES = {
             "after": one_of(rng, "click", None),
             "label_column": one_of(rng, "bought", None),
             "weight_column": one_of(rng, "weight", None),
+            "kind": one_of(rng, Binary(), ZILN()),
         },
         _task_judge,
     ),

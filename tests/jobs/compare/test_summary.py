@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from torchrec_mtl.jobs.compare import summary
@@ -88,6 +90,34 @@ def test_one_seed_has_no_deviation_and_no_test():
     row = rows(one, "tafe")[0]
     assert math.isnan(row["std"])
     assert math.isnan(row["p_value"])
+
+
+def test_without_a_spread_of_the_differences_p_is_not_defined():
+    """A t-test of a constant difference gives p = 0."""
+    some = {**COLLECTED, "tafe": scores("TAFE", 0.70, 0.69, 0.68)}  # 0.04 above MMoE with every seed
+    row = rows(some, "tafe")[0]
+    assert row["difference"] == pytest.approx(0.04)
+    assert math.isnan(row["p_value"])
+    assert math.isnan(row["p_holm"])
+
+
+def test_p_values_are_corrected_for_the_number_of_tests():
+    compared = summary.comparison_rows(COLLECTED, TASKS, "auc", METRICS["auc"])
+    tested = [row for row in compared if "p_value" in row]
+    assert len(tested) == 12  # three systems in four columns
+    assert min(row["p_holm"] for row in tested) == pytest.approx(12 * min(row["p_value"] for row in tested))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values):
+    for level in (0.01, 0.05, 0.5):
+        rejected = set()
+        for number_left in range(len(p_values), 0, -1):  # the smallest of those left, until one is not rejected
+            smallest = min(set(range(len(p_values))) - rejected, key=p_values.__getitem__)
+            if p_values[smallest] * number_left > level:
+                break
+            rejected.add(smallest)
+        assert rejected == {place for place, p in enumerate(summary.holm(p_values)) if p <= level}
 
 
 def test_noise_is_of_the_models_alone():

@@ -305,6 +305,7 @@ def test_two_ranks_do_the_days_too(table, whole, tmp_path):
         (["training.batch_size=64", "training.micro_batches=3"], "`batch_size` (=64) must be a multiple of the number"),
         (["--reader", "stream"], "`reader` (='stream') must be 'auto' or 'mapped' with `days`"),
         (["--models", "tafe,bpcm"], "`models` (='tafe,bpcm') must name one model with `days`"),
+        (["scene=item"], "`scene` (='item') must be empty with `days`: a day is measured as a whole"),
         (["--bounds", "auc=1"], "`bounds`: kind 'auc' must be one of"),
         (["--bounds", "least_auc.by=1"], "'by' must be one of"),
         (["--dataset", "nothing.py"], "nothing.py: no such file"),

@@ -75,21 +75,23 @@ def small_tensors(batch: int = SMALL.B, active: float = 0.4, dtype: torch.dtype 
     return [x.to(dtype) for x in tensors(SMALL._replace(B=batch), active)]
 
 
-def stack(function: Callable[..., Tensor], heads: int, residual: str, z_grad: str) -> Callable[..., Tensor]:
+def stack(
+    function: Callable[..., Tensor], heads: int, residual: str, z_grad: str, masked: bool = False
+) -> Callable[..., Tensor]:
     """Makes ``function`` of a stack a function of a flat list of tensors."""
 
     def run(inputs: Tensor, selection: Tensor, *weights: Tensor) -> Tensor:
         layers, adapters = GeneratorWeights(*weights[:NUM_GENERATOR]), AdapterWeights(*weights[NUM_GENERATOR:])
-        return function(inputs, selection, InducingStack(layers, adapters, heads, residual, z_grad))
+        return function(inputs, selection, InducingStack(layers, adapters, heads, residual, z_grad, masked))
 
     return run
 
 
 def on_backend(
-    backend: str, heads: int = SMALL.m, residual: str = "input", z_grad: str = "gated"
+    backend: str, heads: int = SMALL.m, residual: str = "input", z_grad: str = "gated", masked: bool = False
 ) -> Callable[..., Tensor]:
     """`ops.inducing_stack` as a function of a flat list of tensors."""
-    return stack(partial(ops.inducing_stack, backend=backend), heads, residual, z_grad)
+    return stack(partial(ops.inducing_stack, backend=backend), heads, residual, z_grad, masked)
 
 
 def reference_layer(heads: int, residual: str, scale: float | None, z_grad: str) -> Callable[..., Tensor]:

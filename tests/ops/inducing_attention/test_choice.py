@@ -95,6 +95,7 @@ def test_a_traced_module_chooses_when_it_runs(chosen):
         ({"residual": "sum"}, r"`residual` \(='sum'\) must be 'input', 'query' or 'none'"),
         ({"z_grad": "half"}, r"`z_grad` \(='half'\) must be 'gated' or 'full'"),
         ({"z_grad": "full", "backend": "compact"}, r"'compact' does not compute the gradient .* \(='full'\) asks for"),
+        ({"z_grad": "full", "masked": True}, r"`z_grad` \(='full'\) must be 'gated' where `masked`"),
     ],
 )
 def test_unknown_arguments_are_refused(arguments, message):

@@ -14,11 +14,11 @@ RUN = stacks.on_backend("cpp")
 
 def test_opcheck():
     inputs, selection, *weights = (x.requires_grad_() for x in small_tensors(dtype=torch.float64))
-    arguments = (inputs, selection, weights, SMALL.m, "input", True)
+    arguments = (inputs, selection, weights, SMALL.m, "input", True, True)
     torch.library.opcheck(torch.ops.torchrec_mtl.inducing_stack_cpp.default, arguments)
     inputs, selection, *weights = (x.detach() for x in (inputs, selection, *weights))
     upstream = torch.randn(SMALL.B, SMALL.T, SMALL.D, dtype=torch.float64)
-    arguments = (inputs, selection, weights, upstream, SMALL.m, "input", True)
+    arguments = (inputs, selection, weights, upstream, SMALL.m, "input", True, True)
     torch.library.opcheck(torch.ops.torchrec_mtl.inducing_stack_cpp_backward.default, arguments)
 
 
@@ -72,9 +72,11 @@ def test_shapes_and_types_that_do_not_fit_are_refused(change, message):
     inputs, selection, *weights = arguments
     upstream = torch.randn(len(inputs), SMALL.T, SMALL.D)
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.torchrec_mtl.inducing_stack_cpp(inputs, selection, weights, 2, "input", True)
+        torch.ops.torchrec_mtl.inducing_stack_cpp(inputs, selection, weights, 2, "input", True, False)
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.torchrec_mtl.inducing_stack_cpp_backward(inputs, selection, weights, upstream, 2, "input", True)
+        torch.ops.torchrec_mtl.inducing_stack_cpp_backward(
+            inputs, selection, weights, upstream, 2, "input", True, False
+        )
     with pytest.raises(InputError):
         RUN(*arguments)
 
@@ -87,8 +89,10 @@ def test_other_arguments_that_do_not_fit_are_refused():
         (2, "sum"): r"`residual` \(=sum\) must be",
     }.items():
         with pytest.raises(RuntimeError, match=message):
-            run(inputs, selection, weights, *arguments, True)
+            run(inputs, selection, weights, *arguments, True, False)
     with pytest.raises(RuntimeError, match="`weights` must be 12 tensors, not 11"):
-        run(inputs, selection, weights[1:], 2, "input", True)
+        run(inputs, selection, weights[1:], 2, "input", True, False)
+    with pytest.raises(RuntimeError, match="`masked` must be false without `gated`"):
+        run(inputs, selection, weights, 2, "input", False, True)
     with pytest.raises(InputError, match=r"`num_heads` \(=4\) must divide the embedding dimension \(=6\)"):
         stacks.on_backend("cpp", heads=4)(*small_tensors())

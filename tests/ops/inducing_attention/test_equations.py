@@ -21,20 +21,23 @@ def block(weights, query):
     return {query: queries, "key": key, "value": value, "out": output, "norm": {"weight": weight, "bias": bias}}
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("residual", ["input", "query", "none"])
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
-def test_the_stack_is_tafe_equations_17_to_22(backend, residual):
+def test_the_stack_is_tafe_equations_17_to_22(backend, residual, masked):
     shape = Shape(B=4, F=5, K=4, D=6, m=2, L=3, T=2)
     inputs, selection, *weights = arguments = stacks.tensors(shape)
     layers, adapters = GeneratorWeights(*weights[:6]), AdapterWeights(*weights[6:])
-    actual = stacks.on_backend(backend, shape.m, residual)(*arguments)
+    actual = stacks.on_backend(backend, shape.m, residual, masked=masked)(*arguments)
     for fields, z, of_sample in zip(inputs.numpy(), selection.numpy(), actual, strict=True):
-        adapted = [None] * shape.T
+        adapted, shares = [None] * shape.T, z if masked else None
         for index, (layer, adapter) in enumerate(zip(layers.layers(), adapters.layers(), strict=True)):
-            fields = tafe.asrg(fields, z, block(layer, "inducing_points"), shape.m, residual, first=index == 0)
+            fields = tafe.asrg(
+                fields, z, block(layer, "inducing_points"), shape.m, residual, index == 0, shares if index else None
+            )
             of_tasks = [block(task, "indicator") for task in zip(*adapter, strict=True)]
             pairs = zip(adapted, of_tasks, strict=True)
-            adapted = [tafe.task_adapter(fields, former, task, shape.m) for former, task in pairs]
+            adapted = [tafe.task_adapter(fields, former, task, shape.m, shares) for former, task in pairs]
         np.testing.assert_allclose(of_sample, adapted, rtol=1e-9)
 
 
@@ -77,6 +80,21 @@ def test_every_residual_and_gradient_of_z(backend, z_grad, residual):
         assert_close(actual, definition)
     at_zero = expected[2][arguments[1] == 0]
     assert at_zero.ne(0).any() if z_grad == "full" else at_zero.eq(0).all()
+
+
+@pytest.mark.parametrize("selected", SELECTIONS)
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], SHAPES[5], SHAPES[6], Shape(B=11, F=5, K=40, D=8, m=2, L=3)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_outputs_and_gradients_where_z_masks_are_those_of_the_definition(backend, shape, selected):
+    arguments = stacks.tensors(shape)
+    if SELECTIONS[selected] is not None:
+        arguments[1] = torch.full_like(arguments[1], SELECTIONS[selected])
+    results = (
+        stacks.results(stacks.on_backend(name, shape.m, masked=True), arguments) for name in (backend, "reference")
+    )
+    for actual, definition in zip(*results, strict=True):
+        assert not actual.isnan().any()
+        assert_close(actual, definition)
 
 
 @pytest.mark.parametrize("z_grad", [None, "gated", "full"])

@@ -155,6 +155,8 @@ def test_what_the_kernels_cannot_take_is_refused(monkeypatch: pytest.MonkeyPatch
         run(inputs, z, *weights[:4], weights[4][:, :5], *weights[5:])
     with pytest.raises(InputError, match=r"`num_heads` \(=3\) must divide the embedding dimension \(=8\)"):
         stacks.stack(triton.inducing_stack, 3, "input", "gated")(inputs, z, *weights)
+    with pytest.raises(InputError, match=r"`masked` \(=True\) must be False for the backend 'triton'"):
+        stacks.stack(triton.inducing_stack, 2, "input", "gated", masked=True)(inputs, z, *weights)
     layer = InducingLayer(GeneratorWeights(*(x[0] for x in weights[: stacks.NUM_GENERATOR])), 2)
     with pytest.raises(InputError, match="the 'input' as residual must have 4 rows, not 3"):
         triton.inducing_layer(inputs, z, layer)

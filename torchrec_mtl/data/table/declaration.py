@@ -206,7 +206,9 @@ class Table:
                 if getattr(self, argument) is None:
                     raise InputError(f"`{argument}` must name a column, which history {declared.name!r} needs")
             if declared.where is not None:
-                self.tasks.index(declared.where)
+                if not self.tasks.tasks[self.tasks.index(declared.where)].is_binary:
+                    rule = f"must not list rows by {declared.where!r}, which is a value and does not happen"
+                    raise InputError(f"history {declared.name!r} {rule}")
                 if declared.where in [each.task for each in self.delays]:
                     rule = f"must not list rows by {declared.where!r}, which is not known yet at their time"
                     raise InputError(f"history {declared.name!r} {rule}")

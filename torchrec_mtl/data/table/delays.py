@@ -87,7 +87,8 @@ def check_delays(delays: Sequence[Delay], tasks: TaskForest) -> None:
     if len(by_task) < len(delays):
         raise InputError(f"`delays` must have one a task, not {[each.task for each in delays]}")
     for each in delays:
-        tasks.index(each.task)
+        if not tasks.tasks[tasks.index(each.task)].is_binary:
+            raise InputError(f"delay of {each.task!r} must be of a task that happens or not, not of a value")
         for name in (task.name for task in tasks.tasks if task.after == each.task):
             if each.policy == "correct":
                 raise InputError(f"delay of {each.task!r} must have policy 'mask', since {name!r} needs it")
@@ -113,13 +114,15 @@ def prepared_tasks(tasks: TaskForest, delays: Sequence[Delay]) -> TaskForest:
         else each
         for each in tasks.tasks
     ]
+    values = [each for each in prepared if not each.is_binary]
+    prepared = [each for each in prepared if each.is_binary]
     for name in corrected:
         after = tasks.tasks[tasks.index(name)].after
         prepared += [
             Task(delayed_task(name), after=after, weight_column=known_column(delayed_task(name))),
             Task(real_negative_task(name), weight_column=known_column(real_negative_task(name))),
         ]
-    return TaskForest(*prepared)
+    return TaskForest(*prepared, *values)
 
 
 def known_column(task: str) -> str:

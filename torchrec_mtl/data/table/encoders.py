@@ -27,7 +27,7 @@ from torchrec_mtl.data.table.rows import TypedRows, read_rows, value_type
 from torchrec_mtl.errors import LARGEST, InputError
 from torchrec_mtl.files import digest, read_json, to_json
 from torchrec_mtl.modules.id_hash import ANY_ID
-from torchrec_mtl.tasks import Task, TaskForest
+from torchrec_mtl.tasks import TaskForest
 
 ENCODERS_FILE = "encoders.json"
 FORMAT_VERSION = 1
@@ -248,7 +248,7 @@ def _table_to_json(table: Table) -> dict[str, Any]:
     rest = {name: getattr(table, name) for name in ("time", "time_unit", "group", "format")}
     if table.delays:
         rest |= {"delays": [asdict(each) for each in table.delays], "as_of": table.as_of}
-    return {**whole, **rest, "tasks": asdict(table.tasks)["tasks"]}
+    return {**whole, **rest, "tasks": table.tasks.to_json()}
 
 
 def _table_from_json(content: dict[str, Any]) -> Table:
@@ -265,5 +265,5 @@ def _table_from_json(content: dict[str, Any]) -> Table:
         split = SPLIT_KINDS[split.pop("kind")](**split)
     rest = {name: content[name] for name in ("name", "source", "time", "time_unit", "group", "format", "keep")}
     rest |= {"delays": [Delay(**each) for each in content.get("delays", [])], "as_of": content.get("as_of")}
-    tasks = TaskForest(*(Task(**task) for task in content["tasks"]))
+    tasks = TaskForest.from_json(content["tasks"])
     return Table(tasks=tasks, fields=declared, split=split, **rest)

@@ -286,7 +286,8 @@ def with_further_columns(
     table: Table, encoded: pl.DataFrame, rows: TypedRows, labels: Mapping[str, Array] | None = None
 ) -> pl.DataFrame:
     """Returns encoded rows with their ``labels``, by default as read; group, time and what the declaration keeps."""
-    never_missing = [task.label_column for task in table.prepared_tasks.tasks if task.weight_column is None]
+    events = table.prepared_tasks.funnel.tasks
+    never_missing = [task.label_column for task in events if task.weight_column is None]
     further: dict[str, Any] = {
         name: column.astype(np.uint8) if name in never_missing else column
         for name, column in (rows.labels if labels is None else labels).items()

@@ -18,6 +18,7 @@ from torchrec_mtl.data.table.fields import IdField
 from torchrec_mtl.data.table.hashes import stable_hashes
 from torchrec_mtl.data.table.ids import History, is_null
 from torchrec_mtl.data.table.parts import Part, Values
+from torchrec_mtl.tasks import Task, TaskForest
 
 
 @dataclass
@@ -128,6 +129,22 @@ def _read_weights(declared: IdField, column: str, rows: TypedRows) -> Array:
     return numbers  # the other rows are put aside: any weights do, of the right number
 
 
+def _read_label(task: Task, tasks: TaskForest, rows: TypedRows) -> Array:
+    part, column = rows.part, task.label_column
+    labels = read_column(part, column, "label" if task.is_binary else "number")
+    missing, rule = is_null(labels), "label must not be missing, unless its weight is 0"
+    if task.weight_column is not None:
+        missing &= rows.labels[task.weight_column] > 0
+    if not task.is_binary and task.after is not None:
+        missing &= rows.labels[tasks.tasks[tasks.index(task.after)].label_column] == 1
+        rule += f" or {task.after!r} did not happen"
+    part.reject(column, np.flatnonzero(missing), rule, lambda row: None)
+    found: Array = labels.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero(~(task.kind.allows(found) | np.isnan(found)))
+    part.reject(column, wrong, f"label {{}} {task.kind.rule}", lambda row: float(found[row]))
+    return found
+
+
 def _read_labels(table: Table, rows: TypedRows) -> None:
     part, tasks = rows.part, table.tasks
     for column in dict.fromkeys(column for column in tasks.weight_columns if column):
@@ -136,13 +153,8 @@ def _read_labels(table: Table, rows: TypedRows) -> None:
         part.reject(column, bad, "weight {} must be at least 0", lambda row, of=weights: float(of[row]))  # type: ignore[misc]
         rows.labels[column] = weights.astype(np.float32)
     for task in tasks.tasks:
-        labels = read_column(part, task.label_column, "label")
-        missing = is_null(labels)
-        if task.weight_column is not None:
-            missing &= rows.labels[task.weight_column] > 0
-        rule = "label must not be missing, unless its weight is 0"
-        part.reject(task.label_column, np.flatnonzero(missing), rule, lambda row: None)
-        rows.labels[task.label_column] = labels.cast(pa.float32()).to_numpy(zero_copy_only=False)
+        rows.labels[task.label_column] = _read_label(task, tasks, rows)
+    tasks = tasks.funnel
     pairs = [(before, after) for after in range(len(tasks)) for before in tasks.ancestors(after)]
     for before, after in pairs:
         child, parent = tasks.tasks[after], tasks.tasks[before]

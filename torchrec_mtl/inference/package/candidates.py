@@ -28,7 +28,8 @@ class CandidatesGraph(nn.Module):
         features: places of the candidates' keys.
 
     Raises:
-        InputError: if ``user_keys`` names no key of the graph, or all of them.
+        InputError: if ``user_keys`` names no key of the graph, or all of them, or the model has histories, which each
+            candidate attends anew.
     """
 
     def __init__(self, graph: InferenceGraph, user_keys: Sequence[str]) -> None:
@@ -36,6 +37,8 @@ class CandidatesGraph(nn.Module):
         if not set(user_keys) < set(graph.keys):
             rule = f"must be some of the keys, and not all: {graph.keys}"
             raise InputError(f"`user_keys` (={list(user_keys)}) {rule}")
+        if graph.has_histories:
+            raise InputError(f"`user_keys` (={list(user_keys)}) must be empty for a model with histories")
         self.of_rows = graph  # a traced module has a `graph` of its own
         self.user_features = [f for f, key in enumerate(graph.keys) if key in user_keys]
         self.features = [f for f, key in enumerate(graph.keys) if key not in user_keys]
@@ -114,7 +117,7 @@ class _OneUser(Lookup):
         super().__init__(candidates, rows)
         self.user, self.user_features, self.features, self.products = user, user_features, features, products
 
-    def __call__(self, tables: TableRows, place: int, dense: Tensor | None) -> Tensor:
+    def __call__(self, tables: TableRows, place: int, others: list[Tensor]) -> Tensor:
         of_user = tables(self.rows[place], self.user, self.user_features)
         of_candidates = tables(self.rows[place], self.ids, self.features)
         num_candidates = self.ids.lengths.shape[1]
@@ -123,14 +126,13 @@ class _OneUser(Lookup):
             fields[feature] = field.expand(num_candidates, -1)
         parts, columns = [fields[feature] for feature in sorted(fields)], _columns(tables.dims)
         user_columns = [c for feature in self.user_features for c in columns[feature]]
-        others = [c for feature in self.features for c in columns[feature]]
-        if dense is not None:
-            parts.append(dense)
-            of_candidates.append(dense)
-            others += range(sum(tables.dims), sum(tables.dims) + dense.shape[1])
+        columns_of_candidates = [c for feature in self.features for c in columns[feature]]
+        parts += others
+        of_candidates += others
+        columns_of_candidates += range(sum(tables.dims), sum(each.shape[1] for each in parts))
         whole = torch.cat(parts, dim=1)
         user = torch.cat(of_user, dim=1), _as_slice(user_columns)
-        self.products.add(whole, user, (torch.cat(of_candidates, dim=1), _as_slice(others)))
+        self.products.add(whole, user, (torch.cat(of_candidates, dim=1), _as_slice(columns_of_candidates)))
         return whole
 
 

@@ -32,6 +32,7 @@ from torchrec_mtl.inference.package.manifest import (
     this_processor,
 )
 from torchrec_mtl.inference.package.tables import TABLE_TYPES
+from torchrec_mtl.inference.values import largest_difference
 from torchrec_mtl.ops import library
 from torchrec_mtl.ops.build import build
 from torchrec_mtl.tasks import TaskForest
@@ -149,7 +150,7 @@ def _scores(graph: InferenceGraph, given: Arguments) -> Tensor:
 
 def _check(graph: InferenceGraph, package: Package, num_rows: int) -> None:
     given = Arguments(*example(graph, num_rows)[:4])
-    difference = float((package.run(given) - _scores(graph, given)).abs().max())
+    difference = largest_difference(package.run(given), _scores(graph, given), graph.tasks)
     if not difference <= TOLERANCE:
         raise TrainingError(f"the package's scores of {num_rows} rows differ from the model's by {difference:.2g}")
 
@@ -158,7 +159,7 @@ def _check(graph: InferenceGraph, package: Package, num_rows: int) -> None:
 def _check_candidates(graph: CandidatesGraph, package: Package, num_candidates: int) -> None:
     given = candidates.example(graph, num_candidates)
     user, rows = Arguments(torch.empty(1, 0), *given[:3]), Arguments(*given[3:7])
-    difference = float((package.run_candidates(user, rows) - graph(*given)).abs().max())
+    difference = largest_difference(package.run_candidates(user, rows), graph(*given), graph.of_rows.tasks)
     if not difference <= TOLERANCE:
         raise TrainingError(
             f"the package's scores of {num_candidates} candidates differ from the model's by {difference:.2g}"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.inference.calibration import Calibration
 from torchrec_mtl.inference.package.tables import GraphFeatures, Ids, Lookup
+from torchrec_mtl.inference.values import with_values
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.tasks import TaskForest
 
@@ -27,6 +28,7 @@ class InferenceGraph(nn.Module):
         keys: keys of the ids, in their order.
         num_dense: number of dense columns.
         rows: bytes of the tables of each collection.
+        has_histories: whether a feature is attended by another.
     """
 
     sizes: Tensor
@@ -46,24 +48,27 @@ class InferenceGraph(nn.Module):
             raise InputError(f"`model` (={type(model).__name__}) must have a `FeatureArch` to be exported")
         features = {name: GraphFeatures(arch, table_type) for name, arch in archs.items()}
         self.model = _without(model, features)
-        first = next(iter(features.values())).tables
-        for place, each in enumerate(features.values()):
-            each.place = place
-            if each.tables.keys != first.keys:
-                raise InputError(f"all features must have the keys {first.keys} in this order, not {each.tables.keys}")
-        self.keys, self.is_weighted, self.tasks = first.keys, first.is_weighted, tasks
+        first = next(iter(features.values()))
+        self.rows: list[Tensor] = []
+        for each in features.values():
+            each.place = len(self.rows)
+            self.rows += each.rows
+            if each.keys != first.keys:
+                raise InputError(f"all features must have the keys {first.keys} in this order, not {each.keys}")
+        self.keys, self.is_weighted, self.tasks = first.keys, first.tables.is_weighted, tasks
         self.num_dense = max(arch.layout.dense_in_features for arch in archs.values())
-        self.rows = [each.tables.rows for each in features.values()]
-        sizes = [min(sizes) for sizes in zip(*(each.tables.sizes for each in features.values()), strict=True)]
+        self.has_histories = any(each.histories is not None for each in features.values())
+        sizes = [min(sizes) for sizes in zip(*(each.sizes for each in features.values()), strict=True)]
         rows = [(unknown_rows or {}).get(key, -1) for key in self.keys]
         self.register_buffer("sizes", torch.tensor(sizes))
         self.register_buffer("unknown_rows", torch.tensor(rows))
-        self.output = nn.Sigmoid() if calibration is None else _Calibrated(calibration)
+        probabilities = nn.Sigmoid() if calibration is None else _Calibrated(calibration)
+        self.output = _WithValues(probabilities, tasks) if tasks.values else probabilities
 
     def forward(
         self, dense_features: Tensor, values: Tensor, lengths: Tensor, weights: Tensor | None, rows: list[Tensor]
     ) -> Tensor:
-        """Returns p(task) ``[B, T]``.
+        """Returns p(task) ``[B, T]``, and of values the columns of `torchrec_mtl.inference.values.with_values`.
 
         Args:
             dense_features: ``[B, num_dense]``, float32.
@@ -89,6 +94,18 @@ class InferenceGraph(nn.Module):
         # the lookup refuses ids far beyond the tables' bytes, but reads -1 as nothing, and a little beyond a table
         refused = torch.iinfo(torch.int64).max
         return Ids(torch.where(unknown, torch.where(row >= 0, row, refused), values), offsets, lengths, weights)
+
+
+class _WithValues(nn.Module):
+    """The scores of tasks of which some are values."""
+
+    def __init__(self, probabilities: nn.Module, tasks: TaskForest) -> None:
+        super().__init__()
+        self.probabilities, self.tasks = probabilities, tasks
+
+    def forward(self, logits: Tensor) -> Tensor:
+        probabilities = self.probabilities(logits[:, : len(self.tasks.funnel)])
+        return with_values(probabilities, logits, self.tasks)
 
 
 class _Calibrated(nn.Module):

@@ -17,7 +17,6 @@ from torchrec_mtl.data.schema import SCHEMA_FILE
 from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.data.table.encoders import ENCODERS_FILE
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.inference.conditionals import divided
 from torchrec_mtl.inference.package.manifest import (
     CANDIDATES_FILE,
     GOLDEN_FILE,
@@ -28,6 +27,7 @@ from torchrec_mtl.inference.package.manifest import (
 )
 from torchrec_mtl.inference.package.reference import REFERENCE_FILE, Reference
 from torchrec_mtl.inference.predictor import Predictions, Rows, as_frame, read_rows, value_of_tasks
+from torchrec_mtl.inference.values import largest_difference
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ class Package:
     def run(self, arguments: Arguments) -> Tensor:
         """Returns p(task) ``[B, T]`` of a batch; threads may call it at the same time.
 
+        Of values it has the columns of `torchrec_mtl.inference.values.with_values`.
+
         Raises:
             InputError: if a tensor has another shape or type, or an id is outside its table and has no row for unknown
                 ids.
@@ -183,8 +185,7 @@ class Package:
         return self._predictions(self.run(arguments_of(batch, manifest.keys, manifest.is_weighted)), worth)
 
     def _predictions(self, scores: Tensor, worth: Array | None) -> Predictions:
-        tasks, marginal = self.manifest.tasks, scores.double().numpy()
-        return Predictions(tasks, marginal, divided(marginal, tasks), None if worth is None else marginal @ worth)
+        return Predictions.of_scores(self.manifest.tasks, scores.double().numpy(), worth=worth)
 
     def predict_candidates(
         self, user: Mapping[str, Any], candidates: Rows, *, values: Mapping[str, float] | None = None
@@ -279,7 +280,7 @@ def load_package(folder: str | Path) -> Package:
         raise InputError(f"{folder}: cannot be loaded ({str(error).splitlines()[0]})") from error
     golden: Mapping[str, Any] = np.load(folder / GOLDEN_FILE)
     given = Arguments(**{name: torch.from_numpy(golden[name]) for name in golden if name != "scores"})
-    difference = float((package.run(given) - torch.from_numpy(golden["scores"])).abs().max())
+    difference = largest_difference(package.run(given), torch.from_numpy(golden["scores"]), manifest.tasks)
     if not difference <= manifest.tolerance:
         raise InputError(f"{folder}: the scores of its golden batch differ by {difference:.2g} from those stored")
     return package

@@ -11,7 +11,7 @@ from torchrec_mtl.argument_types import check_fields
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import digest, read_json, to_json, write_whole
 from torchrec_mtl.ops import library
-from torchrec_mtl.tasks import Task, TaskForest
+from torchrec_mtl.tasks import TaskForest
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.pt2"
@@ -64,7 +64,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Writes ``manifest.json`` with the hashes of all other files in ``folder``."""
         files = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE}
-        content = {"version": FORMAT_VERSION, **asdict(self), "tasks": asdict(self.tasks)["tasks"], "files": files}
+        content = {"version": FORMAT_VERSION, **asdict(self), "tasks": self.tasks.to_json(), "files": files}
         write_whole(folder / MANIFEST_FILE, to_json(content, indent=1) + "\n")
 
     @classmethod
@@ -85,7 +85,7 @@ class Manifest:
             )
         try:
             values: dict[str, Any] = {each.name: content[each.name] for each in fields(cls)}
-            values["tasks"] = TaskForest(*(Task(**task) for task in values["tasks"]))
+            values["tasks"] = TaskForest.from_json(values["tasks"])
             manifest = cls(**values)
             manifest._check_files(folder)
         except KeyError as error:

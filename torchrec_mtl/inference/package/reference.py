@@ -48,10 +48,14 @@ class Reference:
 
     @classmethod
     def of(cls, marginal: Array, tasks: TaskForest, fields: Mapping[str, FieldCounts]) -> "Reference":
-        """Returns the reference of p(task) ``[N, T]`` and of the counts of the same rows."""
+        """Returns the reference of p(task) or means ``[N, T]``, and of the counts of the same rows.
+
+        Quantiles have no mean, and no reference.
+        """
         cuts = np.linspace(0, 1, NUM_BINS + 1)[1:-1]
-        edges = {name: tuple(np.unique(np.quantile(marginal[:, n], cuts)).tolist()) for n, name in enumerate(tasks)}
-        scores = {name: tuple(_bins(edges[name], marginal[:, n]).tolist()) for n, name in enumerate(tasks)}
+        of_tasks = {name: marginal[:, n] for n, name in enumerate(tasks) if tasks.tasks[n].kind.has_mean}
+        edges = {name: tuple(np.unique(np.quantile(found, cuts)).tolist()) for name, found in of_tasks.items()}
+        scores = {name: tuple(_bins(edges[name], found).tolist()) for name, found in of_tasks.items()}
         return cls(edges, scores, fields)
 
     def bins(self, task: str, probabilities: Array) -> Array:

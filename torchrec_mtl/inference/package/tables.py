@@ -3,17 +3,18 @@
 import copy
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection
 from torchrec.inference.modules import quantize_inference_model
 from torchrec.modules.embedding_configs import PoolingType
 from torchrec.quant.embedding_modules import quant_prep_customize_row_alignment
 
 from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.modules import FeatureArch
+from torchrec_mtl.modules.history_arch import HistoryFields
 
 TABLE_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.qint8, "int4": torch.quint4x2}
 _ALIGNMENT = 4  # bytes; 16, fbgemm's default, doubles INT8 rows of 16 values
@@ -118,24 +119,68 @@ def _quantized(collection: EmbeddingBagCollection, table_type: str) -> Any:
     return found[0]
 
 
+def _as_bags(collection: EmbeddingCollection) -> EmbeddingBagCollection:
+    """The same tables in a collection of bags."""
+    tables = [
+        EmbeddingBagConfig(
+            name=config.name,
+            num_embeddings=config.num_embeddings,
+            embedding_dim=config.embedding_dim,
+            feature_names=config.feature_names,
+            pooling=PoolingType.SUM,
+        )
+        for config in collection.embedding_configs()
+    ]
+    bags = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
+    for name, table in collection.embeddings.items():
+        bags.embedding_bags[name].weight = table.weight
+    return bags
+
+
 class GraphFeatures(nn.Module):
     """Stands in for a `FeatureArch`: takes ids as tensors, and rows as arguments.
 
     Args:
         arch: features of a trained model.
         table_type: type of the rows, see `TableRows`.
+
+    Attributes:
+        keys: keys of the features, in the order of the ids.
+        sizes: number of ids of each key.
+        rows: bytes of the tables of each collection.
+        place: of the first of these among those of all features.
     """
 
     def __init__(self, arch: FeatureArch, table_type: str) -> None:
         super().__init__()
         self.tables = TableRows(arch.embedding_bag_collection, table_type)
-        self.dense_arch = arch.dense_arch
+        self.dense_arch, self.domain_gate = arch.dense_arch, arch.domain_gate
         self.place = 0  # of its rows among those of all tables
+        self.of_histories: TableRows | None = None
+        self.histories: HistoryFields | None = None
+        of_both = [self.tables]
+        if arch.histories is not None:
+            self.of_histories = TableRows(_as_bags(arch.histories.embedding_collection), table_type)
+            self.histories = arch.histories.fields
+            of_both.append(self.of_histories)
+        self.keys = [key for tables in of_both for key in tables.keys]
+        self.sizes = [size for tables in of_both for size in tables.sizes]
+        self.rows = [tables.rows for tables in of_both]
 
     def forward(self, dense_features: Tensor, lookup: "Lookup") -> Tensor:
         """Maps ``[B, num_dense]`` and the ids to the concatenated fields, as `FeatureArch` does."""
-        dense = None if self.dense_arch is None else self.dense_arch(dense_features)
-        return lookup(self.tables, self.place, dense)
+        others: list[Tensor] = []
+        if self.of_histories is not None and self.histories is not None:
+            first = len(self.tables.keys)
+            rows = {
+                key: lookup.each_row(self.of_histories, self.place + 1, number, first + number)
+                for number, key in enumerate(self.of_histories.keys)
+            }
+            others.append(self.histories(rows))
+        if self.dense_arch is not None:
+            others.append(self.dense_arch(dense_features))
+        fields = lookup(self.tables, self.place, others)
+        return fields if self.domain_gate is None else self.domain_gate(fields)
 
 
 class Ids(NamedTuple):
@@ -146,6 +191,22 @@ class Ids(NamedTuple):
     lengths: Tensor  # number of ids of each bag [F, B]
     weights: Tensor | None  # of the ids [V], of weighted tables
 
+    def first(self, num_features: int) -> "Ids":
+        """Those of the first features; the values of the others stay behind them."""
+        lengths = self.lengths[:num_features]
+        return Ids(self.values, self.offsets[: num_features * lengths.shape[1] + 1], lengths, self.weights)
+
+    def of(self, feature: int) -> "Ids":
+        """Those of one feature, each in a bag of its own."""
+        batch = self.lengths.shape[1]
+        first, last = self.offsets[feature * batch], self.offsets[(feature + 1) * batch]
+        start, count = cast(int, first.item()), cast(int, (last - first).item())
+        torch._check(start >= 0)
+        torch._check(count >= 0)
+        torch._check(start + count <= self.values.shape[0])
+        values = self.values.narrow(0, start, count)
+        return Ids(values, torch.arange(count + 1), torch.ones(1, count, dtype=torch.int64), None)
+
 
 class Lookup:
     """What a model passes on from its argument to its features: the ids of a batch, and the bytes of all tables."""
@@ -153,7 +214,18 @@ class Lookup:
     def __init__(self, ids: Ids, rows: list[Tensor]) -> None:
         self.ids, self.rows = ids, rows
 
-    def __call__(self, tables: TableRows, place: int, dense: Tensor | None) -> Tensor:
-        """Returns the concatenated fields of the tables that are at ``place``, and of the dense columns."""
-        fields = tables(self.rows[place], self.ids)
-        return torch.cat(fields if dense is None else [*fields, dense], dim=1)
+    def __call__(self, tables: TableRows, place: int, others: list[Tensor]) -> Tensor:
+        """Returns the concatenated fields of the tables that are at ``place``, and other fields after them."""
+        return torch.cat(tables(self.rows[place], self.ids.first(len(tables.keys))) + others, dim=1)
+
+    def each_row(self, tables: TableRows, place: int, number: int, feature: int) -> tuple[Tensor, Tensor]:
+        """Returns the rows ``[V, D]`` of the tables' feature ``number``, one for each id, and ``lengths [B]``.
+
+        Args:
+            tables: tables that are at ``place``.
+            place: of the bytes of the tables.
+            number: place of the feature in the tables.
+            feature: place of the feature among all ids.
+        """
+        (rows,) = tables(self.rows[place], self.ids.of(feature), [number])
+        return rows, self.ids.lengths[feature]

@@ -17,7 +17,6 @@ from torchrec_mtl.jobs.compare.selection import Selection
 from torchrec_mtl.jobs.compare.summary import PROPOSED, Scores, best_baseline
 from torchrec_mtl.metrics import Metric
 from torchrec_mtl.modules import SmoothStepSchedule, smooth_step
-from torchrec_mtl.tasks import TaskForest
 
 
 def png(figure: Figure) -> bytes:
@@ -28,13 +27,14 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def dots(collected: Mapping[str, Scores], tasks: TaskForest, name: str, metric: Metric) -> bytes:
+def dots(collected: Mapping[str, Scores], metric: Metric) -> bytes:
     """The test metric over all impressions of every system and seed, by task; a line marks the best baseline."""
     systems = list(collected)[::-1]
-    size = (3.2 * len(tasks) + 1.5, 0.3 * len(systems) + 1.2)
-    figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, task in zip(axes[0], tasks, strict=True):
-        key = (task, "impressions", name)
+    measured = list(collected[systems[0]].values)
+    keys = [key for key in measured if key[1] == "impressions"] or measured
+    size = (3.2 * len(keys) + 1.5, 0.3 * len(systems) + 1.2)
+    figure, axes = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, key in zip(axes[0], keys, strict=True):
         for row, system in enumerate(systems):
             color = (
                 "tab:grey" if collected[system].system.ablation_of else "tab:red" if system in PROPOSED else "tab:blue"
@@ -45,7 +45,7 @@ def dots(collected: Mapping[str, Scores], tasks: TaskForest, name: str, metric: 
         best = best_baseline(collected, key, metric)
         if best is not None:
             axis.axvline(collected[best].mean(key), color="tab:blue", linewidth=0.8, linestyle="--")
-        axis.set(title=task, xlabel=f"test {metric.title}", yticks=range(len(systems)))
+        axis.set(title=key[0], xlabel=f"test {metric.title}", yticks=range(len(systems)))
         axis.set_yticklabels([collected[system].title for system in systems])
         axis.grid(axis="y", linewidth=0.3)
     return png(figure)

@@ -39,15 +39,15 @@ def _of_metric(plan: Plan, schema: Schema, name: str) -> tuple[list[Row], list[s
     )
     parts = [
         html.heading(metric.title),
-        html.picture(figures.dots(collected, tasks, name, metric), description),
+        html.picture(figures.dots(collected, metric), description),
         *tables.value_tables(rows, metric),
         tables.noise_table(collected),
     ]
-    if metric.score == "ranking" and (later := summary.later(tasks)):
+    if metric.score == "ranking" and (later := summary.later(tasks.funnel)):
         parts.append(tables.share_table(summary.scores(plan, [(*each, "share_above_previous") for each in later])))
     if name == "auc" and plan.protocol.published:  # the papers report only AUCs
         parts += [html.heading("Beside the paper"), tables.published_table(plan.protocol.published, rows, schema)]
-    if ablations := tables.ablation_tables(rows, tasks, metric):
+    if ablations := tables.ablation_tables(rows, metric):
         parts += [html.heading(f"Ablations: {metric.title}"), *ablations]
     return rows, parts
 
@@ -55,7 +55,8 @@ def _of_metric(plan: Plan, schema: Schema, name: str) -> tuple[list[Row], list[s
 def _by_task(result: Mapping[str, Any], tasks: TaskForest, name: str) -> dict[str, float]:
     """A metric on validation for each task, and its mean; NaN if it was not measured."""
     rows = {(r["task"], r["space"], r["metric"]): r["value"] for r in result["valid"]}
-    values = {task: rows.get((task, "impressions", name), np.nan) for task in tasks}
+    shown = [task for task in tasks if (task, "impressions", name) in rows] or list(tasks)  # a value has other metrics
+    values = {task: rows.get((task, "impressions", name), np.nan) for task in shown}
     return {**values, "mean": float(np.mean(list(values.values())))}
 
 

@@ -113,6 +113,7 @@ def make(run: Run) -> None:
         "data": data,
         "valid": [{key: row[key] for key in ("task", "space", "metric", "value")} for row in best],
         "test": report.test,
+        "scenes": report.scenes,
         "valid_score": report.result.best_score,
         "best_step": report.result.best_step,
         "samples_per_second": report.result.samples_per_second,

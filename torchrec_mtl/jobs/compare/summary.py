@@ -13,6 +13,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import Run, read_result
 from torchrec_mtl.metrics import AUCS, Metric, gain, measured_as, rela_impr
+from torchrec_mtl.metrics.metric import spaces_of
 from torchrec_mtl.systems import System
 from torchrec_mtl.tasks import TaskForest
 
@@ -78,10 +79,11 @@ def later(tasks: TaskForest) -> list[tuple[str, str]]:
 
 
 def keys(tasks: TaskForest, name: str, metric: Metric) -> list[Key]:
-    """Where and under which names the metric ``name`` is measured: all tasks over all impressions first."""
-    whole = [(task, "impressions", name) for task in tasks]
+    """Where and under which names the metric ``name`` is measured: over all impressions first."""
+    spaces = [(task, space) for task in tasks for space in spaces_of(metric, tasks, task)]
+    whole = [(task, space, name) for task, space in spaces if space == "impressions"]
     names = measured_as(name, metric, "after a step")
-    return whole + [(task, space, measured) for measured in names for task, space in later(tasks)]
+    return whole + [(task, space, each) for each in names for task, space in spaces if space != "impressions"]
 
 
 def scores(plan: Plan, wanted: Sequence[Key]) -> dict[str, Scores]:
@@ -112,12 +114,35 @@ def best_baseline(collected: Mapping[str, Scores], key: Key, metric: Metric) -> 
 
 
 def p_value(one: Scores, other: Scores, key: Key) -> float:
-    """P-value of a two-sided paired t-test over common seeds; NaN with fewer than two, or without any difference."""
+    """P-value of a two-sided paired t-test over common seeds.
+
+    NaN where it is not defined: with fewer than two seeds, or where all differences are the same, so that their spread
+    says nothing.
+    """
     common = [seed for seed in one.seeds if seed in other.seeds]
     if len(common) < 2:
         return math.nan
-    first, second = ([s.values[key][s.seeds.index(seed)] for seed in common] for s in (one, other))
-    return math.nan if first == second else float(stats.ttest_rel(first, second).pvalue)
+    first, second = (np.array([s.values[key][s.seeds.index(seed)] for seed in common]) for s in (one, other))
+    is_constant = np.ptp(first - second) <= 1e-12 * np.abs(np.concatenate([first, second])).max()
+    return math.nan if is_constant else float(stats.ttest_rel(first, second).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction (1979): p-values under which the chance of any false discovery among all tests is kept.
+
+    NaN, where there is no test, stays NaN and does not count.
+
+    Example::
+
+        >>> holm([0.01, 0.04, math.nan, 0.03])
+        [0.03, 0.06, nan, 0.06]
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    corrected, highest = [math.nan] * len(p_values), 0.0
+    for rank, (p, place) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        corrected[place] = highest
+    return corrected
 
 
 def noise(collected: Mapping[str, Scores], key: Key) -> tuple[float, float]:
@@ -133,7 +158,8 @@ def comparison_rows(
     """A row for each system, task and space of the metric ``name``: mean, deviation, test against the best baseline.
 
     ``against`` is the title of the baseline, and ``difference`` the mean minus the baseline's: negative is better where
-    lower values are. For AUC, rows also have RelaImpr and Gain of the means over Single-Task.
+    lower values are. ``p_holm`` is ``p_value`` by Holm's correction for all tests of the rows. For AUC, rows also have
+    RelaImpr and Gain of the means over Single-Task.
     """
     rows = []
     for system, own in collected.items():
@@ -150,4 +176,7 @@ def comparison_rows(
                 row |= {"against": other.title, "difference": own.mean(key) - other.mean(key)}
                 row |= {"p_value": p_value(own, other, key)}
             rows.append(row)
+    tested = [row for row in rows if "p_value" in row]
+    for row, corrected in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
+        row["p_holm"] = corrected
     return rows

@@ -1,5 +1,6 @@
 """The HTML tables of one metric, from what `summary` computes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,6 @@ from torchrec_mtl.data import Schema
 from torchrec_mtl.jobs.compare import html, summary
 from torchrec_mtl.jobs.compare.protocols import Published
 from torchrec_mtl.metrics import Metric
-from torchrec_mtl.tasks import TaskForest
 
 Row = dict[str, Any]
 BETTER = {"higher": "higher is better", "lower": "lower is better", "one": "nearer to 1 is better"}
@@ -27,7 +27,8 @@ def _mean_cell(row: Row) -> str:
 def _test_cell(row: Row) -> str:
     if "against" not in row:
         return "-"
-    return f"{row['difference']:+.4f}, p {html.number(row['p_value'], '.2g')}"
+    p = "not defined" if math.isnan(row["p_holm"]) else f"{row['p_holm']:.2g}"
+    return f"{row['difference']:+.4f}, p {p}"
 
 
 def _column(task: str, space: str, measured: str) -> str:
@@ -60,8 +61,10 @@ def value_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
         parts.append(html.table(["", *names], cells, "RelaImpr / Gain of the mean AUC over Single-Task", rules))
     cells = [[own[0]["title"], *map(_test_cell, own)] for own in systems.values()]
     seeds = max(row["seeds"] for row in rows)
+    tests = sum(not math.isnan(row.get("p_value", math.nan)) for row in rows)
     caption = (
-        f"Mean {metric.title} less the best baseline's of that column, and p of the paired t-test over {seeds} seeds"
+        f"Mean {metric.title} less the best baseline's of that column, and p of the paired t-test over {seeds} seeds, "
+        f"by Holm's correction for {tests} tests, those of ablations included"
     )
     return [*parts, html.table(["", *names], cells, caption, rules)]
 
@@ -85,20 +88,21 @@ def noise_table(collected: Mapping[str, summary.Scores]) -> str:
     return html.table(["", *(_column(*key) for key in keys)], rows, "Noise and differences, all models")
 
 
-def ablation_tables(rows: Sequence[Row], tasks: TaskForest, metric: Metric) -> list[str]:
+def ablation_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
     """The papers' models with one part left out at a time; no table if no ablation was run."""
     grouped = _by_system(rows)
     parts = []
     for whole in summary.PROPOSED:
         ablations = [system for system, own in grouped.items() if own[0]["ablation_of"] == whole]
         if whole in grouped and ablations:
+            tasks = [row["task"] for row in grouped[whole] if row["space"] == "impressions"]
             cells = [[grouped[whole][0]["title"], *map(_mean_cell, grouped[whole][: len(tasks)])]]
             for own in (grouped[system] for system in ablations):
                 cells.append(
                     [own[0]["title"], *(f"{_mean_cell(row)} ({_test_cell(row)})" for row in own[: len(tasks)])]
                 )
             base = grouped[whole][0]["title"]
-            caption = f"Without a part: test {metric.title}, all impressions (difference to {base}, paired t-test)"
+            caption = f"Without a part: test {metric.title}, all impressions (difference to {base}; p as above)"
             parts.append(html.table(["", *tasks], cells, caption))
     return parts
 

@@ -57,10 +57,10 @@ class Bounds:
         return cls(bounds)
 
     def check(self, tasks: TaskForest) -> None:
-        """Raises `InputError` if a bound is of a task that there is not."""
-        for _, task in self.of:
-            if task is not None:
-                tasks.index(task)
+        """Raises `InputError` if a bound is of a task that there is not, or of a value."""
+        for kind, task in self.of:
+            if task is not None and not tasks.tasks[tasks.index(task)].is_binary:
+                raise InputError(f"`bounds`: {kind}.{task} must be of a task that happens or not, not of a value")
 
     def broken(self, scored: Measurements, before: Sequence[Measurements]) -> list[str]:
         """Returns the bounds that a day's figures break, with the figures.
@@ -80,6 +80,8 @@ class Bounds:
                 bound = self.of.get((kind, task), self.of.get((kind, None)))
                 if bound is None:
                     continue
+                if any((task, of_value) in figures for of_value in ("rmse", "pinball", "class_log_loss")):
+                    continue  # a value, which none of the bounds is of
                 found = figures.get((task, metric), math.nan)
                 if kind == "most_auc_fall":
                     known = [

@@ -54,7 +54,7 @@ def summary(report: DayReport, tasks: TaskForest) -> str:
     parts = [f"{report.day}: {report.num_rows:,} rows"]
     if report.scored:
         for metric, title in FIGURES.items():
-            values = " / ".join(f"{value(report, task, metric):.4f}" for task in tasks)
+            values = " / ".join(f"{value(report, task, metric):.4f}" for task in tasks.funnel)
             parts.append(f"{title} {values}")
     else:
         parts.append("the first day")
@@ -86,7 +86,7 @@ def draw(reports: Sequence[DayReport], tasks: TaskForest, file: Path) -> None:
     with plt.rc_context({"font.size": 9, "lines.linewidth": 1.5, "axes.grid": True, "grid.alpha": 0.3}):
         figure, axes = plt.subplots(6, 1, figsize=(3.9, 13), sharex=True, layout="constrained")
         for axis, (metric, title) in zip(axes, FIGURES.items(), strict=False):
-            for task in tasks:
+            for task in tasks.funnel:
                 axis.plot(
                     days, [value(report, task, metric) for report in reports], marker="o", markersize=3, label=task
                 )

@@ -90,7 +90,8 @@ def _why_reference(queries: Tensor, inputs: Tensor, wq: Tensor, wk: Tensor, wv: 
     exporting = torch.compiler.is_exporting()
     if exporting and not library.is_carried():
         return "an exported program may run where there is no kernel"
-    reason = library.why_not(*library.in_kernels_precision(queries, inputs, wq, wk, wv)[0])
+    tensors = (queries, inputs, wq, wk, wv)
+    reason = library.why_not(*tensors, types=library.kernels_types(*tensors)[0])
     if reason is not None:
         return f"the C++ kernel cannot be used: {reason}"
     # Measured with AVX2, forward and backward: up to 16 columns a head the kernel takes 0.2 to 0.9 of the reference's

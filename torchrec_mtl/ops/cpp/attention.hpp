@@ -15,7 +15,7 @@ struct Head {
   int64_t R, N, width;
   const V *query, *key, *value;  // rows are `stride` apart; the query makes scores base-2 logarithms
   int64_t stride;
-  const V* bias;  // of the scores of each of the N rows, or null
+  const V *bias, *some;  // of the scores of each of the N rows, and 0 where a sample attends to none; or null
   V *p, *inverse;  // exponentials [R, N | 1] if they are kept, otherwise of one block; 1 / their sum [R]
   bool keep;
 
@@ -26,6 +26,7 @@ struct Head {
   void weigh(int64_t r, int64_t count) const {
     product<V, V>(Matrix<V>{weights(r), step()}, of(query + r * stride), of(key).transposed(), count, width, N);
     exponentials<T>({weights(r), step()}, count, N, bias, inverse + r);
+    if (some) multiply(inverse + r, *some, count);
   }
 
   // out = softmax(query key^T + bias) value
@@ -39,8 +40,8 @@ struct Head {
   }
 
   // From the gradient of `out`, which it overwrites, to log2(e) times the gradient of the query; adds to that of value,
-  // and log2(e) times that of key. `d` is space for a block.
-  void backward(V* d_out, V* d_query, V* d_key, V* d_value, V* d) const {
+  // log2(e) times that of key, and that of the bias if it is asked for. `d` is space for a block.
+  void backward(V* d_out, V* d_query, V* d_key, V* d_value, V* d, V* d_bias = nullptr) const {
     for (int64_t r = 0; r < R; r += kBlock) {
       const int64_t count = std::min(kBlock, R - r);
       if (!keep) weigh(r, count);
@@ -48,6 +49,7 @@ struct Head {
       for (int64_t i = 0; i < count; ++i) multiply(out.from(i).at, inverse[r + i], width);
       product<V, V>(ds, out, of(value).transposed(), count, width, N);
       for (int64_t i = 0; i < count; ++i) softmax_back(ds.from(i).at, e.from(i).at, inverse[r + i], N);
+      if (d_bias) add_rows(d_bias, ds, count, N);
       product<V, V>(Matrix<V>{d_query + r * stride, stride}, ds, of(key), count, N, width);
       product<V, V, true>(Matrix<V>{d_value, stride}, e.transposed(), out, N, count, width);
       product<V, V, true>(Matrix<V>{d_key, stride}, ds.transposed(), of(query + r * stride), N, count, width);
@@ -76,7 +78,7 @@ class Attention {
 
   Head<T> head(int64_t i) {
     const int64_t width = D / heads, c = i * width, kept = keep ? i : 0;
-    return {N, M, width, &query[c], keys + c, &value[c], D, nullptr, &p[kept * N * (M | 1)], &inverse[kept * N], keep};
+    return {N, M, width, &query[c], keys + c, &value[c], D, nullptr, nullptr, &p[kept * N * (M | 1)], &inverse[kept * N], keep};
   }
 
  public:

@@ -171,6 +171,13 @@ inline void softmax_back(V* d, const V* e, V inverse, int64_t count) {
   for (int64_t j = 0; j < count; ++j) d[j] = e[j] * (d[j] - mean);
 }
 
+// sum += the rows of x
+template <class V>
+inline void add_rows(V* sum, Matrix<V> x, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < columns; ++j) sum[j] += x.from(r).at[j];
+}
+
 template <class V>
 inline void multiply(V* x, V factor, int64_t count) {
   for (int64_t c = 0; c < count; ++c) x[c] *= factor;

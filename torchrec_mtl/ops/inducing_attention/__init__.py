@@ -48,7 +48,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, back
     """One feature interaction learning layer of ASRG, TAFE eq. (17)-(20).
 
     A point with ``selection`` 0 has a zero query, hence uniform attention: it reads the mean of the values, not zero.
-    That is what the equations say.
+    That is what the equations say; what the point is to the next layer is said by `InducingStack.masked`.
 
     Args:
         inputs: ``H [B, F, D]``.
@@ -110,7 +110,7 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack, back
     if not isinstance(stack, InducingStack):
         raise InputError(f"`stack` (a {type(stack).__name__}) must be an `InducingStack`")
     weights = (stack.layers, stack.adapters)
-    return _dispatch(inputs, selection, *weights, stack.num_heads, stack.residual, stack.z_grad, backend)
+    return _dispatch(inputs, selection, *weights, stack.num_heads, stack.residual, stack.z_grad, stack.masked, backend)
 
 
 def adapter_layer(
@@ -187,12 +187,13 @@ def _dispatch(
     num_heads: int,
     residual: str,
     z_grad: str,
+    masked: bool,
     name: str,
 ) -> Tensor:
     if not torch.jit.is_scripting():
-        return _run(inputs, selection, InducingStack(layers, adapters, num_heads, residual, z_grad), name)
+        return _run(inputs, selection, InducingStack(layers, adapters, num_heads, residual, z_grad, masked), name)
     selections = [selection] * layers.points.shape[0]
-    representations = reference.generate(inputs, selections, layers, num_heads, residual, z_grad)
+    representations = reference.generate(inputs, selections, layers, num_heads, residual, z_grad, masked)
     return reference.adapt(representations, adapters, num_heads)
 
 
@@ -215,20 +216,19 @@ def _run(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> 
     return backends[name].inducing_stack(inputs, selection, stack)
 
 
-def _in_kernels_precision(
-    inputs: Tensor, selection: Tensor, stack: InducingStack
-) -> tuple[Tensor, Tensor, InducingStack, torch.dtype]:
-    """See `library.in_kernels_precision`; the selection may have more bits than the rest, because it is a mask."""
-    (inputs, *weights), dtype = library.in_kernels_precision(inputs, *stack.layers, *stack.adapters)
-    num = len(stack.layers)
-    layers, adapters = GeneratorWeights(*weights[:num]), AdapterWeights(*weights[num:])
-    if inputs.dtype != selection.dtype:
-        (selection,), _ = library.in_kernels_precision(selection)
-    return inputs, selection, replace(stack, layers=layers, adapters=adapters), dtype
+def _kernels_types(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[list[torch.dtype], torch.dtype]:
+    """See `library.kernels_types`; the selection may have more bits than the rest, because it is a mask."""
+    (of_inputs, *of_weights), dtype = library.kernels_types(inputs, *stack.layers, *stack.adapters)
+    of_selection = of_inputs if selection.dtype == inputs.dtype else library.kernels_types(selection)[0][0]
+    return [of_inputs, of_selection, *of_weights], dtype
 
 
 def _in_cpp(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
-    inputs, selection, stack, dtype = _in_kernels_precision(inputs, selection, stack)
+    types, dtype = _kernels_types(inputs, selection, stack)
+    tensors = (inputs, selection, *stack.layers, *stack.adapters)
+    inputs, selection, *weights = [x.to(t) for x, t in zip(tensors, types, strict=True)]
+    num = len(stack.layers)
+    stack = replace(stack, layers=GeneratorWeights(*weights[:num]), adapters=AdapterWeights(*weights[num:]))
     return cpp.inducing_stack(inputs, selection, stack).to(dtype)
 
 
@@ -247,15 +247,15 @@ def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[st
     if inputs.device.type != "cpu":
         return "sdpa", "counting the points at 0 would wait for the device"
     rows = num_points = selection.shape[1]
-    of_kernel = _in_kernels_precision(inputs, selection, stack)
-    reason = library.why_not(*of_kernel[:2], *of_kernel[2].layers, *of_kernel[2].adapters)
+    types, _ = _kernels_types(inputs, selection, stack)
+    reason = library.why_not(inputs, selection, *stack.layers, *stack.adapters, types=types)
     reason = None if reason is None else f"the C++ kernel cannot be used: {reason}"
     # what is exported is for inference
     largest = _CPP_MAX_SIZE if torch.is_grad_enabled() and not exporting else _CPP_MAX_SIZE_FORWARD
     if reason is None and max(inputs.shape[1], num_points) * inputs.shape[2] <= largest:
         return "cpp", "it is the fastest for such shapes"  # however many points are at 0: counting them takes time
     if stack.z_grad == "gated" and not torch.compiler.is_compiling():  # the compiler does not see the selection
-        rows = compact.num_rows(selection)
+        rows = compact.num_rows(selection, stack.masked)
     if reason is None:
         if max(inputs.shape[1], rows) * inputs.shape[2] <= largest:
             return "cpp", "it is the fastest for such shapes"

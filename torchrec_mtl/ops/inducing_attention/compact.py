@@ -1,7 +1,8 @@
 """The result of `sdpa`, with identical rows computed once; plain PyTorch on any device.
 
 All rows of a sample whose ``z`` is 0 have the same output, in every layer. So it is exact to keep the selected rows and
-only some of the others, and to let these few stand for all of them. The more points are at 0, the more it saves.
+only some of the others, and to let these few stand for all of them; or none, where z masks. The more points are at 0,
+the more it saves.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.inducing_attention import sdpa
-from torchrec_mtl.ops.inducing_attention.stack import InducingStack
+from torchrec_mtl.ops.inducing_attention.stack import InducingStack, key_bias
 
 
 class KeptRows(NamedTuple):
@@ -23,8 +24,8 @@ class KeptRows(NamedTuple):
     log_counts: Tensor  # logarithm of the number of rows that the row stands for [B, R]
 
 
-def num_rows(selection: Tensor) -> int:
-    """Returns ``R``: the most points that a sample of ``z [B, K]`` selects, plus one for those at 0.
+def num_rows(selection: Tensor, masked: bool = False) -> int:
+    """Returns ``R``: the most points that a sample of ``z [B, K]`` selects, plus one for those at 0 unless z masks.
 
     Waits for the device.
 
@@ -35,7 +36,7 @@ def num_rows(selection: Tensor) -> int:
     """
     if not selection.numel():
         return selection.shape[1]
-    return min(selection.shape[1], int((selection != 0).sum(1).max()) + 1)
+    return min(selection.shape[1], max(1, int((selection != 0).sum(1).max()) + (not masked)))
 
 
 def plan_rows(selection: Tensor, rows: int) -> KeptRows:
@@ -69,9 +70,10 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
         raise InputError(
             f"the backend 'compact' does not compute the gradient that `z_grad` (={stack.z_grad!r}) asks for"
         )
-    index, kept, log_counts = plan_rows(selection, num_rows(selection))
+    index, kept, log_counts = plan_rows(selection, num_rows(selection, stack.masked))
+    of_keys = key_bias(kept) if stack.masked else (log_counts, None)
 
     def query(points: Tensor) -> Tensor:
         return F.embedding(index, points) * kept.unsqueeze(-1)
 
-    return sdpa.rows_stack(inputs, query, stack, log_counts)
+    return sdpa.rows_stack(inputs, query, stack, *of_keys)

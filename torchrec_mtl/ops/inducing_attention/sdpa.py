@@ -1,7 +1,8 @@
 """TAFE eq. (17)-(22) by PyTorch's fused attention, on any device.
 
 A row of the inputs may stand for ``n`` equal rows: as a key it weighs as much as ``n`` keys, so its score gets
-``+ log(n)``.
+``+ log(n)``. Where z masks, its score gets ``+ log(z)`` in the same way, and ``some`` is False for a sample that
+attends to none of its rows.
 """
 
 from collections.abc import Callable
@@ -12,17 +13,23 @@ from torch import Tensor
 
 from torchrec_mtl.ops.attention.reference import merge_heads, split_heads
 from torchrec_mtl.ops.backends import refuse_missing_second_derivatives
-from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, InducingLayer, InducingStack, gate
+from torchrec_mtl.ops.inducing_attention.stack import AdapterWeights, InducingLayer, InducingStack, gate, key_bias
 
 
-def _rows_layer(inputs: Tensor, queries: Tensor, layer: InducingLayer, log_counts: Tensor | None = None) -> Tensor:
+def _rows_layer(
+    inputs: Tensor,
+    queries: Tensor,
+    layer: InducingLayer,
+    log_counts: Tensor | None = None,
+    some: Tensor | None = None,
+) -> Tensor:
     """Eq. (18)-(20) for queries ``[B, R, D]`` and inputs ``[B, N, D]``; they stand for ``exp(log_counts)`` rows."""
     _, wk, wv, wo, norm_weight, norm_bias = layer.weights
     query, key, value = (split_heads(x, layer.num_heads) for x in (queries, inputs @ wk.T, inputs @ wv.T))
     bias = None if log_counts is None else log_counts[:, None, None]
     refuse_missing_second_derivatives(query, key, value)
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=layer.scale)
-    output = merge_heads(context) @ wo.T
+    output = merge_heads(context if some is None else context * some[:, None, None]) @ wo.T
     if layer.residual != "none":
         output = output + (inputs if layer.residual == "input" else queries)
     return F.layer_norm(output, output.shape[-1:], norm_weight, norm_bias)
@@ -34,6 +41,7 @@ def adapter_layer(
     adapter: AdapterWeights,
     num_heads: int,
     log_counts: Tensor | None = None,
+    some: Tensor | None = None,
 ) -> Tensor:
     """Eq. (21)-(22) for all tasks at once, with ``a Wk^T / sqrt(d_h)`` and ``Wv Wo`` folded once per step.
 
@@ -51,6 +59,8 @@ def adapter_layer(
         scores = scores + log_counts.unsqueeze(1)
     context = (scores.softmax(-1).to(shared.dtype) @ shared).unflatten(1, (num_tasks, num_heads))
     output = torch.einsum("btjd,tjde->bte", context, values)
+    if some is not None:
+        output = output * some.unsqueeze(1)
     if former is not None:
         output = output + former
     return F.layer_norm(output, (dim,)) * norm_weight + norm_bias
@@ -63,14 +73,19 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> T
 
 
 def rows_stack(
-    inputs: Tensor, query: Callable[[Tensor], Tensor], stack: InducingStack, log_counts: Tensor | None = None
+    inputs: Tensor,
+    query: Callable[[Tensor], Tensor],
+    stack: InducingStack,
+    log_counts: Tensor | None = None,
+    some: Tensor | None = None,
 ) -> Tensor:
     """Eq. (17)-(22); ``query`` turns a layer's points ``[K, D]`` into its queries ``[B, R, D]``."""
-    adapted, counts = None, None
+    adapted: Tensor | None = None
+    of_keys: tuple[Tensor | None, Tensor | None] = (None, None)
     for layer, adapter in stack.unbind():
-        inputs = _rows_layer(inputs, query(layer.weights.points).to(inputs.dtype), layer, counts)
-        counts = log_counts
-        adapted = adapter_layer(inputs, adapted, adapter, stack.num_heads, counts)
+        inputs = _rows_layer(inputs, query(layer.weights.points).to(inputs.dtype), layer, *of_keys)
+        of_keys = (log_counts, some)
+        adapted = adapter_layer(inputs, adapted, adapter, stack.num_heads, *of_keys)
     assert adapted is not None  # there is at least one layer
     return adapted
 
@@ -78,4 +93,5 @@ def rows_stack(
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22) with all ``K`` rows; shapes as in the front door."""
     scalars = gate(selection, stack.z_grad).unsqueeze(-1)
-    return rows_stack(inputs, lambda points: points * scalars, stack)
+    of_keys = key_bias(selection) if stack.masked else (None, None)
+    return rows_stack(inputs, lambda points: points * scalars, stack, *of_keys)

@@ -9,8 +9,10 @@ tensors of one layer do not. The square weights' rows are outputs, as in `torch.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from torchrec_mtl.argument_types import check_type
 from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
@@ -98,6 +100,18 @@ def _check(num_heads: int, residual: str, z_grad: str) -> None:
         raise InputError(f"`z_grad` (={z_grad!r}) must be 'gated' or 'full'")
 
 
+def key_bias(selection: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ``log z [B, K]``, -inf where z is 0, and whether a sample selects any point, ``[B, 1]``.
+
+    The first is what the score of each point's row as a key gets where z masks. A sample that selects none has 0 there,
+    and its attention must be multiplied by the second.
+    """
+    selected = selection != 0
+    some = selected.any(1, keepdim=True)
+    logarithm = torch.where(selected, selection, torch.ones_like(selection)).log()
+    return logarithm.masked_fill(some & ~selected, float("-inf")), some
+
+
 def gate(selection: Tensor, z_grad: str) -> Tensor:
     """Returns ``z``; with ``z_grad`` "gated" no gradient flows where it is 0."""
     return selection * (selection != 0) if z_grad == "gated" else selection
@@ -153,9 +167,13 @@ class InducingStack:
         residual: as in `InducingLayer`; with ``"input"`` the first layer, whose input has ``F`` rows and not ``K``,
             adds the query, as Set Transformer does.
         z_grad: as in `InducingLayer`.
+        masked: what a point at z = 0 is to later layers and to the adapters. False: a row like the others, as eq. (17)
+            to (22) have it. True: nothing, as section 4.4 says ("no interaction"): the score of every point's row as a
+            key gets ``+ log z``, so a point leaves continuously as its z goes to 0. Where a sample selects no point,
+            its attention to the points is 0. ``z`` must then not be negative, and ``z_grad`` be "gated".
 
     Raises:
-        InputError: as in `InducingLayer`.
+        InputError: as in `InducingLayer`, or if ``masked`` with another ``z_grad`` than "gated".
 
     Example::
 
@@ -173,12 +191,16 @@ class InducingStack:
     num_heads: int
     residual: str = "input"
     z_grad: str = "gated"
+    masked: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("layers", GeneratorWeights), ("adapters", AdapterWeights)):
             if not isinstance(getattr(self, name), kind):
                 raise InputError(f"`{name}` (a {type(getattr(self, name)).__name__}) must be `{kind.__name__}`")
         _check(self.num_heads, self.residual, self.z_grad)
+        check_type("masked", self.masked, bool)
+        if self.masked and self.z_grad != "gated":
+            raise InputError(f"`z_grad` (={self.z_grad!r}) must be 'gated' where `masked`: log z has no slope at 0")
 
     @property
     def residuals(self) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torchrec_mtl.errors import InputError, check_choice, not_one_of
+from torchrec_mtl.kinds import ZILN
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.balancing.aligned_mtl import AlignedMTL
 from torchrec_mtl.training.balancing.cagrad import CAGrad
@@ -31,6 +32,8 @@ BALANCINGS: Mapping[str, Callable[..., BalancingMethod]] = {
     "famo": FAMO,
     "aligned_mtl": AlignedMTL,
 }
+
+_OF_POSITIVE_LOSSES = ("uncertainty", "dwa", "gradnorm", "famo")  # which take their ratios or logarithms
 
 __all__ = [
     "BALANCINGS",
@@ -81,6 +84,11 @@ def make_balancing(name: str, tasks: TaskForest, arguments: Mapping[str, Any]) -
     check_balancing(name, arguments)
     if name == "sum":
         return None
+    for task in tasks.values:
+        if isinstance(task.kind, ZILN) and name in _OF_POSITIVE_LOSSES:
+            raise InputError(
+                f"`balancing` (={name!r}) must be another for {task.name!r}: the loss of `ZILN` can be below 0"
+            )
     for argument, parameter in inspect.signature(BALANCINGS[name]).parameters.items():
         if parameter.default is parameter.empty and argument not in (*arguments, "tasks"):
             raise InputError(f"`{argument}` of `balancing` {name!r} must be given: it has no default")

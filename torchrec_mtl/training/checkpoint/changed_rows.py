@@ -4,6 +4,7 @@ The rows are compared with those of the checkpoint, so training keeps no record 
 nothing more; TorchRec's `ModelDeltaTracker` records ids, not rows, and none where collisions are managed.
 """
 
+import re
 import shutil
 import warnings
 from collections import defaultdict
@@ -24,7 +25,7 @@ from torchrec_mtl.training.checkpoint.manifest import PARTIAL, VERSION, publish,
 from torchrec_mtl.training.checkpoint.reading import read_tensors
 from torchrec_mtl.training.process_group import on_every_rank, on_first_rank
 
-_WEIGHT, _OF_TABLE = ".weight", "embedding_bags."
+_WEIGHT, _OF_TABLE = ".weight", re.compile(r"(^|\.)(embedding_bags|embeddings)\.[^.]+\.weight$")
 
 
 class ChangedRows(NamedTuple):
@@ -123,7 +124,7 @@ def _joined(pieces: list[dict[str, Tensor]]) -> ChangedRows:
 
 def _tables(model: nn.Module) -> list[str]:
     """The paths of the model's tables, without ``.weight``."""
-    return [name[: -len(_WEIGHT)] for name in model.state_dict() if _OF_TABLE in name and name.endswith(_WEIGHT)]
+    return [name[: -len(_WEIGHT)] for name in model.state_dict() if _OF_TABLE.search(name)]
 
 
 class _Shard(NamedTuple):
@@ -170,7 +171,7 @@ def _changed(
 
 def _of_ids(model: nn.Module, table: str) -> tuple[str, RowAssignment | None]:
     """The name in the model's state of the ids that have a table's rows, and their module, if there is one."""
-    collection, inner, name = table.partition("_embedding_module." + _OF_TABLE)
+    collection, inner, name = table.partition("_embedding_module.embedding_bags.")
     path = f"{collection}_managed_collision_collection._managed_collision_modules.{name}"
     for of_module, module in model.named_modules():
         if inner and isinstance(module, RowAssignment) and f".{of_module}".endswith(f".{path}"):

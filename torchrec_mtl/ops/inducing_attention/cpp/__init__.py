@@ -20,31 +20,33 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(fields, selection, *weights)
 
 
-def _defined(inputs: Tensor, selection: Tensor, *weights: Tensor, arguments: tuple[int, str, bool]) -> Tensor:
+def _defined(inputs: Tensor, selection: Tensor, *weights: Tensor, arguments: tuple[int, str, bool, bool]) -> Tensor:
     """The operator by the definition, which can be differentiated any number of times."""
-    num_heads, residual, gated = arguments
+    num_heads, residual, gated, masked = arguments
     stack = InducingStack(
         GeneratorWeights(*weights[:6]),
         AdapterWeights(*weights[6:]),
         num_heads=num_heads,
         residual=residual,
         z_grad="gated" if gated else "full",
+        masked=masked,
     )
     return reference.inducing_stack(inputs, selection, stack)
 
 
 def _gradients(ctx, upstream):  # type: ignore[no-untyped-def]
+    none = 4 * [None]
     if torch.is_grad_enabled():  # create_graph=True
         defined = functools.partial(_defined, arguments=tuple(ctx.arguments))
         d_inputs, d_selection, *d_weights = differentiable_gradients(defined, ctx.saved_tensors, upstream)
-        return d_inputs, d_selection, d_weights, None, None, None
+        return d_inputs, d_selection, d_weights, *none
     inputs, selection, *weights = ctx.saved_tensors
     d_inputs, d_selection, flat = torch.ops.torchrec_mtl.inducing_stack_cpp_backward(
         inputs, selection, weights, upstream, *ctx.arguments
     )
     sizes = [x.numel() for x in weights]
     d_weights = [part.view(x.shape) for part, x in zip(flat.split(sizes), weights, strict=True)]
-    return d_inputs, d_selection, d_weights, None, None, None
+    return d_inputs, d_selection, d_weights, *none
 
 
 def _like_adapted(inputs: Tensor, selection: Tensor, weights: list[Tensor], *_: Any) -> Tensor:
@@ -73,8 +75,6 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
     """
     weights = [*stack.layers, *stack.adapters]
     library.require("inducing-attention", inputs, selection, *weights)
-    gated = stack.z_grad == "gated"
-    adapted: Tensor = torch.ops.torchrec_mtl.inducing_stack_cpp(
-        inputs, selection, weights, stack.num_heads, stack.residual, gated
-    )
+    arguments = (stack.num_heads, stack.residual, stack.z_grad == "gated", stack.masked)
+    adapted: Tensor = torch.ops.torchrec_mtl.inducing_stack_cpp(inputs, selection, weights, *arguments)
     return adapted

@@ -26,12 +26,14 @@ class Adapters {
     }
   }
 
-  // T^{l-1}, or zero, to T^l in place, from the R rows of y, each of which stands for 2^log_count rows.
-  void forward(const Stack<const T>& all, int64_t layer, const V* y, int64_t R, const V* log_count, V* adapted) {
+  // T^{l-1}, or zero, to T^l in place, from the rows of y.
+  void forward(const Stack<const T>& all, int64_t layer, const V* y, const Plan<T>& plan, V* adapted) {
+    const int64_t R = plan.rows;
     const Matrix<V> scores{p.data(), R}, read{context.data(), D};
     const Matrix<const V> rows{y, D};
     product<T, V>(scores, Matrix<const T>{query.data(), D}, rows.transposed(), count, D, R);
-    exponentials<T>(scores, count, R, log_count, total.data());
+    exponentials<T>(scores, count, R, plan.log_count.data(), total.data());
+    multiply(total.data(), plan.some, count);
     product<V, V>(read, scores, rows, count, R, D);
     for (int64_t head = 0; head < count; ++head) multiply(&context[head * D], total[head], D);
     for (int64_t t = 0; t < s.tasks; ++t, adapted += D) {
@@ -47,17 +49,20 @@ class Adapters {
   }
 
   struct Space {
-    std::vector<V> d_value, d_context, d_p, d_query, rows;
+    std::vector<V> d_value, d_context, d_p, d_query, rows, d_bias;
     std::vector<T> summed;
     explicit Space(const Shape& s)
         : d_value(s.D), d_context(s.tasks * s.heads * s.D), d_p(s.tasks * s.heads * s.K),
-          d_query(s.tasks * s.heads * s.D), rows(s.D), summed(s.D) {}
+          d_query(s.tasks * s.heads * s.D), rows(s.D), d_bias(s.K),
+          summed(s.D) {}
   };
 
-  // Turns the gradient of T^l into the gradient of T^{l-1} in place, and adds the gradients of the weights and of y.
-  void backward(const Stack<const T>& all, const Stack<T>& d_all, int64_t layer, const V* y, int64_t R, V* d_adapted,
-                V* dy, Space& space) {
-    auto& [d_value, d_context, d_p, d_query, rows, summed] = space;
+  // Turns the gradient of T^l into the gradient of T^{l-1} in place, and adds the gradients of the weights, of y, and of
+  // z where it masks.
+  void backward(const Stack<const T>& all, const Stack<T>& d_all, int64_t layer, const V* y, const Plan<T>& plan,
+                V* d_adapted, V* dy, V* d_z, Space& space) {
+    const int64_t R = plan.rows;
+    auto& [d_value, d_context, d_p, d_query, rows, d_bias, summed] = space;
     for (int64_t t = 0; t < s.tasks; ++t, d_adapted += D) {
       const Block<const T> w = all.adapter(s, layer, t);
       const Block<T> d_w = d_all.adapter(s, layer, t);
@@ -75,6 +80,11 @@ class Adapters {
     const Matrix<const V> inputs{y, D}, e{p.data(), R};
     product<V, V>(d, d_read, inputs.transposed(), count, D, R);
     for (int64_t head = 0; head < count; ++head) softmax_back(&d_p[head * R], &p[head * R], total[head], R);
+    if (s.masked) {
+      std::fill_n(d_bias.begin(), R, V{});
+      add_rows(d_bias.data(), d, count, R);
+      plan.add_of_logarithms(d_z, d_bias.data());
+    }
     product<V, V>(d_queries, d, inputs, count, R, D);
     product<V, V, true>(d_rows, e.transposed(), d_read, R, count, D);
     for (V& x : d_p) x *= T(1 / kLog2E);

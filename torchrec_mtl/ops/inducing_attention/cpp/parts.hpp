@@ -8,7 +8,7 @@
 #include "../../cpp/attention.hpp"
 
 struct Shape {
-  int64_t batch, F, D, K, layers, tasks, heads, residual, gated;
+  int64_t batch, F, D, K, layers, tasks, heads, residual, gated, masked;
 };
 enum Residual { kNone, kQuery, kInput };
 
@@ -49,19 +49,23 @@ struct Stack {
   }
 };
 
-// The rows kept of each sample in a group: its selected points, then some of the others, which stand for all of the
-// others.
+// The rows kept of each sample in a group: its selected points, then some of the others. These stand for all of the
+// others, or take no part as keys where z masks.
 template <class T>
 class Plan {
   using V = Vector<T>;
+  static constexpr T kNone = T(-1e30);  // the logarithm of 0 that has no infinity minus infinity
   int64_t K;
+  bool masked;
   std::vector<int64_t> point;  // [K, lanes]
 
  public:
   int64_t rows = 0, active[kLanes<T>];
-  std::vector<V> z, log_count;  // by row: the point's z, and the base-2 logarithm of the rows that it stands for
+  // by row: the point's z, and what its score as a key gets: the base-2 logarithm of the rows that it stands for, or of z
+  std::vector<V> z, log_count;
+  V some = {};  // 0 where a sample attends to no row, as it selects none, and 1 elsewhere
 
-  explicit Plan(const Shape& s) : K(s.K), point(s.K * kLanes<T>), z(s.K), log_count(s.K) {}
+  explicit Plan(const Shape& s) : K(s.K), masked(s.masked), point(s.K * kLanes<T>), z(s.K), log_count(s.K) {}
 
   static int64_t count_active(const T* selection, int64_t K) {
     return K - std::count(selection, selection + K, T(0));
@@ -83,13 +87,18 @@ class Plan {
         z[row][lane] = z_of_sample[k];
       }
     }
-    rows = gated ? std::min(K, most + 1) : K;
+    rows = gated ? std::clamp<int64_t>(most + !masked, 1, K) : K;
     V last = {}, share = {};  // of each sample
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) some[lane] = !masked || (lane < selection.present && active[lane]);
     for (int64_t lane = 0; lane < selection.present; ++lane) {
       last[lane] = T(active[lane]);
-      share[lane] = rows > active[lane] ? std::log2(T(K - active[lane]) / T(rows - active[lane])) : T(0);
+      share[lane] = masked ? kNone : rows > active[lane] ? std::log2(T(K - active[lane]) / T(rows - active[lane])) : T(0);
     }
-    for (int64_t row = 0; row < rows; ++row) log_count[row] = T(row) + V{} < last ? V{} : share;
+    for (int64_t row = 0; row < rows; ++row) {
+      V logarithm = {};
+      for (int64_t lane = 0; masked && lane < selection.present; ++lane) logarithm[lane] = std::log2(z[row][lane]);
+      log_count[row] = T(row) + V{} < last ? logarithm : share;
+    }
   }
 
   // of a [K, D] array, the point of each sample that is kept as `row`
@@ -98,6 +107,11 @@ class Plan {
     Rows<E> rows = {{}, present};
     for (int64_t lane = 0; lane < present; ++lane) rows.row[lane] = points + point[row * kLanes<T> + lane] * D;
     return rows;
+  }
+
+  // Adds the gradients of z from those of log z, by row.
+  void add_of_logarithms(V* d_z, const V* d) const {
+    for (int64_t row = 0; row < rows; ++row) d_z[row] += d[row] / (z[row] == V{} ? V{} + 1 : z[row]);
   }
 
   // Writes the gradients of z from rows back to points; where z is 0, and `gated`, the gradient is 0.

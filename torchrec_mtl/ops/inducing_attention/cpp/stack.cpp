@@ -62,9 +62,8 @@ class Pass {
     group.load(layers[0].x.data(), a.inputs, s.F * s.D);
     std::fill(adapted.begin(), adapted.end(), V{});
     for (int64_t l = 0; l < s.layers; ++l) {
-      layers[l].forward(a.weights.layer(s, l), plan, group.present, l ? plan.rows : s.F,
-                        l ? plan.log_count.data() : nullptr, a.residual(l), output(l));
-      adapters[l].forward(a.weights, l, output(l), plan.rows, plan.log_count.data(), adapted.data());
+      layers[l].forward(a.weights.layer(s, l), plan, group.present, l ? plan.rows : s.F, l, a.residual(l), output(l));
+      adapters[l].forward(a.weights, l, output(l), plan, adapted.data());
     }
     return adapted.data();
   }
@@ -75,9 +74,10 @@ class Pass {
     std::fill(d_y.begin(), d_y.end(), V{});
     std::fill(d_z.begin(), d_z.end(), V{});
     for (int64_t l = s.layers - 1; l >= 0; --l) {
-      adapters[l].backward(a.weights, d_weights, l, output(l), plan.rows, adapted.data(), d_y.data(), adapter_space);
+      adapters[l].backward(a.weights, d_weights, l, output(l), plan, adapted.data(), d_y.data(), d_z.data(),
+                           adapter_space);
       layers[l].backward(a.weights.layer(s, l), d_weights.layer(s, l), plan, group.present, l ? plan.rows : s.F,
-                         a.residual(l), d_y.data(), d_z.data(), layer_space);
+                         l, a.residual(l), d_y.data(), d_z.data(), layer_space);
     }
     group.store(d_inputs, d_y.data(), s.F * s.D);
     plan.store(group.rows(d_selection, s.K), d_z.data(), s.gated);
@@ -117,7 +117,7 @@ void backward(const Shape& shape, const T* const* read, const T* upstream, T* d_
 }
 
 Shape shape(const Tensor& inputs, const Tensor& selection, const std::vector<Tensor>& weights, int64_t heads,
-            const std::string& residual, bool gated) {
+            const std::string& residual, bool gated, bool masked) {
   check(weights.size() == Stack<float>::kTensors, "`weights` must be 12 tensors, not ", weights.size());
   const Tensor &points = weights[0], &indicators = weights[6];
   check(points.dim() == 3 && indicators.dim() == 3 && points.numel() && indicators.numel(),
@@ -137,12 +137,13 @@ Shape shape(const Tensor& inputs, const Tensor& selection, const std::vector<Ten
   check(heads > 0 && D % heads == 0, "`num_heads` (=", heads, ") must divide ", D);
   const int64_t kind = residual == "none" ? kNone : residual == "query" ? kQuery : kInput;
   check(kind != kInput || residual == "input", "`residual` (=", residual, ") must be 'input', 'query' or 'none'");
-  return {inputs.size(0), inputs.size(1), D, K, L, T, heads, kind, gated};
+  check(gated || !masked, "`masked` must be false without `gated`");
+  return {inputs.size(0), inputs.size(1), D, K, L, T, heads, kind, gated, masked};
 }
 
 Tensor inducing_stack(Tensor inputs, Tensor selection, std::vector<Tensor> weights, int64_t num_heads,
-                      std::string residual, bool gated) {
-  const Shape s = shape(inputs, selection, weights, num_heads, residual, gated);
+                      std::string residual, bool gated, bool masked) {
+  const Shape s = shape(inputs, selection, weights, num_heads, residual, gated, masked);
   const Read read(inputs, selection, weights);
   Tensor output = empty(inputs, {s.batch, s.tasks, s.D});
   read.dispatch([&](auto zero) {
@@ -155,8 +156,9 @@ Tensor inducing_stack(Tensor inputs, Tensor selection, std::vector<Tensor> weigh
 // The gradients of the inputs, of the selection, and of all weights one after the other.
 std::tuple<Tensor, Tensor, Tensor> inducing_stack_backward(Tensor inputs, Tensor selection,
                                                            std::vector<Tensor> weights, Tensor upstream,
-                                                           int64_t num_heads, std::string residual, bool gated) {
-  const Shape s = shape(inputs, selection, weights, num_heads, residual, gated);
+                                                           int64_t num_heads, std::string residual, bool gated,
+                                                           bool masked) {
+  const Shape s = shape(inputs, selection, weights, num_heads, residual, gated, masked);
   check_sizes("upstream", upstream, {s.batch, s.tasks, s.D});
   const Read read(inputs, selection, weights, upstream);
   Tensor d_inputs = empty(inputs, sizes(inputs)), d_selection = empty(selection, sizes(selection)),
@@ -174,11 +176,11 @@ std::tuple<Tensor, Tensor, Tensor> inducing_stack_backward(Tensor inputs, Tensor
 
 STABLE_TORCH_LIBRARY_FRAGMENT(torchrec_mtl, library) {
   library.def(
-      "inducing_stack_cpp(Tensor inputs, Tensor selection, Tensor[] weights, int num_heads, str residual, bool gated) "
-      "-> Tensor");
+      "inducing_stack_cpp(Tensor inputs, Tensor selection, Tensor[] weights, int num_heads, str residual, bool gated, "
+      "bool masked) -> Tensor");
   library.def(
       "inducing_stack_cpp_backward(Tensor inputs, Tensor selection, Tensor[] weights, Tensor upstream, int num_heads, "
-      "str residual, bool gated) -> (Tensor, Tensor, Tensor)");
+      "str residual, bool gated, bool masked) -> (Tensor, Tensor, Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(torchrec_mtl, CPU, library) {
   library.impl("inducing_stack_cpp", TORCH_BOX(&inducing_stack));

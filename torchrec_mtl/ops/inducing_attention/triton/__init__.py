@@ -66,6 +66,8 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
         InputError: if the kernels cannot run here, or a shape does not fit.
     """
     _check(inputs, selection, stack.layers.points, stack.num_heads)
+    if stack.masked:
+        raise InputError("`masked` (=True) must be False for the backend 'triton'; 'sdpa' computes it on a GPU")
     from torchrec_mtl.ops.inducing_attention.triton import operators
 
     return operators.inducing_stack(inputs, selection, stack)
