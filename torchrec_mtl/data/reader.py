@@ -46,8 +46,8 @@ def read_split(
         InputError: if a file is missing, cut short or does not fit the schema, or a row breaks a rule: an id is null,
             or outside the range of a field without an ``unknown_row``; a dense value or weight is not finite; a weight
             is negative; a label is not what its task's kind allows (0 or 1), is missing where it counts, or is 1
-            without a step that it implies. The message names the file, the column, the row (counted from 0) and the value. Also if the
-            files of the columns are cut short, changed or damaged, or cannot be written.
+            without a step that it implies. The message names the file, the column, the row (counted from 0) and the
+            value. Also if the files of the columns are cut short, changed or damaged, or cannot be written.
 
     Example::
 

@@ -31,11 +31,11 @@ class StreamLoader(StepLoader):
     and at most two more; without ``shuffle`` each rank reads all row groups. Every row is checked when it is read.
 
     Memory: let a window have ``n`` rows, ``n < shuffle_window + rows of the largest row group``, and a row take ``b``
-    bytes in memory: 1, 2, 4 or 8 for an id, 1 for a label (4 if tasks are values), 4 for a dense value or a weight, 8 for a group, 12 for a
-    list and the bytes of its ``l`` ids. Then all is at most the sum of ``2 n b / world_size`` bytes of rows, those in
-    use and those read ahead; ``24 n`` bytes for their order; a row group's bytes, compressed and not; 32 bytes for each
-    value of 65,536 rows (8,192 if there are lists), which are checked together; and with lists, ``n l / world_size``
-    ids once more.
+    bytes in memory: 1, 2, 4 or 8 for an id, 1 for a label (4 if tasks are values), 4 for a dense value or a weight, 8
+    for a group, 12 for a list and the bytes of its ``l`` ids. Then all is at most the sum of ``2 n b / world_size``
+    bytes of rows, those in use and those read ahead; ``24 n`` bytes for their order; a row group's bytes, compressed
+    and not; 32 bytes for each value of 65,536 rows (8,192 if there are lists), which are checked together; and with
+    lists, ``n l / world_size`` ids once more.
 
     Args:
         split: rows to read, see `stream_split`.
