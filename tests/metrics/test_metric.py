@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ def test_merit_falls_from_the_best_value_to_the_worst(name):
     assert merits == sorted(merits, reverse=True)
     assert len(set(merits)) == len(merits)
     assert math.isnan(METRICS[name].merit(math.nan))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_sent_to_another_process(name):
+    """As `compare` does."""
+    sent = pickle.loads(pickle.dumps(METRICS[name]))
+    assert (sent.title, sent.function) == (METRICS[name].title, METRICS[name].function)
 
 
 def test_calibration_is_best_at_one():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,25 +13,36 @@ from torchrec_mtl.metrics.parts import Parts
 from torchrec_mtl.metrics.rows import WeightedRows, checked_values
 
 
-def _mean_of(error: Callable[[WeightedRows], Tensor]) -> Parts:
-    """Returns a metric that is the weighted mean of a number for each row."""
+def _sums(
+    error: Callable[[WeightedRows], Tensor], log_probabilities: Tensor, labels: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Returns the sum of a weighted number for each row, and of the weights."""
+    if log_probabilities.dim() != 2 or not log_probabilities.shape[1]:
+        raise InputError(f"`log_probabilities` (of shape {list(log_probabilities.shape)}) must be [N, C]")
+    num_classes = log_probabilities.shape[1]
+    rows = checked_values(log_probabilities, labels, weights, num_classes)
+    wrong = (rows.labels < 0) | (rows.labels >= num_classes) | (rows.labels != rows.labels.round())
+    if wrong.any():
+        found = f"{rows.labels[wrong][0].item():g}"
+        raise InputError(f"`labels` must be classes, from 0 to {num_classes - 1}, but one is {found}")
+    return torch.stack([(rows.weights * error(rows).double()).sum(), rows.weights.sum()])
 
-    def of_rows(log_probabilities: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        if log_probabilities.dim() != 2 or not log_probabilities.shape[1]:
-            raise InputError(f"`log_probabilities` (of shape {list(log_probabilities.shape)}) must be [N, C]")
-        num_classes = log_probabilities.shape[1]
-        rows = checked_values(log_probabilities, labels, weights, num_classes)
-        wrong = (rows.labels < 0) | (rows.labels >= num_classes) | (rows.labels != rows.labels.round())
-        if wrong.any():
-            found = f"{rows.labels[wrong][0].item():g}"
-            raise InputError(f"`labels` must be classes, from 0 to {num_classes - 1}, but one is {found}")
-        return torch.stack([(rows.weights * error(rows).double()).sum(), rows.weights.sum()])
 
-    def mean(parts: Tensor) -> float:
-        errors, weight = parts.sum(0).tolist()
-        return errors / weight if weight else math.nan
+def _mean(parts: Tensor) -> float:
+    errors, weight = parts.sum(0).tolist()
+    return errors / weight if weight else math.nan
 
-    return Parts(of_rows, mean)
+
+def _is_right(rows: WeightedRows) -> Tensor:
+    return rows.scores.argmax(1) == rows.labels
+
+
+def _log_loss(rows: WeightedRows) -> Tensor:
+    return -rows.scores.gather(1, rows.labels.long()[:, None])[:, 0]
+
+
+def _apart(rows: WeightedRows) -> Tensor:
+    return (_middle(rows) - rows.labels).abs()
 
 
 def _middle(rows: WeightedRows) -> Tensor:
@@ -38,9 +50,9 @@ def _middle(rows: WeightedRows) -> Tensor:
     return (rows.scores.double().exp().cumsum(1)[:, :-1] < 0.5).sum(1)
 
 
-ACCURACY = _mean_of(lambda rows: rows.scores.argmax(1) == rows.labels)
-CLASS_LOG_LOSS = _mean_of(lambda rows: -rows.scores.gather(1, rows.labels.long()[:, None])[:, 0])
-CLASS_MAE = _mean_of(lambda rows: (_middle(rows) - rows.labels).abs())
+ACCURACY = Parts(partial(_sums, _is_right), _mean)
+CLASS_LOG_LOSS = Parts(partial(_sums, _log_loss), _mean)
+CLASS_MAE = Parts(partial(_sums, _apart), _mean)
 
 
 @checked

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,19 +17,33 @@ from torchrec_mtl.metrics.rows import WeightedRows, checked_values
 NUM_BINS = 10
 
 
-def _sums(error: Callable[[WeightedRows], Tensor], num_columns: int | None = None) -> Callable[..., Tensor]:
-    """Returns a function of rows: the sum of the weighted errors, and of the weights."""
+def _squared(rows: WeightedRows) -> Tensor:
+    return (rows.scores.double() - rows.labels) ** 2
 
-    def of_rows(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        rows = checked_values(predictions, labels, weights, num_columns)
-        return torch.stack([(rows.weights * error(rows)).sum(), rows.weights.sum()])
 
-    return of_rows
+def _absolute(rows: WeightedRows) -> Tensor:
+    return (rows.scores.double() - rows.labels).abs()
+
+
+def _sums(
+    error: Callable[[WeightedRows], Tensor],
+    num_columns: int | None,
+    predictions: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Returns the sum of the weighted errors of rows, and of the weights."""
+    rows = checked_values(predictions, labels, weights, num_columns)
+    return torch.stack([(rows.weights * error(rows)).sum(), rows.weights.sum()])
 
 
 def _mean(parts: Tensor) -> float:
     errors, weight = parts.sum(0).tolist()
     return errors / weight if weight else math.nan
+
+
+def _root(parts: Tensor) -> float:
+    return math.sqrt(_mean(parts))
 
 
 def _predicted_and_observed(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -97,10 +112,10 @@ class _Lift(Parts):
         return float(curve.positive_rate[-1]) * weight / observed
 
 
-RMSE = Parts(_sums(lambda rows: (rows.scores.double() - rows.labels) ** 2), lambda parts: math.sqrt(_mean(parts)))
-MAE = Parts(_sums(lambda rows: (rows.scores.double() - rows.labels).abs()), _mean)
+RMSE = Parts(partial(_sums, _squared, None), _root)
+MAE = Parts(partial(_sums, _absolute, None), _mean)
 VALUE_CALIBRATION = Parts(_predicted_and_observed, _quotient)
-PINBALL = Parts(_sums(_pinball, num_columns=2), _mean)
+PINBALL = Parts(partial(_sums, _pinball, 2), _mean)
 GINI = _Normalized(_area, _gini, by="value")
 LIFT = _Lift(_area, _gini, by="value")
 
