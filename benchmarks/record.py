@@ -8,6 +8,7 @@ Only torch and parts of this library that need nothing else are imported here: e
 
 import argparse
 import csv
+import io
 import os
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from torchrec_mtl.files import write_whole
 from torchrec_mtl.jobs.environment import processor, worker_environment
 
 ROOT = Path(__file__).parents[1]
@@ -94,12 +96,16 @@ class Results:
         now = datetime.now(timezone.utc).isoformat(timespec="minutes")
         when = {"load": round(os.getloadavg()[0], 1), "date": now}
         self.rows += [{**self._circumstances, **when, **row} for row in rows]
+        self._write()
+
+    def _write(self) -> None:
         about = [name for name in dict.fromkeys(name for row in self.rows for name in row) if name not in COLUMNS]
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self._partial.open("w", encoding="utf-8") as text:
-            writer = csv.DictWriter(text, [*about, *COLUMNS], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*about, *COLUMNS], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self._partial, text.getvalue())
 
     def __enter__(self) -> "Results":
         return self
@@ -107,11 +113,18 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.rows:
+            self._write()  # what ended the program may have come while a row was written
         if error is None and self.rows:
             os.replace(self._partial, self.file)
             print(f"{len(self.rows)} rows: {self.file}", flush=True)
         elif self.rows:
             print(f"not finished; {len(self.rows)} rows: {self._partial}", flush=True)
+
+
+def in_one_line(error: Exception) -> str:
+    """What a row says of a candidate that failed."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def versions() -> str:

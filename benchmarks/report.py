@@ -27,7 +27,8 @@ COSTS = Chart(col("median").is_not_null(), ["model"], ["direction"], 2)
 OVER_ARCHES = Chart(col("to_base").is_not_null(), ["candidate", "selected"], ["what", "direction"], 2)
 PEERS = Chart(col("measure").is_in(["inference", "training"]), ["model", "library", "variant"], SPEEDS, 4)
 PATHS = Chart((col("what") == "stack") & (col("tasks") == 2), ["candidate"], ["direction", "active"], 2)
-CUDA_PATHS = Chart(col("median").is_not_null(), ["candidate", "mode"], ["size", "direction", "active"], 2)
+MEASURED = (col("what") == "stack") & col("median").is_not_null()
+ON_A_GPU = Chart(MEASURED, ["candidate", "mode"], ["size", "direction", "share"], 2)
 SCORING = Chart(col("measure") == "rate", ["way"], ["library", "model", "batch_size"], 4)
 BALANCING = Chart(col("median").is_not_null(), ["balancing"], ["system", "tasks"], 2)
 TABLES = "Lookups and updates of Criteo's tables beside a plain copy; docs/embedding_throughput.md says what to choose."
@@ -36,16 +37,14 @@ PARTS = "Steps of all models, their parts and growth, TAFE's figure 8, and the t
 Section = namedtuple("Section", "name program title text chart", defaults=[None])
 SECTIONS = (
     Section("embedding_throughput", "embedding_throughput", "Embedding throughput", TABLES, THROUGHPUT),
-    Section("embedding_throughput_cuda", "gpu", "Embedding throughput on a GPU", TABLES, THROUGHPUT),
     Section("training_step", "training_step", "A training step, taken apart", PARTS, STEP),
     Section("over_arches", "over_arches", "TAFE and BPCM", "Beside Shared-Bottom and TorchRec's DLRM.", OVER_ARCHES),
     Section("model_costs", "model_costs", "Models", "Steps and forward passes beside Shared-Bottom and DLRM.", COSTS),
-    Section("training_step_cuda", "gpu", "A training step on a GPU", PARTS, STEP),
     Section("peers", "peers", "Other libraries", "The same models: inference, training, memory.", PEERS),
     Section("bf16_auc", "peers.quality", "AUC in bf16", "Our models with autocast to bf16, beside fp32."),
     Section("peers_auc", "peers.quality", "Other libraries' AUC", "The same models after equal steps."),
     Section("inducing_attention_cpu", "attention", "TAFE's attention on a CPU", "The stack and whole models.", PATHS),
-    Section("inducing_attention_cuda", "gpu", "TAFE's attention on a GPU", "The stack at three sizes.", CUDA_PATHS),
+    Section("gpu", "gpu", "On a GPU", "TAFE's stack, training, embeddings; docs/gpu.md.", ON_A_GPU),
     Section("scaling_measured", "scaling", "Several processes", "The training loop beside bare TorchRec."),
     Section(
         "zero_collision",
@@ -107,9 +106,8 @@ def main() -> None:
     parts = [paragraph("A figure is the median of repeats in which candidates took turns; compare within one file.")]
     for section in SECTIONS:
         parts += [heading(section.title), paragraph(f"{section.text} Command: python -m benchmarks.{section.program}")]
-        files = [RESULTS / f"{section.name}{ending}.csv" for ending in ("", "_partial")]
-        found = [part for file in files if file.is_file() for part in show(section, file)]
-        parts += found or [paragraph(f"Not yet measured: there is no {files[0].name}.")]
+        file = RESULTS / f"{section.name}.csv"
+        parts += show(section, file) if file.is_file() else [paragraph(f"Not yet measured: there is no {file.name}.")]
     PAGE.write_text(page("torchrec_mtl: benchmarks", parts), encoding="utf-8")
     print(PAGE)
 

@@ -91,11 +91,12 @@ class ByHand(nn.Module):
         return loss, (loss.detach(), logits.detach(), batch.labels)
 
 
-def library(system: str, batch_size: int, num_rows: int, seed: int) -> Subject:
-    """A system of `SYSTEMS` with its paper's sizes, a funnel of three steps, 23 tables of 16."""
+def library(system: str, batch_size: int, num_rows: int, seed: int, small: bool = False) -> Subject:
+    """A system of `SYSTEMS` with its paper's sizes or those of tests, a funnel of three steps, 23 tables of 16."""
     record, tasks = SYSTEMS[system], TaskChain(["click", "cart", "purchase"])
     batches = _batches(batch_size, num_rows, seed, num_fields=23, dense=0, tasks=len(tasks))
-    model = record.model(FeatureArch(_tables(23, 16, num_rows), dense_device=CPU), tasks)
+    features = FeatureArch(_tables(23, 16, num_rows), dense_device=CPU)
+    model = record.model(features, tasks, **(record.small if small else {}))
     bare = ByHand(_tables(23, 16, num_rows), copy.deepcopy(model.get_submodule("over_arch")), record.loss(tasks))
     return Subject(bare, MultiTaskTrain(model, record.loss(tasks)), batches, tasks)
 

@@ -344,7 +344,7 @@ def bench(
 
     Args:
         arguments: arguments of the program, after --, as in -- --help
-        program: name of the program, such as peers or gpu.first
+        program: name of the program, such as peers or peers.quality
         image: image for container schedulers
         cpu: number of cores
         gpu: number of GPUs

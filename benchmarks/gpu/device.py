@@ -1,20 +1,15 @@
-"""Triton's environment, a step as a CUDA graph, and what a device reaches. Not yet run on a GPU."""
+"""A step as a CUDA graph, what a device reaches, and which attention PyTorch takes. Not yet run on a GPU."""
 
-import os
-import sys
+import re
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import record
-
-
-def ensure_environment(**wanted: str) -> None:
-    """Restarts the program with these variables unless it has them: Triton reads its own when it is imported."""
-    if not wanted.items() <= os.environ.items():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
 
 
 def graphed(run: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
@@ -27,6 +22,25 @@ def graphed(run: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor,
     with torch.cuda.graph(graph):
         results = run()
     return lambda: graph.replay() or results
+
+
+class _Attention(TorchDispatchMode):
+    """Notes which of PyTorch's fused attentions run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found.update(re.findall(r"_scaled_dot_product_(\w+?)(?:_attention)?(?:_for_cpu)?\.", f"{func}."))
+        return func(*args, **kwargs or {})
+
+
+def attention_of(run: Callable[[], object]) -> str:
+    """Names of the fused attentions that ``run`` takes, such as "flash"; "math" if it takes none."""
+    with _Attention() as mode:
+        run()
+    return " ".join(sorted(name for name in mode.found if "backward" not in name)) or "math"
 
 
 @cache

@@ -1,22 +1,25 @@
 """Compiles the Triton kernels for an H100 or H200 on a machine without a GPU. The result is not yet run on a GPU::
 
-    python -m benchmarks.gpu.precompile FOLDER    # minutes; all that tests/gpu and benchmarks.attention launch
+    python -m benchmarks.gpu.precompile             # minutes: all that `benchmarks.gpu` launches, to build/gpu-kernels
+    python -m benchmarks.gpu.precompile FOLDER
 
-With the folder at the same absolute path on a GPU machine, the same Triton and the same kernels,
-``TRITON_CACHE_DIR=FOLDER`` spares compiling them again.
+`benchmarks.gpu` uses ``build/gpu-kernels`` if it is there; it must come from the same version of Triton and the same
+kernels. For other programs ``TRITON_CACHE_DIR=FOLDER`` does, at the same absolute path.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
-from benchmarks.attention import BOTH, SIZES, Size, draw, stack, step
-from benchmarks.gpu.device import ensure_environment
+from benchmarks.attention import SIZES, Size, draw, stack, step
+from benchmarks.gpu.environment import KERNELS, ensure_environment
+from benchmarks.gpu.stack import DIRECTIONS
 from tests.gpu import test_inducing_attention_gpu as gpu_tests
 from tests.ops.inducing_attention import stacks
 
@@ -41,7 +44,7 @@ def launches(sizes: dict[str, Size], shapes: dict[str, stacks.Shape]) -> Iterato
     """Calls that launch what the benchmarks do at these sizes, and the tests at these shapes; with their names."""
     for name, size in sizes.items():
         tensors = draw(size, 0.25, "cpu")
-        for direction in ("forward", BOTH):
+        for direction in DIRECTIONS:
             yield f"{name}, {direction}", step(stack("triton", size.m), tensors, direction)
     for name, shape in shapes.items():
         for precision, (dtype, products, _) in gpu_tests.PRECISIONS.items():
@@ -50,11 +53,23 @@ def launches(sizes: dict[str, Size], shapes: dict[str, stacks.Shape]) -> Iterato
             yield f"test {name}, {precision}", partial(stacks.results, run, stacks.tensors(shape), dtype, "cpu")
 
 
-def precompile(folder: Path, sizes: dict[str, Size], shapes: dict[str, stacks.Shape]) -> None:
-    """Launches all of it; Triton puts the kernels into the folder."""
-    ensure_environment(TRITON_CACHE_DIR=str(folder.absolute()), TRITON_INTERPRET="0")
+def training_launches() -> Iterator[tuple[str, Callable[[], object]]]:
+    """What `figure_8` launches; needs TorchRec."""
+    from benchmarks.gpu import figure_8
+
+    torch.set_float32_matmul_precision("highest")
+    for batch_size in figure_8.BATCH_SIZES:
+        arch = figure_8.subject("tafe", batch_size, num_rows=2).ours.get_submodule("model.over_arch")
+        fields = torch.zeros(batch_size, *arch.shape)
+        yield f"training, {batch_size}", lambda arch=arch, fields=fields: arch(fields).sum().backward()
+
+
+def precompile(folder: Path, calls: Iterable[tuple[str, Callable[[], object]]]) -> None:
+    """Makes the calls; Triton puts the kernels into the folder."""
+    in_triton = {"TORCHREC_MTL_INDUCING_ATTENTION": "triton"}
+    ensure_environment(TRITON_CACHE_DIR=str(folder.absolute()), TRITON_INTERPRET="0", **in_triton)
     launch_without_a_gpu()
-    for name, run in launches(sizes, shapes):
+    for name, run in calls:
         began = time.monotonic()
         run()
         print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
@@ -62,6 +77,7 @@ def precompile(folder: Path, sizes: dict[str, Size], shapes: dict[str, stacks.Sh
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) > 2:
         sys.exit("error: give the folder, and nothing else")
-    precompile(Path(sys.argv[1]), SIZES, gpu_tests.SHAPES)
+    of_all = chain(launches(SIZES, gpu_tests.SHAPES), training_launches())
+    precompile(Path(sys.argv[1]) if len(sys.argv) == 2 else KERNELS, of_all)

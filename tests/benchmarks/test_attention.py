@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import attention
 
-SIZE = attention.TINY["tiny"]._replace(m=2, T=2)
+SIZE = attention.Size(3, 4, 8, 8, 2, 2, 2, torch.float32)
 SDPA = attention.stack("sdpa", SIZE.m)
 
 
@@ -45,15 +46,11 @@ def test_a_path_that_is_wrong_or_fails_gets_a_row_and_the_others_go_on():
     def broken(*_):
         raise RuntimeError("no kernel image")
 
-    rows, paths = (
-        [],
-        {("broken", "plain"): broken, ("wrong", "plain"): lambda *x: 2 * SDPA(*x), ("sdpa", "plain"): SDPA},
-    )
+    rows: list[dict[str, object]] = []
+    paths = {"broken": broken, "wrong": lambda *x: 2 * SDPA(*x), "sdpa": SDPA}
     results = SimpleNamespace(add=rows.append)
-    cases = [
-        (case["direction"], list(runs)) for case, runs in attention.checked(results, {}, SIZE, (0.5,), paths, "cpu")
-    ]
-    assert cases == [("forward", [("sdpa", "plain")]), (attention.BOTH, [("sdpa", "plain")])]
+    cases = [(case["direction"], list(runs)) for case, runs in attention.checked(results, {}, SIZE, (0.5,), paths)]
+    assert cases == [("forward", ["sdpa"]), (attention.BOTH, ["sdpa"])]
     assert [(row["direction"], row["candidate"], row["error"].split(":")[0]) for row in rows] == [
         (direction, *failure)
         for direction in ("forward", attention.BOTH)

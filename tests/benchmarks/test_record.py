@@ -81,6 +81,19 @@ def test_an_exception_leaves_the_earlier_results_and_the_rows_until_then(tmp_pat
     assert f"not finished; 1 rows: {partial}" in capsys.readouterr().out
 
 
+def test_a_program_that_is_ended_while_it_writes_a_row_keeps_it(tmp_path, monkeypatch):
+    write = record.write_whole
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(record, "write_whole", write)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), record.Results(tmp_path / "x.csv") as rows:  # noqa: PT012
+        monkeypatch.setattr(record, "write_whole", interrupted)
+        rows.add({"a": 1})
+    assert [row["a"] for row in rows_of(tmp_path / "x.csv.partial")] == ["1"]
+
+
 def test_what_a_row_says_of_its_circumstances_stays(tmp_path):
     with record.Results(tmp_path / "x.csv") as results:
         results.add({"a": 1, "versions": "other==1", **record.spread([1.0], "ms")})

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from torchrec_mtl.ops.inducing_attention.triton import launch
-from torchrec_mtl.ops.inducing_attention.triton.launch import BLOCKS, Sizes, block_dim
+from torchrec_mtl.ops.inducing_attention.triton.launch import BLOCKS, Blocks, Sizes, block_dim
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -32,8 +32,8 @@ HALVES |= {"contexts", "upstream", "d_inputs", "d_adapted", "d_contexts"}
 CUOBJDUMP = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
 
 
-def source(name: str, kind: str, sizes: Sizes) -> tuple[ASTSource, int]:
-    """Returns a kernel with its types and constants as `launch` sets them, and its warps."""
+def source(name: str, kind: str, sizes: Sizes) -> tuple[ASTSource, Blocks]:
+    """Returns a kernel with its types and constants as `launch` sets them, and its tiles."""
     kernel, block_d = KERNELS[name], block_dim(sizes.D)
     blocks = BLOCKS[block_d][name == "backward"]
     residuals = ("query", "input") if sizes.TASKS else ("input", "input")
@@ -52,7 +52,7 @@ def source(name: str, kind: str, sizes: Sizes) -> tuple[ASTSource, int]:
             half = argument in HALVES and kind not in ("fp32", "tf32")
             signature[argument] = "*i32" if argument in INTEGERS else f"*{kind}" if half else "*fp32"
     aligned = {(i,): [["tt.divisibility", 16]] for i, type_ in enumerate(signature.values()) if type_[0] == "*"}
-    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned), blocks.warps
+    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned), blocks
 
 
 def dumped(cubin: bytes, option: str) -> str:
@@ -74,8 +74,10 @@ def innermost_spills(sass: str) -> int:
 
 def compile_case(case: str) -> dict[str, Any]:
     name, target, kind, numbers = case.split("/")
-    kernel, warps = source(name, kind, Sizes(*(int(x) for x in numbers.split(","))))
-    compiled = triton.compile(kernel, target=TARGETS[target], options={"num_warps": warps, "num_stages": 1})
+    sizes = Sizes(*(int(x) for x in numbers.split(",")))
+    kernel, blocks = source(name, kind, sizes)
+    options = launch.options(sizes.D, blocks, amd=target == "gfx942")
+    compiled = triton.compile(kernel, target=TARGETS[target], options=options)
     found: dict[str, Any] = {"case": case, "shared": compiled.metadata.shared}
     if target == "gfx942":
         text = compiled.asm["amdgcn"]

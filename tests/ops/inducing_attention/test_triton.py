@@ -109,6 +109,25 @@ def test_in_half_precision_the_error_is_at_most_twice_that_of_the_definition(dty
     check(run, definition, arguments, dtype, 1e-4)
 
 
+def test_tf32_is_rounded_to() -> None:
+    shape = Shape(B=4, F=6, K=10, D=16, m=2, T=1)
+    run = stacks.stack(triton.inducing_stack, shape.m, "input", "gated")
+    definition = stacks.stack(reference.inducing_stack, shape.m, "input", "gated")
+    arguments = stacks.tensors(shape)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        found = stacks.results(run, arguments, torch.float32, DEVICE)
+        nan = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # CUDA's
+        inputs, *others = (x.float() for x in arguments)
+        inputs[0, 0, 0] = nan
+        assert run(*(x.to(DEVICE) for x in (inputs, *others)))[0].isnan().all()
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    errors = [*map(stacks.error, found, stacks.results(definition, arguments, torch.float64, DEVICE))]
+    assert 1e-5 < errors[0] < max(errors) < 2e-3
+
+
 def test_without_gradients_the_output_is_the_same() -> None:
     shape = Shape(B=5, F=3, K=4, D=8, m=1, T=1)
     arguments = [x.to(DEVICE, torch.float32) for x in stacks.tensors(shape)]

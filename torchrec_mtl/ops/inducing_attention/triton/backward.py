@@ -100,7 +100,7 @@ def layer_gradients(
         tl.store(d_folded_values + offsets, d_values, mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_samples"])  # another batch need not be compiled
 def backward_kernel(
     upstream,  # [B, T, D]; without adapters [B, K, D]
     inputs, selection, folded_keys, folded_values, points, norm_weight, norm_bias,  # as in the forward

@@ -92,7 +92,7 @@ def expand(
         tl.store(output + offsets, y, mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_samples"])  # another batch need not be compiled
 def forward_kernel(
     inputs,  # [B, F, D]
     selection,  # [B, K] float32

@@ -124,6 +124,14 @@ def constants(
     return {**sizes._asdict(), **tiles, **others}
 
 
+def options(dim: int, blocks: Blocks, amd: bool = torch.version.hip is not None) -> dict[str, int]:
+    """Returns how both kernels are compiled.
+
+    Without ``maxnreg``, ptxas gives float32 kernels of more than 32 dimensions 32 registers, and kilobytes of stack.
+    """
+    return {"num_warps": blocks.warps, "num_stages": 1, **({"maxnreg": 255} if dim > 32 and not amd else {})}
+
+
 def forward_constants(sizes: Sizes, dense: bool, keep: bool) -> dict[str, object]:
     return {"DENSE": dense, "KEEP": keep, "EPS": EPS, "BLOCK_POINTS": triton.next_power_of_2(sizes.K)}
 
@@ -149,7 +157,7 @@ def launch_forward(tensors: list[Tensor], residuals: tuple[str, str], dense: boo
         forward_kernel[(programs,)](
             *tensors, output, *kept, batch,
             **constants(sizes, residuals, blocks, samples, _precision()), **forward_constants(sizes, dense, keep),
-            num_warps=blocks.warps, num_stages=1,
+            **options(sizes.D, blocks),
         )  # fmt: skip
     return [output, *(kept if keep else to_keep(tensors, 0))]
 
@@ -183,7 +191,6 @@ def launch_backward(
         backward_kernel[(programs,)](
             upstream, *tensors[:10], *kept, d_inputs, d_selection, *partial.split(counts, dim=1), *working, batch,
             **constants(sizes, residuals, blocks, samples, _precision()),
-            **backward_constants(sizes, blocks, gated, sum(counts)),
-            num_warps=blocks.warps, num_stages=1,
+            **backward_constants(sizes, blocks, gated, sum(counts)), **options(sizes.D, blocks),
         )  # fmt: skip
     return [d_inputs, d_selection, partial.sum(0)]

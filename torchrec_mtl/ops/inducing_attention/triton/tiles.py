@@ -16,10 +16,20 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
+def round_to_tf32(x):
+    """Rounds to TF32's 10 bits, half away from zero: the matrix units cut bits off, which doubles the error."""
+    bits = x.to(tl.int32, bitcast=True)
+    rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return tl.where(x == x, rounded, x)  # the sum turns CUDA's NaN into a zero
+
+
+@triton.jit
 def dot(a, b, total, PRECISION: tl.constexpr):
     """Returns ``total + a @ b`` in float32. The interpreter would multiply bfloat16's bits, so there operands widen."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
+    if (PRECISION == "tf32") & (a.dtype == tl.float32):
+        a, b = round_to_tf32(a), round_to_tf32(b)
     return tl.dot(a, b, acc=total, input_precision=PRECISION, out_dtype=tl.float32)
 
 
