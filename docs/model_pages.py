@@ -1,4 +1,4 @@
-"""Writes a page for each model, and their tables: ``python docs/model_pages.py``.
+"""Writes a page for each model, and the tables of all: ``python docs/model_pages.py``.
 
 A page is made of the model's docstrings, of its constructor, of a flow chart that is drawn from the model itself, and
 of what it costs in ``benchmarks/results/model_costs.csv``. Nothing on the pages is written by hand. Ten seconds.
@@ -26,6 +26,8 @@ from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.tasks import Task
 
 DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+BEGIN, END = "<!-- models, by docs/model_pages.py -->\n", "\n<!-- end of models -->"
 COSTS = DOCS.parent / "benchmarks" / "results" / "model_costs.csv"
 FORESTS = {
     "one task": TaskForest(Task("click")),
@@ -230,17 +232,37 @@ def page(model: type[nn.Module], found: list[System], known: Mapping[str, Cost])
     return "\n\n".join(parts) + "\n"
 
 
-def index(known: Mapping[str, Cost]) -> str:
-    """The table of all models, with the costs of each system."""
-    head = ("model", "", "takes", "loss", "parameters", "training / Shared-Bottom", "/ DLRM", "inference", "/ DLRM")
+def model_table(known: Mapping[str, Cost], pages: str = "") -> str:
+    """The table of all models, with the costs of each system; ``pages`` leads to their folder."""
+    head = ("model", "", "takes", "parameters", "training / Shared-Bottom", "/ DLRM", "inference", "/ DLRM")
     rows: list[tuple[str, ...]] = []
     for model, found in systems().items():
         for system in found:
-            c = known.get(system.name)
+            c, kinds = known.get(system.name), taken_by(system)
             figures = (c.parameters, *c.training, *c.inference) if c else ("",) * 5
-            link = f"[{system.title}]({file_name(model)})"
-            rows.append((link, about(model), ", ".join(taken_by(system)), f"`{loss_name(system.loss)}`", *figures))
-    return "\n\n".join(["# The models", INTRODUCTION, table(head, rows)]) + "\n"
+            takes = "any tasks" if len(kinds) == len(FORESTS) else " and ".join(kinds[-2:])
+            link = f"[{system.title}]({pages}{file_name(model)})"
+            rows.append(
+                (
+                    link,
+                    about(model),
+                    takes,
+                    *(figure.replace("](../../", "](" if pages else "](../../") for figure in figures),
+                )
+            )
+    return table(head, rows)
+
+
+def index(known: Mapping[str, Cost]) -> str:
+    """The page of all models."""
+    return "\n\n".join(["# The models", INTRODUCTION, model_table(known)]) + "\n"
+
+
+def readme(known: Mapping[str, Cost]) -> str:
+    """The README with its table of models."""
+    before, _, rest = README.read_text("utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{model_table(known, 'docs/models/')}\n{END}{after}"
 
 
 INTRODUCTION = """Every model is one class, `Model(features, tasks, **arguments)`, and one file. The pages are made of
@@ -265,6 +287,7 @@ def main() -> None:
     for name, text in pages().items():
         (DOCS / "models" / name).write_text(text, "utf-8")
         print(DOCS / "models" / name)
+    README.write_text(readme(costs()), "utf-8")
 
 
 if __name__ == "__main__":

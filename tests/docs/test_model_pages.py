@@ -2,7 +2,7 @@
 
 import pytest
 
-from docs.model_pages import DOCS, FORESTS, build, flow_chart, pages, systems, taken_by
+from docs.model_pages import DOCS, FORESTS, README, build, costs, flow_chart, pages, readme, systems, taken_by
 from torchrec_mtl import models
 from torchrec_mtl.systems import SYSTEMS
 
@@ -10,6 +10,10 @@ from torchrec_mtl.systems import SYSTEMS
 def test_the_pages_are_those_that_the_program_writes():
     written = {path.name: path.read_text("utf-8") for path in (DOCS / "models").glob("*.md")}
     assert written == pages()
+
+
+def test_the_table_in_the_readme_is_theirs():
+    assert README.read_text("utf-8") == readme(costs())
 
 
 def test_every_model_has_a_page():

@@ -23,9 +23,10 @@ from torchrec_mtl.tasks import TaskForest
 class DCMTArch(nn.Module):
     """ESMM's towers, those of the tasks that need another as twins: each also ends in a counterfactual logit.
 
-    ``r^`` and ``r*^`` are the outputs of a twin tower, of the same hidden layers. The sources leave open at which layer
-    twins part; here it is the last. The paper adds a linear ("wide") part to each output; here, as in the other models,
-    there is none.
+    Written from two public implementations and notes, not from the paper's text, so that the defaults of the loss are
+    not known to be the paper's. ``r^`` and ``r*^`` are the outputs of a twin tower, of the same hidden layers. The
+    sources leave open at which layer twins part; here it is the last. The paper adds a linear ("wide") part to each
+    output; here, as in the other models, there is none.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.

@@ -52,6 +52,7 @@ class HoMEArch(nn.Module):
 
     So an expert is shared by all tasks, by a category or by none, and a sparse task has the experts of its category.
 
+    Written from notes on the paper and others' code, not from the paper's text, so sections are named and no equations.
     What differs and what was chosen: the paper normalises experts over the batch, which makes a row depend on others;
     here each expert's output is normalised by itself. Experts are one layer. A unit's experts share one feature gate.
     The paper's two categories, passive watching and interactions, are what its tasks are; here they are an argument,

@@ -44,10 +44,10 @@ class MoSEArch(nn.Module):
     in their order, this is the paper's model. With any other fields, it is MMoE whose parts read the fields one after
     another, and their order matters: what is read last is best remembered.
 
-    Choices made here: every LSTM has one layer, and all have one width. The gates read the whole sequence once, as in
-    the equation, and are linear without bias. The paper predicts the value of each next step; labels here are of the
-    sample, so only the last step counts. The sizes are small by default, as every LSTM takes a product for each field,
-    one after another.
+    Written from published analyses, not from the paper's text. Choices made here: every LSTM has one layer, and all
+    have one width. The gates read the whole sequence once, as in the equation, and are linear without bias. The paper
+    predicts the value of each next step; labels here are of the sample, so only the last step counts. The sizes are
+    small by default, as every LSTM takes a product for each field, one after another.
 
     Args:
         num_fields: number of fields, ``F``, the steps of the sequence.

@@ -38,12 +38,13 @@ class MRANArch(nn.Module):
         C_t = Norm(H + alpha_t * H)        task-feature dependence, section 3.4, `TaskFeatureAlignment`
         y_t = tower_t(C_t)                 prediction, section 3.5
 
-    Where this differs: in the paper, ``Y`` are the tasks' outputs on the training samples and ``X`` numeric features of
-    these samples, a row for each task and feature and a column for each sample; the ``alpha`` that training finds is
-    kept, as nothing is known of ``Y`` later. With ids in tables and batches of any size that cannot be. Here the rows
-    of ``X [F, D]`` are the embeddings of a sample's fields, those of ``Y [T, D]`` are learnt, and ``alpha`` is of each
-    sample. The norms are layer norms, as the paper's batch norms would make a row depend on others. The heads are side
-    by side, without a last projection. The paper's penalties on weights and relations are the optimizer's weight decay.
+    Written from published notes, not from the paper's text. Where this differs: in the paper, ``Y`` are the tasks'
+    outputs on the training samples and ``X`` numeric features of these samples, a row for each task and feature and a
+    column for each sample; the ``alpha`` that training finds is kept, as nothing is known of ``Y`` later. With ids in
+    tables and batches of any size that cannot be. Here the rows of ``X [F, D]`` are the embeddings of a sample's
+    fields, those of ``Y [T, D]`` are learnt, and ``alpha`` is of each sample. The norms are layer norms, as the paper's
+    batch norms would make a row depend on others. The heads are side by side, without a last projection. The paper's
+    penalties on weights and relations are the optimizer's weight decay.
 
     Args:
         num_fields: number of fields, ``F``.
