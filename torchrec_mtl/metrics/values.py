@@ -15,6 +15,7 @@ from torchrec_mtl.metrics.ranks import Ranks
 from torchrec_mtl.metrics.rows import WeightedRows, checked_values
 
 NUM_BINS = 10
+_LEAST_GINI = 1e-9  # of labels that differ; below is what rounding leaves of equal ones
 
 
 def _squared(rows: WeightedRows) -> Tensor:
@@ -91,7 +92,7 @@ class _Normalized(Parts):
 
 
 def _divided(value: float, best: float) -> float:
-    return value / best if best > 0 else math.nan
+    return value / best if best > _LEAST_GINI else math.nan
 
 
 class _Lift(Parts):
