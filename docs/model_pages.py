@@ -234,7 +234,7 @@ def page(model: type[nn.Module], found: list[System], known: Mapping[str, Cost])
 
 def model_table(known: Mapping[str, Cost], pages: str = "") -> str:
     """The table of all models, with the costs of each system; ``pages`` leads to their folder."""
-    head = ("model", "", "takes", "parameters", "training / Shared-Bottom", "/ DLRM", "inference", "/ DLRM")
+    head = ("model", "", "takes", "loss", "parameters", "training / Shared-Bottom", "/ DLRM", "inference", "/ DLRM")
     rows: list[tuple[str, ...]] = []
     for model, found in systems().items():
         for system in found:
@@ -242,14 +242,10 @@ def model_table(known: Mapping[str, Cost], pages: str = "") -> str:
             figures = (c.parameters, *c.training, *c.inference) if c else ("",) * 5
             takes = "any tasks" if len(kinds) == len(FORESTS) else " and ".join(kinds[-2:])
             link = f"[{system.title}]({pages}{file_name(model)})"
-            rows.append(
-                (
-                    link,
-                    about(model),
-                    takes,
-                    *(figure.replace("](../../", "](" if pages else "](../../") for figure in figures),
-                )
-            )
+            if pages:  # seen from the root
+                figures = tuple(figure.replace("](../../", "](") for figure in figures)
+            loss: Any = system.loss
+            rows.append((link, about(model), takes, f"`{loss.__name__}`", *figures))
     return table(head, rows)
 
 
