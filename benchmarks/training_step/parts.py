@@ -129,9 +129,9 @@ class Apart:
         loader: Any = run.train_batches.batches
         last, make = threading.local(), loader._batch  # an epoch has a thread
 
-        def timed(of_step: Tensor) -> MultiTaskBatch:
+        def timed(*of_step: Any) -> MultiTaskBatch:
             """Counts all that the thread did since the batch before."""
-            batch, now = make(of_step), time.thread_time()
+            batch, now = make(*of_step), time.thread_time()
             if hasattr(last, "time"):
                 self.reader.append(now - last.time)
             last.time = now
