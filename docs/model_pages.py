@@ -1,7 +1,8 @@
 """Writes a page for each model, and the tables of all: ``python docs/model_pages.py``.
 
-A page is made of the model's docstrings, of its constructor, of a flow chart that is drawn from the model itself, and
-of what it costs in ``benchmarks/results/model_costs.csv``. Nothing on the pages is written by hand. Ten seconds.
+A page is made of the model's docstrings, of its constructor, of a flow chart that is drawn from the model itself, of
+what it costs in ``benchmarks/results/model_costs.csv``, and of what it gave in the committed comparison. Nothing on the
+pages is written by hand. Ten seconds.
 """
 
 import csv
@@ -28,7 +29,8 @@ from torchrec_mtl.tasks import Task
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 BEGIN, END = "<!-- models, by docs/model_pages.py -->\n", "\n<!-- end of models -->"
-COSTS = DOCS.parent / "benchmarks" / "results" / "model_costs.csv"
+RESULTS = DOCS.parent / "benchmarks" / "results"
+COSTS, COMPARISON = RESULTS / "model_costs.csv", RESULTS / "complete_journey" / "comparison.csv"
 FORESTS = {
     "one task": TaskForest(Task("click")),
     "independent tasks": TaskForest(Task("click"), Task("like")),
@@ -227,6 +229,10 @@ def page(model: type[nn.Module], found: list[System], known: Mapping[str, Cost])
         cost_table(found, known),
         "Ratios of one thread's processor time, in a step and in a forward pass, at a batch of 4,096 with the sizes of "
         "the papers: [benchmarks/model_costs.py](../../benchmarks/model_costs.py).",
+        "## What it gave",
+        auc_table(found),
+        "Test AUC over all impressions, five seeds, on "
+        "[The Complete Journey](../../benchmarks/results/complete_journey/README.md), which says what has changed since.",
         f"[{Path(inspect.getfile(model)).name}](../../torchrec_mtl/models/{Path(inspect.getfile(model)).name})",
     ]
     return "\n\n".join(parts) + "\n"
@@ -266,6 +272,28 @@ their docstrings by `python docs/model_pages.py`. Costs are ratios of one thread
 with the sizes of the papers ([benchmarks/model_costs.py](../../benchmarks/model_costs.py)); parameters are those
 outside the tables. DLRM is TorchRec's. TAFE's costs are those of a selector that lets every point through, as it does
 when training begins."""
+
+
+def auc_table(found: list[System]) -> str:
+    """The test AUC of a model's systems and ablations over all impressions, and the highest of all systems."""
+    rows = list(enumerate(csv.DictReader(COMPARISON.open()), start=2))
+    rows = [(number, row) for number, row in rows if row["space"] == "impressions"]
+    tasks = list(dict.fromkeys(row["task"] for _, row in rows))
+    best = {
+        task: max((row for _, row in rows if row["task"] == task), key=lambda r: float(r["auc_mean"])) for task in tasks
+    }
+    bases = {system.name for system in found}
+    names = [s.name for s in SYSTEMS.values() if s.base in bases and any(row["model"] == s.name for _, row in rows)]
+    if not names:
+        return "Not yet compared."
+
+    def figure(number: int, row: Mapping[str, str]) -> str:
+        link = f"../../benchmarks/results/complete_journey/{COMPARISON.name}#L{number}"
+        return f"[{float(row['auc_mean']):.4f}]({link}) ± {float(row['auc_std']):.4f}"
+
+    cells = [(SYSTEMS[name].title, *(figure(n, row) for n, row in rows if row["model"] == name)) for name in names]
+    highest = ("the highest of all", *(f"{float(best[t]['auc_mean']):.4f}, {best[t]['title']}" for t in tasks))
+    return table(("", *tasks), [*cells, highest])
 
 
 def file_name(model: type[nn.Module]) -> str:
