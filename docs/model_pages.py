@@ -232,7 +232,8 @@ def page(model: type[nn.Module], found: list[System], known: Mapping[str, Cost])
         "## What it gave",
         auc_table(found),
         "Test AUC over all impressions, five seeds, on "
-        "[The Complete Journey](../../benchmarks/results/complete_journey/README.md), which says what has changed since.",
+        "[The Complete Journey](../../benchmarks/results/complete_journey/README.md), which says what has changed "
+        "since.",
         f"[{Path(inspect.getfile(model)).name}](../../torchrec_mtl/models/{Path(inspect.getfile(model)).name})",
     ]
     return "\n\n".join(parts) + "\n"
