@@ -19,6 +19,7 @@ LOSSES: Mapping[str, Callable[..., nn.Module]] = {
     "cross_entropy": losses.CrossEntropyLoss,
     "calibrated": losses.CalibratedLoss,
     "dependence": losses.DependenceLoss,
+    "exit_depth": losses.ExitDepthLoss,
     "counterfactual": losses.CounterfactualLoss,
     "local_space": losses.LocalSpaceLoss,
     "delayed": losses.DelayedLoss,

@@ -21,7 +21,11 @@ def _tafe(arch, fields, given):
     schedule = given["schedule"]
     gamma = 10.0 if schedule == "run" else schedule[0]
     options = (gamma, given["num_heads"], given["residual"], given["selector"], sample_wise, indicators)
-    return tafe.forward(fields, params, *options, masked=given["selection"] == "mask")
+    logits = tafe.forward(fields, params, *options, masked=given["selection"] == "mask")
+    if given.get("probabilities") != "conditional":
+        return logits
+    ways = [[*reversed(given["tasks"].ancestors(t)), t] for t in range(len(given["tasks"]))]
+    return np.array([[chains.marginal_logits(row[way])[-1] for way in ways] for row in logits])
 
 
 def _bpcm(arch, fields, given):

@@ -10,7 +10,8 @@ from tests.oracles import bpcm, common, losses, tafe
 from tests.support import chain
 from torchrec_mtl import Task, TaskForest
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.losses import CalibratedLoss, CrossEntropyLoss, DependenceLoss, LocalSpaceLoss
+from torchrec_mtl.losses import CalibratedLoss, CrossEntropyLoss, DependenceLoss, ExitDepthLoss, LocalSpaceLoss
+from torchrec_mtl.modules import MarginalFromConditional
 
 LOSSES = [CrossEntropyLoss, CalibratedLoss, DependenceLoss, LocalSpaceLoss]
 
@@ -42,6 +43,26 @@ def test_dependence_loss_matches_tafe_equation_25(batch, dependence_weight):
     expected = tafe.objective(common.sigmoid(logits), labels, task_weights, dependence_weight, weights)
     loss = DependenceLoss(chain(logits.shape[1]), dependence_weight=dependence_weight, task_weights=task_weights)
     assert run(loss, batch) == pytest.approx(expected, rel=1e-10)
+
+
+@given(batches(), st.floats(0, 2))
+def test_exit_depth_loss_is_the_likelihood_of_the_depth(batch, depth_weight):
+    """Of funnels, where a step that did not happen ends them."""
+    conditional, labels, _ = batch
+    labels = labels.cumprod(axis=1)
+    marginal = MarginalFromConditional(chain(labels.shape[1]))(torch.tensor(conditional))
+    loss = ExitDepthLoss(chain(labels.shape[1]), depth_weight=depth_weight)
+    actual = loss(marginal, torch.tensor(labels), conditional_logits=torch.tensor(conditional))
+    depth = losses.exit_depth(common.sigmoid(conditional), labels)
+    entropy = losses.cross_entropy(marginal.sigmoid().numpy(), labels)
+    assert actual.item() == pytest.approx(entropy + depth_weight * depth, rel=1e-6)
+
+
+def test_exit_depth_of_a_tree_counts_a_task_where_the_one_before_happened():
+    tree = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click"))
+    zero, labels = torch.zeros(2, 3), torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    value = ExitDepthLoss(tree)(zero, labels, conditional_logits=zero) - CrossEntropyLoss(tree)(zero, labels)
+    torch.testing.assert_close(value, torch.tensor(4 / 2).mul(torch.tensor(2.0).log()))  # 3 conditionals and 1
 
 
 @given(batches())

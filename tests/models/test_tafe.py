@@ -1,12 +1,15 @@
 """TAFE, against its paper's equations, options and ablations included."""
 
 import pytest
+import torch
 
 from tests.modules import parameters
 from tests.modules.parameters import assert_close, randn, randomized
 from tests.oracles import tafe
-from tests.support import TASKS, tables
+from tests.support import TASKS, batch, build, tables
+from torchrec_mtl import MultiTaskTrain, Task, TaskForest
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.losses import ExitDepthLoss
 from torchrec_mtl.models import TAFE, TAFEArch
 
 B, F, D, T = 3, 5, 6, 3
@@ -71,11 +74,39 @@ def test_matches_the_equations_where_the_selection_masks(selector, sample_wise, 
         assert abs(plain - expected).max() > 1e-3
 
 
+@pytest.mark.parametrize("backend", ["auto", "modules"])
+def test_conditional_probabilities_are_multiplied_along_the_funnel(backend):
+    tree = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click"))
+    arguments = {**SIZES, "schedule": (4.0, 2e-4, 1e-3), "backend": backend}
+    arch = randomized(TAFEArch(F, D, T, **arguments, conditional=tree))
+    fields = randn(B, F, D, seed=1)
+    conditional = tafe.forward(fields.numpy(), oracle_parameters(arch, True, True), 4.0, 2)
+    outputs = arch.outputs(fields)
+    assert_close(outputs["conditional_logits"], conditional, rtol=1e-10)
+    p = outputs["conditional_logits"].sigmoid()
+    marginal = torch.stack([p[:, 0], p[:, 0] * p[:, 1], p[:, 0] * p[:, 2]], dim=1)
+    torch.testing.assert_close(outputs["logits"].sigmoid(), marginal)
+    torch.testing.assert_close(arch(fields), outputs["logits"])
+    arch.start_from_base_rates(torch.tensor([0.5, 0.1, 0.05]))
+    biases = [float(tower.output.bias.detach().sigmoid()) for tower in arch.towers.towers]
+    assert biases == pytest.approx([0.5, 0.2, 0.1])
+
+
+def test_only_conditional_tafe_takes_the_likelihood_of_the_depth():
+    model = build("tafe", probabilities="conditional")
+    loss, _ = MultiTaskTrain(model, ExitDepthLoss(TASKS))(batch(8))
+    loss.backward()
+    assert all(x.grad is not None for x in model.over_arch.towers.parameters())
+    with pytest.raises(InputError, match="reads 'conditional_logits', which TAFE does not give"):
+        MultiTaskTrain(build("tafe"), ExitDepthLoss(TASKS))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"num_inducing_points": 0}, r"`num_inducing_points` \(=0\) must be at least 1"),
         ({"selector_layer_sizes": (4, 0)}, r"`selector_layer_sizes` \(=\[4, 0\]\) must be"),
+        ({"probabilities": "joint"}, r"`probabilities` \(='joint'\) must be one of"),
         ({"selection": "none"}, r"`selection` \(='none'\) must be one of"),
         ({"backend": "c++"}, r"`backend` \(='c\+\+'\) must be one of"),
         ({"selector": "per_layer", "backend": "sdpa"}, r"`backend` \(='sdpa'\) needs"),

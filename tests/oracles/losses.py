@@ -71,6 +71,16 @@ def dependence(predictions: Array, labels: Array, weights: Array | None = None, 
     return total / B
 
 
+def exit_depth(conditional: Array, labels: Array) -> float:
+    """-log P(depth) of a chain: that of p_{t-1} - p_t, marginal probabilities, where t is the first missing step."""
+    total = 0.0
+    for row, happened in zip(np.cumprod(conditional, axis=1), labels, strict=True):
+        p = [1.0, *row, 0.0]
+        depth = int(np.cumprod(happened).sum())
+        total -= np.log(p[depth] - p[depth + 1])
+    return total / len(labels)
+
+
 def local_space(predictions: Array, labels: Array, propensities: Array, weights: Array | None = None) -> float:
     """TAFE eq. (10) as a mean over all B rows: task t >= 2 in its local space, divided by the propensity.
 

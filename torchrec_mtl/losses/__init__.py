@@ -8,10 +8,11 @@ from torchrec_mtl.losses.functional import (
     calibrator,
     cross_entropy,
     dependence,
+    exit_depth,
     local_space_bce,
     step_propensity,
 )
-from torchrec_mtl.losses.modules import CalibratedLoss, CrossEntropyLoss, DependenceLoss, LocalSpaceLoss
+from torchrec_mtl.losses.modules import CalibratedLoss, CrossEntropyLoss, DependenceLoss, ExitDepthLoss, LocalSpaceLoss
 from torchrec_mtl.losses.pointwise import FocalLoss, LabelSmoothingLoss
 from torchrec_mtl.losses.ranking import JRCLoss, PairwiseLoss, listwise, pairwise
 from torchrec_mtl.losses.values import FunnelAndValues
@@ -24,6 +25,7 @@ __all__ = [
     "DDPOLoss",
     "DelayedLoss",
     "DependenceLoss",
+    "ExitDepthLoss",
     "FocalLoss",
     "FunnelAndValues",
     "JRCLoss",
@@ -34,6 +36,7 @@ __all__ = [
     "cross_entropy",
     "dependence",
     "dr_risk",
+    "exit_depth",
     "imputation_loss",
     "ips_risk",
     "listwise",

@@ -253,3 +253,33 @@ def local_space_bce(
         inside[child] = happened[:, place] / propensities[:, place]
     space = torch.stack(inside, dim=1)
     return mean_over_rows(terms, space if weights is None else space * weights)
+
+
+@torch.fx.wrap
+def check_conditional(logits: Tensor, conditional_logits: Tensor) -> None:
+    """Raises an `InputError` unless there is a conditional logit for every logit."""
+    check_shapes(logits, conditional_logits=conditional_logits)
+
+
+@torch.fx.wrap
+def exit_depth(logits: Tensor, labels: Tensor, edges: Edges, weights: Tensor | None = None) -> Tensor:
+    """``-log P`` of where rows leave the funnel: in a chain ``-log (p_{t-1} - p_t)`` where ``t`` is the first step that
+    did not happen, ``p_0 = 1``, and ``-log p_T`` where all did.
+
+    With ``p_t = c_t p_{t-1}`` that is the cross entropy of each conditional probability ``c_t`` over the rows where the
+    previous step happened. So it is computed, and in a tree it is the likelihood of all labels together.
+
+    Args:
+        logits: conditional logits, of ``c_t``, ``[B, T]``.
+        labels: labels in {0, 1}, ``[B, T]``.
+        edges: the ``E`` pairs of tasks.
+        weights: weights of the labels, ``[B, T]``; 1 by default.
+
+    Example::
+
+        >>> labels = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+        >>> exit_depth(torch.zeros(2, 2), labels, [(0, 1)])  # (-log(1/2 - 1/4) - log(1 - 1/2)) / 2
+        tensor(1.0397)
+    """
+    check_shapes(logits, labels=labels, weights=weights)
+    return local_space_bce(logits, labels, logits.new_ones(len(logits), len(edges)), edges, weights)

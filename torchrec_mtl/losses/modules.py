@@ -155,6 +155,51 @@ class DependenceLoss(TaskWeightedLoss):
         return cross_entropy + self.dependence_weight * functional.dependence(logits, labels, self.edges, weights)
 
 
+class ExitDepthLoss(TaskWeightedLoss):
+    """Cross entropy plus the likelihood of where rows leave the funnel: TAFE eq. (24) with another ``L_D-Task``.
+
+    Eq. (25) leaves its loss of ``p_{i-1} - p_i`` open and eq. (29) closes it as a squared error, whose gradient
+    vanishes for rare steps. That of the likelihood ``-log (p_{i-1} - p_i)`` does not, but it needs ``p_i < p_{i-1}`` in
+    every row. So the loss reads ``conditional_logits``, which models have that multiply conditional probabilities, and
+    no other model takes it. On a constant x the minimum is the truth.
+
+    Args:
+        tasks: the ``T`` tasks, some of which need another.
+        depth_weight: weight of the likelihood.
+        task_weights: weights ``w_t`` of the tasks' cross entropies, one per task; 1 by default.
+
+    Raises:
+        InputError: if there are several tasks and none needs another, there is not one weight per task, or a weight is
+            negative.
+
+    Example::
+
+        >>> from torchrec_mtl import TaskChain
+        >>> loss = ExitDepthLoss(TaskChain(["click", "purchase"]))
+        >>> loss(torch.zeros(3, 2), torch.ones(3, 2), conditional_logits=torch.zeros(3, 2))  # 4 log 2
+        tensor(2.7726)
+    """
+
+    @checked
+    def __init__(
+        self, tasks: TaskForest, *, depth_weight: float = 1.0, task_weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        self.set_task_weights(tasks, task_weights)
+        tasks.require_edges("ExitDepthLoss")
+        check_at_least(0, depth_weight=depth_weight)
+        self.edges, self.depth_weight = tasks.edges, depth_weight
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, conditional_logits: Tensor
+    ) -> Tensor:
+        """Maps logits, labels and weights, ``[B, T]`` each, and conditional logits ``[B, T]`` to a scalar."""
+        functional.check_conditional(logits, conditional_logits)
+        cross_entropy = functional.cross_entropy(logits, labels, weights, self.task_weights)
+        depth = functional.exit_depth(conditional_logits, labels, self.edges, weights)
+        return cross_entropy + self.depth_weight * depth
+
+
 class LocalSpaceLoss(nn.Module):
     """Importance-weighted cross entropy of each task where the previous step happened, TAFE theorem 2.1.
 

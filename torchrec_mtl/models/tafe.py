@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.argument_types import checked
+from torchrec_mtl.errors import check_choice
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
     FeatureArch,
     FieldProjection,
+    MarginalFromConditional,
     PooledRepresentation,
     RepresentationGenerator,
     SelfAttentionStack,
@@ -26,6 +28,7 @@ from torchrec_mtl.modules import (
     TaskAwareExtraction,
     TaskTowers,
     as_features,
+    conditional_rates,
     give_heads,
     initialize_linear_layers,
 )
@@ -40,7 +43,12 @@ class TAFEArch(nn.Module):
         num_fields: number of fields, ``F``.
         embedding_dim: embedding dimension, ``D``; 18 in the paper.
         num_tasks: number of tasks, ``T``.
+        conditional: the tasks, if the towers are to give conditional probabilities: see ``probabilities`` of `TAFE`.
         other arguments: see `TAFE`.
+
+    Attributes:
+        output_names: names of the tensors that `outputs` returns: the ``logits [B, T]`` and, with ``conditional``, the
+            ``conditional_logits [B, T]``.
 
     Raises:
         InputError: see `TAFE`.
@@ -70,6 +78,7 @@ class TAFEArch(nn.Module):
         selection: Literal["keys", "mask"] = "keys",
         sample_wise: bool = True,
         task_indicators: bool = True,
+        conditional: TaskForest | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -93,15 +102,30 @@ class TAFEArch(nn.Module):
             adapted = adapter if task_indicators else PooledRepresentation(num_tasks, sample_wise and generator.masked)
             self.extraction = nn.Sequential(OrderedDict(generator=shared, adapter=adapted))
         self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
+        self.funnel = None if conditional is None else conditional.funnel
+        self.marginal = None if conditional is None else MarginalFromConditional(conditional)
+        self.output_names = ("logits",) if conditional is None else ("logits", "conditional_logits")
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
+        logits = self._towers(embeddings)
+        return logits if self.marginal is None else self.marginal(logits)
+
+    def outputs(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """Maps ``[B, F, D]`` or ``[B, F * D]`` to the tensors named in `output_names`."""
+        logits = self._towers(embeddings)
+        if self.marginal is None or self.funnel is None:
+            return {"logits": logits}
+        return {"logits": self.marginal(logits), "conditional_logits": logits[:, : len(self.funnel)]}
+
+    def _towers(self, embeddings: Tensor) -> Tensor:
         fields = embeddings.reshape(-1, *self.shape)
         return self.towers(unbind(self.extraction(fields), self.num_tasks))
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`."""
-        self.towers.start_from_base_rates(base_rates)
+        rates = base_rates if self.funnel is None else conditional_rates(base_rates, self.funnel.parents)
+        self.towers.start_from_base_rates(rates)
 
 
 class TAFE(MultiTaskModel):
@@ -133,6 +157,9 @@ class TAFE(MultiTaskModel):
             continuously as its z goes to 0, and nothing is attended to where a sample selects no point.
         sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, without selection.
         task_indicators: False for the ablation "w/o TSA": every tower reads the mean of the last representation.
+        probabilities: what a tower gives: ``"marginal"``, p(task), as in the paper; or ``"conditional"``, p(task | step
+            before), multiplied along the funnel as in ESMM, so that no task is likelier than the one it needs. Then it
+            can be trained with `torchrec_mtl.losses.ExitDepthLoss` too.
         backend: implementation of the attention: ``"auto"``; ``"modules"``, which calls the generator and the adapters
             themselves, as the ablations always do; or a backend of `torchrec_mtl.ops.inducing_attention`.
 
@@ -160,9 +187,13 @@ class TAFE(MultiTaskModel):
         selection: Literal["keys", "mask"] = "keys",
         sample_wise: bool = True,
         task_indicators: bool = True,
+        probabilities: Literal["marginal", "conditional"] = "marginal",
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_choice("probabilities", probabilities, ("marginal", "conditional"))
+        if probabilities == "conditional":
+            tasks.require_edges("`probabilities` 'conditional'")
         self.features = as_features(features)
         with torch.device(self.features.dense_device):
             self.projection = FieldProjection(self.features.field_dims, embedding_dim or self.features.widest)
@@ -182,6 +213,7 @@ class TAFE(MultiTaskModel):
                 selection=selection,
                 sample_wise=sample_wise,
                 task_indicators=task_indicators,
+                conditional=tasks if probabilities == "conditional" else None,
                 backend=backend,
             )
         initialize_linear_layers(self.projection, self.over_arch)

@@ -81,6 +81,10 @@ def local_space(logits, labels, propensities, edges, weights):
     return _weighted(_bce(logits, labels), inside if weights is None else inside * weights)
 
 
+def exit_depth(logits, labels, edges, weights):
+    return local_space(logits, labels, np.ones((len(logits), len(edges))), edges, weights)
+
+
 def focal(logits, labels, gamma, alpha, weights, task_weights):
     labels = _known(labels, weights)
     happens, does_not = np.logaddexp(0.0, -logits), np.logaddexp(0.0, logits)
@@ -203,6 +207,7 @@ CASES = {
     "local_space_bce": _term(
         "local_space_bce", local_space, _draw("logits", "labels", "propensities", "edges", "weights")
     ),
+    "exit_depth": _term("exit_depth", exit_depth, _draw("logits", "labels", "edges", "weights")),
     "pairwise": _term("pairwise", pairwise, _draw("logits", "labels", "groups", "weights", "task_weights")),
     "listwise": _term(
         "listwise", listwise, _draw("logits", "labels", "groups", "weights", "task_weights", "other_logits")
@@ -239,6 +244,10 @@ def _of_loss(name, given, logits, labels, weights, groups=None, other_logits=Non
         return entropy + given["alpha"] * calibrator(logits, tasks.edges, weights)
     if name == "DependenceLoss":
         return entropy + given["dependence_weight"] * dependence(logits, labels, tasks.edges, weights)
+    if name == "ExitDepthLoss":
+        return entropy + given["depth_weight"] * exit_depth(
+            of_steps["conditional_logits"], labels, tasks.edges, weights
+        )
     return _counterfactual(name, given, logits, labels, weights, **of_steps)
 
 
@@ -332,6 +341,7 @@ def _constructor(rng, name):
         "smoothing": float(rng.random() * 0.9),
         "pairwise_weight": float(rng.random()),
         "dependence_weight": float(rng.random()),
+        "depth_weight": float(rng.random()),
         "counterfactual_weight": float(rng.random()),
         "global_weight": float(rng.random()),
         "min_propensity": float(rng.random() * 0.5 + 0.01),
@@ -367,6 +377,7 @@ LOSSES = (
     "CrossEntropyLoss",
     "CalibratedLoss",
     "DependenceLoss",
+    "ExitDepthLoss",
     "CounterfactualLoss",
     "LocalSpaceLoss",
     "DelayedLoss",

@@ -49,6 +49,8 @@ def _drawn(rng, name):
         "selector": lambda: "shared",
         "residual": lambda: one_of(rng, "input", "query", "none"),
         "selection": lambda: one_of(rng, "keys", "mask"),
+        "probabilities": lambda: one_of(rng, "marginal", "conditional"),
+        "conditional": lambda: None,
         "backend": lambda: one_of(rng, "auto", "modules", "reference", "sdpa"),
         "gate": lambda: gate(rng, 2),
         "schedule": lambda: schedule(rng),
