@@ -282,4 +282,5 @@ def exit_depth(logits: Tensor, labels: Tensor, edges: Edges, weights: Tensor | N
         tensor(1.0397)
     """
     check_shapes(logits, labels=labels, weights=weights)
+    check_edges(edges, logits.shape[1])
     return local_space_bce(logits, labels, logits.new_ones(len(logits), len(edges)), edges, weights)
