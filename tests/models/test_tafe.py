@@ -78,7 +78,7 @@ def test_matches_the_equations_where_the_selection_masks(selector, sample_wise, 
 def test_conditional_probabilities_are_multiplied_along_the_funnel(backend):
     tree = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click"))
     arguments = {**SIZES, "schedule": (4.0, 2e-4, 1e-3), "backend": backend}
-    arch = randomized(TAFEArch(F, D, T, **arguments, conditional=tree))
+    arch = randomized(TAFEArch(F, D, T, tree, **arguments, probabilities="conditional"))
     fields = randn(B, F, D, seed=1)
     conditional = tafe.forward(fields.numpy(), oracle_parameters(arch, True, True), 4.0, 2)
     outputs = arch.outputs(fields)
@@ -90,6 +90,8 @@ def test_conditional_probabilities_are_multiplied_along_the_funnel(backend):
     arch.start_from_base_rates(torch.tensor([0.5, 0.1, 0.05]))
     biases = [float(tower.output.bias.detach().sigmoid()) for tower in arch.towers.towers]
     assert biases == pytest.approx([0.5, 0.2, 0.1])
+    with pytest.raises(InputError, match=r"`tasks` \(=None\) must be 3 tasks for conditional `probabilities`"):
+        TAFEArch(F, D, T, **arguments, probabilities="conditional")
 
 
 def test_only_conditional_tafe_takes_the_likelihood_of_the_depth():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import check_choice
+from torchrec_mtl.errors import InputError, check_choice
 from torchrec_mtl.models.base import MultiTaskModel
 from torchrec_mtl.modules import (
     FeatureArch,
@@ -43,12 +43,12 @@ class TAFEArch(nn.Module):
         num_fields: number of fields, ``F``.
         embedding_dim: embedding dimension, ``D``; 18 in the paper.
         num_tasks: number of tasks, ``T``.
-        conditional: the tasks, if the towers are to give conditional probabilities: see ``probabilities`` of `TAFE`.
+        tasks: the tasks, where ``probabilities`` are "conditional".
         other arguments: see `TAFE`.
 
     Attributes:
-        output_names: names of the tensors that `outputs` returns: the ``logits [B, T]`` and, with ``conditional``, the
-            ``conditional_logits [B, T]``.
+        output_names: names of the tensors that `outputs` returns: the ``logits [B, T]`` and, with
+            ``probabilities`` "conditional", the ``conditional_logits [B, T]``.
 
     Raises:
         InputError: see `TAFE`.
@@ -65,6 +65,7 @@ class TAFEArch(nn.Module):
         num_fields: int,
         embedding_dim: int,
         num_tasks: int,
+        tasks: TaskForest | None = None,
         *,
         num_layers: int = 4,
         num_heads: int = 2,
@@ -78,10 +79,11 @@ class TAFEArch(nn.Module):
         selection: Literal["keys", "mask"] = "keys",
         sample_wise: bool = True,
         task_indicators: bool = True,
-        conditional: TaskForest | None = None,
+        probabilities: Literal["marginal", "conditional"] = "marginal",
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_choice("probabilities", probabilities, ("marginal", "conditional"))
         self.shape, self.num_tasks = (num_fields, embedding_dim), num_tasks
         generator = RepresentationGenerator(
             num_fields,
@@ -102,9 +104,15 @@ class TAFEArch(nn.Module):
             adapted = adapter if task_indicators else PooledRepresentation(num_tasks, sample_wise and generator.masked)
             self.extraction = nn.Sequential(OrderedDict(generator=shared, adapter=adapted))
         self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
-        self.funnel = None if conditional is None else conditional.funnel
-        self.marginal = None if conditional is None else MarginalFromConditional(conditional)
-        self.output_names = ("logits",) if conditional is None else ("logits", "conditional_logits")
+        self.funnel: TaskForest | None = None
+        self.marginal: nn.Module | None = None
+        self.output_names: tuple[str, ...] = ("logits",)
+        if probabilities == "conditional":
+            if tasks is None or len(tasks) != num_tasks:
+                raise InputError(f"`tasks` (={tasks}) must be {num_tasks} tasks for conditional `probabilities`")
+            tasks.require_edges("conditional `probabilities`")
+            self.funnel, self.marginal = tasks.funnel, MarginalFromConditional(tasks)
+            self.output_names = ("logits", "conditional_logits")
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps ``[B, F, D]`` or ``[B, F * D]`` to logits ``[B, T]``."""
@@ -191,9 +199,6 @@ class TAFE(MultiTaskModel):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        check_choice("probabilities", probabilities, ("marginal", "conditional"))
-        if probabilities == "conditional":
-            tasks.require_edges("`probabilities` 'conditional'")
         self.features = as_features(features)
         with torch.device(self.features.dense_device):
             self.projection = FieldProjection(self.features.field_dims, embedding_dim or self.features.widest)
@@ -201,6 +206,7 @@ class TAFE(MultiTaskModel):
                 len(self.features.field_dims),
                 self.projection.embedding_dim,
                 len(tasks),
+                tasks,
                 num_layers=num_layers,
                 num_heads=num_heads,
                 num_inducing_points=num_inducing_points,
@@ -213,7 +219,7 @@ class TAFE(MultiTaskModel):
                 selection=selection,
                 sample_wise=sample_wise,
                 task_indicators=task_indicators,
-                conditional=tasks if probabilities == "conditional" else None,
+                probabilities=probabilities,
                 backend=backend,
             )
         initialize_linear_layers(self.projection, self.over_arch)

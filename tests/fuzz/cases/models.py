@@ -50,7 +50,6 @@ def _drawn(rng, name):
         "residual": lambda: one_of(rng, "input", "query", "none"),
         "selection": lambda: one_of(rng, "keys", "mask"),
         "probabilities": lambda: one_of(rng, "marginal", "conditional"),
-        "conditional": lambda: None,
         "backend": lambda: one_of(rng, "auto", "modules", "reference", "sdpa"),
         "gate": lambda: gate(rng, 2),
         "schedule": lambda: schedule(rng),
@@ -74,6 +73,8 @@ def _arguments(rng, made):
     for name in {"domain_fields", "prior_fields"} & set(given):  # names in a model, positions in an over arch
         last = "f2" if "features" in given else len(given["field_dims"]) - 1
         given[name] = one_of(rng, None, [], [last])
+    if {"num_tasks", "tasks"} <= set(given):
+        given["num_tasks"] = len(given["tasks"])
     if "num_layers" in given and "num_inducing_points" in given and not given.get("sample_wise", True):
         given["backend"] = "auto"
     return given
