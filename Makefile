@@ -20,8 +20,8 @@ train: env ## train the papers' models on the Complete Journey funnel; results g
 compare: env ## compare every model and ablation: five seeds, one report; takes hours, resumes where it stopped
 	@$(BIN)/torchrec-mtl compare $(ARGS)
 
-test: env ## run all tests, including those in docstrings, in at most four processes of one thread
-	@OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+test: env ## run all tests, including those in docstrings, in four processes of one thread
+	@OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
 
 lint: env ## check style, types and the direction of imports
 	$(BIN)/ruff check
