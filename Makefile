@@ -20,8 +20,8 @@ train: env ## train the papers' models on the Complete Journey funnel; results g
 compare: env ## compare every model and ablation: five seeds, one report; takes hours, resumes where it stopped
 	@$(BIN)/torchrec-mtl compare $(ARGS)
 
-test: env ## run all tests, including those in docstrings, in four processes of one thread
-	@OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+test: env ## run all tests, including those in docstrings, in three processes of one thread
+	@OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: env ## check style, types and the direction of imports
 	$(BIN)/ruff check
@@ -29,8 +29,8 @@ lint: env ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-quick: env ## try the benchmarks out, small; three minutes
-	@$(BIN)/python -m benchmarks.quick
+bench-quick: env ## try the benchmarks out, small; four minutes
+	@$(BIN)/python -m benchmarks.quick $(ARGS)
 
 verify: lint bench-quick ## before a release: every test, also against other libraries, on Spark and Slurm where they are, with fifty kills, a hundred draws, every pipeline and a service under load; hours
 	@TORCHREC_MTL_VERIFY=1 TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 TORCHREC_MTL_SLURM=1 TORCHREC_MTL_SPARK=1 TORCHREC_MTL_DRAWS=100 TORCHREC_MTL_PIPELINES=all TORCHREC_MTL_LOAD=60 $(MAKE) test

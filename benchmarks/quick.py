@@ -1,4 +1,4 @@
-"""Runs every benchmark small: ``make bench-quick``, three minutes on two cores.
+"""Runs every benchmark small: ``make bench-quick``, four minutes on two cores; or those in ``ARGS="peers scoring"``.
 
 All but that of a service under load, which installs Locust: ``make verify`` runs it.
 
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.record import ROOT
@@ -34,12 +35,16 @@ def run(program: str) -> bool:
     return done.returncode == 0
 
 
-def main() -> None:
+def main(named: Sequence[str] = ()) -> None:
+    for program in named:
+        if program not in PROGRAMS:
+            sys.exit(f"error: benchmark {program!r} must be one of {', '.join(PROGRAMS)}")
+    programs = named or PROGRAMS
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        failed = [program for program, ran in zip(PROGRAMS, pool.map(run, PROGRAMS), strict=True) if not ran]
+        failed = [program for program, ran in zip(programs, pool.map(run, programs), strict=True) if not ran]
     if failed:
-        sys.exit(f"error: {len(failed)} of {len(PROGRAMS)} benchmarks failed: {', '.join(failed)}")
+        sys.exit(f"error: {len(failed)} of {len(programs)} benchmarks failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

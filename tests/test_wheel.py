@@ -26,6 +26,7 @@ print(torchrec_mtl.__file__, library.path().parent.name)
 """
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no compiler `c++`")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="kernels are prebuilt for x86-64")

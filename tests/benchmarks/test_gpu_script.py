@@ -83,6 +83,7 @@ def test_all_but_training_and_embeddings_needs_torch_alone(alone):
     assert "error: 2 rows have an error: figure 8; embeddings" in done.stderr
 
 
+@pytest.mark.verify
 def test_a_second_call_goes_on_where_the_first_stopped(alone, rest):
     (_, before, _), (folder, rows, done) = alone, rest
     assert rows[: len(before)] == [{name: row.get(name, "") for name in rows[0]} for row in before]
@@ -252,6 +253,7 @@ precompile(Path(sys.argv[1]), chain(launches(sizes, {}), training))
 """
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_kernels_are_compiled_for_hopper_without_a_gpu_and_can_be_carried(tmp_path):
     pytest.importorskip("triton")

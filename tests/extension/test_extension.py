@@ -106,6 +106,7 @@ def test_help_and_the_settings_of_the_package(folder: Path) -> None:
     assert "the nearest is 'model_args.tower_layer_sizes'" in wrong.stderr
 
 
+@pytest.mark.verify
 def test_a_comparison_takes_them_as_well(folder: Path) -> None:
     stages = ["--stages", "search,final,report", "--seeds", "1", "--protocol", "paper", "--workers", "1"]
     small = ["embedding_dim=4", "training.batch_size=200", "training.evaluations_per_epoch=1", *LOSS, BY_THE_METRIC]

@@ -101,6 +101,7 @@ def score(program, package, lines):
     return subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
 
 
+@pytest.mark.verify
 def test_the_program_in_cpp_scores_as_the_package(package, program):
     num_rows, rng = 2500, np.random.default_rng(0)  # three batches
     loaded = load_package(package)

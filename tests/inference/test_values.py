@@ -109,6 +109,7 @@ def test_a_step_that_is_never_expected_is_worth_nothing():
     assert not math.isnan(found.marginal.sum())
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_a_package_predicts_values(model, tmp_path):
     golden = read_rows(ROWS, SCHEMA).batch(torch.arange(3))

@@ -87,6 +87,7 @@ def test_evaluate_and_predict_are_of_one_mind(run, data, tmp_path):
     np.testing.assert_allclose(found["click"].to_numpy(), expected[:, 0].detach().numpy(), rtol=1e-5)
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_a_package_scores_as_the_run(run, data, tmp_path, capsys):
     command = ["export", str(run), "--dataset", str(data), "--output", str(tmp_path / "package")]

@@ -52,6 +52,7 @@ def resumed_steps(log):
     return [int(step) for step in re.findall(r"resumes from \S*/step_(\d+)", log)]
 
 
+@pytest.mark.verify
 def test_a_killed_worker_of_a_torchx_job_comes_back(data, undisturbed, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # for torchrun
     output, log = tmp_path / "runs", tmp_path / "log"

@@ -16,6 +16,7 @@ def aucs(output: str) -> dict[str, list[float]]:
     return {row[0]: [float(x) for x in row[1:]] for row in rows if row and row[0] in NAMES}
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_every_model_learns_on_two_ranks_and_goes_on_on_one(tmp_path):
     trained = aucs(processes.run_program(PROGRAM, "--folder", str(tmp_path), "--models", *NAMES, ranks=2))

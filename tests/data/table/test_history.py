@@ -94,6 +94,7 @@ print(*(line.split()[1] for line in Path('/proc/self/status').open() if line.sta
 """
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_memory_does_not_follow_the_number_of_rows(tmp_path: Path) -> None:
     peaks = []

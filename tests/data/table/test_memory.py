@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from torchrec_mtl.data import parquet, writer
 from torchrec_mtl.data.table import ByTime, Dense, Hashed, History, Table, Vocabulary, counts, formats, history, sources
@@ -68,6 +69,7 @@ def _kilobytes(status: Path, name: str) -> int:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name))
 
 
+@pytest.mark.verify
 def test_four_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
     peaks = []
     for num_rows in (ROWS, 4 * ROWS):

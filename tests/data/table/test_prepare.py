@@ -368,6 +368,7 @@ prepare_table(shops.table(sys.argv[1]), sys.argv[2])
 """
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_a_killed_preparation_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     rows = shops.draw(np.random.default_rng(0), 4000, integer_keys=False, missing=0.1)

@@ -36,6 +36,7 @@ def table(directory: Path) -> pl.DataFrame:
     return pl.concat(frames)
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_golden_figures(prepared: dict[float, Path]) -> None:
     rows = table(prepared[1.0])
