@@ -72,6 +72,7 @@ def rest(alone, tmp_path_factory):
     return folder, visit.read(folder), done
 
 
+@pytest.mark.verify
 def test_all_but_training_and_embeddings_needs_torch_alone(alone):
     _, rows, done = alone
     assert [step for step, what in outcomes(rows) if what == process.ENDED] == ALONE, done.stderr

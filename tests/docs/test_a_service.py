@@ -77,6 +77,7 @@ def page(tmp_path_factory):
     return folder, checked
 
 
+@pytest.mark.verify
 def test_the_page(page):
     folder, checked = page
     assert len(checked) == 21

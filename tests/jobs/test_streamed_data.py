@@ -51,6 +51,7 @@ class Killed(BaseException):
     """Stands for the end of a process."""
 
 
+@pytest.mark.verify
 def test_a_run_killed_on_one_rank_resumes_on_two_that_read_a_bucket_and_ends_the_same(
     server: S3Server, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

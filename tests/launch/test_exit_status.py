@@ -30,6 +30,7 @@ def test_without_torchrun_it_is_minus_9_and_137_in_a_shell(data, tmp_path):
         assert again.wait(job.SECONDS) == -signal.SIGKILL
 
 
+@pytest.mark.verify
 def test_torchrun_ends_with_1_and_names_the_signal(data, tmp_path):
     output, log = tmp_path / "runs", tmp_path / "log"
     agent = job.torchrun("--standalone", "--nproc_per_node", "2", data=data, output=output, log=log)

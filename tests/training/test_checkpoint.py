@@ -85,7 +85,8 @@ def test_a_run_goes_on_bit_for_bit(data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize(
-    ("world_size", "micro_batches"), [(2, 1), (2, 2), pytest.param(4, 1, marks=pytest.mark.verify)]
+    ("world_size", "micro_batches"),
+    [(2, 1), *(pytest.param(*case, marks=pytest.mark.verify) for case in [(2, 2), (4, 1)])],
 )
 def test_a_run_goes_on_bit_for_bit_on_several_ranks(data, tmp_path, world_size, micro_batches):
     """Though replicas lay out their gradients anew after the first pass of a process, which is another one then."""

@@ -221,6 +221,7 @@ def test_a_table_with_too_few_rows_for_the_ranks_is_told_before_any_has_them(kin
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.verify
 def test_the_planner_leaves_no_rank_without_rows(device):
     model = train_model("mmoe")
     for world_size in range(2, 17):

@@ -43,6 +43,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", BUDGETS)
+@pytest.mark.verify
 def test_a_kernel_compiles_within_its_budget(case: str, compiled: dict[str, dict[str, int]]) -> None:
     found = compiled[case]
     registers, spilled, innermost = BUDGETS[case]
