@@ -271,7 +271,7 @@ def readme(known: Mapping[str, Cost]) -> str:
 INTRODUCTION = """Every model is one class, `Model(features, tasks, **arguments)`, and one file. The pages are made of
 their docstrings by `python docs/model_pages.py`. Costs are ratios of one thread's processor time at a batch of 4,096,
 with the sizes of the papers ([benchmarks/model_costs.py](../../benchmarks/model_costs.py)); parameters are those
-outside the tables. DLRM is TorchRec's. TAFE's costs are those of a selector that lets every point through, as it does
+outside the tables. DLRM is TorchRec's. TAFE is measured with a selector that lets every point through, as it does
 when training begins."""
 
 

@@ -1,7 +1,6 @@
 """Every model takes a history as one more field: it is traced, exported, sharded and trained as without."""
 
 import itertools
-import os
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 from torch.export import Dim
 from torchrec.fx import symbolic_trace
 
+from tests import VERIFY
 from tests.modules.histories import SMALL, feature_arch, history_batch
 from tests.support import MODELS, TASKS, without_dropout
 from torchrec_mtl import MultiTaskTrain
@@ -19,8 +19,7 @@ from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import process_group
 
 CPU = torch.device("cpu")
-EVERY = bool(os.environ.get("TORCHREC_MTL_DRAWS"))  # `make verify`
-EXPORTED = list(itertools.product(MODELS, SMALL)) if EVERY else [("shared_bottom", "transformer")]
+EXPORTED = list(itertools.product(MODELS, SMALL)) if VERIFY else [("shared_bottom", "transformer")]
 every_model = pytest.mark.parametrize("name", MODELS)
 every_kind = pytest.mark.parametrize("kind", SMALL)
 

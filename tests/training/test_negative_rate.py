@@ -1,12 +1,11 @@
 """Every system of the funnel, trained without most negatives of a simulation whose probabilities are known."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
 from torchrec import EmbeddingBagCollection
 
+from tests import VERIFY
 from tests.support import MODELS
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.data import BatchLoader, Split
@@ -14,8 +13,7 @@ from torchrec_mtl.datasets.synthetic.funnel import SyntheticFunnel
 from torchrec_mtl.metrics import auc
 from torchrec_mtl.modules import FeatureArch
 
-EVERY = bool(os.environ.get("TORCHREC_MTL_DRAWS"))  # `make verify`
-TRAINED = MODELS if EVERY else ("shared_bottom", "esmm", "bpcm")
+TRAINED = MODELS if VERIFY else ("shared_bottom", "esmm", "bpcm")
 FUNNEL = SyntheticFunnel(base_rates=(0.1, 0.03, 0.01), field_sizes=(30, 20), num_pairs=1, interaction=0.0)
 
 
