@@ -16,10 +16,10 @@ _NUM_WEIGHTS = 12
 _ALIGNMENT = 16  # bytes
 
 
-_SIZES = ("batch", "fields", "points", "dim", "width", "layers", "tasks")
-_SIZES += ("first_residual", "residual", "masked", "weights_type", "processors")
-_TENSORS = ("packed", "output", "rows", "outputs", "contexts", "adapted")
-_TENSORS += ("upstream", "d_inputs", "d_selection", "d_weights", "workspace")
+_SIZES = ["batch", "fields", "points", "dim", "width", "layers", "tasks"]
+_SIZES += ["first_residual", "residual", "masked", "weights_type", "processors"]
+_TENSORS = ["packed", "output", "rows", "outputs", "contexts", "adapted"]
+_TENSORS += ["upstream", "d_inputs", "d_selection", "d_weights", "workspace"]
 
 
 class _Sizes(ctypes.Structure):
