@@ -40,7 +40,10 @@ setup(
     ],
     packages=find_packages(include=["torchrec_mtl", "torchrec_mtl.*"]),
     package_dir={"": "."},  # lets `pip install -e` be a plain path, without an import hook
-    package_data={"torchrec_mtl": ["py.typed"], "torchrec_mtl.ops": ["**/*.cpp", "**/*.hpp", "prebuilt/*.so"]},
+    package_data={
+        "torchrec_mtl": ["py.typed"],
+        "torchrec_mtl.ops": ["**/*.cpp", "**/*.hpp", "**/*.cu", "**/*.cuh", "prebuilt/*.so"],
+    },
     python_requires=">=3.10",
     install_requires=["docstring-parser>=0.16", "jsonargparse>=4.53", "numpy>=1.26", "polars>=1.34", "pyarrow>=16"],
     extras_require={

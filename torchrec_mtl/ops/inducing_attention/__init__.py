@@ -10,6 +10,8 @@ Backends:
     cpp: a C++ kernel that does the same on the CPU, if it has been built; for a stack only (`cpp`). It computes 16-bit
         types, and under autocast, in float32.
     triton: CUDA kernels that do the same (`triton`); only by name, because they have not yet run on a GPU.
+    cuda: CUDA kernels in C++ that do the same, for up to 32 dimensions, if they have been built; for a stack only
+        (`cuda`); only by name, because they have not yet run on a GPU.
     auto: the fastest that runs here; the choice and the reason are logged once.
 
 If ``backend`` is "auto", the environment variable ``TORCHREC_MTL_INDUCING_ATTENTION`` can name the backend instead.
@@ -26,7 +28,7 @@ from torch import Tensor
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
 from torchrec_mtl.ops.backends import log_choice, requested_backend, takes_forward_mode
-from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa, triton
+from torchrec_mtl.ops.inducing_attention import compact, cpp, cuda, reference, sdpa, triton
 from torchrec_mtl.ops.inducing_attention.stack import (
     AdapterWeights,
     GeneratorWeights,
@@ -37,7 +39,7 @@ from torchrec_mtl.ops.inducing_attention.stack import (
 )
 from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
-BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton")
+BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton", "cuda")
 _OPERATION = "inducing_attention"
 # Largest max(F, rows) * D at which the kernel is fastest, forward and backward, and forward alone; measured with AVX2
 # and 512 KiB of cache a core.
@@ -74,7 +76,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, back
     """
     _check_layer(inputs, selection, layer)
     name = requested_backend(_OPERATION, backend, BACKENDS)
-    if name in ("compact", "cpp"):
+    if name in ("compact", "cpp", "cuda"):
         raise InputError(f"the backend {name!r} is for a stack whose layers share one selection, not for one layer")
     if takes_forward_mode():
         name = _forward_mode(name)
@@ -173,10 +175,10 @@ def _check_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Non
     check_heads(stack.num_heads, dim)
 
 
-def _check_not_empty(inputs: Tensor, stack: InducingStack) -> None:
+def _check_not_empty(inputs: Tensor, stack: InducingStack, backend: str) -> None:
     for name, x in (("inputs", inputs), ("points", stack.layers.points), ("indicators", stack.adapters.indicators)):
         if not all(x.shape[-2:]):
-            raise InputError(f"`{name}` (of shape {list(x.shape)}) must not be empty for the backend 'cpp'")
+            raise InputError(f"`{name}` (of shape {list(x.shape)}) must not be empty for the backend {backend!r}")
 
 
 def _dispatch(
@@ -208,11 +210,11 @@ def _run(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> 
     if name == "auto":
         name, reason = _choose(inputs, selection, stack)
         log_choice(_OPERATION, name, reason)
-    elif name == "cpp":
-        _check_not_empty(inputs, stack)
+    elif name in ("cpp", "cuda"):
+        _check_not_empty(inputs, stack, name)
     if name == "cpp":
         return _in_cpp(inputs, selection, stack)
-    backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "triton": triton}
+    backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "triton": triton, "cuda": cuda}
     return backends[name].inducing_stack(inputs, selection, stack)
 
 

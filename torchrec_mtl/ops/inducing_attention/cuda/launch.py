@@ -1,0 +1,190 @@
+"""Calls the libraries of CUDA C++ kernels: memory, the arguments' struct, and the stream."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops.inducing_attention.cuda.instances import Instance, instance, load, path
+
+WEIGHTS_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+EMULATED_PROCESSORS = 3
+RESIDUALS = ("none", "query", "input")
+_NUM_WEIGHTS = 12
+_ALIGNMENT = 16  # bytes
+
+
+_SIZES = ["batch", "fields", "points", "dim", "width", "layers", "tasks"]
+_SIZES += ["first_residual", "residual", "masked", "weights_type", "processors"]
+_TENSORS = ["packed", "output", "rows", "outputs", "contexts", "adapted"]
+_TENSORS += ["upstream", "d_inputs", "d_selection", "d_weights", "workspace"]
+
+
+class _Sizes(ctypes.Structure):
+    """As in `arguments.cuh`."""
+
+    _fields_ = tuple((name, ctypes.c_int) for name in _SIZES)
+
+
+class _Arguments(ctypes.Structure):
+    """As in `arguments.cuh`."""
+
+    _fields_ = (
+        ("sizes", _Sizes),
+        ("inputs", ctypes.c_void_p),
+        ("selection", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p * _NUM_WEIGHTS),
+        *((name, ctypes.c_void_p) for name in _TENSORS),
+    )
+
+
+def instance_of(precision: str, inputs: Tensor, weights: Sequence[Tensor], num_heads: int) -> Instance:
+    """Returns the instance for padded inputs ``[B, F, width]``."""
+    return instance(precision, num_heads, weights[0].shape[2], inputs.shape[1])
+
+
+def width_of(dim: int) -> int:
+    """Returns to how many numbers a row of ``D`` must be padded: a lane reads its share of them whole, or none.
+
+    Example::
+
+        >>> [width_of(dim) for dim in (18, 20, 32)]
+        [18, 24, 32]
+    """
+    blocks = instance("Tf32", 1, dim, 1).dim_blocks
+    return 8 * blocks if dim % (2 * blocks) else dim
+
+
+def _padded_dim(dim: int) -> int:
+    return 8 * instance("Tf32", 1, dim, 1).dim_blocks
+
+
+def to_keep(inputs: Tensor, weights: Sequence[Tensor], num_heads: int, slots: int) -> list[Tensor]:
+    """Allocates what the forward writes besides its output; ``slots`` is B, or 0 for no backward.
+
+    They are rows, contexts, packed weights, outputs and adapted, as `arguments.cuh` explains.
+    """
+    batch, (layers, num_points, dim), tasks = inputs.shape[0], weights[0].shape, weights[6].shape[1]
+    padded, new = _padded_dim(dim), inputs.new_empty
+    return [
+        new(batch, dtype=torch.int32),
+        new(batch, layers, tasks, num_heads, padded),
+        new(packed_words(weights, num_heads, inputs.dtype), dtype=torch.int32),
+        new(slots, layers, num_points, padded),
+        new(slots, layers, tasks, padded, dtype=torch.float32),
+    ]
+
+
+def packed_words(weights: Sequence[Tensor], num_heads: int, dtype: torch.dtype) -> int:
+    """Returns the number of words that the packed weights take, as `layout.cuh` has it."""
+    (layers, num_points, dim), tasks = weights[0].shape, weights[6].shape[1]
+    padded, words = _padded_dim(dim), dtype.itemsize  # two numbers
+    rows = layers * ((num_heads + 1) * num_points + 8 * -(-tasks * num_heads // 8))
+    squares = 4 * layers * (1 + tasks) * 32  # rows of a square and of its transpose, of value and output
+    return padded * (rows + squares) * words // 4 + 2 * padded * layers * (1 + tasks)
+
+
+def like_output(inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Allocates ``T^L [B, T, width]``."""
+    return inputs.new_empty(inputs.shape[0], weights[6].shape[1], inputs.shape[2])
+
+
+def _aligned(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    return x.clone() if x.data_ptr() % _ALIGNMENT else x
+
+
+def _sizes(
+    inputs: Tensor, selection: Tensor, weights: Sequence[Tensor], residuals: Sequence[str], masked: bool
+) -> _Sizes:
+    batch, fields, width = inputs.shape
+    layers, tasks, dim = weights[6].shape
+    on_gpu = inputs.device.type == "cuda"
+    processors = (
+        torch.cuda.get_device_properties(inputs.device).multi_processor_count if on_gpu else EMULATED_PROCESSORS
+    )
+    kinds = [RESIDUALS.index(x) for x in residuals]
+    types = WEIGHTS_TYPES[weights[0].dtype]
+    return _Sizes(batch, fields, selection.shape[1], dim, width, layers, tasks, *kinds, masked, types, processors)
+
+
+def _call(function: str, of: Instance, device: torch.device, arguments: _Arguments) -> None:
+    kernels = load(path(of, device.type != "cuda"))
+    stream = None
+    if device.type == "cuda":
+        stream = torch.cuda.current_stream(device).cuda_stream
+        with torch.cuda.device(device):
+            error = getattr(kernels, function)(ctypes.byref(arguments), stream)
+    else:
+        error = getattr(kernels, function)(ctypes.byref(arguments), stream)
+    if error:
+        raise InputError(f"the backend 'cuda' cannot be used: {kernels.describe(error).decode()}")
+
+
+def _arguments(
+    inputs: Tensor,
+    selection: Tensor,
+    weights: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    residuals: Sequence[str],
+    masked: bool,
+) -> _Arguments:
+    arguments = _Arguments(_sizes(inputs, selection, weights, residuals, masked))
+    names = ("inputs", "selection", "rows", "contexts", "packed", "outputs", "adapted")
+    for name, x in zip(names, (inputs, selection, *kept), strict=True):
+        setattr(arguments, name, x.data_ptr())  # 0 where nothing is allocated
+    arguments.weights = (ctypes.c_void_p * _NUM_WEIGHTS)(*(x.data_ptr() for x in weights))
+    return arguments
+
+
+def launch_forward(
+    inputs: Tensor,
+    selection: Tensor,
+    weights: Sequence[Tensor],
+    num_heads: int,
+    residuals: Sequence[str],
+    masked: bool,
+    precision: str,
+    keep: bool,
+) -> list[Tensor]:
+    """Returns the output and what `to_keep` allocates."""
+    inputs, selection, *weights = (_aligned(x) for x in (inputs, selection, *weights))
+    output = like_output(inputs, weights)
+    kept = to_keep(inputs, weights, num_heads, inputs.shape[0] if keep else 0)
+    arguments = _arguments(inputs, selection, weights, kept, residuals, masked)
+    arguments.output = output.data_ptr()
+    _call("run_forward", instance_of(precision, inputs, weights, num_heads), inputs.device, arguments)
+    return [output, *kept]
+
+
+def like_gradients(inputs: Tensor, selection: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Allocates dH, dz, and the gradients of the weights in one tensor."""
+    flat = inputs.new_empty(sum(x.numel() for x in weights), dtype=torch.float32)
+    return [inputs.new_empty(inputs.shape), selection.new_empty(selection.shape), flat]
+
+
+def launch_backward(
+    upstream: Tensor,
+    inputs: Tensor,
+    selection: Tensor,
+    weights: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    num_heads: int,
+    residuals: Sequence[str],
+    masked: bool,
+    precision: str,
+) -> list[Tensor]:
+    """Returns what `like_gradients` allocates."""
+    upstream, inputs, selection, *weights = (_aligned(x) for x in (upstream, inputs, selection, *weights))
+    gradients = like_gradients(inputs, selection, weights)
+    arguments = _arguments(inputs, selection, weights, kept, residuals, masked)
+    of = instance_of(precision, inputs, weights, num_heads)
+    size = load(path(of, inputs.device.type != "cuda")).workspace_size(ctypes.byref(arguments.sizes))
+    workspace = inputs.new_empty(size, dtype=torch.float32)
+    names = ("upstream", "d_inputs", "d_selection", "d_weights", "workspace")
+    for name, x in zip(names, (upstream, *gradients, workspace), strict=True):
+        setattr(arguments, name, x.data_ptr())
+    _call("run_backward", of, inputs.device, arguments)
+    return gradients
