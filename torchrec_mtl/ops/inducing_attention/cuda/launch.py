@@ -1,6 +1,7 @@
 """Calls the libraries of CUDA C++ kernels: memory, the arguments' struct, and the stream."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -115,8 +116,19 @@ def _sizes(
     return _Sizes(batch, fields, selection.shape[1], dim, width, layers, tasks, *kinds, masked, types, processors)
 
 
+@functools.cache
+def kernels_of(of: Instance, device: torch.device) -> ctypes.CDLL:
+    """Returns the library of an instance for a device."""
+    return load(path(of, device.type != "cuda"))
+
+
+def _workspace_size(of: Instance, device: torch.device, sizes: _Sizes) -> int:
+    size: int = kernels_of(of, device).workspace_size(ctypes.byref(sizes))
+    return size
+
+
 def _call(function: str, of: Instance, device: torch.device, arguments: _Arguments) -> None:
-    kernels = load(path(of, device.type != "cuda"))
+    kernels = kernels_of(of, device)
     stream = None
     if device.type == "cuda":
         stream = torch.cuda.current_stream(device).cuda_stream
@@ -190,8 +202,7 @@ def launch_backward(
     gradients = like_gradients(inputs, selection, weights)
     arguments = _arguments(inputs, selection, weights, kept, num_heads, residuals, masked)
     of = instance_of(precision, inputs, weights, num_heads)
-    size = load(path(of, inputs.device.type != "cuda")).workspace_size(ctypes.byref(arguments.sizes))
-    workspace = inputs.new_empty(size, dtype=torch.float32)
+    workspace = inputs.new_empty(_workspace_size(of, inputs.device, arguments.sizes), dtype=torch.float32)
     names = ("upstream", "d_inputs", "d_selection", "d_weights", "workspace")
     for name, x in zip(names, (upstream, *gradients, workspace), strict=True):
         setattr(arguments, name, x.data_ptr())
