@@ -194,7 +194,7 @@ def test_the_packed_weights_take_what_is_allocated(dtype: torch.dtype) -> None:
     built(PAPER, dtype)
     inputs, selection, *weights = (x.to(DEVICE, dtype) for x in stacks.tensors(PAPER))
     of = launch.instance_of(instances.precision_of(dtype), inputs, weights, PAPER.m)
-    kernels = instances.load(instances.path(of, not ON_GPU))
+    kernels = launch.kernels_of(of, inputs.device)
     sizes = launch._sizes(inputs, selection, weights, ("query", "input"), False)
     assert kernels.packed_words(ctypes.byref(sizes)) == launch.packed_words(weights, PAPER.m, dtype)
 

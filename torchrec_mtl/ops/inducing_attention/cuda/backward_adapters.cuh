@@ -51,7 +51,7 @@ DEVICE void projections_backward(const Arguments& a, const Workspace& w, const L
         }
     }
     Operand dx[2][DB];
-    projection_backward(s.dim, a.packed + at.adapter_output + matrix * DB * 32 * 4 * P::WORDS, reinterpret_cast<const float*>(a.packed + at.adapter_norm) + matrix * 2 * DP, attended, up, x, dx, sums);
+    projection_backward<2>(s.dim, a.packed + at.adapter_output + matrix * DB * 32 * 4 * P::WORDS, reinterpret_cast<const float*>(a.packed + at.adapter_norm) + matrix * 2 * DP, attended, up, x, dx, sums);
     if (l > 0)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {

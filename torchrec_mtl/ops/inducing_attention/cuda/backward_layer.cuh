@@ -37,7 +37,7 @@ template <int N> DEVICE void add_bias_gradient(float* bias_sums, int block, cons
 #pragma unroll
     for (int i = 0; i < N; ++i) sum[0] = sum[0] + (P::first(ds_t[i]) + P::second(ds_t[i]));
     sum[0] = row_sum(sum[0]);
-    add_floats<1>(sum, bias_sums, row_of(block), (lane_id() & 3) == 0);
+    add_floats<1>(sum, F32(1.f), bias_sums, row_of(block), (lane_id() & 3) == 0);
 }
 
 // Through the adapters' attention to Y^(l + 1), which are the keys.
@@ -100,10 +100,19 @@ template <int NK> DEVICE void adapters_backward(const Arguments& a, const Worksp
         for (int k = 0; k < DB; ++k) {
             F32 x[4] = {0.f, 0.f, 0.f, 0.f};
             P::template mma<NK>(x, ds, none, keys.transposed[k]);
-            d_query[2 * k] = x[0] * LOG2E, d_query[2 * k + 1] = x[1] * LOG2E;
+            d_query[2 * k] = x[0], d_query[2 * k + 1] = x[1];
         }
-        add_floats<2 * DB>(d_query, sums + w.indicator_sums + start * DP, lane * (2 * DB), all_lanes());
+        add_floats<2 * DB>(d_query, F32(LOG2E), sums + w.indicator_sums + start * DP, lane * (2 * DB), all_lanes());
     }
+}
+
+// A block times two numbers.
+template <class Block> DEVICE Block times(Block a, F32 x, F32 y) {
+    if constexpr (P::WORDS == 1) {
+        const Block factors = P::make(x, y);
+        return P::scaled(&a.w, factors.w);
+    } else
+        return P::make(P::first(a) * x, P::second(a) * y);
 }
 
 // Softmax of 16 rows' scores, to weights: weights[row block].
@@ -127,14 +136,173 @@ DEVICE void read_queries(const Arguments& a, const Layout& at, int l, int head, 
     load<SHARE, ALIGNED<SHARE>>(words, a.packed + at.queries + (l * HEADS + head) * a.sizes.points * ROW, point * ROW + (lane_id() & 3) * SHARE, all_lanes());
 }
 
+// A layer's values: value dimensions are rows if transposed, and the gradient is an accumulator of two blocks of keys.
+template <int NK> struct Values {
+    Operand transposed[4][NK], block[NK][4];
+    F32 gradient[(NK + 1) / 2][4][4];
+};
+
+// Through layer `l` for N blocks of eight of its rows from block `first` on; N is 1 or 2.
+template <int NK, bool FIRST, int N>
+DEVICE void rows_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, int first, Keys<NK>& keys, Values<NK>& values, float* sums, float* bias_sums) {
+    constexpr int NP = (NK + 1) / 2;
+    const int residual = FIRST ? a.sizes.first_residual : a.sizes.residual, points = a.sizes.points;
+    I32 t = lane_id() & 3;
+    const uint32_t* outputs = a.outputs + ((long)sample.index * a.sizes.layers + (l - 1)) * points * ROW;
+    I32 point[2];
+    F32 z[2], dz[2] = {0.f, 0.f};
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        U32 word[1];
+        F32 number[1];
+        load_written<1, 1>(word, reinterpret_cast<const uint32_t*>(sample.point), row_of(first + i), all_lanes());
+        read_floats<1>(number, sample.z, row_of(first + i), all_lanes());
+        point[i] = I32(word[0]), z[i] = number[0];
+    }
+    // The forward again.
+    Operand weights[HEADS][2][NK], query_t[HEADS][DB][N], attended[2][4];
+#pragma unroll
+    for (int h = 0; h < HEADS; ++h) {
+        Operand query[2][DB];
+        if constexpr (N == 1) clear(query[1]);
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            U32 words[SHARE];
+            read_queries(a, at, l, h, point[i], words);
+#pragma unroll
+            for (int k = 0; k < DB; ++k) query[i][k] = P::scaled(words + k * P::WORDS, P::scale(z[i])), query_t[h][k][i] = P::transposed(query[i][k]);
+        }
+        F32 s[NK][4];
+#pragma unroll
+        for (int n = 0; n < NK; ++n) {
+            F32 bias[2];
+            key_bias<FIRST>(a, sample, n, bias);
+            s[n][0] = s[n][2] = bias[0], s[n][1] = s[n][3] = bias[1];
+            P::template mma<DB>(s[n], query[0], query[1], keys.block[n]);
+        }
+        softmax<NK>(s, weights[h]);
+        if constexpr (N == 1) clear(weights[h][1]);
+#pragma unroll
+        for (int c = h * V; c < (h + 1) * V; ++c) {
+            F32 d[4] = {0.f, 0.f, 0.f, 0.f};
+            P::template mma<NK>(d, weights[h][0], weights[h][1], values.transposed[c]);
+            attended[0][c] = P::make(d[0], d[1]), attended[1][c] = P::make(d[2], d[3]);
+        }
+    }
+    F32 x[2][DB][2], up[N][DB][2];
+    Operand dx[2][DB];
+    if constexpr (N == 1) clear(attended[1]), clear_numbers(x[1]);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        Operand own[DB], upstream[DB];
+        I32 at_row = row_of(first + i) * ROW + t * SHARE;
+        Pred there = row_of(first + i) < sample.rows;
+        read_written<DB>(upstream, sample.d_outputs, at_row, there);
+#pragma unroll
+        for (int k = 0; k < DB; ++k) {
+            x[i][k][0] = x[i][k][1] = 0.f;
+            up[i][k][0] = P::first(upstream[k]), up[i][k][1] = P::second(upstream[k]);
+        }
+        if (!FIRST && residual == INPUT) {
+            read_blocks<P, DB>(own, outputs, at_row, there);
+#pragma unroll
+            for (int k = 0; k < DB; ++k) x[i][k][0] = P::first(own[k]), x[i][k][1] = P::second(own[k]);
+        } else if (residual == QUERY) {
+            read_blocks<P, DB>(own, a.packed + at.points + l * points * ROW, point[i] * ROW + t * SHARE, all_lanes());
+#pragma unroll
+            for (int k = 0; k < DB; ++k) x[i][k][0] = P::first(own[k]) * z[i], x[i][k][1] = P::second(own[k]) * z[i];
+        }
+    }
+    projection_backward<N>(a.sizes.dim, a.packed + at.output + l * DB * 32 * 4 * P::WORDS, reinterpret_cast<const float*>(a.packed + at.norm) + l * 2 * DP, attended, up, x, dx, sums);
+    // To the residual. The input's waits in memory for the rest of its gradient.
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        if (!FIRST && residual == INPUT)
+            write_blocks<P, DB>(dx[i], sample.d_outputs, row_of(first + i) * ROW + t * SHARE, row_of(first + i) < sample.rows);
+        else if (residual == QUERY) {
+            Operand own[DB];
+            F32 d_point[2 * DB];
+            read_blocks<P, DB>(own, a.packed + at.points + l * points * ROW, point[i] * ROW + t * SHARE, all_lanes());
+#pragma unroll
+            for (int k = 0; k < DB; ++k) {
+                dz[i] = fma_(x[i][k][0], P::first(own[k]), fma_(x[i][k][1], P::second(own[k]), dz[i]));
+                d_point[2 * k] = x[i][k][0], d_point[2 * k + 1] = x[i][k][1];
+            }
+            add_floats<2 * DB>(d_point, z[i], sums + w.point_sums, point[i] * DP + t * (2 * DB), z[i] != 0.f);
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < HEADS; ++h) {
+        Operand d_context[2][V], d_context_t[V][N];
+        F32 dot[2] = {0.f, 0.f};
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            F32 d[4];
+            Operand upper = attended[0][h * V + v], lower = attended[1][h * V + v];
+            value_gradient(d, a.packed + at.output_t + l * 4 * 32 * SHARE, h * V + v, dx);
+            dot[0] = fma_(d[0], P::first(upper), fma_(d[1], P::second(upper), dot[0])), dot[1] = fma_(d[2], P::first(lower), fma_(d[3], P::second(lower), dot[1]));
+            d_context[0][v] = P::make(d[0], d[1]), d_context[1][v] = P::make(d[2], d[3]);
+#pragma unroll
+            for (int i = 0; i < N; ++i) d_context_t[v][i] = P::transposed(d_context[i][v]);
+        }
+        if constexpr (N == 1) clear(d_context[1]);
+        dot[0] = row_sum(dot[0]) * -LN2, dot[1] = row_sum(dot[1]) * -LN2;
+        Operand ds[2][NK], ds_t[2 * NP][N], weights_t[2 * NP][N];
+        clear(ds_t[2 * NP - 1]), clear(weights_t[2 * NP - 1]);
+        if constexpr (N == 1) clear(ds[1]);
+#pragma unroll
+        for (int n = 0; n < NK; ++n) {
+            Operand right[V];
+#pragma unroll
+            for (int v = 0; v < V; ++v) right[v] = values.block[n][h * V + v];
+            F32 d[4] = {0.f, 0.f, 0.f, 0.f};
+            P::template mma<V>(d, d_context[0], d_context[1], right);
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                Operand weight = weights[h][i][n];
+                ds[i][n] = times(weight, fma_(d[2 * i], F32(LN2), dot[i]), fma_(d[2 * i + 1], F32(LN2), dot[i]));
+                ds_t[n][i] = P::transposed(ds[i][n]), weights_t[n][i] = P::transposed(weight);
+            }
+            if (!FIRST && a.sizes.masked) add_bias_gradient<N>(bias_sums, n, ds_t[n]);
+        }
+#pragma unroll
+        for (int m = 0; m < NP; ++m) {
+#pragma unroll
+            for (int v = 0; v < V; ++v) P::template mma<N>(values.gradient[m][h * V + v], weights_t[2 * m], weights_t[2 * m + 1], d_context_t[v]);
+#pragma unroll
+            for (int k = 0; k < DB; ++k) P::template mma<N>(keys.gradient[m][k], ds_t[2 * m], ds_t[2 * m + 1], query_t[h][k]);
+        }
+        U32 words[2][SHARE];
+        F32 d_query[2][2 * DB];
+#pragma unroll
+        for (int i = 0; i < N; ++i) read_queries(a, at, l, h, point[i], words[i]);
+#pragma unroll
+        for (int k = 0; k < DB; ++k) {
+            F32 d[4] = {0.f, 0.f, 0.f, 0.f};
+            P::template mma<NK>(d, ds[0], ds[1], keys.transposed[k]);
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                Operand own = P::read(&words[i][k * P::WORDS]);
+                dz[i] = fma_(d[2 * i], P::first(own), fma_(d[2 * i + 1], P::second(own), dz[i]));
+                d_query[i][2 * k] = d[2 * i], d_query[i][2 * k + 1] = d[2 * i + 1];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) add_floats<2 * DB>(d_query[i], z[i] * LOG2E, sums + QUERY_SUMS + h * points * DP, point[i] * DP + t * (2 * DB), z[i] != 0.f);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        F32 sum[1] = {row_sum(dz[i])};
+        add_floats<1>(sum, F32(1.f), sample.d_selection, point[i], z[i] != 0.f && t == 0);
+    }
+}
+
 // Through layer `l`, whose keys these are.
 template <int NK, bool FIRST>
 DEVICE void layer_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, Keys<NK>& keys, float* sums, float* bias_sums) {
     constexpr int NP = (NK + 1) / 2;
-    const int residual = FIRST ? a.sizes.first_residual : a.sizes.residual, points = a.sizes.points;
-    I32 lane = lane_id(), t = lane & 3;
-    const uint32_t* outputs = a.outputs + ((long)sample.index * a.sizes.layers + (l - 1)) * points * ROW;
-    Operand value_t[4][NK], value[NK][4];
+    I32 lane = lane_id();
+    Values<NK> values;
 #pragma unroll
     for (int p = 0; p < 2; ++p) {
         Operand both[2 * DB], upper[DB], lower[DB];
@@ -145,159 +313,23 @@ DEVICE void layer_backward(const Arguments& a, const Workspace& w, const Layout&
         for (int n = 0; n < NK; ++n) {
             F32 d[4] = {0.f, 0.f, 0.f, 0.f};
             P::template mma<DB>(d, upper, lower, keys.block[n]);
-            value_t[2 * p][n] = P::make(d[0], d[1]), value_t[2 * p + 1][n] = P::make(d[2], d[3]);
-            value[n][2 * p] = P::transposed(value_t[2 * p][n]), value[n][2 * p + 1] = P::transposed(value_t[2 * p + 1][n]);
+            values.transposed[2 * p][n] = P::make(d[0], d[1]), values.transposed[2 * p + 1][n] = P::make(d[2], d[3]);
+            values.block[n][2 * p] = P::transposed(values.transposed[2 * p][n]), values.block[n][2 * p + 1] = P::transposed(values.transposed[2 * p + 1][n]);
         }
     }
-    F32 d_value[NP][4][4];
 #pragma unroll
     for (int m = 0; m < NP; ++m)
 #pragma unroll
-        for (int c = 0; c < 4; ++c) d_value[m][c][0] = d_value[m][c][1] = d_value[m][c][2] = d_value[m][c][3] = 0.f;
+        for (int c = 0; c < 4; ++c)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) values.gradient[m][c][i] = 0.f;
 
+    constexpr bool ODD = FIRST || NK == 1 || NK == 3;  // rows may end with a block that is alone
+    int first = 0;
+    if constexpr (FIRST || NK > 1)
 #pragma unroll 1
-    for (int pair = 0; 8 * pair < sample.rows; pair += 2) {
-        I32 point[2];
-        F32 z[2], dz[2] = {0.f, 0.f};
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            U32 word[1];
-            F32 number[1];
-            load_written<1, 1>(word, reinterpret_cast<const uint32_t*>(sample.point), row_of(pair + i), all_lanes());
-            read_floats<1>(number, sample.z, row_of(pair + i), all_lanes());
-            point[i] = I32(word[0]), z[i] = number[0];
-        }
-        // The forward again.
-        Operand weights[HEADS][2][NK], query_t[HEADS][DB][2], attended[2][4];
-        F32 context[4][4];
-#pragma unroll
-        for (int h = 0; h < HEADS; ++h) {
-            Operand query[2][DB];
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                U32 words[SHARE];
-                read_queries(a, at, l, h, point[i], words);
-#pragma unroll
-                for (int k = 0; k < DB; ++k) query[i][k] = P::scaled(words + k * P::WORDS, P::scale(z[i])), query_t[h][k][i] = P::transposed(query[i][k]);
-            }
-            F32 s[NK][4];
-#pragma unroll
-            for (int n = 0; n < NK; ++n) {
-                F32 bias[2];
-                key_bias<FIRST>(a, sample, n, bias);
-                s[n][0] = s[n][2] = bias[0], s[n][1] = s[n][3] = bias[1];
-                P::template mma<DB>(s[n], query[0], query[1], keys.block[n]);
-            }
-            softmax<NK>(s, weights[h]);
-#pragma unroll
-            for (int c = h * V; c < (h + 1) * V; ++c) {
-                F32(&d)[4] = context[c];
-                d[0] = d[1] = d[2] = d[3] = 0.f;
-                P::template mma<NK>(d, weights[h][0], weights[h][1], value_t[c]);
-                attended[0][c] = P::make(d[0], d[1]), attended[1][c] = P::make(d[2], d[3]);
-            }
-        }
-        F32 x[2][DB][2], up[2][DB][2];
-        Operand dx[2][DB];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            Operand own[DB], upstream[DB];
-            I32 at_row = row_of(pair + i) * ROW + t * SHARE;
-            Pred there = row_of(pair + i) < sample.rows;
-            F32 factor = 1.f;
-            if (!FIRST && residual == INPUT)
-                read_blocks<P, DB>(own, outputs, at_row, there);
-            else {
-                read_blocks<P, DB>(own, a.packed + at.points + l * points * ROW, point[i] * ROW + t * SHARE, all_lanes());
-                factor = residual == QUERY ? z[i] : F32(0.f);
-            }
-            read_written<DB>(upstream, sample.d_outputs, at_row, there);
-#pragma unroll
-            for (int k = 0; k < DB; ++k) {
-                x[i][k][0] = P::first(own[k]) * factor, x[i][k][1] = P::second(own[k]) * factor;
-                up[i][k][0] = P::first(upstream[k]), up[i][k][1] = P::second(upstream[k]);
-            }
-        }
-        projection_backward(a.sizes.dim, a.packed + at.output + l * DB * 32 * 4 * P::WORDS, reinterpret_cast<const float*>(a.packed + at.norm) + l * 2 * DP, attended, up, x, dx, sums);
-        // To the residual. The input's waits in memory for the rest of its gradient.
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            if (!FIRST && residual == INPUT)
-                write_blocks<P, DB>(dx[i], sample.d_outputs, row_of(pair + i) * ROW + t * SHARE, row_of(pair + i) < sample.rows);
-            else if (residual == QUERY) {
-                Operand own[DB];
-                F32 d_point[2 * DB];
-                read_blocks<P, DB>(own, a.packed + at.points + l * points * ROW, point[i] * ROW + t * SHARE, all_lanes());
-#pragma unroll
-                for (int k = 0; k < DB; ++k) {
-                    dz[i] = fma_(x[i][k][0], P::first(own[k]), fma_(x[i][k][1], P::second(own[k]), dz[i]));
-                    d_point[2 * k] = x[i][k][0] * z[i], d_point[2 * k + 1] = x[i][k][1] * z[i];
-                }
-                add_floats<2 * DB>(d_point, sums + w.point_sums, point[i] * DP + t * (2 * DB), z[i] != 0.f);
-            }
-        }
-#pragma unroll
-        for (int h = 0; h < HEADS; ++h) {
-            Operand d_context[2][V], d_context_t[V][2];
-            F32 dot[2] = {0.f, 0.f};
-#pragma unroll
-            for (int v = 0; v < V; ++v) {
-                F32 d[4], (&c)[4] = context[h * V + v];
-                value_gradient(d, a.packed + at.output_t + l * 4 * 32 * SHARE, h * V + v, dx);
-                dot[0] = fma_(d[0], c[0], fma_(d[1], c[1], dot[0])), dot[1] = fma_(d[2], c[2], fma_(d[3], c[3], dot[1]));
-                d_context[0][v] = P::make(d[0], d[1]), d_context[1][v] = P::make(d[2], d[3]);
-                d_context_t[v][0] = P::transposed(d_context[0][v]), d_context_t[v][1] = P::transposed(d_context[1][v]);
-            }
-            dot[0] = row_sum(dot[0]) * -LN2, dot[1] = row_sum(dot[1]) * -LN2;
-            Operand ds[2][NK], ds_t[2 * NP][2], weights_t[2 * NP][2];
-            ds_t[2 * NP - 1][0] = ds_t[2 * NP - 1][1] = weights_t[2 * NP - 1][0] = weights_t[2 * NP - 1][1] = zero_block();
-#pragma unroll
-            for (int n = 0; n < NK; ++n) {
-                Operand right[V];
-#pragma unroll
-                for (int v = 0; v < V; ++v) right[v] = value[n][h * V + v];
-                F32 d[4] = {0.f, 0.f, 0.f, 0.f};
-                P::template mma<V>(d, d_context[0], d_context[1], right);
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    Operand weight = weights[h][i][n];
-                    ds[i][n] = P::make(P::first(weight) * fma_(d[2 * i], F32(LN2), dot[i]), P::second(weight) * fma_(d[2 * i + 1], F32(LN2), dot[i]));
-                    ds_t[n][i] = P::transposed(ds[i][n]), weights_t[n][i] = P::transposed(weight);
-                }
-                if (!FIRST && a.sizes.masked) add_bias_gradient<2>(bias_sums, n, ds_t[n]);
-            }
-#pragma unroll
-            for (int m = 0; m < NP; ++m) {
-#pragma unroll
-                for (int v = 0; v < V; ++v) P::template mma<2>(d_value[m][h * V + v], weights_t[2 * m], weights_t[2 * m + 1], d_context_t[v]);
-#pragma unroll
-                for (int k = 0; k < DB; ++k) P::template mma<2>(keys.gradient[m][k], ds_t[2 * m], ds_t[2 * m + 1], query_t[h][k]);
-            }
-            U32 words[2][SHARE];
-            F32 d_query[2][2 * DB];
-#pragma unroll
-            for (int i = 0; i < 2; ++i) read_queries(a, at, l, h, point[i], words[i]);
-#pragma unroll
-            for (int k = 0; k < DB; ++k) {
-                F32 d[4] = {0.f, 0.f, 0.f, 0.f};
-                P::template mma<NK>(d, ds[0], ds[1], keys.transposed[k]);
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    Operand own = P::read(&words[i][k * P::WORDS]);
-                    F32 factor = z[i] * LOG2E;
-                    dz[i] = fma_(d[2 * i], P::first(own), fma_(d[2 * i + 1], P::second(own), dz[i]));
-                    d_query[i][2 * k] = d[2 * i] * factor, d_query[i][2 * k + 1] = d[2 * i + 1] * factor;
-                }
-            }
-#pragma unroll
-            for (int i = 0; i < 2; ++i) add_floats<2 * DB>(d_query[i], sums + QUERY_SUMS + h * points * DP, point[i] * DP + t * (2 * DB), z[i] != 0.f);
-        }
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            F32 sum[1] = {row_sum(dz[i])};
-            add_floats<1>(sum, sample.d_selection, point[i], z[i] != 0.f && t == 0);
-        }
-    }
+        for (; 8 * (first + ODD) < sample.rows; first += 2) rows_backward<NK, FIRST, 2>(a, w, at, sample, l, first, keys, values, sums, bias_sums);
+    if (ODD && 8 * first < sample.rows) rows_backward<NK, FIRST, 1>(a, w, at, sample, l, first, keys, values, sums, bias_sums);
     // Through the values: dY += dV Wv, dWv += dV^T Y
     Operand d_value_t[4][2 * NP];
 #pragma unroll
@@ -305,7 +337,7 @@ DEVICE void layer_backward(const Arguments& a, const Workspace& w, const Layout&
         Operand up[4], down[4];
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-            F32(&d)[4] = d_value[m][c];
+            F32(&d)[4] = values.gradient[m][c];
             up[c] = P::make(d[0], d[1]), down[c] = P::make(d[2], d[3]);
             d_value_t[c][2 * m] = P::transposed(up[c]), d_value_t[c][2 * m + 1] = P::transposed(down[c]);
         }
@@ -332,6 +364,7 @@ template <int NK, bool FIRST> DEVICE void keys_backward(const Arguments& a, cons
     I32 lane = lane_id(), t = lane & 3;
     const int words = FIRST ? words_of_row(s.width) : ROW, num_keys = FIRST ? s.fields : sample.rows;
     const uint32_t* from = FIRST ? a.inputs + (long)sample.index * s.fields * words : a.outputs + ((long)sample.index * s.layers + (l - 1)) * s.points * ROW;
+    sync_warp();  // another sample's point may have had its sums from another lane
     Pred mine = t * (2 * DB) < (FIRST ? s.width : DP);
     Keys<NK> keys;
 #pragma unroll
@@ -382,7 +415,7 @@ template <int NK, bool FIRST> DEVICE void keys_backward(const Arguments& a, cons
         read_floats<1>(sum, bias_sums, row_of(n), mine_too);
         write_floats<1>(nothing, bias_sums, row_of(n), mine_too);
         sum[0] = sum[0] * (1 / LN2) / where(mine_too, z[0], F32(1.f));
-        add_floats<1>(sum, sample.d_selection, I32(point[0]), mine_too);
+        add_floats<1>(sum, F32(1.f), sample.d_selection, I32(point[0]), mine_too);
     }
 }
 

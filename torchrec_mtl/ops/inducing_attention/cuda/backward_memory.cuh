@@ -95,6 +95,7 @@ DEVICE long adapter_sums(const Sizes& s, const Workspace& w, int layer, int task
 DEVICE int thread() { return threadIdx.x; }
 DEVICE int num_threads() { return blockDim.x; }
 DEVICE void barrier() { __syncthreads(); }
+DEVICE void sync_warp() { __syncwarp(); }
 // For each warp of the first `count`; a warp is the same number in all of its lanes, and the compiler sees that.
 #define EACH_WARP(warp, count) if (const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0); warp < (count))
 // A number that is the same in all lanes, so that the compiler sees that.
@@ -119,6 +120,7 @@ template <int N, int ALIGNED> DEVICE void load_written(U32 (&out)[N], const uint
 inline int thread() { return 0; }
 inline int num_threads() { return 1; }
 inline void barrier() {}
+inline void sync_warp() {}
 #define EACH_WARP(warp, count) for (int warp = 0; warp < (count); ++warp)
 inline int uniform(int x) { return x; }
 template <int N, int ALIGNED> inline void load_written(U32 (&out)[N], const uint32_t* base, const I32& offset, const Pred& mask) {
@@ -144,12 +146,12 @@ template <int N> DEVICE void write_floats(const F32 (&in)[N], float* base, I32 o
     for (int i = 0; i < N; ++i) words[i] = bits(in[i]);
     store<N, ALIGNED<N>>(words, reinterpret_cast<uint32_t*>(base), offset, mask);
 }
-// Adds to numbers that no other lane of the warp adds to.
-template <int N> DEVICE void add_floats(const F32 (&x)[N], float* base, I32 offset, Pred mask) {
+// Adds `factor` x to numbers that no other lane of the warp adds to.
+template <int N> DEVICE void add_floats(const F32 (&x)[N], F32 factor, float* base, I32 offset, Pred mask) {
     F32 sum[N];
     read_floats<N>(sum, base, offset, mask);
 #pragma unroll
-    for (int i = 0; i < N; ++i) sum[i] = sum[i] + x[i];
+    for (int i = 0; i < N; ++i) sum[i] = fma_(x[i], factor, sum[i]);
     write_floats<N>(sum, base, offset, mask);
 }
 // An accumulator's [lane, 4] += [upper; lower] right
@@ -171,5 +173,13 @@ DEVICE void add_warps(float* shared, int stride, int first, int step, int warps,
 }
 
 DEVICE Operand zero_block() { return P::make(F32(0.f), F32(0.f)); }
+template <int N> DEVICE void clear(Operand (&blocks)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) blocks[i] = zero_block();
+}
+template <int N> DEVICE void clear_numbers(F32 (&x)[N][2]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i][0] = x[i][1] = 0.f;
+}
 
 }  // namespace gradients

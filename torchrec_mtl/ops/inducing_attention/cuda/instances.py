@@ -47,6 +47,7 @@ class Instance(NamedTuple):
         return [f"-D{name}={value}" for name, value in zip(names, self, strict=True)]
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def precision_of(dtype: torch.dtype) -> str:
     """Returns the name of the precision for tensors of a type, as PyTorch's settings want it."""
     full, *others = PRECISIONS[dtype]

@@ -4,6 +4,8 @@
 #include "backward.cuh"
 #include "launch.cuh"
 
+extern "C" int struct_bytes(int which) { return which ? sizeof(Arguments) : sizeof(Sizes); }
+
 extern "C" int packed_words(const Sizes* sizes) { return layout(*sizes).total; }
 
 extern "C" long workspace_size(const Sizes* sizes) { return workspace_floats(*sizes); }

@@ -1,6 +1,7 @@
 """Calls the libraries of CUDA C++ kernels: memory, the arguments' struct, and the stream."""
 
 import ctypes
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -61,20 +62,25 @@ def _padded_dim(dim: int) -> int:
     return 8 * instance("Tf32", 1, dim, 1).dim_blocks
 
 
-def to_keep(inputs: Tensor, weights: Sequence[Tensor], num_heads: int, slots: int) -> list[Tensor]:
-    """Allocates what the forward writes besides its output; ``slots`` is B, or 0 for no backward.
+def _kept_words(inputs: Tensor, weights: Sequence[Tensor], num_heads: int, keep: bool) -> dict[str, int]:
+    """Returns how many words of memory each array takes that the forward writes besides its output.
 
-    They are rows, contexts, packed weights, outputs and adapted, as `arguments.cuh` explains.
+    Each but the last takes a multiple of 16 bytes.
     """
     batch, (layers, num_points, dim), tasks = inputs.shape[0], weights[0].shape, weights[6].shape[1]
-    padded, new = _padded_dim(dim), inputs.new_empty
-    return [
-        new(batch, dtype=torch.int32),
-        new(batch, layers, tasks, num_heads, padded),
-        new(packed_words(weights, num_heads, inputs.dtype), dtype=torch.int32),
-        new(slots, layers, num_points, padded),
-        new(slots, layers, tasks, padded, dtype=torch.float32),
-    ]
+    padded, slots, itemsize = _padded_dim(dim), batch * layers if keep else 0, inputs.dtype.itemsize
+    return {
+        "packed": packed_words(weights, num_heads, inputs.dtype),
+        "contexts": batch * layers * tasks * num_heads * padded * itemsize // 4,
+        "outputs": slots * num_points * padded * itemsize // 4,
+        "adapted": slots * tasks * padded,
+        "rows": batch,
+    }
+
+
+def to_keep(inputs: Tensor, weights: Sequence[Tensor], num_heads: int, keep: bool) -> Tensor:
+    """Allocates, at once, what the forward writes besides its output; with ``keep``, what only the backward reads."""
+    return inputs.new_empty(sum(_kept_words(inputs, weights, num_heads, keep).values()), dtype=torch.int32)
 
 
 def packed_words(weights: Sequence[Tensor], num_heads: int, dtype: torch.dtype) -> int:
@@ -110,8 +116,19 @@ def _sizes(
     return _Sizes(batch, fields, selection.shape[1], dim, width, layers, tasks, *kinds, masked, types, processors)
 
 
+@functools.cache
+def kernels_of(of: Instance, device: torch.device) -> ctypes.CDLL:
+    """Returns the library of an instance for a device."""
+    return load(path(of, device.type != "cuda"))
+
+
+def _workspace_size(of: Instance, device: torch.device, sizes: _Sizes) -> int:
+    size: int = kernels_of(of, device).workspace_size(ctypes.byref(sizes))
+    return size
+
+
 def _call(function: str, of: Instance, device: torch.device, arguments: _Arguments) -> None:
-    kernels = load(path(of, device.type != "cuda"))
+    kernels = kernels_of(of, device)
     stream = None
     if device.type == "cuda":
         stream = torch.cuda.current_stream(device).cuda_stream
@@ -127,15 +144,19 @@ def _arguments(
     inputs: Tensor,
     selection: Tensor,
     weights: Sequence[Tensor],
-    kept: Sequence[Tensor],
+    kept: Tensor,
+    num_heads: int,
     residuals: Sequence[str],
     masked: bool,
+    keep: bool = True,
 ) -> _Arguments:
     arguments = _Arguments(_sizes(inputs, selection, weights, residuals, masked))
-    names = ("inputs", "selection", "rows", "contexts", "packed", "outputs", "adapted")
-    for name, x in zip(names, (inputs, selection, *kept), strict=True):
-        setattr(arguments, name, x.data_ptr())  # 0 where nothing is allocated
+    arguments.inputs, arguments.selection = inputs.data_ptr(), selection.data_ptr()
     arguments.weights = (ctypes.c_void_p * _NUM_WEIGHTS)(*(x.data_ptr() for x in weights))
+    at = kept.data_ptr()
+    for name, words in _kept_words(inputs, weights, num_heads, keep).items():
+        setattr(arguments, name, at if words else None)
+        at += 4 * words
     return arguments
 
 
@@ -149,14 +170,14 @@ def launch_forward(
     precision: str,
     keep: bool,
 ) -> list[Tensor]:
-    """Returns the output and what `to_keep` allocates."""
+    """Returns the output and what else was written."""
     inputs, selection, *weights = (_aligned(x) for x in (inputs, selection, *weights))
     output = like_output(inputs, weights)
-    kept = to_keep(inputs, weights, num_heads, inputs.shape[0] if keep else 0)
-    arguments = _arguments(inputs, selection, weights, kept, residuals, masked)
+    kept = to_keep(inputs, weights, num_heads, keep)
+    arguments = _arguments(inputs, selection, weights, kept, num_heads, residuals, masked, keep)
     arguments.output = output.data_ptr()
     _call("run_forward", instance_of(precision, inputs, weights, num_heads), inputs.device, arguments)
-    return [output, *kept]
+    return [output, kept]
 
 
 def like_gradients(inputs: Tensor, selection: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
@@ -170,7 +191,7 @@ def launch_backward(
     inputs: Tensor,
     selection: Tensor,
     weights: Sequence[Tensor],
-    kept: Sequence[Tensor],
+    kept: Tensor,
     num_heads: int,
     residuals: Sequence[str],
     masked: bool,
@@ -179,10 +200,9 @@ def launch_backward(
     """Returns what `like_gradients` allocates."""
     upstream, inputs, selection, *weights = (_aligned(x) for x in (upstream, inputs, selection, *weights))
     gradients = like_gradients(inputs, selection, weights)
-    arguments = _arguments(inputs, selection, weights, kept, residuals, masked)
+    arguments = _arguments(inputs, selection, weights, kept, num_heads, residuals, masked)
     of = instance_of(precision, inputs, weights, num_heads)
-    size = load(path(of, inputs.device.type != "cuda")).workspace_size(ctypes.byref(arguments.sizes))
-    workspace = inputs.new_empty(size, dtype=torch.float32)
+    workspace = inputs.new_empty(_workspace_size(of, inputs.device, arguments.sizes), dtype=torch.float32)
     names = ("upstream", "d_inputs", "d_selection", "d_weights", "workspace")
     for name, x in zip(names, (upstream, *gradients, workspace), strict=True):
         setattr(arguments, name, x.data_ptr())

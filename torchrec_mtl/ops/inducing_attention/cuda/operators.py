@@ -35,7 +35,7 @@ def forward(
     precision: str,
     keep: bool,
 ) -> list[Tensor]:
-    """Returns the output and what is kept; with ``keep``, what the backward needs."""
+    """Returns the output and what else was written: with ``keep``, what the backward needs."""
     return launch_forward(inputs, selection, weights, num_heads, (first, residual), masked, precision, keep)
 
 
@@ -51,7 +51,7 @@ def _(
     precision: str,
     keep: bool,
 ) -> list[Tensor]:
-    return [like_output(inputs, weights), *to_keep(inputs, weights, num_heads, inputs.shape[0] if keep else 0)]
+    return [like_output(inputs, weights), to_keep(inputs, weights, num_heads, keep)]
 
 
 @torch.library.custom_op(registered_name("inducing_stack_cuda_backward"), mutates_args=())
@@ -60,7 +60,7 @@ def backward(
     inputs: Tensor,
     selection: Tensor,
     weights: list[Tensor],
-    kept: list[Tensor],
+    kept: Tensor,
     num_heads: int,
     first: str,
     residual: str,
@@ -78,7 +78,7 @@ def _(
     inputs: Tensor,
     selection: Tensor,
     weights: list[Tensor],
-    kept: list[Tensor],
+    kept: Tensor,
     num_heads: int,
     first: str,
     residual: str,
@@ -90,9 +90,8 @@ def _(
 
 def _save(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
     fields, selection, weights, *ctx.arguments, _ = inputs
-    ctx.num_weights = len(weights)
-    ctx.save_for_backward(fields, selection, *weights, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(fields, selection, *weights, output[1])
+    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
@@ -100,8 +99,7 @@ def _gradients(ctx: Any, upstream: list[Tensor | None]) -> Any:
     none = (None,) * 6
     if upstream[0] is None:
         return None, None, None, *none
-    inputs, selection, *saved = ctx.saved_tensors  # read once: under a checkpoint they can be read only once
-    weights, kept = saved[: ctx.num_weights], saved[ctx.num_weights :]
+    inputs, selection, *weights, kept = ctx.saved_tensors  # read once: under a checkpoint they can be read only once
     d_inputs, d_selection, flat = backward(upstream[0], inputs, selection, weights, kept, *ctx.arguments)
     parts = flat.split([x.numel() for x in weights])
     d_weights = [part.view(x.shape).to(x.dtype) for part, x in zip(parts, weights, strict=True)]
