@@ -1,6 +1,6 @@
 """Which backend runs: as "auto" chooses, as the environment says, or by name; and what is refused."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_on_a_gpu_auto_takes_what_an_h200_is_fastest_with(monkeypatch, changes, 
     for name, module in {"sdpa": sdpa, "triton": triton, "cuda": cuda}.items():
         monkeypatch.setattr(module, "inducing_stack", lambda *x, name=name: calls.append(name) or x[0])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: capability)
-    monkeypatch.setattr(cuda.instances, "path", lambda *x: SimpleNamespace(is_file=lambda: built))
+    monkeypatch.setattr(cuda.instances, "find", lambda *x: Path("kernels.so") if built else None)
     shape = Shape(B=4, F=20, K=64, D=18, m=2)._replace(**changes)
     with FakeTensorMode(), torch.set_grad_enabled(grad):
         arguments = [torch.empty(x.shape, dtype=dtype, device="cuda") for x in stacks.tensors(shape)]

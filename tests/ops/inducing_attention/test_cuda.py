@@ -213,15 +213,15 @@ def test_what_the_kernels_cannot_take_is_refused(monkeypatch: pytest.MonkeyPatch
     assert refusal(PAPER._replace(m=3)) == "it takes 1, 2 or 4 heads, not 3; 'triton' takes any"
     assert refusal(PAPER, torch.float64) == "it computes in float32, bfloat16 and float16, not torch.float64"
     assert refusal(PAPER, z_grad="full") == "it has no gradient of z where z is 0, as `z_grad` (='full') asks for"
-    monkeypatch.setattr(instances, "_sources", lambda: b"other sources")
-    build_it = "python -m torchrec_mtl.ops.inducing_attention.cuda.build --dim 18 --heads 2 --fields 7 --types float32"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build_it = "python -m torchrec_mtl.ops.inducing_attention.cuda.build --dim 6 --heads 2 --fields 60 --types float32"
     emulated = "" if ON_GPU else " --emulated"
-    assert refusal(PAPER) == f"it is not built for these sizes: run `{build_it}{emulated}`"
+    assert refusal(PAPER._replace(D=6, F=60)) == f"it is not built for these sizes: run `{build_it}{emulated}`"
     if not ON_GPU:
         monkeypatch.delenv("TORCHREC_MTL_CUDA_EMULATED")
         assert refusal(PAPER) == "it runs on a GPU, and the inputs are on 'cpu'"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
-    found = cuda._why_not_sizes("cuda", 0, torch.float32, 2, 18, 64, 20)
+    found = cuda.why_not_sizes("cuda", 0, torch.float32, 2, 18, 64, 20)
     assert found == "it needs a GPU of compute capability 8.0, and this one has 7.5; 'sdpa' runs on any"
 
 

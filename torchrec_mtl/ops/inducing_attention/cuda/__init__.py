@@ -28,13 +28,14 @@ def why_not(inputs: Tensor, stack: InducingStack) -> str | None:
     device, dtype = inputs.device, inputs.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
-    return _why_not_sizes(device.type, device.index, dtype, stack.num_heads, dim, points, fields)
+    return why_not_sizes(device.type, device.index, dtype, stack.num_heads, dim, points, fields)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _why_not_sizes(
+def why_not_sizes(
     device: str, index: int | None, dtype: torch.dtype, heads: int, dim: int, points: int, fields: int
 ) -> str | None:
+    """Returns why the kernels cannot compute a stack of these sizes in ``dtype`` on a device; None if they can."""
     emulated = device == "cpu" and os.environ.get("TORCHREC_MTL_CUDA_EMULATED") == "1"
     if device != "cuda" and not emulated:
         return f"it runs on a GPU, and the inputs are on {device!r}"
@@ -52,7 +53,7 @@ def _why_not_sizes(
             needed, found = (".".join(map(str, x)) for x in (instances.CAPABILITY, capability))
             return f"it needs a GPU of compute capability {needed}, and this one has {found}; 'sdpa' runs on any"
     precision = instances.precision_of(dtype)
-    if not instances.path(instances.instance(precision, heads, dim, fields), emulated).is_file():
+    if instances.find(instances.instance(precision, heads, dim, fields), emulated) is None:
         kind = "tf32" if precision == "Tf32" else str(dtype).removeprefix("torch.")
         sizes = f"--dim {dim} --heads {heads} --fields {fields} --types {kind}"
         return f"it is not built for these sizes: run `{_BUILD} {sizes}{' --emulated' if emulated else ''}`"

@@ -41,7 +41,6 @@ using Operand = P::Operand;
 
 constexpr int ROW_TILES = (DB + 1) / 2;  // of 16 dimensions
 constexpr int MAX_ROWS = 64;
-constexpr int SLICES = 4;  // of the blocks, whose sums are added one slice beside the other
 
 // Where sums lie, in floats. First those that a layer and a task's adapter both have; accumulators of mma are
 // [lane, 4], rows [.., DP] are in the dimensions' own order.
@@ -55,11 +54,12 @@ struct Workspace {
     int blocks;                                            // of threads
     int indicator_sums, point_sums, layer_sums, all_sums;  // offsets within a layer's sums; its size; of all layers and adapters
     // offsets into the workspace
+    long order;           // in which each block takes its samples [B]
     long point, z, bias;  // of each kept row [B, MAX_ROWS]; bias is what its score as a key gets, in units of log 2
     long d_outputs;       // elements [B, K, DP], of one layer after the other
     long d_contexts;      // elements [B, L, T, m, DP]
     long d_adapted;       // [B, T, DP]
-    long partial, total;  // [blocks, all_sums], [SLICES, all_sums]
+    long partial, total;  // [blocks, all_sums], [all_sums]
     long size;
 };
 
@@ -71,7 +71,8 @@ BOTH Workspace plan_workspace(const Sizes& s) {
     w.layer_sums = w.point_sums + s.points * DP;
     w.all_sums = s.layers * (w.layer_sums + s.tasks * PROJECTION_SUMS);
     const long batch = s.batch;
-    w.point = 0;
+    w.order = 0;
+    w.point = (batch + 3) / 4 * 4;
     w.z = w.point + batch * MAX_ROWS;
     w.bias = w.z + batch * MAX_ROWS;
     w.d_outputs = w.bias + batch * MAX_ROWS;
@@ -79,7 +80,7 @@ BOTH Workspace plan_workspace(const Sizes& s) {
     w.d_adapted = w.d_contexts + batch * s.layers * s.tasks * HEADS * ROW;
     w.partial = w.d_adapted + batch * s.tasks * DP;
     w.total = w.partial + (long)w.blocks * w.all_sums;
-    w.size = w.total + (long)SLICES * w.all_sums;
+    w.size = w.total + w.all_sums;
     return w;
 }
 
@@ -163,12 +164,22 @@ template <int K> DEVICE void add_product(float* sums, const Operand (&upper)[K],
     put(d, sums, at);
 }
 
-// Writes the sum over warps of `size` numbers, each `stride` after the last warp's, and clears them.
+struct alignas(16) Four {
+    float x[4];
+};
+
+// Writes the sum over warps of `size` numbers, each `stride` after the last warp's, and clears them; all in fours.
 DEVICE void add_warps(float* shared, int stride, int first, int step, int warps, int size, float* to) {
-    for (int i = thread(); i < size; i += num_threads()) {
-        float sum = 0.f;
-        for (int warp = first; warp < warps; warp += step) sum += shared[warp * stride + i], shared[warp * stride + i] = 0.f;
-        to[i] = sum;
+    for (int i = 4 * thread(); i < size; i += 4 * num_threads()) {
+        Four sum = {{0.f, 0.f, 0.f, 0.f}};
+        for (int warp = first; warp < warps; warp += step) {
+            Four& of_warp = *reinterpret_cast<Four*>(shared + warp * stride + i);
+            const Four x = of_warp;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sum.x[k] += x.x[k];
+            of_warp = {{0.f, 0.f, 0.f, 0.f}};
+        }
+        *reinterpret_cast<Four*>(to + i) = sum;
     }
 }
 

@@ -4,17 +4,25 @@
 
 namespace gradients {
 
-// The sums of every SLICES-th block, of one number.
+// The sums of all blocks, of 32 numbers: a lane adds four of them of every fourth block.
 struct Reduce {
+    static constexpr int BLOCKS = 4;
     static DEVICE void run(const Arguments& a, int i) {
         const Workspace w = plan_workspace(a.sizes);
-        const int slice = i / w.all_sums, place = i % w.all_sums, layer = place / w.layer_sums;
-        const int residual = layer ? a.sizes.residual : a.sizes.first_residual;
-        if (layer < a.sizes.layers && place % w.layer_sums >= w.point_sums && residual != QUERY) return;  // nobody wrote them
-        float sum = 0.f;
+        I32 lane = lane_id(), place = lane % 8 * 4 + i * 32, layer = place / w.layer_sums;
+        Pred used = where(layer == 0, I32(a.sizes.first_residual), I32(a.sizes.residual)) == int(QUERY) || layer >= a.sizes.layers || place % w.layer_sums < w.point_sums;
+        F32 sum[4] = {0.f, 0.f, 0.f, 0.f};
+        const float* from = a.workspace + w.partial;
 #pragma unroll 8
-        for (int block = slice; block < w.blocks; block += SLICES) sum += a.workspace[w.partial + (long)block * w.all_sums + place];
-        a.workspace[w.total + i] = sum;
+        for (int block = 0; block < w.blocks; block += 4) {
+            F32 x[4];
+            read_floats<4>(x, from + (long)block * w.all_sums, lane / 8 * w.all_sums + place, place < w.all_sums && lane / 8 + block < w.blocks && used);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sum[k] = sum[k] + x[k];
+        }
+#pragma unroll
+        for (int k = 0; k < 4; ++k) sum[k] = sum[k] + shfl_xor(sum[k], 8), sum[k] = sum[k] + shfl_xor(sum[k], 16);
+        write_floats<4>(sum, a.workspace + w.total, place, place < w.all_sums && lane < 8);
     }
 };
 
@@ -22,14 +30,10 @@ struct Unfold {
     const Arguments& a;
     const Workspace w;
 
-    DEVICE float total(long place) const {
-        float sum = 0.f;
-#pragma unroll
-        for (int slice = 0; slice < SLICES; ++slice) sum += a.workspace[w.total + (long)slice * w.all_sums + place];
-        return sum;
-    }
+    DEVICE float total(long place) const { return a.workspace[w.total + place]; }
     DEVICE float norm(long sums, int which, int d) const {
         float sum = 0.f;
+#pragma unroll
         for (int g = 0; g < 8; ++g) sum += total(sums + NORM_SUMS + (which * 8 + g) * DP + d);
         return sum;
     }
@@ -43,12 +47,14 @@ struct Unfold {
     DEVICE float queries(int place, int matrix, int row, int column, long sums, int of_head) const {
         const int dim = a.sizes.dim, columns = dim / HEADS;
         float sum = 0.f;
+#pragma unroll 8
         for (int d = 0; d < dim; ++d) sum += total(sums + column / columns * of_head + d) * weight(a, place + KEY, (matrix * dim + column) * dim + d);
         return sum / sqrtf(float(columns));
     }
     DEVICE float keys(int place, int rows, int matrix, int column, int d, long sums, int of_row, int of_head) const {
         const int dim = a.sizes.dim, columns = dim / HEADS;
         float sum = 0.f;
+#pragma unroll 8
         for (int row = 0; row < rows; ++row)
             sum += total(sums + column / columns * of_head + row * of_row + d) * weight(a, place + POINTS, (matrix * rows + row) * dim + column);
         return sum / sqrtf(float(columns));

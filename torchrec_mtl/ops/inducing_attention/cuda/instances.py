@@ -29,7 +29,7 @@ SOURCE = _FOLDER / "kernels.cu"
 ARCHITECTURES = ("80", "90a")  # the first also as PTX, which a GPU of another compiles at the first call
 _NVCC = ["nvcc", "-std=c++17", "-O3", "-cudart", "static", "-Xcompiler", "-fPIC"]
 _EMULATED = ["-std=c++17", "-O1", "-fno-math-errno", "-Wno-psabi", "-fPIC", "-x", "c++"]
-_ROW_BLOCK = 8
+_BLOCK = 8
 
 
 class Instance(NamedTuple):
@@ -47,6 +47,9 @@ class Instance(NamedTuple):
         return [f"-D{name}={value}" for name, value in zip(names, self, strict=True)]
 
 
+_LOADED: dict[tuple[Instance, bool], ctypes.CDLL] = {}
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def precision_of(dtype: torch.dtype) -> str:
     """Returns the name of the precision for tensors of a type, as PyTorch's settings want it."""
@@ -62,7 +65,7 @@ def instance(precision: str, heads: int, dim: int, fields: int) -> Instance:
         >>> instance("Tf32x3", heads=2, dim=18, fields=20)
         Instance(precision='Tf32x3', heads=2, dim_blocks=3, field_blocks=3)
     """
-    return Instance(precision, heads, max(2, -(-dim // _ROW_BLOCK)), -(-fields // _ROW_BLOCK))
+    return Instance(precision, heads, max(2, -(-dim // _BLOCK)), -(-fields // _BLOCK))
 
 
 def command(emulated: bool) -> list[str]:
@@ -89,12 +92,16 @@ def path(of: Instance, emulated: bool = False) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrec_mtl" / name
 
 
-@functools.cache
-def load(file: Path) -> ctypes.CDLL:
-    """Loads a library that is built."""
-    kernels = ctypes.CDLL(str(file))
-    kernels.describe.restype = ctypes.c_char_p
-    for name in ("run_forward", "run_backward"):
-        getattr(kernels, name).argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-    kernels.workspace_size.restype = ctypes.c_long
-    return kernels
+def find(of: Instance, emulated: bool) -> ctypes.CDLL | None:
+    """Returns an instance's library, loaded once; None if it is not built."""
+    if (of, emulated) not in _LOADED:
+        file = path(of, emulated)
+        if not file.is_file():
+            return None
+        kernels = ctypes.CDLL(str(file))
+        kernels.describe.restype = ctypes.c_char_p
+        kernels.workspace_size.restype = ctypes.c_long
+        for name in ("run_forward", "run_backward"):
+            getattr(kernels, name).argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        _LOADED[of, emulated] = kernels
+    return _LOADED[of, emulated]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.ops.inducing_attention.cuda.instances import Instance, instance, load, path
+from torchrec_mtl.ops.inducing_attention.cuda.instances import Instance, find, instance
 
 WEIGHTS_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 EMULATED_PROCESSORS = 3
@@ -102,6 +102,14 @@ def _aligned(x: Tensor) -> Tensor:
     return x.clone() if x.data_ptr() % _ALIGNMENT else x
 
 
+@functools.cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return EMULATED_PROCESSORS
+    found: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return found
+
+
 def _sizes(
     inputs: Tensor, selection: Tensor, weights: Sequence[Tensor], residuals: Sequence[str], masked: bool
 ) -> _Sizes:
@@ -116,10 +124,12 @@ def _sizes(
     return _Sizes(batch, fields, selection.shape[1], dim, width, layers, tasks, *kinds, masked, types, processors)
 
 
-@functools.cache
 def kernels_of(of: Instance, device: torch.device) -> ctypes.CDLL:
     """Returns the library of an instance for a device."""
-    return load(path(of, device.type != "cuda"))
+    kernels = find(of, device.type != "cuda")
+    if kernels is None:  # in a program that was compiled or exported elsewhere
+        raise InputError(f"the backend 'cuda' cannot be used: it is not built for {of} on this machine")
+    return kernels
 
 
 def _workspace_size(of: Instance, device: torch.device, sizes: _Sizes) -> int:
@@ -129,13 +139,12 @@ def _workspace_size(of: Instance, device: torch.device, sizes: _Sizes) -> int:
 
 def _call(function: str, of: Instance, device: torch.device, arguments: _Arguments) -> None:
     kernels = kernels_of(of, device)
-    stream = None
+    run, pointer = getattr(kernels, function), ctypes.byref(arguments)
     if device.type == "cuda":
-        stream = torch.cuda.current_stream(device).cuda_stream
         with torch.cuda.device(device):
-            error = getattr(kernels, function)(ctypes.byref(arguments), stream)
+            error = run(pointer, torch.cuda.current_stream(device).cuda_stream)
     else:
-        error = getattr(kernels, function)(ctypes.byref(arguments), stream)
+        error = run(pointer, None)
     if error:
         raise InputError(f"the backend 'cuda' cannot be used: {kernels.describe(error).decode()}")
 

@@ -1,10 +1,12 @@
 """TAFE's layers and task adapters as two PyTorch operators, one for each direction, on the CUDA C++ kernels."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
 from torchrec_mtl.ops.backends import refuse_second_derivatives, registered_name
@@ -88,6 +90,11 @@ def _(
     return like_gradients(inputs, selection, weights)
 
 
+def _d_weights(flat: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Splits the gradients of the weights, all of one type: one cast for all of them."""
+    return list(torch._utils._unflatten_dense_tensors(flat.to(weights[0].dtype), weights))
+
+
 def _save(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
     fields, selection, weights, *ctx.arguments, _ = inputs
     ctx.save_for_backward(fields, selection, *weights, output[1])
@@ -101,13 +108,48 @@ def _gradients(ctx: Any, upstream: list[Tensor | None]) -> Any:
         return None, None, None, *none
     inputs, selection, *weights, kept = ctx.saved_tensors  # read once: under a checkpoint they can be read only once
     d_inputs, d_selection, flat = backward(upstream[0], inputs, selection, weights, kept, *ctx.arguments)
-    parts = flat.split([x.numel() for x in weights])
-    d_weights = [part.view(x.shape).to(x.dtype) for part, x in zip(parts, weights, strict=True)]
-    return d_inputs, d_selection, d_weights, *none
+    return d_inputs, d_selection, _d_weights(flat, weights), *none
 
 
 forward.register_autograd(_gradients, setup_context=_save)
 backward.register_autograd(refuse_second_derivatives)
+
+
+class _Direct(torch.autograd.Function):
+    """What `forward` and its gradient compute, without the time that an operator written in Python takes."""
+
+    @staticmethod
+    def forward(arguments: tuple[Any, ...], inputs: Tensor, selection: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        num_heads, first, residual, masked, precision = arguments
+        residuals = (first, residual)
+        return tuple(launch_forward(inputs, selection, weights, num_heads, residuals, masked, precision, True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
+        ctx.arguments, *tensors = inputs
+        ctx.save_for_backward(*tensors, output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+        if upstream[0] is None:
+            return (None,) * len(ctx.needs_input_grad)
+        inputs, selection, *weights, kept = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
+            gradients = backward(upstream[0], inputs, selection, weights, kept, *ctx.arguments)
+        else:
+            num_heads, *residuals, masked, precision = ctx.arguments
+            gradients = launch_backward(
+                upstream[0], inputs, selection, weights, kept, num_heads, residuals, masked, precision
+            )
+        return None, *gradients[:2], *_d_weights(gradients[2], weights)
+
+
+def _is_traced(inputs: Tensor) -> bool:
+    """Returns whether something other than autograd must see which operators run."""
+    is_plain = type(inputs) in (Tensor, torch.nn.Parameter)
+    return torch.compiler.is_compiling() or not is_plain or _get_current_dispatch_mode() is not None
 
 
 def _compute_dtype(inputs: Tensor) -> torch.dtype:
@@ -126,8 +168,12 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
     padding = width_of(dim) - dim
     if padding:
         tensors[0] = F.pad(tensors[0], (0, padding))
-    arguments = (stack.num_heads, *stack.residuals, stack.masked, precision_of(dtype), keep)
-    output: Tensor = forward(tensors[0], tensors[1], tensors[2:], *arguments)[0]
+    arguments = (stack.num_heads, *stack.residuals, stack.masked, precision_of(dtype))
+    output: Tensor
+    if keep and not _is_traced(inputs):
+        output = _Direct.apply(arguments, *tensors)[0]
+    else:
+        output = forward(*tensors[:2], tensors[2:], *arguments, keep)[0]
     return output[..., :dim] if padding else output
 
 
