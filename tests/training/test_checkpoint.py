@@ -350,6 +350,12 @@ def test_metadata_of_any_python_3_11_is_read_and_getattr_gives_nothing_else():
             _MetadataUnpickler(io.BytesIO(pickle.dumps(AnEnum(owner, name)))).load()
 
 
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_paths_of_any_python_are_read(module):
+    pickled = f"c{module}\nPosixPath\n(Vweights\ntR.".encode()  # as Python 3.13 writes them, and as the others do
+    assert _MetadataUnpickler(io.BytesIO(pickled)).load() == Path("weights")
+
+
 def _spoil_an_older_one(folder: Path) -> list[str]:
     """A damaged manifest, a copy under a later name, and another run's checkpoint; returns what a warning must name."""
     older, newest = checkpoints(folder)[0], checkpoints(folder)[-1]
