@@ -55,7 +55,8 @@ def run(triple: Triple, python: str, every: int, folder: Path) -> dict[str, obje
     extras = "data,report,launch,serve,test"
     shutil.copytree(ROOT, place / "source", ignore=shutil.ignore_patterns(*NOT_COPIED))
     try:
-        subprocess.run([*pip, "--extra-index-url", index, "pip", "setuptools", f"torch=={triple.torch}"], check=True)
+        first = ("--no-deps", "--extra-index-url", index, "pip", "setuptools", f"torch=={triple.torch}")
+        subprocess.run([*pip, *first], check=True)  # as the Makefile does
         packages = [f"torchrec=={triple.torchrec}", f"fbgemm-gpu-cpu=={triple.fbgemm}", f"triton=={triple.triton}"]
         ours = ["./requirements/shim/fbgemm-gpu", f".[{extras}]"]
         subprocess.run([*pip, "--no-build-isolation", *packages, *ours], cwd=place / "source", check=True)
