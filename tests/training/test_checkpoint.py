@@ -243,6 +243,12 @@ def test_a_manifest_of_another_hand_is_refused(finished, tmp_path):
         best_checkpoint(tmp_path)
 
 
+def test_a_checkpoint_of_another_version_is_one_sentence(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"version": 0}')
+    with pytest.raises(InputError, match=r"manifest\.json: `version` \(=0\) must be 1: train the run again$"):
+        manifest.read_manifest(tmp_path)
+
+
 class Malicious:
     def __reduce__(self):
         return (os.system, ("touch executed",))
