@@ -36,6 +36,7 @@ setup(
     license_files=["LICENSE"],
     classifiers=[
         "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.10",
@@ -43,6 +44,7 @@ setup(
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
     packages=find_packages(include=["torchrec_mtl", "torchrec_mtl.*"]),
     package_dir={"": "."},  # lets `pip install -e` be a plain path, without an import hook
