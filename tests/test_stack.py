@@ -9,6 +9,7 @@ import pytest
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.stack import check_versions
 
+ROOT = Path(__file__).parents[1]
 GOOD = {"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}
 
 
@@ -49,22 +50,30 @@ def test_what_does_not_go_together_is_one_sentence(changed, sentence):
         check_versions(versions)
 
 
-@pytest.mark.parametrize("package", ["data", "models"])
-def test_an_import_finds_it_out_before_torchrec_does(package, tmp_path: Path):
-    (tmp_path / "fbgemm_gpu-1.9.0.dist-info").mkdir()  # beside the fbgemm-gpu-cpu of this environment
+@pytest.fixture
+def second_build(tmp_path: Path) -> str:
+    """A program's first lines, with which a fbgemm-gpu seems to be beside the fbgemm-gpu-cpu of this environment."""
+    (tmp_path / "fbgemm_gpu-1.9.0.dist-info").mkdir()
     (tmp_path / "fbgemm_gpu-1.9.0.dist-info" / "METADATA").write_text("Name: fbgemm-gpu\nVersion: 1.9.0\n")
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import torchrec_mtl.{package}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("package", ["data", "models"])
+def test_an_import_finds_it_out_before_torchrec_does(package, second_build):
+    done = run("-c", f"{second_build}; import torchrec_mtl.{package}")
     assert done.returncode == 1
     assert "must not both be installed, since they share a folder" in done.stderr.splitlines()[-1]
     assert "torchrec/" not in done.stderr
 
 
-def test_the_command_line_says_it_without_a_traceback(tmp_path: Path):
-    (tmp_path / "fbgemm_gpu-1.9.0.dist-info").mkdir()
-    (tmp_path / "fbgemm_gpu-1.9.0.dist-info" / "METADATA").write_text("Name: fbgemm-gpu\nVersion: 1.9.0\n")
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from torchrec_mtl.__main__ import main"
-    command = [sys.executable, "-c", f"{program}; sys.exit(main(['train']))"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: fbgemm-gpu (=1.9.0) and fbgemm-gpu-cpu")
+def test_the_command_line_says_it_without_a_traceback(second_build):
+    mixed = run("-c", f"{second_build}; from torchrec_mtl.__main__ import main; sys.exit(main(['train']))")
+    missing = run("-S", "-m", "torchrec_mtl", "train")  # without site-packages
+    for done, sentence in ((mixed, "fbgemm-gpu (=1.9.0) and fbgemm-gpu-cpu"), (missing, "torch must be installed: ")):
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"error: {sentence}")
