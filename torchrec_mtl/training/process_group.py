@@ -51,10 +51,14 @@ def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=1
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    size_of_node = {} if "LOCAL_WORLD_SIZE" in os.environ else {"LOCAL_WORLD_SIZE": str(dist.get_world_size())}
+    os.environ.update(size_of_node)  # TorchRec warns without
     try:
         yield
     finally:
         dist.destroy_process_group()
+        for name in size_of_node:
+            del os.environ[name]
 
 
 def gloo_group() -> dist.ProcessGroup:
