@@ -64,6 +64,7 @@ def train_model(
     title = config.system.title
     set_seed(config.training.seed)
     built = on_every_rank(lambda: build_to_train(config, splits["train"], device))
+    reads_groups = "groups" in built.of_batch
     num_parameters = sum(p.numel() for p in built.parameters())
     plan = plan_sharding(built, config.training, device)
     if rank == 0:
@@ -75,6 +76,7 @@ def train_model(
     model, optimizer = distribute_as_planned(built, plan, config.training, device)
 
     of_rank: dict[str, Any] = {"rank": rank, "world_size": world_size, "pin_memory": device.type == "cuda"}
+    of_rank["with_groups"] = reads_groups
 
     def batches(split: str) -> StepLoader:
         return loader(splits[split], EVALUATION_BATCH_SIZE, **of_rank)
