@@ -12,7 +12,7 @@ from torchrec_mtl.data import BatchLoader, Schema, Split, StreamedSplit, StreamL
 from torchrec_mtl.data.steps import StepLoader
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import make_folder, write_whole
-from torchrec_mtl.jobs.build import build_to_train, num_scenes
+from torchrec_mtl.jobs.build import build_to_train
 from torchrec_mtl.jobs.results import ModelReport
 from torchrec_mtl.jobs.run_config import RunConfig, flat
 from torchrec_mtl.metrics import METRICS, Metric
@@ -114,8 +114,8 @@ def train_model(
         test, where = batches("test"), f"{title}, step {result.best_step}, test split"
         groups, scenes = test.groups(), None
         if config.scene:
-            number = num_scenes(config.scene, schema)
-            scenes = SceneMetrics(config.scene, number, schema.tasks, groups is not None, metrics)
+            num_scenes = next(field.num_embeddings for field in schema.fields if field.name == config.scene)
+            scenes = SceneMetrics(config.scene, num_scenes, schema.tasks, groups is not None, metrics)
         measured = evaluate(model, test, schema.tasks, device, groups, metrics, where, scenes)
         report = replace(report, test=measured.compute(), curves=measured.calibration_curves())
         report = report if scenes is None else replace(report, scenes=scenes.compute())
