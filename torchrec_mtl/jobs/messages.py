@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 
 def quiet_libraries() -> None:
-    """Leaves out two warnings: of the way in which TorchRec calls torch, and in which torch makes TorchRec's batches.
+    """Leaves out what torch says about the future to TorchRec, and to its batches when they are made.
 
     Example::
 
         >>> quiet_libraries()
     """
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|torchrec)\.")
     logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_not_of_batches)
 
 

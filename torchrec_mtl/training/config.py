@@ -22,6 +22,7 @@ SHARDINGS = (
     "grid_shard",
 )
 PRECISIONS = ("fp32", "bf16")
+EXCHANGES = ("fp32", "fp16", "bf16")
 DECAYS = ("none", "linear")
 NON_FINITE = ("stop", "skip")
 PIPELINES = ("auto", "base", "sparse_dist")
@@ -183,6 +184,9 @@ class TrainingConfig:
         seed: seed of initialisation, dropout and the order of rows. On a CPU, the same seed with the same number of
             ranks and threads repeats a run bit for bit.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
+        exchange_precision: type in which ranks send each other what they looked up in sharded tables, and its
+            gradients: ``"fp32"``; ``"fp16"``, where gradients are scaled up by ``batch_size`` on their way; or
+            ``"bf16"``, which CUDA alone can send. 16 bits halve what is sent, and round it; see docs/scaling.md.
         balancing: how the tasks' losses are balanced: ``"sum"`` takes the loss as it is; or ``"uncertainty"``,
             ``"dwa"``, ``"static"``, ``"pcgrad"``, ``"mgda"``, ``"cagrad"``, ``"gradnorm"``, ``"famo"``,
             ``"aligned_mtl"``, see `torchrec_mtl.training.balancing`.
@@ -217,6 +221,7 @@ class TrainingConfig:
     patience: int = 3
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    exchange_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     balancing: str = "sum"
     balancing_args: Mapping[str, Any] = field(default_factory=dict)
     learning_rate_decay: Literal["none", "linear"] = "none"
@@ -231,6 +236,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("exchange_precision", self.exchange_precision, EXCHANGES)
         check_balancing(self.balancing, self.balancing_args)
         check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
         check_choice("non_finite_loss", self.non_finite_loss, NON_FINITE)

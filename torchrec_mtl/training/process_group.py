@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from torchrec_mtl.errors import InputError, TrainingError
 
@@ -61,6 +62,23 @@ def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=1
             del os.environ[name]
 
 
+def _timeout(group: Any) -> timedelta:
+    found: timedelta = group._get_backend(group._device_types[0]).options._timeout
+    return found
+
+
+def share_timeout() -> None:
+    """Lets a rank wait as long in every group as in the default one: TorchRec makes groups of nodes with torch's own.
+
+    Example::
+
+        >>> with process_group(torch.device("cpu"), timedelta(seconds=5)):
+        ...     share_timeout()
+    """
+    for group in distributed_c10d._world.pg_map:
+        distributed_c10d._set_pg_timeout(_timeout(dist.group.WORLD), group)
+
+
 def gloo_group() -> dist.ProcessGroup:
     """A gloo group of all ranks, in which a rank waits as long as in the default group; torch's default is 30 minutes.
 
@@ -70,10 +88,7 @@ def gloo_group() -> dist.ProcessGroup:
         ...     group = gloo_group()
         ...     dist.destroy_process_group(group)
     """
-    default = dist.group.WORLD
-    assert default is not None
-    timeout = default._get_backend(default._device_types[0]).options._timeout
-    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=_timeout(dist.group.WORLD))
     return group
 
 

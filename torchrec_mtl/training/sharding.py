@@ -25,6 +25,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.feature_arch import embedding_configs
 from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.exchange import exchange_codecs
 from torchrec_mtl.training.memory import check_memory, device_memory, host_memory
 from torchrec_mtl.training.process_group import on_first_rank
 from torchrec_mtl.training.sharded_tables import RowSharder, TableSharder
@@ -38,9 +39,15 @@ from torchrec_mtl.training.table_constraints import (
 from torchrec_mtl.training.zero_collision_sharding import ZeroCollisionSharder
 
 
-def sharders() -> list[Any]:
-    """The sharders of everything that `plan_sharding` plans."""
-    return [TableSharder(), RowSharder(), ZeroCollisionSharder()]
+def sharders(config: TrainingConfig, device: torch.device, world_size: int) -> list[Any]:
+    """The sharders of everything that `plan_sharding` plans.
+
+    Raises:
+        InputError: if ``exchange_precision`` is not one that the device's ranks can send.
+    """
+    codecs = exchange_codecs(config.exchange_precision, config.batch_size, device)
+    used = codecs if world_size > 1 else None
+    return [TableSharder(used), RowSharder(used), ZeroCollisionSharder(used)]
 
 
 def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection | EmbeddingCollection]]:
@@ -139,9 +146,11 @@ def plan_sharding(
         storage_reservation=FixedPercentageStorageReservation(0.15),
     )
 
+    of_kinds = sharders(config, device, world_size)
+
     def make() -> ShardingPlan:
         try:
-            plan = planner.plan(model, sharders())
+            plan = planner.plan(model, of_kinds)
             for path, collection in collections(model):
                 replicated = any(is_replicated(config.table_config(table.name)) for table, _ in tables_of(collection))
                 if replicated and isinstance(collection, EmbeddingCollection):
