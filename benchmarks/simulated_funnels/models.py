@@ -22,7 +22,7 @@ from torchrec_mtl.systems import ESCM2_IPS, SHARED_BOTTOM, SYSTEMS, System
 from torchrec_mtl.tasks import TaskForest
 
 EMBEDDING_DIM, BATCH_SIZE, LEARNING_RATE = 8, 1024, 3e-3
-MOST_STEPS, INTERVAL, PATIENCE = 400, 25, 5
+MOST_STEPS, INTERVAL, PATIENCE = 300, 25, 4
 SIZES = {
     "bottom_layer_sizes": (64,),
     "layer_sizes": (64, 32),
