@@ -29,7 +29,7 @@ STEPS = (
     Step("smoke", 60, _HERE + "smoke"),
     *(_selected(size, share, 30) for share in (0.25, 1.0) for size in ("paper", "mid")),
     *(_selected("large", share, 40) for share in (0.25, 1.0)),
-    Step("figure 8", 70, _HERE + "figure_8", needs=RECOMMENDER),
+    Step("figure 8", 90, _HERE + "figure_8", needs=RECOMMENDER),
     Step("embeddings", 80, _HERE + "embeddings", needs=RECOMMENDER),
     Step("tests/gpu", 120, _HERE + "suite", ("tests/gpu",), SUITE),
     *(_stack(size, "compiled", 100, (0.25,), True) for size in ("paper", "mid", "large")),

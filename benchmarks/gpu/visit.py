@@ -15,7 +15,20 @@ from benchmarks.gpu.steps import STEPS, Step
 from benchmarks.record import QUICK, RESULTS, Results, Row
 
 FILE = "gpu.csv"
-PRINTED = ("step", "what", "axis", "B", "share", "direction", "optimizer", "candidate", "mode", "median", "unit")
+PRINTED = (
+    "step",
+    "what",
+    "axis",
+    "B",
+    "share",
+    "direction",
+    "optimizer",
+    "candidate",
+    "part",
+    "mode",
+    "median",
+    "unit",
+)
 PRINTED += ("test", "outcome", "error")
 ON_A_CPU = 10  # times as long a step may take there
 

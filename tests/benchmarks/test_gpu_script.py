@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import record
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import device, process, stack, visit
+from benchmarks.gpu import device, figure_8, process, stack, visit
 from benchmarks.gpu.environment import adopt
 from benchmarks.gpu.steps import RECOMMENDER, STEPS, Step
 from torchrec_mtl.jobs.environment import worker_environment
@@ -112,7 +112,8 @@ def test_each_step_measures_what_it_is_for(rest):
         measured = [(row["candidate"], row["direction"]) for row in found[name] if row["median"]]
         assert measured == [(candidate, direction) for candidate in candidates for direction in stack.DIRECTIONS]
     assert {row["candidate"] for row in found["stack, mid, compiled"] if row["median"]} == set(stack.COMPILED)
-    assert [row["candidate"] for row in found["figure 8"] if row["to_shared_bottom"]][:2] == ["Shared-Bottom", "TAFE"]
+    of_figure = [(row["candidate"], row["part"]) for row in found["figure 8"] if row["to_shared_bottom"]]
+    assert of_figure == [(candidate, part) for candidate in figure_8.SYSTEMS for part in figure_8.PARTS]
     assert {row["candidate"] for row in found["embeddings"] if row["speed_to_baseline"]} >= {"TBE", "ours table_wise"}
     assert {row["outcome"] for row in found["tests/gpu"] if row["what"] == "test"} == {"skipped"}
 
