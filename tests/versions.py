@@ -56,7 +56,7 @@ def run(triple: Triple, python: str, every: int, folder: Path) -> dict[str, obje
     extras = "data,report,launch,serve,test"
     shutil.copytree(ROOT, place / "source", ignore=shutil.ignore_patterns(*NOT_COPIED))
     try:
-        first = ("--no-deps", "--extra-index-url", index, "pip", "setuptools", f"torch=={triple.torch}")
+        first = ("-U", "--no-deps", "--extra-index-url", index, "pip", "setuptools", f"torch=={triple.torch}")
         subprocess.run([*pip, *first], check=True)  # as the Makefile does
         packages = [f"torchrec=={triple.torchrec}", f"fbgemm-gpu-cpu=={triple.fbgemm}", f"triton=={triple.triton}"]
         ours = ["./requirements/shim/fbgemm-gpu", f".[{extras}]"]
