@@ -56,8 +56,8 @@ def run(triple: Triple, python: str, every: int, folder: Path) -> dict[str, obje
     extras = "data,report,launch,serve,test"
     shutil.copytree(ROOT, place / "source", ignore=shutil.ignore_patterns(*NOT_COPIED))
     try:
-        first = ("-U", "--no-deps", "--extra-index-url", index, "pip", "setuptools", f"torch=={triple.torch}")
-        subprocess.run([*pip, *first], check=True)  # as the Makefile does
+        first = ("-U", "--no-deps", "--extra-index-url", index, "pip", "setuptools<82", f"torch=={triple.torch}")
+        subprocess.run([*pip, *first], check=True)  # as the Makefile does; torch 2.11 asks for setuptools<82
         packages = [f"torchrec=={triple.torchrec}", f"fbgemm-gpu-cpu=={triple.fbgemm}", f"triton=={triple.triton}"]
         ours = ["./requirements/shim/fbgemm-gpu", f".[{extras}]"]
         subprocess.run([*pip, "--no-build-isolation", *packages, *ours], cwd=place / "source", check=True)
