@@ -6,9 +6,10 @@ PYTHON ?= $(shell for v in 11 12 13 10; do python3.$$v -c '' 2>/dev/null && echo
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 INSTALLED := .venv/installed
+MERMAID := 11.17.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env train compare test lint bench-quick bench-report verify versions wheel clean
+.PHONY: help env train compare test lint bench-quick bench-report docs verify versions wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -64,4 +65,12 @@ $(INSTALLED): Makefile setup.py $(wildcard requirements/*.txt requirements/shim/
 	@$(BIN)/pip check
 	@echo 'env: building the attention kernels for this CPU (half a minute)'
 	@$(BIN)/python -W ignore -m torchrec_mtl.ops.build || echo 'env: BPCM and TAFE will run without them, slower' >&2
+	@touch $@
+
+# Sphinx reads the docstrings by importing the package, so it is in .venv too. npm brings the script that draws charts.
+.venv/docs-installed: $(INSTALLED) requirements/docs.txt
+	@command -v npm > /dev/null || { echo 'docs: npm is needed, for the script that draws charts' >&2; exit 1; }
+	@$(BIN)/pip install -q -r requirements/docs.txt
+	@npm pack --silent --pack-destination .venv @mermaid-js/tiny@$(MERMAID) > /dev/null
+	@tar -xzOf .venv/mermaid-js-tiny-$(MERMAID).tgz package/dist/mermaid.tiny.js > .venv/mermaid.js
 	@touch $@
