@@ -170,7 +170,7 @@ def prose(text: str) -> str:
 
 
 def code(text: str) -> str:
-    return text.replace("``", "`")
+    return re.sub(r"::$", ":", text.replace("``", "`"), flags=re.M)
 
 
 def arguments(constructor: Callable[..., Any]) -> Iterator[tuple[str, str, str, str]]:

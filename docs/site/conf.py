@@ -17,12 +17,13 @@ html_theme, html_title = "furo", "torchrec_mtl"
 html_static_path, html_css_files = ["static", "../../.venv/mermaid.js"], ["site.css"]
 html_js_files = ["mermaid.js", "start.js"]
 html_extra_path = ["../../build/docs-files"]
-html_show_sphinx = html_show_copyright = html_copy_source = False
+html_show_sphinx = html_show_copyright = html_copy_source = html_use_index = False
 highlight_language = "text"
 myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
 default_role = "literal"  # docstrings write `name`
-autodoc_typehints, autodoc_member_order, autodoc_preserve_defaults = "none", "groupwise", True
+autodoc_typehints, autodoc_typehints_description_target = "description", "documented"
+autodoc_member_order, autodoc_preserve_defaults = "groupwise", True
 napoleon_numpy_docstring, napoleon_use_rtype, napoleon_use_admonition_for_examples = False, False, False
 add_module_names = python_use_unqualified_type_names = False
 
