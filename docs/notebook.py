@@ -16,7 +16,8 @@ COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.M)
 PLACE = """import os, tempfile
 
 root = os.path.dirname(os.getcwd())  # of the clone, if this is run in docs/
-os.chdir(tempfile.mkdtemp())"""
+os.chdir(tempfile.mkdtemp())
+os.environ.pop("MPLBACKEND", None)  # the notebook's, which programs that it starts may not have"""
 
 
 def code(source: str, printed: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Sphinx's settings: `make docs`."""
 
 import html
+import logging
 import os
 import warnings
 
@@ -8,6 +9,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 warnings.simplefilter("ignore")
+logging.disable(logging.INFO)
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 project, author, language = "torchrec_mtl", "torchrec_mtl contributors", "en"

@@ -8,14 +8,14 @@ import os
 import posixpath
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE, AS_IT_IS = ROOT / "build" / "docs-source", ROOT / "build" / "docs-files"
 NAMED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\()(?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
-FENCE = re.compile(r"^(```.*?^```|~~~.*?^~~~)[ ]*$", re.M | re.S)
+FENCE = re.compile(r"^(```.*?^```|~{3,}.*?^~{3,})[ ]*$", re.M | re.S)
 LANGUAGES = {".py": "python", ".cpp": "cpp"}
 
 PACKAGES = ["models", "losses", "modules", "metrics", "data", "inference", "inference.package", "training"]
@@ -63,9 +63,9 @@ def rewritten(text: str, path: str) -> str:
     def link(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[3]))
         found, anchor = posixpath.relpath(of_site(target), folder), match[4] or ""
-        if found.endswith((".html", ".ipynb")) or target.endswith(".csv"):  # Sphinx does not know rows of a table
+        if not found.endswith((".md", ".png")) or target.endswith(".csv"):  # Sphinx does not know rows of a table
             return f'<a href="{re.sub(r"[.]md$", ".html", found)}{anchor}">{match[2]}</a>'
-        return f"{match[1]}{found}{anchor})"
+        return f"{match[1]}{found}{anchor if target.endswith('.md') else ''})"
 
     parts = FENCE.split(text)  # what is fenced has odd places
     return "".join(part if place % 2 else LINK.sub(link, part) for place, part in enumerate(parts))
@@ -86,15 +86,15 @@ def shown(path: str) -> str:
 
 
 def contents() -> str:
-    """The site's table of contents, below the front page."""
-    parts = (f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(pages) for title, pages in CONTENTS.items())
-    return "\n" + "".join(f"{part}\n```\n\n" for part in parts)
+    """The site's table of contents, below the front page; pages that have no place in it come last."""
+    placed = {page.rpartition("<")[2].rstrip(">") for pages in CONTENTS.values() for page in pages}
+    others = [page.stem for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in placed]
+    parts = ((title, [*pages, *(others if title == "How-tos" else [])]) for title, pages in CONTENTS.items())
+    return "\n" + "".join(toctree(pages, f":caption: {title}\n") for title, pages in parts)
 
 
-def models(text: str) -> str:
-    """The pages of the models, below the table of all."""
-    names = list(dict.fromkeys(re.findall(r"\]\((\w+)\.md\)", text)))
-    return "\n```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
+def toctree(pages: Iterable[str], option: str = "") -> str:
+    return f"```{{toctree}}\n:hidden:\n{option}\n{chr(10).join(pages)}\n```\n\n"
 
 
 def lay_out() -> None:
@@ -116,8 +116,11 @@ def lay_out() -> None:
     while waiting:
         path = waiting.pop()
         text = (ROOT / path).read_text(encoding="utf-8")
-        further = {"README.md": contents, "docs/models/README.md": lambda text=text: models(text)}.get(path, str)()
-        write(of_site(path), rewritten(text, path) + further)
+        if path == "README.md":
+            text += contents()
+        elif path == "docs/models/README.md":
+            text += "\n" + toctree(dict.fromkeys(re.findall(r"\]\((\w+)\.md\)", text)))
+        write(of_site(path), rewritten(text, path))
         for target, anchor in targets(text, path):
             if not (ROOT / target).exists():
                 raise FileNotFoundError(f"{path} links to {target}, which is not there")
