@@ -43,6 +43,11 @@ versions: env ## run quick tests with every supported PyTorch, TorchRec and Pyth
 bench-report: env ## draw benchmarks/results/report.html from the CSV files there
 	@$(BIN)/python -m benchmarks.report
 
+docs: .venv/docs-installed ## build the docs as a site in build/docs, with every link checked; a minute
+	@$(BIN)/python -m docs.site.pages
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs/site build/docs-source build/docs
+	@echo 'docs: open build/docs/index.html'
+
 wheel: env ## build what is installed from in dist/: the wheel, with kernels for every kind of x86-64 processor, and fbgemm's
 	@$(BIN)/python -W ignore -m torchrec_mtl.ops.build --prebuilt
 	@$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist . ./requirements/shim/fbgemm-gpu

@@ -22,7 +22,7 @@ PACKAGES = ["models", "losses", "modules", "metrics", "data", "inference", "infe
 REFERENCE = ["torchrec_mtl", *PACKAGES, "ops", "datasets", "systems", "errors"]
 CONTENTS = {
     "Tutorials": ["your_own_table", "from_dlrm", "A funnel in production <every_day>", "a_service", "own_parts"],
-    "How-tos": ["installation", "first_run", "in_your_stack", "a_trained_run"],
+    "How-tos": ["installation", "compatibility", "first_run", "in_your_stack", "a_trained_run"],
     "Running": ["cluster", "checkpoints", "sharding", "gpu", "At 3 a.m. <at_3_am>"],
     "Data": ["data", "delayed_conversions", "zero_collision", "spark"],
     "Training": ["losses", "balancing", "values", "histories"],
