@@ -156,6 +156,7 @@ def test_the_metadata_say_what_is_supported(installed: Path) -> None:
         for name, version in (("torch", newest.torch), ("torchrec", newest.torchrec), (build, newest.fbgemm)):
             assert given[name].specifier.contains(version)
     assert versions.table() in versions.PAGE.read_text()
+    assert versions.PINNED[0] == PINS["torch"]
     page = (ROOT / "docs" / "installation.md").read_text()
     described = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", page, re.MULTILINE)))
     assert set(described) == set(info.metadata.get_all("Provides-Extra") or [])
