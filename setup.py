@@ -63,6 +63,7 @@ setup(
         "torchrec": ["torch>=2.11,<2.15", "torchrec>=1.6,<1.10"],  # what is supported: docs/compatibility.md
         "data": DATA,
         "report": REPORT,
+        "mlflow": ["alembic>=1.12", "mlflow-skinny>=3", "sqlalchemy>=2"],
         "launch": ["torchx>=0.7"],
         "spark": ["pandas>=2.2", "pyspark>=4.0,<4.1"],
         "serve": ["httptools>=0.6", "orjson>=3.10", "prometheus-client>=0.20", "uvicorn>=0.30", "uvloop>=0.19"],
