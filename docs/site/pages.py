@@ -18,11 +18,12 @@ LINK = re.compile(r"(!?\[((?:[^\[\]]|\[[^\]]*\])*)\]\()(?![a-z]+:|#)([^)#\s]+)(#
 FENCE = re.compile(r"^(```.*?^```|~{3,}.*?^~{3,})[ ]*$", re.M | re.S)
 LANGUAGES = {".py": "python", ".cpp": "cpp"}
 
-PACKAGES = ["models", "losses", "modules", "metrics", "data", "inference", "inference.package", "training"]
-REFERENCE = ["torchrec_mtl", *PACKAGES, "ops", "datasets", "systems", "errors"]
+PACKAGES = ["models", "losses", "modules", "metrics", "data", "data.table", "inference", "inference.package"]
+PACKAGES += ["training", "training.balancing", "ops", "datasets"]
+REFERENCE = ["torchrec_mtl", *PACKAGES, "tasks", "kinds", "systems", "errors"]
 CONTENTS = {
     "Tutorials": ["your_own_table", "from_dlrm", "A funnel in production <every_day>", "a_service", "own_parts"],
-    "How-tos": ["installation", "first_run", "in_your_stack", "a_trained_run"],
+    "How-tos": ["installation", "compatibility", "first_run", "in_your_stack", "a_trained_run"],
     "Running": ["cluster", "checkpoints", "sharding", "gpu", "At 3 a.m. <at_3_am>"],
     "Data": ["data", "delayed_conversions", "zero_collision", "spark"],
     "Training": ["losses", "balancing", "values", "histories"],

@@ -2,10 +2,12 @@
 
 import csv
 import html
+import importlib
 import re
 
 import pytest
 
+import torchrec_mtl
 from docs.site import pages
 from tests.docs.pages import ROOT
 
@@ -29,6 +31,14 @@ def test_every_page_is_in_the_contents_and_no_link_leaves_the_site(source):
             place = page.parent / re.sub(r"\.html$", ".md", found)
             as_it_is = source.parent / "files" / page.parent.relative_to(source) / found
             assert place.exists() or as_it_is.resolve().exists(), f"{page} links to {found}"
+
+
+def test_every_public_name_is_in_the_reference():
+    modules = [importlib.import_module(f"torchrec_mtl.{name}") for name in pages.PACKAGES]
+    documented = {id(getattr(module, name)) for module in modules for name in module.__all__}
+    for name in set(torchrec_mtl.__all__) - {"load_run"}:  # which is on the page of torchrec_mtl
+        of = getattr(torchrec_mtl, name)
+        assert id(of) in documented or of.__module__ in ("torchrec_mtl.tasks", "torchrec_mtl.kinds"), name
 
 
 def test_a_figure_leads_to_its_row():
