@@ -141,3 +141,23 @@ def test_the_structs_are_those_of_the_kernels(leaves: list[Tensor]) -> None:
     library = launch.kernels_of(launch.instance_of("Tf32x3", inputs, weights, PAPER.m), inputs.device)
     assert library.struct_bytes(0) == ctypes.sizeof(sizes)
     assert library.struct_bytes(1) == ctypes.sizeof(launch._Arguments)
+
+
+@pytest.mark.parametrize("batch", [1, 33, 20000])  # 20000 are more than are ordered among each other
+def test_samples_with_more_rows_come_first(batch: int, leaves: list[Tensor]) -> None:
+    inputs, _, *weights = (x.detach() for x in leaves)
+    inputs = inputs.new_zeros(batch, *inputs.shape[1:])
+    generator = torch.Generator().manual_seed(0)
+    share = torch.rand(batch, 1, generator=generator)
+    weights[0] = weights[0].new_zeros(len(weights[0]), 64, 18)
+    selection = (torch.rand(batch, 64, generator=generator) < share).to(inputs)
+    kept = launch.to_keep(inputs, weights, PAPER.m, keep=False)
+    arguments = launch._arguments(inputs, selection, weights, kept, PAPER.m, ("query", "input"), False, keep=False)
+    launch._call("prepare", launch.instance_of("Tf32x3", inputs, weights, PAPER.m), inputs.device, arguments)
+    rows, order = kept[-2 * batch :].cpu().split(batch)
+    expected = (selection != 0).sum(1).cpu()
+    assert torch.equal(rows, (expected + (expected < 64)).int())
+    blocks = -((rows + 7) // 8)
+    for first in range(0, batch, 16384):
+        part = slice(first, first + 16384)
+        assert torch.equal(order[part], first + blocks[part].argsort(stable=True).int())

@@ -101,7 +101,7 @@ def find(of: Instance, emulated: bool) -> ctypes.CDLL | None:
         kernels = ctypes.CDLL(str(file))
         kernels.describe.restype = ctypes.c_char_p
         kernels.workspace_size.restype = ctypes.c_long
-        for name in ("run_forward", "run_backward"):
+        for name in ("prepare", "run_forward", "run_backward"):
             getattr(kernels, name).argtypes = (ctypes.c_void_p, ctypes.c_void_p)
         _LOADED[of, emulated] = kernels
     return _LOADED[of, emulated]
