@@ -59,7 +59,7 @@ def take(run: TrainingLoop, backend: str, steps: int) -> None:
 
 def measure(add: Callable[[Row], None], pretend: bool) -> None:
     """A row for each batch size and candidate; a candidate that fails has one with its ``error``."""
-    device = torch.device("cpu" if pretend else "cuda")
+    device = torch.device("cpu") if pretend else torch.device("cuda", 0)
     sizes, num_rows, steps, rounds = ((2,), 50, 1, 1) if pretend else (BATCH_SIZES, NUM_ROWS, STEPS, ROUNDS)
     with process_group(device):
         for batch_size in sizes:

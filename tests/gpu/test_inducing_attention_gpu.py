@@ -1,4 +1,4 @@
-"""The kernels on a GPU, at sizes for which the interpreter is too slow. Not yet run, for want of a GPU.
+"""TAFE's attention on a GPU, at sizes for which an interpreter is too slow.
 
 ``tests/ops/inducing_attention/test_{triton,cuda}*.py`` also run there, with compiled kernels instead of interpreted
 ones. Those in CUDA C++ are skipped where they are not built.
@@ -66,6 +66,21 @@ def test_the_error_is_at_most_twice_the_definitions_in_the_same_precision(
     torch.set_float32_matmul_precision(products)
     arguments = [x.to(dtype).double() for x in stacks.tensors(SHAPES[size], active=0.25)]
     run, definition = functions(SHAPES[size], kernels, dtype)
+    expected = stacks.results(definition, arguments, torch.float64, "cuda")
+    eager = stacks.results(definition, arguments, dtype, "cuda")
+    for one, other, exact in zip(stacks.results(run, arguments, dtype, "cuda"), eager, expected, strict=True):
+        assert stacks.error(one, exact) <= max(2 * stacks.error(other, exact), enough)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("backend", "masked"), [("sdpa", False), ("sdpa", True), ("compact", False), ("compact", True)]
+)
+def test_pytorchs_fused_attention_is_as_exact_as_the_definition(backend: str, masked: bool, precision: str) -> None:
+    dtype, products, enough = PRECISIONS[precision]
+    torch.set_float32_matmul_precision(products)
+    arguments = [x.to(dtype).double() for x in stacks.tensors(SHAPES["mid"], active=0.25)]
+    run, definition = (stacks.on_backend(name, SHAPES["mid"].m, masked=masked) for name in (backend, "reference"))
     expected = stacks.results(definition, arguments, torch.float64, "cuda")
     eager = stacks.results(definition, arguments, dtype, "cuda")
     for one, other, exact in zip(stacks.results(run, arguments, dtype, "cuda"), eager, expected, strict=True):

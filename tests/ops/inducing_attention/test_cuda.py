@@ -227,7 +227,7 @@ def test_what_the_kernels_cannot_take_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_an_empty_stack_is_refused() -> None:
     arguments = [x.to(DEVICE, torch.float32) for x in stacks.tensors(PAPER._replace(F=0))]
-    with pytest.raises(InputError, match=r"`inputs` .* must not be empty for the backend 'cuda'"):
+    with pytest.raises(InputError, match=r"`inputs` .* must not be empty"):
         stacks.on_backend("cuda")(*arguments)
 
 
