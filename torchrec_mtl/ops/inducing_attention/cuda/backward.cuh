@@ -66,38 +66,18 @@ DEVICE void sample_backward(const Arguments& a, const Workspace& w, const Layout
     return keys_backward<8, false>(a, w, at, sample, l, sums);
 }
 
-// Sorts the samples of a block, up to SORTED at a time, by their blocks of rows, the most first: its warps then run the
-// same instructions and finish together. Samples as far apart as there are blocks are a block's.
-DEVICE void sort_samples(const Arguments& a, const Workspace& w, int block) {
-    constexpr int SORTED = 512;
-    const int count = (a.sizes.batch - block + w.blocks - 1) / w.blocks;
-    int* order = reinterpret_cast<int*>(a.workspace + w.order);
-    for (int i = thread(); i < count; i += num_threads()) {
-        const int first = i / SORTED * SORTED, last = first + SORTED < count ? first + SORTED : count, own = (a.rows[block + i * w.blocks] + 7) / 8;
-        int rank = first;
-#pragma unroll 8
-        for (int j = first; j < last; ++j) {
-            const int other = (a.rows[block + j * w.blocks] + 7) / 8;
-            rank += other > own || (other == own && j < i);
-        }
-        order[block + rank * w.blocks] = block + i * w.blocks;
-    }
-}
-
-// Of the samples block, block + blocks, ...; `shared` has room for `size` numbers.
+// Of the samples block, block + blocks, ... in the order of `a.order`; `shared` has room for `size` numbers.
 DEVICE void block_backward(const Arguments& a, int block, int warps, float* shared, int size) {
     const Sizes& s = a.sizes;
     const Workspace w = plan_workspace(s);
     const Layout at = layout(s);
     float* partial = a.workspace + w.partial + (long)block * w.all_sums;
-    const int* order = reinterpret_cast<const int*>(a.workspace + w.order);
     const int sums_size = size - warps * ROW_TABLE;
     float* row_tables = shared + sums_size;
     for (int i = 4 * thread(); i < sums_size; i += 4 * num_threads()) *reinterpret_cast<Four*>(shared + i) = {{0.f, 0.f, 0.f, 0.f}};
-    sort_samples(a, w, block);
     barrier();
     EACH_WARP(warp, warps)
-        for (int i = block + w.blocks * warp; i < s.batch; i += w.blocks * warps) list_rows(a, w, i);
+        for (int i = block + w.blocks * warp; i < s.batch; i += w.blocks * warps) list_rows(a, w, a.order[i]);
     barrier();
 #pragma unroll 1
     for (int l = s.layers - 1; l >= 0; --l)
@@ -119,7 +99,7 @@ DEVICE void block_backward(const Arguments& a, int block, int warps, float* shar
         const int stride = warp_sums(w, of_points), workers = sums_size / stride < warps ? sums_size / stride : warps;
         EACH_WARP(warp, workers)
 #pragma unroll 1
-            for (int i = block + w.blocks * warp; i < s.batch; i += w.blocks * workers) sample_backward(a, w, at, uniform(order[i]), l, shared + warp * stride, row_tables + warp * ROW_TABLE);
+            for (int i = block + w.blocks * warp; i < s.batch; i += w.blocks * workers) sample_backward(a, w, at, uniform(a.order[i]), l, shared + warp * stride, row_tables + warp * ROW_TABLE);
         barrier();
         float* to = partial + (long)l * w.layer_sums;
         if (l < s.layers) add_warps(shared, stride, 0, 1, workers, w.indicator_sums, to);
@@ -165,6 +145,8 @@ inline int launch_blocks(const Arguments& a, void*) {
 inline long workspace_floats(const Sizes& s) { return gradients::plan_workspace(s).size; }
 
 inline int launch_backward(const Arguments& a, void* stream) {
+    const Sizes& s = a.sizes;
+    if ((long)s.batch * s.layers * s.tasks * HEADS * ROW > INT32_MAX) return 1;  // offsets are of 32 bits
     if (int error = gradients::launch_blocks(a, stream)) return error;
     if (int error = launch_warps<gradients::Reduce>(a, (gradients::plan_workspace(a.sizes).all_sums + 31) / 32, stream)) return error;
     return launch_threads<gradients::Unfold>(a, gradients::num_weights(a.sizes), stream);

@@ -57,7 +57,6 @@ struct Workspace {
     int blocks;                                            // of threads
     int indicator_sums, point_sums, layer_sums, all_sums;  // offsets within a layer's sums; its size; of all layers and adapters
     // offsets into the workspace
-    long order;           // in which each block takes its samples [B]
     long row_tables;      // [B, BIAS_SUMS]
     long d_outputs;       // elements [B, K, DP], of one layer after the other
     long d_contexts;      // elements [B, L, T, m, DP]
@@ -74,8 +73,7 @@ BOTH Workspace plan_workspace(const Sizes& s) {
     w.layer_sums = w.point_sums + s.points * DP;
     w.all_sums = s.layers * (w.layer_sums + s.tasks * PROJECTION_SUMS);
     const long batch = s.batch;
-    w.order = 0;
-    w.row_tables = (batch + 3) / 4 * 4;
+    w.row_tables = 0;
     w.d_outputs = w.row_tables + batch * BIAS_SUMS;
     w.d_contexts = w.d_outputs + batch * s.points * ROW;
     w.d_adapted = w.d_contexts + batch * s.layers * s.tasks * HEADS * ROW;
