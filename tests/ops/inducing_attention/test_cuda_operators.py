@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.ops.inducing_attention import stacks
 from tests.ops.inducing_attention.stacks import Shape
 from tests.ops.inducing_attention.test_cuda import DEVICE, PAPER, built, emulated_in_poisoned_memory
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.inducing_attention.cuda import launch, operators
 
 RUN = stacks.on_backend("cuda", PAPER.m)
@@ -76,6 +77,19 @@ def test_a_checkpoint_changes_no_bit(leaves: list[Tensor]) -> None:
     expected = gradients(RUN(*leaves), leaves)
     actual = gradients(checkpoint(RUN, *leaves, use_reentrant=False), leaves)
     assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
+
+
+def test_second_derivatives_are_refused(leaves: list[Tensor]) -> None:
+    first = torch.autograd.grad(RUN(*leaves).square().sum(), leaves, create_graph=True)
+    for wanted in (leaves[:1], leaves[2:3], leaves[5:6]):  # inputs, points, Wo
+        with pytest.raises(InputError, match="`backend` must be 'reference' for second derivatives"):
+            torch.autograd.grad(sum(x.square().sum() for x in first), wanted, retain_graph=True)
+
+
+def test_too_many_samples_are_refused(leaves: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_MOST_WORDS", 100)
+    with pytest.raises(InputError, match=r"`inputs` \(of shape \[6, 7, 18\]\) must have fewer samples"):
+        RUN(*leaves)
 
 
 class Operations(TorchDispatchMode):

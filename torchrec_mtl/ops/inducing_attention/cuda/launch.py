@@ -15,6 +15,7 @@ EMULATED_PROCESSORS = 3
 RESIDUALS = ("none", "query", "input")
 _NUM_WEIGHTS = 12
 _ALIGNMENT = 16  # bytes
+_MOST_WORDS = 2**31 - 1
 
 
 _SIZES = ["batch", "fields", "points", "dim", "width", "layers", "tasks"]
@@ -164,8 +165,12 @@ def _arguments(
     arguments = _Arguments(_sizes(inputs, selection, weights, residuals, masked))
     arguments.inputs, arguments.selection = inputs.data_ptr(), selection.data_ptr()
     arguments.weights = (ctypes.c_void_p * _NUM_WEIGHTS)(*(x.data_ptr() for x in weights))
-    at = kept.data_ptr()
-    for name, words in _kept_words(inputs, weights, num_heads, keep).items():
+    at, sizes = kept.data_ptr(), _kept_words(inputs, weights, num_heads, keep)
+    if sizes["contexts"] > _MOST_WORDS:
+        raise InputError(
+            f"`inputs` (of shape {list(inputs.shape)}) must have fewer samples: 32 bits number all contexts"
+        )
+    for name, words in sizes.items():
         setattr(arguments, name, at if words else None)
         at += 4 * words
     return arguments
