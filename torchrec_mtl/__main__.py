@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from torchrec_mtl.errors import InputError, TrainingError, not_one_of
+from torchrec_mtl.jobs.messages import quiet_libraries
 
 JOBS = {  # name: module, what it does
     "train": ("torchrec_mtl.jobs.train", "train systems on a funnel and report them side by side"),
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if job not in JOBS:
             raise InputError(not_one_of("job", job, JOBS))
+        importlib.import_module("torchrec_mtl.stack")  # refuses what is missing or does not go together
+        quiet_libraries()
         status: int = importlib.import_module(JOBS[job][0]).main(rest)
     except (InputError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)

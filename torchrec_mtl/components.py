@@ -27,6 +27,7 @@ def train(
     raw: str = "",
     settings: str = "",
     metrics: str = "auc",
+    trackers: str = "tensorboard",
     days: str = "",
     bounds: str = "",
     skip_days: str = "",
@@ -57,6 +58,7 @@ def train(
         raw: folder of the raw files of ali_ccp or taobao
         settings: initial settings, complete_journey or paper; by default the data set's, otherwise paper
         metrics: metrics that tables show, separated by commas; a metric from your own module is package.module:METRIC
+        trackers: what records loss and validation, separated by commas: tensorboard, mlflow, package.module:TRACKER
         days: days of a declared table, 2026-11-01..2026-11-07, each scored by the day before, then trained on
         bounds: bounds within which a day is published, such as least_auc=0.6
         skip_days: days to leave out, separated by commas
@@ -77,12 +79,13 @@ def train(
     """
     name = name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S")  # fixed here, so that a restarted job finds its run
     arguments = ["--models", models, "--dataset", dataset, "--reader", reader, *launch.option("--sample", sample)]
-    arguments += ["--raw", raw, "--settings", settings, "--metrics", metrics, "--seed", str(seed), "--name", name]
+    arguments += ["--raw", raw, "--settings", settings, "--metrics", metrics]
+    arguments += ["--trackers", trackers, "--seed", str(seed), "--name", name]
     of_days = {"--days": days, "--bounds": bounds, "--skip-days": skip_days}
     arguments += [text for option, value in of_days.items() if value for text in (option, value)]
     arguments += ["--output", output, "--timeout", str(timeout), *launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
-        from torchrec_mtl.jobs.train import check_arguments
+        from torchrec_mtl.jobs.train_arguments import check_arguments
 
         check_arguments(arguments, launch.num_processes(j))
         return launch.torchrun(
@@ -102,6 +105,7 @@ def compare(
     stages: str = "search,final,sweep,efficiency,report",
     metrics: str = "auc",
     output: str = "runs/compare",
+    finished: str = "",
     redact: bool = False,
     image: str = IMAGE,
     cpu: int = 2,
@@ -124,6 +128,7 @@ def compare(
         stages: stages to run, separated by commas
         metrics: metrics that the report shows, separated by commas; your own are package.module:METRIC
         output: folder of the comparison, a new one or one to resume
+        finished: folder of the CSV files of finished runs, from which it goes on; by default the output
         redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
         image: image for container schedulers
         cpu: number of cores
@@ -134,7 +139,7 @@ def compare(
     """
     arguments = ["--protocol", protocol, "--datasets", datasets, *launch.option("--sample", sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
-    arguments += ["--stages", stages, "--metrics", metrics, "--output", output]
+    arguments += ["--stages", stages, "--metrics", metrics, "--output", output, "--finished", finished]
     arguments += [*launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.compare.job import check_arguments

@@ -1,4 +1,4 @@
-"""Steps of training beside Shared-Bottom's, TAFE's figure 8: our loop with its pipeline. Not yet run on a GPU.
+"""Steps of training beside Shared-Bottom's, TAFE's figure 8: our loop with its pipeline.
 
 23 tables of 10,000 rows and dimension 16 with fused row-wise Adagrad, a funnel of three steps, the models with their
 papers' sizes. A row has the milliseconds of a step, from batches in the host's memory on: the median over rounds of

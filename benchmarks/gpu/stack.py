@@ -1,4 +1,4 @@
-"""TAFE's stack: the kernels beside what PyTorch has. Not yet run on a GPU. Needs torch and Triton alone.
+"""TAFE's stack: the kernels beside what PyTorch has. Needs torch and Triton alone.
 
 Each path's output and gradients are checked against the definition in float64 before they are timed; one that is wrong
 or fails has a row with its ``error``. Microseconds of a step as it is ("plain") and as a CUDA graph; ``attention`` is
@@ -67,7 +67,7 @@ def candidates(paths: Sequence[str], modes: Sequence[str], compiles: bool, heads
 def rows(size: Size, share: float, device: str, of: Iterator[tuple], calls: int) -> Iterator[Row]:
     """A row for each candidate and direction."""
     tensors = draw(size, share, device)
-    expected, base = expect(tensors, size.m), dict[str, float]()
+    expected, base = expect(tensors, size.m), dict[tuple[str, str], float]()
     for candidate, mode, function in of:
         for direction in DIRECTIONS:
             about = {"share": share, "direction": direction, "candidate": candidate, "mode": mode}
@@ -83,9 +83,10 @@ def rows(size: Size, share: float, device: str, of: Iterator[tuple], calls: int)
                 yield {**about, "error": in_one_line(error)}
                 continue
             middle = statistics.median(times)
-            if (candidate, mode) == ("eager", "plain"):
-                base[direction] = middle
-            about["times_eager"] = round(middle / base[direction], 3) if direction in base else None
+            if candidate == "eager":
+                base[mode, direction] = middle
+            for name, of in (("times_eager", "plain"), ("times_eager_graph", "graph")):
+                about[name] = round(middle / base[of, direction], 3) if (of, direction) in base else None
             about["percent_of_roofline"] = round(100 * roofline(size, share, direction, device) / middle, 2)
             yield {**about, **record.spread([1e6 * x for x in times], "us", 2)}
             run = None  # frees a graph's memory

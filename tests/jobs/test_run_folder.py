@@ -4,7 +4,7 @@ import pytest
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.run_folder import is_finished, open_run
-from torchrec_mtl.jobs.train import check_arguments
+from torchrec_mtl.jobs.train_arguments import check_arguments
 
 
 def settings(*arguments):

@@ -1,6 +1,8 @@
 """Whole runs of the training job on a small funnel, and what it says to wrong input."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from tests import processes
 from tests.jobs import funnel
 from torchrec_mtl.__main__ import main
+from torchrec_mtl.jobs.export import parse as parse_export
 from torchrec_mtl.metrics import METRICS, measured_as
 from torchrec_mtl.systems import SYSTEMS
 
@@ -108,10 +111,31 @@ def test_tables_take_fused_optimizers(data, tmp_path, optimizer):
 
 def test_two_ranks_take_a_part_each(data, tmp_path):
     options = ["--dataset", str(data), "--output", str(tmp_path), "--name", "two", "--models", "tafe"]
-    processes.run_program("torchrec_mtl", "train", *options, *SMALL, *SMALLER, ranks=2)
+    shown = processes.run_program("torchrec_mtl", "train", *options, *SMALL, *SMALLER, ranks=2)
+    plan = tmp_path / "two" / "tafe" / "plan.txt"
+    assert plan.read_text().startswith("sharding over 2 ranks\n")
+    first, *evaluations = shown[: shown.index("\n\n")].splitlines()  # then comes the table
+    assert first.startswith("TAFE: 3 tables over 2 ranks (3 data_parallel), ")
+    assert first.endswith(f" MB a rank with optimizer states; each in {plan}")
+    of_chance = "TAFE epoch 1/2: warning: click: AUC 0.5"  # and nothing else
+    assert all(
+        re.match(r"TAFE epoch [12]/2, step \d+: loss ", each) or each.startswith(of_chance) for each in evaluations
+    )
     rows = json.loads((tmp_path / "two" / "results.json").read_text())
     num_rows = [r["value"] for r in rows if r["metric"] == "num_rows" and r["space"] == "impressions"]
     assert num_rows == [funnel.ROWS["test"]] * 3
+
+
+def test_a_run_says_what_to_do_next(data, tmp_path):
+    options = ["--dataset", str(data), "--output", str(tmp_path), "--name", "my 'run'", "--models", "shared_bottom"]
+    shown = processes.run_program("torchrec_mtl", "train", *options, *SMALL).splitlines()
+    assert not any("warning" in line.lower() for line in shown)
+    assert [bool(re.match("Shared-Bottom epoch", line)) for line in shown[:5]] == [True] * 4 + [False]
+    *_, evaluate, predict, export = (shlex.split(line) for line in shown[shown.index("next:") :])
+    assert [command[1] for command in (evaluate, predict, export)] == ["evaluate", "predict", "export"]
+    assert main(evaluate[1:]) == main(predict[1:]) == 0
+    assert len(pl.read_parquet(tmp_path / "my 'run'" / "scores.parquet")) == funnel.ROWS["test"]
+    assert Path(parse_export(export[2:]).run, "report.json").is_file()
 
 
 EACH_RANK_ITS_DATA = """

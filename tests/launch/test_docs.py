@@ -9,7 +9,7 @@ from torch.distributed.run import parse_args
 from torchx.cli.argparse_util import ArgOnceAction, torchxconfig
 from torchx.cli.main import main as torchx
 
-from torchrec_mtl.jobs.train import configure, parser
+from torchrec_mtl.jobs.train_arguments import configure, parser
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").replace("\\\n", " ")

@@ -22,8 +22,9 @@ from torchrec_mtl.modules import DynamicSelector, FeatureArch, advance_schedules
 from torchrec_mtl.training.checkpoint import Checkpointer, checkpoints, load_weights
 from torchrec_mtl.training.config import SHARDINGS, OptimizerConfig, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.plan_report import describe_plan
 from torchrec_mtl.training.process_group import process_group
-from torchrec_mtl.training.sharding import describe_plan, plan_sharding
+from torchrec_mtl.training.sharding import plan_sharding
 
 SIZE = 16
 CPU = torch.device("cpu")

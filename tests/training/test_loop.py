@@ -1,5 +1,9 @@
 """The loop: when it stops, which weights it leaves, what it seeds."""
 
+import itertools
+import json
+import re
+
 import pytest
 import torch
 from torchrec import EmbeddingBagCollection
@@ -76,6 +80,31 @@ def train(directory, learning_rate, metrics=METRICS, **options):
 def _group():
     with process_group(CPU):
         yield
+
+
+def test_the_loss_is_recorded_at_the_pace_that_is_set(tmp_path):
+    """Every record is the mean since the one before; together they are the mean of the whole run."""
+    means = {}
+    for pace in (0, 3):
+        folder = tmp_path / str(pace)
+        train(folder, 0.05, max_epochs=2, evaluations_per_epoch=2, log_interval=pace)  # 7 steps, evaluated after 4
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses = {row["step"]: row["value"] for row in rows if row["metric"] == "loss"}
+        assert list(losses) == ([3, 4, 6, 7, 9, 11, 12, 14] if pace else [4, 7, 11, 14])
+        steps = [0, *losses]
+        means[pace] = sum(losses[b] * (b - a) for a, b in itertools.pairwise(steps)) / 14
+    assert means[0] == pytest.approx(means[3], abs=1e-12)
+
+
+def test_an_epoch_has_one_bar_and_without_a_terminal_a_line_now_and_then(tmp_path, capsys, monkeypatch):
+    train(tmp_path / "short", 0.05, max_epochs=2, evaluations_per_epoch=2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("torchrec_mtl.training.monitor.SECONDS_BETWEEN_LINES", 0.0)
+    train(tmp_path / "long", 0.05, max_epochs=2, evaluations_per_epoch=2)
+    lines = capsys.readouterr().err.splitlines()
+    form = r"train epoch [12]/2: \d+% of 224 samples, .* samples/s, \d\d:\d\d left(, loss [\d.]+)?"
+    assert lines
+    assert all(re.fullmatch(form, line) for line in lines), lines
 
 
 BEST = {

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 import torchrec_mtl
 from tests import processes
+from tests.training.test_distributed import CPU, build_on_shared_tables
 from torchrec_mtl.errors import InputError, TrainingError
+from torchrec_mtl.training.config import TableConfig, TrainingConfig
+from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import gloo_group, on_every_rank, on_first_rank, process_group
 
 
@@ -82,3 +86,18 @@ def _one_rank_fails(failing: int) -> None:
 @pytest.mark.parametrize("failing", [0, 1])
 def test_the_error_of_one_rank_is_raised_on_all(failing):
     processes.run(_one_rank_fails, 2, failing)
+
+
+def groups_of_nodes():
+    distributed_c10d._set_pg_timeout(timedelta(seconds=77), dist.group.WORLD)
+    config = TrainingConfig(table=TableConfig("sgd", 0.05, "table_row_wise"))
+    distribute(build_on_shared_tables(), config, CPU)
+    gloo_group()
+    groups = distributed_c10d._world.pg_map
+    assert len(groups) > 2  # those of a node, and across nodes, that TorchRec made
+    assert {group._get_backend(CPU).options._timeout for group in groups} == {timedelta(seconds=77)}
+
+
+def test_every_group_waits_as_long_as_the_default_one():
+    """Two ranks as two nodes."""
+    processes.run(groups_of_nodes, 2, local_world_size=1)

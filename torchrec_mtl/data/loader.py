@@ -55,6 +55,7 @@ class BatchLoader(StepLoader):
         pin_memory: whether batches lie in page-locked memory, for CUDA.
         negative_rate: share of the rows without a label of 1 that are kept, above 0 and at most 1. Steps, positions and
             ``num_rows_of_all`` count all rows.
+        with_groups: whether batches have the groups of their rows, if the data have groups; few losses read them.
 
     Raises:
         InputError: if a number is out of range, or ``drop_last`` would leave no step.
@@ -86,10 +87,11 @@ class BatchLoader(StepLoader):
         shuffle_window: int | None = None,
         pin_memory: bool = False,
         negative_rate: float = 1.0,
+        with_groups: bool = True,
     ) -> None:
         check_positive_share(negative_rate=negative_rate)
         window = len(split) if shuffle_window is None else shuffle_window
-        super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, window, pin_memory)
+        super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, window, pin_memory, with_groups)
         self.split, self._negative_rate = split, negative_rate
 
     def __iter__(self) -> Iterator[MultiTaskBatch]:
@@ -115,7 +117,7 @@ class BatchLoader(StepLoader):
         kept, importance = self._kept(step_rows, epoch)
         rank_rows = self._rank_rows(kept)
         num_padded = -(-len(kept) // self._world_size) - len(rank_rows)
-        batch = self.split.batch(torch.cat([rank_rows, kept[:num_padded]]))
+        batch = self.split.batch(torch.cat([rank_rows, kept[:num_padded]]), self._with_groups)
         if importance is not None:
             of_rank = torch.cat([self._rank_rows(importance), importance[:num_padded]])[:, None]
             batch.weights = of_rank.expand_as(batch.labels) * (1 if batch.weights is None else batch.weights)

@@ -124,15 +124,19 @@ class Split:
         """Groups of the rows for GAUC, int64 [N], or None."""
         return torch.from_numpy(self.arrays["groups"].astype(np.int64)) if "groups" in self.arrays else None
 
-    def batch(self, rows: Tensor) -> MultiTaskBatch:
+    def batch(self, rows: Tensor, with_groups: bool = True) -> MultiTaskBatch:
         """Returns the rows at the positions ``rows`` (int64 [B], B may be 0), in that order.
+
+        Args:
+            rows: positions.
+            with_groups: whether the batch has the groups of its rows, if the split has groups.
 
         Raises:
             InputError: if a memory-mapped file holds values that were never written.
         """
         taken = {
             name: self.arrays[name].take(rows.numpy(), axis=0)
-            for name in ("labels", "dense", "weights", "groups")
+            for name in ("labels", "dense", "weights", *["groups"] * with_groups)
             if name in self.arrays
         }
         if len(rows) and taken["labels"][:, : len(self.schema.tasks.funnel)].max(initial=0) > 1:

@@ -35,6 +35,7 @@ class StepLoader(ABC):
         drop_last: whether to leave out a last step of fewer than ``batch_size * world_size`` rows.
         shuffle_window: number of rows that are shuffled together.
         pin_memory: whether batches lie in page-locked memory.
+        with_groups: whether batches have the groups of their rows, if the data have groups.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class StepLoader(ABC):
         drop_last: bool,
         shuffle_window: int,
         pin_memory: bool,
+        with_groups: bool,
     ) -> None:
         check_at_least(1, batch_size=batch_size, world_size=world_size)
         for name, value, least in (("seed", seed, 0), ("shuffle_window", shuffle_window, 1)):  # of any size
@@ -62,6 +64,7 @@ class StepLoader(ABC):
         self._batch_size, self._step_size, self._drop_last = batch_size, batch_size * world_size, drop_last
         self._shuffle, self._seed, self._window = shuffle, seed, min(shuffle_window, len(split))
         self._rank, self._world_size, self._pin_memory = rank, world_size, pin_memory
+        self._with_groups = with_groups
         self._epoch = self._step = 0
         self._negative_rate = 1.0
 

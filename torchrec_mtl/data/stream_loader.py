@@ -49,6 +49,7 @@ class StreamLoader(StepLoader):
             or four of the largest row groups if these have more. It should be at least four row groups for each rank.
             Without ``shuffle``, a window is one row group.
         pin_memory: whether batches lie in page-locked memory, for CUDA.
+        with_groups: whether batches have the groups of their rows, if the data have groups; few losses read them.
 
     Raises:
         InputError: if a number is out of range, or ``drop_last`` would leave no step; while iterating, if a row breaks
@@ -82,9 +83,10 @@ class StreamLoader(StepLoader):
         drop_last: bool = False,
         shuffle_window: int | None = None,
         pin_memory: bool = False,
+        with_groups: bool = True,
     ) -> None:
         window = max(2**20, 4 * int(split.group_rows.max())) if shuffle_window is None else shuffle_window
-        super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, window, pin_memory)
+        super().__init__(split, batch_size, shuffle, seed, rank, world_size, drop_last, window, pin_memory, with_groups)
         self._window = self._window if shuffle else 1
         self.split = split
         self._first_rows = np.concatenate([[0], split.group_rows.cumsum()])
@@ -117,7 +119,8 @@ class StreamLoader(StepLoader):
     def _batches(self, epoch: int, first: int) -> Iterator[MultiTaskBatch]:
         """Yields the batches from step ``first`` on."""
         schema, source = self.split.schema, self.split.source
-        windows = self._windows(epoch, first, self.split.reader().slabs)
+        slabs = self.split.reader().slabs
+        windows = self._windows(epoch, first, slabs if self._with_groups else _without_groups(slabs))
         for arrays, rows, step in prefetched(windows, 1, source, item_name="window"):
             window = Split.from_arrays(schema, arrays, schema.field_names, source, self.split.fingerprint)
             for of_window, (part, num_padded) in enumerate(self._parts(rows, step)):
@@ -181,6 +184,16 @@ class StreamLoader(StepLoader):
 
     def _by_group(self, rows: Array, groups: Array) -> list[Array]:
         return np.split(rows, self.split.group_rows[groups].cumsum()[:-1])
+
+
+def _without_groups(slabs: Slabs) -> Slabs:
+    """The slabs without the groups of their rows."""
+
+    def others(group: int) -> Iterator[tuple[int, dict[str, Array]]]:
+        for num_rows, arrays in slabs(group):
+            yield num_rows, {name: array for name, array in arrays.items() if name != "groups"}
+
+    return others
 
 
 def _gather(gathered: WindowRows, slabs: Iterator[tuple[int, dict[str, Array]]], used: Array) -> None:

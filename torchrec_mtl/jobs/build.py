@@ -1,19 +1,21 @@
 """Builds the model of a run from its settings."""
 
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
-from torchrec import EmbeddingBagCollection
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
 
-from torchrec_mtl.data import ANY_ID, Schema, Split, StreamedSplit
+from torchrec_mtl.data import Schema, Split, StreamedSplit
 from torchrec_mtl.errors import InputError, not_one_of
 from torchrec_mtl.jobs.absent_classes import usable_base_rates
+from torchrec_mtl.jobs.build_any_ids import build_any_ids, check_any_ids
 from torchrec_mtl.jobs.build_histories import build_histories, check_histories
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.losses import FunnelAndValues
 from torchrec_mtl.losses.values import loss_of_all
-from torchrec_mtl.modules import FeatureArch, ZeroCollisionEmbeddingBagCollection, start_values
+from torchrec_mtl.modules import FeatureArch, start_values
 from torchrec_mtl.tasks import corrected_tasks
 from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.balancing import make_balancing
@@ -26,9 +28,10 @@ def build_model(config: RunConfig, schema: Schema, device: torch.device) -> Mult
     """Builds the model and its loss, with tables for the data's fields that stay on ``meta`` until they are sharded.
 
     Raises:
-        InputError: if an argument is out of its range, the model or the loss does not support the data's tasks, or the
-            loss reads groups and the data have none.
+        InputError: if an argument is out of its range, the model or the loss does not support the data's tasks, the
+            loss reads groups and the data have none, or ``scene`` is not a field with few ids.
     """
+    check_scene(config.scene, schema)
     features = build_features(config, schema, device)
     model = config.system.model(features, schema.tasks, **config.model_args)
     loss = loss_of_all(config.loss, schema.tasks, **config.loss_args)
@@ -48,58 +51,48 @@ def build_features(config: RunConfig, schema: Schema, device: torch.device) -> F
 
     Raises:
         InputError: if ``zch.fields`` or ``histories.candidates`` names a field that the data do not have, or one that
-            cannot be what it says; or if ``scene`` is wrong.
+            cannot be what it says.
     """
-
-    def init(table: torch.Tensor) -> None:
-        nn.init.normal_(table, std=config.table_init)
-
-    zch, fields = config.zch, {field.name: field for field in schema.fields}
-    of_collections: dict[str, Any] = {"device": torch.device("meta"), "is_weighted": bool(schema.id_weight_columns)}
-    for name in zch.fields:
-        if name not in fields:
-            raise InputError(not_one_of("`zch.fields`", name, schema.field_names))
-        if (shared := fields[name].shares) is not None:
-            raise InputError(f"`zch.fields` (={name!r}) must name {shared!r}, whose table this field looks up")
-    owners = [field for field in schema.fields if field.shares is None]
-    num_rows = {
-        owner.name: zch.num_rows_of.get(owner.name, owner.num_rows or zch.num_rows)
-        for owner in owners
-        if owner.name in zch.fields or owner.num_embeddings == ANY_ID
-    }
+    num_rows = check_any_ids(config.zch, schema)
     of_histories = check_histories(config.histories, schema, num_rows)
-    tables = schema.embedding_configs(config.embedding_dim, num_rows)
-    for table, owner in zip(tables, owners, strict=True):
-        table.init_fn = init if owner.init_std is None else table.init_fn  # which TorchRec never leaves empty
-    of_owner = dict(zip([owner.name for owner in owners], tables, strict=True))
-    plain = [table for name, table in of_owner.items() if name not in num_rows and name not in of_histories]
-    collections: list[Any] = [EmbeddingBagCollection(tables=plain, **of_collections)] if plain else []
-    if num_rows:
-        of_ids = [of_owner[name] for name in of_owner if name in num_rows]
-        how = {name: getattr(zch, name) for name in ("eviction", "interval", "buckets", "decay")}
-        seed = config.training.seed
-        collections.append(ZeroCollisionEmbeddingBagCollection(of_ids, seed=seed, **how, **of_collections))
-    if not collections:
+    tables = _tables(config, schema, num_rows)
+    plain = [table for name, table in tables.items() if name not in num_rows and name not in of_histories]
+    is_weighted = bool(schema.id_weight_columns)
+    collection = EmbeddingBagCollection(plain, is_weighted, device=torch.device("meta")) if plain else None
+    of_any_id = [tables[name] for name in tables if name in num_rows]
+    any_ids = build_any_ids(config.zch, of_any_id, is_weighted, config.training.seed) if of_any_id else None
+    first = any_ids if collection is None else collection
+    if first is None:
         raise InputError("`histories.candidates` must leave a field whose table no history looks up")
-    if config.scene:
-        num_scenes(config.scene, schema)
     return FeatureArch(
-        collections[0],
-        zero_collision=collections[1] if collections[1:] else None,
-        histories=build_histories(config.histories, schema, [of_owner[name] for name in of_histories], device),
+        first,
+        zero_collision=None if first is any_ids else any_ids,
+        histories=build_histories(config.histories, schema, [tables[name] for name in of_histories], device),
         dense_in_features=len(schema.dense),
         domain_fields=[config.scene] if config.scene_gate else [],
         dense_device=device,
     )
 
 
-def num_scenes(scene: str, schema: Schema) -> int:
-    """The number of ids of the field that tells scenes apart.
+def _tables(config: RunConfig, schema: Schema, num_rows: Mapping[str, int]) -> dict[str, EmbeddingBagConfig]:
+    """The table of each field that owns one, by the field's name."""
+    owners = [field for field in schema.fields if field.shares is None]
+    tables = schema.embedding_configs(config.embedding_dim, dict(num_rows))
+    for table, owner in zip(tables, owners, strict=True):
+        if owner.init_std is None:  # which TorchRec never leaves empty
+            table.init_fn = partial(nn.init.normal_, std=config.table_init)
+    return dict(zip([owner.name for owner in owners], tables, strict=True))
+
+
+def check_scene(scene: str, schema: Schema) -> None:
+    """Checks the field that tells scenes apart, if there is one.
 
     Raises:
         InputError: if the data have no such field, a row has several of its ids, or there are more than `MOST_SCENES`.
     """
     fields = {field.name: field for field in schema.fields}
+    if not scene:
+        return
     if scene not in fields:
         raise InputError(not_one_of("`scene`", scene, fields))
     if fields[scene].multi_valued:
@@ -107,7 +100,6 @@ def num_scenes(scene: str, schema: Schema) -> int:
     if fields[scene].num_embeddings > MOST_SCENES:
         rule = f"must be a field of at most {MOST_SCENES} ids, not {fields[scene].num_embeddings}"
         raise InputError(f"`scene` (={scene!r}) {rule}")
-    return fields[scene].num_embeddings
 
 
 def build_to_train(config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> MultiTaskTrain:

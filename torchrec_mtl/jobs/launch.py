@@ -12,13 +12,15 @@ from torchx.components import dist
 
 from torchrec_mtl.errors import InputError, check_at_least
 from torchrec_mtl.jobs.environment import agent_environment, network_settings, worker_environment
+from torchrec_mtl.jobs.messages import quiet_import
 
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """Prints an `InputError` as one sentence and ends ``torchx run`` with status 2."""
+    """Prints an `InputError` as one sentence and ends ``torchx run`` with status 2; within it, imports log nothing."""
     try:
-        yield
+        with quiet_import():
+            yield
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -117,6 +117,7 @@ def score_share(model: nn.Module, split: Split | StreamedSplit, device: torch.de
     rank, world_size = dist.get_rank(), dist.get_world_size()
     model.eval()
     of_rank: dict[str, Any] = {"batch_size": max(1, batch_size // world_size), "rank": rank, "world_size": world_size}
+    of_rank["with_groups"] = False  # a model reads none
     loader = StreamLoader(split, **of_rank) if isinstance(split, StreamedSplit) else BatchLoader(split, **of_rank)
     columns: dict[str, list[Array]] = {"rows": [rows.numpy() for rows in loader.rows()]}
     if (groups := loader.groups()) is not None:

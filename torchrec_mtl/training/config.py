@@ -22,6 +22,7 @@ SHARDINGS = (
     "grid_shard",
 )
 PRECISIONS = ("fp32", "bf16")
+EXCHANGES = ("fp32", "fp16", "bf16")
 DECAYS = ("none", "linear")
 NON_FINITE = ("stop", "skip")
 PIPELINES = ("auto", "base", "sparse_dist")
@@ -175,12 +176,17 @@ class TrainingConfig:
             a larger one. Not for data that are read in place.
         max_epochs: largest number of passes over the training split.
         evaluations_per_epoch: number of times that the validation split is evaluated in an epoch.
+        log_interval: number of steps between two records of the loss in ``metrics.jsonl`` and the trackers, besides
+            those at evaluations; 0 for none. Each is the mean since the record before, over the rows of all ranks.
         early_stopping_metric: name of the metric by which validation chooses the best weights: its mean over the tasks,
             over all impressions. The metric itself says whether higher or lower is better.
         patience: number of evaluations without improvement after which training stops.
         seed: seed of initialisation, dropout and the order of rows. On a CPU, the same seed with the same number of
             ranks and threads repeats a run bit for bit.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
+        exchange_precision: type in which ranks send each other what they looked up in sharded tables, and its
+            gradients: ``"fp32"``; ``"fp16"``, where gradients are scaled up by ``batch_size`` on their way; or
+            ``"bf16"``, which CUDA alone can send. 16 bits halve what is sent, and round it; see docs/scaling.md.
         balancing: how the tasks' losses are balanced: ``"sum"`` takes the loss as it is; or ``"uncertainty"``,
             ``"dwa"``, ``"static"``, ``"pcgrad"``, ``"mgda"``, ``"cagrad"``, ``"gradnorm"``, ``"famo"``,
             ``"aligned_mtl"``, see `torchrec_mtl.training.balancing`.
@@ -210,10 +216,12 @@ class TrainingConfig:
     negative_rate: float = 1.0
     max_epochs: int = 1
     evaluations_per_epoch: int = 1
+    log_interval: int = 100
     early_stopping_metric: str = "auc"
     patience: int = 3
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    exchange_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     balancing: str = "sum"
     balancing_args: Mapping[str, Any] = field(default_factory=dict)
     learning_rate_decay: Literal["none", "linear"] = "none"
@@ -228,6 +236,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("exchange_precision", self.exchange_precision, EXCHANGES)
         check_balancing(self.balancing, self.balancing_args)
         check_choice("learning_rate_decay", self.learning_rate_decay, DECAYS)
         check_choice("non_finite_loss", self.non_finite_loss, NON_FINITE)
@@ -241,7 +250,7 @@ class TrainingConfig:
             patience=self.patience,
             max_consecutive_skips=self.max_consecutive_skips,
         )
-        check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window)
+        check_at_least(0, seed=self.seed, shuffle_window=self.shuffle_window, log_interval=self.log_interval)
         check_positive_share(negative_rate=self.negative_rate)
         known = [each.name for each in fields(TableConfig)]
         for name, exceptions in self.tables.items():

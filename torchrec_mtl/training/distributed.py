@@ -20,6 +20,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec_mtl.training.averaging import Averaging
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.hang import going_on
+from torchrec_mtl.training.process_group import share_timeout
 from torchrec_mtl.training.sharding import collections, plan_sharding, planned, sharders, tables_of
 from torchrec_mtl.training.table_constraints import is_replicated
 
@@ -73,9 +74,11 @@ def distribute_as_planned(
         if planned(plan, path) is None:
             collection.to_empty(device=device)  # which sharding does for the other tables
     several = dist.get_world_size() > 1  # one replica has nothing to average
+    of_kinds = sharders(config, device, dist.get_world_size())
     model = DistributedModelParallel(
-        train_model, device=device, plan=plan, sharders=sharders(), init_data_parallel=several
+        train_model, device=device, plan=plan, sharders=of_kinds, init_data_parallel=several
     )
+    share_timeout()
     model.module.to(device)
     model.averaging = Averaging(model)  # type: ignore[assignment]  # for `Step`
     start_tables(model, {name: init_fn for name, (_, init_fn) in tables.items()}, config.seed)

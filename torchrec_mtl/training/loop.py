@@ -17,12 +17,19 @@ from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.tasks import TaskForest
 from torchrec_mtl.training.checkpoint import Checkpointer, checkpoint_of, load_weights
 from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.evaluation import by_task, early_stopping_metric, evaluate, mean_over_tasks, suspicions
+from torchrec_mtl.training.evaluation import (
+    Measurements,
+    by_task,
+    early_stopping_metric,
+    evaluate,
+    mean_over_tasks,
+    suspicions,
+)
 from torchrec_mtl.training.faults import non_finite_loss_report, non_finite_rows
 from torchrec_mtl.training.hang import going_on
-from torchrec_mtl.training.monitor import Monitor, progress_bar
+from torchrec_mtl.training.monitor import Monitor, print_line, progress_bar
 from torchrec_mtl.training.pipeline import chosen_pipeline, detach, make_pipeline
-from torchrec_mtl.training.process_group import gloo_group
+from torchrec_mtl.training.process_group import gloo_group, on_first_rank
 from torchrec_mtl.training.result import TrainingResult
 from torchrec_mtl.training.step import NonFiniteLossError, Step
 from torchrec_mtl.training.stream import Batches, BatchStream
@@ -131,9 +138,9 @@ class TrainingLoop:
             TrainingError: if the loss is not finite, or a checkpoint cannot be written.
         """
         result = self.result
-        self.monitor.start(result.step)
+        on_first_rank(lambda: self.monitor.start(result.step))
         while not (self.is_over() or result.stopped):
-            self._train_to_evaluation()
+            self._train_epoch()
             result.stopped = self.step.stop
         self.checkpointer.wait()
         if result.stopped:
@@ -145,24 +152,24 @@ class TrainingLoop:
         self.close()
         return result
 
-    def _train_to_evaluation(self) -> None:
-        """Takes steps up to the next evaluation, and evaluates; returns early if a rank is asked to stop."""
-        result, every = self.result, self.config.checkpoint.interval
-        done = result.epoch_step % self.interval
-        steps = min(self.interval, self.steps_per_epoch - result.epoch_step + done)
-        name = f"{self.description} epoch {result.epoch + 1}/{self.config.max_epochs}"
-        total = steps * self.config.batch_size
-        with progress_bar(name, total, dist.get_rank() != 0, done * self.config.batch_size) as bar:
-            for taken in range(done + 1, steps + 1):
+    def _train_epoch(self) -> None:
+        """Takes the steps of an epoch that are left; returns early if the run is over or a rank is asked to stop."""
+        result, config = self.result, self.config
+        epoch, rows, total = result.epoch, config.batch_size, self.steps_per_epoch * config.batch_size
+        name = f"{self.description} epoch {epoch + 1}/{config.max_epochs}"
+        with progress_bar(name, total, dist.get_rank() != 0, result.epoch_step * rows) as bar:
+            while result.epoch == epoch and not (self.step.stop or self.is_over()):
                 self.take_step()
-                bar.update(self.config.batch_size)
-                if taken % 20 == 0 or taken == steps:
+                bar.update(rows)
+                if result.epoch_step % self.interval == 0 or result.epoch_step == self.steps_per_epoch:
+                    self._evaluate(name)
+                    continue
+                if result.step % 20 == 0:
                     bar.set_postfix_str(f"loss {self.step.mean_loss():.4f}", refresh=False)
-                if taken < steps and (self.step.stop or (every and result.step % every == 0)):
+                if config.log_interval and result.step % config.log_interval == 0:
+                    self._record([])
+                if self.step.stop or (config.checkpoint.interval and result.step % config.checkpoint.interval == 0):
                     self._save(None)
-                if self.step.stop and taken < steps:
-                    return
-        self._evaluate(name)
 
     def take_step(self) -> None:
         """Takes one optimizer step: everything a run does for a step except evaluation and checkpoints."""
@@ -189,18 +196,17 @@ class TrainingLoop:
         _print_once(f"{self.description}, step {self.result.step + 1}: a batch is skipped, {where}")
 
     def _evaluate(self, name: str) -> None:
-        self._collect_loss()
         result = self.result
         where = f"{self.description}, step {result.step}, validation split"
         detach(self.pipeline)
-        loss = result.loss_sum / max(result.loss_rows, 1)
-        result.loss_sum, result.loss_rows = 0.0, 0
         measured = evaluate(self.model, self.valid_batches, self.tasks, self.device, None, self.metrics, where)
         rows = [{"split": "valid", **row} for row in measured.compute()]
         metric, metric_name = self.chosen_by, self.config.early_stopping_metric
         score = mean_over_tasks(rows, metric_name)
         result.history += [{"step": result.step, **row} for row in rows]
-        self.monitor.scalars(result.step, [{"split": "train", "metric": "loss", "value": loss}, *rows])
+        self._record(rows)
+        loss = result.loss_sum / max(result.loss_rows, 1)
+        result.loss_sum, result.loss_rows, result.recorded_sum, result.recorded_rows = 0.0, 0, 0.0, 0
         skipped = f", {result.num_skipped} batches skipped" if result.num_skipped else ""
         values = " / ".join(f"{value:.4f}" for value in by_task(rows, metric_name))
         validation = f"validation {metric.title} {values}, mean {score:.4f}"
@@ -213,6 +219,16 @@ class TrainingLoop:
         if result.epoch_step == self.steps_per_epoch:
             result.epoch, result.epoch_step = result.epoch + 1, 0
         self._save(metric.merit(score))
+
+    def _record(self, rows: Measurements) -> None:
+        """Records the mean loss since the last record, and ``rows`` that were measured at this step."""
+        self._collect_loss()
+        result = self.result
+        if num_rows := result.loss_rows - result.recorded_rows:
+            loss = (result.loss_sum - result.recorded_sum) / num_rows
+            rows = [{"split": "train", "metric": "loss", "value": loss}, *rows]
+        result.recorded_sum, result.recorded_rows = result.loss_sum, result.loss_rows
+        self.monitor.scalars(result.step, rows)
 
     def _collect_loss(self) -> None:
         """Adds the losses and rows of all ranks since the last call to the result."""
@@ -240,4 +256,4 @@ class TrainingLoop:
 def _print_once(text: str) -> None:
     """Prints on the first rank."""
     if dist.get_rank() == 0:
-        print(text, flush=True)
+        print_line(text)

@@ -1,18 +1,20 @@
-"""What a run shows and records: a progress bar, JSON lines, TensorBoard events."""
+"""What a run shows and records: one progress bar an epoch, and scalars for the trackers."""
 
-import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from torchrec_mtl.errors import InputError
-from torchrec_mtl.files import to_json, write_whole
+from torchrec_mtl.training.evaluation import Measurements
+from torchrec_mtl.training.trackers import JsonLines, TensorBoard, Tracker
+
+SECONDS_BETWEEN_LINES = 30.0  # where nothing can be overwritten
 
 
 class _Lines:
-    """A text stream for tqdm that writes each update as a line, for outputs in which nothing can be overwritten."""
+    """A text stream for tqdm that writes each update as a line."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -28,8 +30,18 @@ class _Lines:
 def progress_bar(
     description: str, total: int, disable: bool = False, done: int = 0, unit: str = "samples"
 ) -> "tqdm[Any]":
-    """A bar in ``unit``, redrawn in place on a terminal; elsewhere (a file, a scheduler) a line every few seconds."""
+    """A bar in ``unit`` with the time left; where there is no terminal (a file, a scheduler), a line now and then.
+
+    Args:
+        description: what goes on.
+        total: number of units at the end.
+        disable: whether to show nothing, as ranks other than the first do.
+        done: number of units done before.
+        unit: name of the units.
+    """
     on_terminal = sys.stderr.isatty()
+    line = "{desc}: {percentage:.0f}% of {total_fmt} " + unit + ", {rate_fmt}, {remaining} left{postfix}"
+    of_lines: dict[str, Any] = {"mininterval": SECONDS_BETWEEN_LINES, "delay": 1e-9, "bar_format": line}
     return tqdm(
         desc=description,
         total=total,
@@ -38,63 +50,54 @@ def progress_bar(
         unit_scale=True,
         disable=disable,
         file=sys.stderr if on_terminal else _Lines(sys.stderr),
-        mininterval=0.2 if on_terminal else 5.0,
-        ncols=None if on_terminal else 100,
         leave=False,
+        **({"mininterval": 0.2} if on_terminal else of_lines),
     )
 
 
+def print_line(text: str) -> None:
+    """Prints a line above the progress bar, if there is one."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
 class Monitor:
-    """Records the metrics of one run as JSON lines and TensorBoard events.
+    """Hands the scalars of one run to its trackers, of which ``metrics.jsonl`` is always one.
 
     Args:
-        directory: folder of ``metrics.jsonl`` and the events; None to write nothing, as ranks other than the first do.
+        directory: folder of the run, which is made; None to record nothing, as ranks other than the first do.
+        trackers: further trackers; TensorBoard by default.
+        settings: settings of the run, by path, for the trackers.
         labels: values that are added to every row, such as model, seed and dataset.
     """
 
-    def __init__(self, directory: Path | None, **labels: Any) -> None:
-        self.labels = labels
-        self.directory = directory
+    def __init__(
+        self,
+        directory: Path | None,
+        trackers: Sequence[Tracker] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **labels: Any,
+    ) -> None:
+        self.directory, self.labels, self.settings = directory, labels, settings or {}
+        self.trackers: list[Tracker] = []
+        if directory is not None:
+            self.trackers = [JsonLines(), *([TensorBoard()] if trackers is None else trackers)]
+        self._started = False
 
     def start(self, step: int) -> None:
-        """Opens the files for rows after ``step``; drops rows of later steps that a former process wrote."""
-        if self.directory is None:
-            return
-        from torch.utils.tensorboard import SummaryWriter  # of the extra "report", which only a run needs
+        """Starts the trackers, for rows after ``step``."""
+        if self.directory is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for tracker in self.trackers:
+                tracker.start(self.directory, step, self.labels, self.settings)
+        self._started = True
 
-        self.directory.mkdir(parents=True, exist_ok=True)
-        file = self.directory / "metrics.jsonl"
-        write_whole(file, "".join(_lines_up_to(step, file) if step and file.is_file() else []))
-        self._lines = file.open("a")
-        self._events = SummaryWriter(str(self.directory), purge_step=step + 1 if step else None)
+    def scalars(self, step: int, rows: Measurements) -> None:
+        """Records rows of ``{split, task, space, metric, value}`` measured at ``step``."""
+        for tracker in self.trackers:
+            tracker.scalars(step, rows)
 
-    def scalars(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes rows of ``{split, task, space, metric, value}`` measured at ``step``."""
-        if self.directory is None:
-            return
-        for row in rows:
-            self._lines.write(to_json({**self.labels, "step": step, **row}) + "\n")
-            names = [row["split"], row["metric"], row.get("task"), row.get("space")]
-            self._events.add_scalar("/".join(name for name in names if name), row["value"], step)
-        self._lines.flush()
-
-    def close(self) -> None:
-        """Closes the files."""
-        if self.directory is not None and hasattr(self, "_lines"):
-            self._lines.close()
-            self._events.close()
-
-
-def _lines_up_to(step: int, file: Path) -> list[str]:
-    """The lines of a former process up to ``step``; the last may have been cut by a kill, and is left out then."""
-    kept = []
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(keepends=True), start=1):
-        try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, TypeError, LookupError) as error:
-            raise InputError(
-                f"{file}: line {number} must be a JSON object with `step`, not {line[:60].rstrip()!r}; remove the "
-                "line, or the file"
-            ) from error
-    return kept
+    def close(self, finished: bool = True) -> None:
+        """Closes the trackers, of a run that is ``finished`` or was stopped."""
+        for tracker in self.trackers if self._started else ():
+            tracker.close(finished)

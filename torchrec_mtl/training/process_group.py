@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from torchrec_mtl.errors import InputError, TrainingError
 
@@ -58,10 +59,31 @@ def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=1
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    size_of_node = {} if "LOCAL_WORLD_SIZE" in os.environ else {"LOCAL_WORLD_SIZE": str(dist.get_world_size())}
+    os.environ.update(size_of_node)  # TorchRec warns without
     try:
         yield
     finally:
         dist.destroy_process_group()
+        for name in size_of_node:
+            del os.environ[name]
+
+
+def _timeout(group: Any) -> timedelta:
+    found: timedelta = group._get_backend(group._device_types[0]).options._timeout
+    return found
+
+
+def share_timeout() -> None:
+    """Lets a rank wait as long in every group as in the default one: TorchRec makes groups of nodes with torch's own.
+
+    Example::
+
+        >>> with process_group(torch.device("cpu"), timedelta(seconds=5)):
+        ...     share_timeout()
+    """
+    for group in distributed_c10d._world.pg_map:
+        distributed_c10d._set_pg_timeout(_timeout(dist.group.WORLD), group)
 
 
 def gloo_group() -> dist.ProcessGroup:
@@ -73,10 +95,7 @@ def gloo_group() -> dist.ProcessGroup:
         ...     group = gloo_group()
         ...     dist.destroy_process_group(group)
     """
-    default = dist.group.WORLD
-    assert default is not None
-    timeout = default._get_backend(default._device_types[0]).options._timeout
-    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=_timeout(dist.group.WORLD))
     return group
 
 

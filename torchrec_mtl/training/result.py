@@ -29,6 +29,7 @@ class TrainingResult:
         step: number of optimizer steps taken.
         without_gain: number of evaluations since the best one.
         loss_sum, loss_rows: sum of the losses, and number of rows, since the last evaluation.
+        recorded_sum, recorded_rows: those of them that are in the record of the run.
         stopped: whether the run was asked to stop before its end.
     """
 
@@ -44,6 +45,8 @@ class TrainingResult:
     without_gain: int = 0
     loss_sum: float = 0.0
     loss_rows: int = 0
+    recorded_sum: float = 0.0
+    recorded_rows: int = 0
     stopped: bool = False
 
     @classmethod

@@ -10,7 +10,7 @@ from torchrec.distributed import batched_embedding_kernel
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
 from torchrec.distributed.embedding import EmbeddingCollectionSharder, ShardedEmbeddingCollection
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
-from torchrec.distributed.types import LazyAwaitable, LazyNoWait, ParameterSharding, ShardingEnv
+from torchrec.distributed.types import LazyAwaitable, LazyNoWait, ParameterSharding, QuantizedCommCodecs, ShardingEnv
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
@@ -122,6 +122,9 @@ class ShardedTables(_WithTouchedRows, ShardedEmbeddingBagCollection):
 class TableSharder(EmbeddingBagCollectionSharder):
     """TorchRec's sharder with every type on the CPU too, where TorchRec runs row-wise types but does not offer them."""
 
+    def __init__(self, codecs: dict[str, QuantizedCommCodecs] | None = None) -> None:
+        super().__init__(qcomm_codecs_registry=codecs)
+
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """All sharding types."""
         return list(SHARDINGS[1:])
@@ -141,6 +144,9 @@ class TableSharder(EmbeddingBagCollectionSharder):
 
 class RowSharder(EmbeddingCollectionSharder):
     """TorchRec's sharder of rows that are not pooled."""
+
+    def __init__(self, codecs: dict[str, QuantizedCommCodecs] | None = None) -> None:
+        super().__init__(qcomm_codecs_registry=codecs)
 
     def shard(
         self,

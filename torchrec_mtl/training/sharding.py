@@ -1,6 +1,5 @@
 """Where each table is placed: TorchRec's planner, within the settings of the run."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from torchrec.distributed.planner.types import (
     TopologyFactory,
     TrainerConfig,
 )
-from torchrec.distributed.types import ParameterSharding, ShardingPlan, ShardingType
+from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
@@ -26,11 +25,11 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.feature_arch import embedding_configs
 from torchrec_mtl.training.config import TrainingConfig
-from torchrec_mtl.training.memory import check_memory, device_memory, host_memory, shard_bytes, table_bytes
+from torchrec_mtl.training.exchange import exchange_codecs
+from torchrec_mtl.training.memory import check_memory, device_memory, host_memory
 from torchrec_mtl.training.process_group import on_first_rank
 from torchrec_mtl.training.sharded_tables import RowSharder, TableSharder
 from torchrec_mtl.training.table_constraints import (
-    REPLICATED,
     check_processed,
     check_rows,
     check_zero_collision,
@@ -40,9 +39,15 @@ from torchrec_mtl.training.table_constraints import (
 from torchrec_mtl.training.zero_collision_sharding import ZeroCollisionSharder
 
 
-def sharders() -> list[Any]:
-    """The sharders of everything that `plan_sharding` plans."""
-    return [TableSharder(), RowSharder(), ZeroCollisionSharder()]
+def sharders(config: TrainingConfig, device: torch.device, world_size: int) -> list[Any]:
+    """The sharders of everything that `plan_sharding` plans.
+
+    Raises:
+        InputError: if ``exchange_precision`` is not one that the device's ranks can send.
+    """
+    codecs = exchange_codecs(config.exchange_precision, config.batch_size, device)
+    used = codecs if world_size > 1 else None
+    return [TableSharder(used), RowSharder(used), ZeroCollisionSharder(used)]
 
 
 def collections(model: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection | EmbeddingCollection]]:
@@ -141,9 +146,11 @@ def plan_sharding(
         storage_reservation=FixedPercentageStorageReservation(0.15),
     )
 
+    of_kinds = sharders(config, device, world_size)
+
     def make() -> ShardingPlan:
         try:
-            plan = planner.plan(model, sharders())
+            plan = planner.plan(model, of_kinds)
             for path, collection in collections(model):
                 replicated = any(is_replicated(config.table_config(table.name)) for table, _ in tables_of(collection))
                 if replicated and isinstance(collection, EmbeddingCollection):
@@ -155,49 +162,3 @@ def plan_sharding(
         raise InputError(message)
 
     return on_first_rank(make) if together else make()
-
-
-def _shards(sharding: ParameterSharding, rows: int, columns: int, world_size: int) -> list[tuple[int, int, int]]:
-    """``(rank, rows, columns)`` of each shard."""
-    if sharding.sharding_spec is None:
-        return [(rank, rows, columns) for rank in range(world_size)]
-    placed = sharding.sharding_spec.shards  # type: ignore[attr-defined]
-    return [(shard.placement.rank(), *shard.shard_sizes) for shard in placed]
-
-
-def describe_plan(plan: ShardingPlan, model: nn.Module, config: TrainingConfig, world_size: int) -> str:
-    """The plan as a table: sharding, ranks and bytes with optimizer state of each table, and the memory of each rank.
-
-    The memory is that of parameters and optimizer states; activations and communication buffers need more.
-
-    Args:
-        plan: plan made by `plan_sharding`.
-        model: model that was planned.
-        config: settings that were planned with.
-        world_size: number of ranks.
-    """
-    lines = [f"sharding over {world_size} rank{'s' * (world_size > 1)}"]
-    memory: dict[int, int] = defaultdict(int)
-    of_tables = set()
-    for path, collection in collections(model):
-        of_tables |= {id(p) for p in collection.parameters()}
-        for table, _ in tables_of(collection):
-            of_tables_here = planned(plan, path)
-            sharding = ParameterSharding(REPLICATED, "dense") if of_tables_here is None else of_tables_here[table.name]
-            optimizer = config.table_config(table.name).optimizer
-            shards = _shards(sharding, table.num_embeddings, table.embedding_dim, world_size)
-            for rank, rows, columns in shards:
-                memory[rank] += shard_bytes(table, optimizer, rows, columns)
-            ranks = ",".join(map(str, sorted({rank for rank, *_ in shards})))
-            size = f"{table.num_embeddings:>12,} x {table.embedding_dim:<4}"
-            of_table = f"{table_bytes(table, optimizer) / 1e6:.1f} MB"
-            lines.append(
-                f"  {table.name:<24} {size} {sharding.sharding_type:<18} {optimizer:<16} {of_table:>12} rank {ranks}"
-            )
-    dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
-    lines.append(
-        f"  dense parameters {dense:,}, with gradients and AdamW's state {16 * dense / 1e6:.1f} MB on every rank"
-    )
-    of_ranks = ", ".join(f"{memory[rank] / 1e6:.1f}" for rank in range(world_size))
-    lines.append(f"  tables with optimizer states, MB a rank: {of_ranks}")
-    return "\n".join(lines)

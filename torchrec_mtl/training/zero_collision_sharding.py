@@ -13,7 +13,7 @@ from torchrec.distributed.mc_embeddingbag import (
     ShardedManagedCollisionEmbeddingBagCollection,
 )
 from torchrec.distributed.mc_modules import ManagedCollisionCollectionSharder
-from torchrec.distributed.types import Awaitable, ParameterSharding, ShardingEnv, ShardingType
+from torchrec.distributed.types import Awaitable, ParameterSharding, QuantizedCommCodecs, ShardingEnv, ShardingType
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollection, hashed_features, row_module
@@ -51,8 +51,8 @@ class ShardedZeroCollisionEmbeddingBagCollection(ShardedManagedCollisionEmbeddin
 class ZeroCollisionSharder(ManagedCollisionEmbeddingBagCollectionSharder):
     """Row-wise, with an optimizer that is fused with the backward pass."""
 
-    def __init__(self) -> None:
-        super().__init__(TableSharder(), ManagedCollisionCollectionSharder())
+    def __init__(self, codecs: dict[str, QuantizedCommCodecs] | None = None) -> None:
+        super().__init__(TableSharder(codecs), ManagedCollisionCollectionSharder(), qcomm_codecs_registry=codecs)
 
     @property
     def module_type(self) -> type[ZeroCollisionEmbeddingBagCollection]:

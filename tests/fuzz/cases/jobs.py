@@ -13,8 +13,9 @@ from tests.fuzz.cell import Case
 from torchrec_mtl import components
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.jobs import calibrate, evaluate, export, predict, prepare, train
+from torchrec_mtl.jobs import calibrate, evaluate, export, predict, prepare
 from torchrec_mtl.jobs.compare import job as compare
+from torchrec_mtl.jobs.train_arguments import check_arguments
 
 
 def _options(given):
@@ -190,9 +191,7 @@ def _component(name):
 
 
 CASES = {
-    "train": Case(
-        _command_line(train.check_arguments, "train", shows=["--show-config"]), _train, _judge_train, typed=False
-    ),
+    "train": Case(_command_line(check_arguments, "train", shows=["--show-config"]), _train, _judge_train, typed=False),
     "compare": Case(
         _command_line(lambda argv: compare.check(compare.parser().parse(argv)), "compare"),
         _compare,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from torchrec_mtl.data import Split, StreamedSplit, load_schema
 from torchrec_mtl.data.steps import StepLoader
@@ -19,6 +18,7 @@ from torchrec_mtl.jobs.datasets import open_split
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.single_run import loader
 from torchrec_mtl.modules import DynamicSelector
+from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.process_group import default_device, process_group
 
@@ -27,7 +27,7 @@ FILE = "efficiency.json"
 ROUNDS, STEPS, WARM_UP = 9, 5, 3
 
 
-def build_settled(config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> nn.Module:
+def build_settled(config: RunConfig, split: Split | StreamedSplit, device: torch.device) -> MultiTaskTrain:
     """The model with its loss before training, but with its smooth step as at the end of training."""
     built = build_to_train(config, split, device)
     for module in built.modules():
@@ -61,7 +61,8 @@ class Timed:
         self.model, self.optimizer = distribute(built, config.training, device)
         self.predict = built.get_submodule("model")
         self.batch_size = config.training.batch_size
-        self.batches = self._forever(loader(split, self.batch_size, drop_last=True), device)
+        batches = loader(split, self.batch_size, drop_last=True, with_groups="groups" in built.of_batch)
+        self.batches = self._forever(batches, device)
         self.seconds: dict[str, list[float]] = {"train": [], "infer": []}
 
     def _forever(self, loader: StepLoader, device: torch.device) -> Iterator[Any]:

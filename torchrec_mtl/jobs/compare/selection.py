@@ -53,7 +53,7 @@ def read_selection(run: Run) -> Selection:
         generator = model.over_arch.get_submodule("extraction.generator")
         assert isinstance(generator, RepresentationGenerator)  # the run is no ablation: it selects
         selections, representations, num_samples = [], [], 0
-        for batch in loader(open_split(run.dataset, "valid", schema), 2048, shuffle=True):
+        for batch in loader(open_split(run.dataset, "valid", schema), 2048, shuffle=True, with_groups=False):
             batch = batch.to(device)
             fields = model.embed(batch.dense_features, batch.sparse_features)
             selections.append(generator.select(fields)[0] > 0)

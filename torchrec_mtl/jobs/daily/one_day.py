@@ -14,6 +14,7 @@ from torchrec_mtl.jobs.build import build_model, build_to_train
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.single_run import EVALUATION_BATCH_SIZE
 from torchrec_mtl.metrics import METRICS, Metric
+from torchrec_mtl.training import MultiTaskTrain
 from torchrec_mtl.training.checkpoint import Checkpointer
 from torchrec_mtl.training.distributed import distribute
 from torchrec_mtl.training.evaluation import Measurements, evaluate
@@ -43,6 +44,7 @@ class DayModel:
         set_seed(config.training.seed)
         build = build_to_train if before is None else _build
         model = on_every_rank(lambda: build(config, split, device))
+        self.reads_groups = "groups" in model.of_batch
         self.model, self.optimizer = distribute(model, config.training, device)
         if before is not None:
             group = gloo_group()
@@ -54,7 +56,8 @@ class DayModel:
 
     def _of_rank(self) -> dict[str, Any]:
         pin_memory = self.device.type == "cuda"
-        return {"rank": dist.get_rank(), "world_size": dist.get_world_size(), "pin_memory": pin_memory}
+        of_rank = {"rank": dist.get_rank(), "world_size": dist.get_world_size(), "pin_memory": pin_memory}
+        return {**of_rank, "with_groups": self.reads_groups}
 
     def score(self, split: Split, metrics: Mapping[str, Metric] = METRICS) -> Measurements:
         """Returns the figures ``{task, space, metric, value}`` of the model on rows that it has not been trained on.
@@ -119,5 +122,5 @@ class DayModel:
         return None if stopped else loss_sum / max(num_rows, 1)
 
 
-def _build(config: RunConfig, split: Split, device: torch.device) -> torch.nn.Module:
+def _build(config: RunConfig, split: Split, device: torch.device) -> MultiTaskTrain:
     return build_model(config, split.schema, device)
