@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.ops.inducing_attention import stacks
 from tests.ops.inducing_attention.stacks import Shape
 from tests.ops.inducing_attention.test_cuda import DEVICE, PAPER, built, emulated_in_poisoned_memory
+from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.inducing_attention.cuda import launch, operators
 
 RUN = stacks.on_backend("cuda", PAPER.m)
@@ -76,6 +77,19 @@ def test_a_checkpoint_changes_no_bit(leaves: list[Tensor]) -> None:
     expected = gradients(RUN(*leaves), leaves)
     actual = gradients(checkpoint(RUN, *leaves, use_reentrant=False), leaves)
     assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
+
+
+def test_second_derivatives_are_refused(leaves: list[Tensor]) -> None:
+    first = torch.autograd.grad(RUN(*leaves).square().sum(), leaves, create_graph=True)
+    for wanted in (leaves[:1], leaves[2:3], leaves[5:6]):  # inputs, points, Wo
+        with pytest.raises(InputError, match="`backend` must be 'reference' for second derivatives"):
+            torch.autograd.grad(sum(x.square().sum() for x in first), wanted, retain_graph=True)
+
+
+def test_too_many_samples_are_refused(leaves: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_MOST_WORDS", 100)
+    with pytest.raises(InputError, match=r"`inputs` \(of shape \[6, 7, 18\]\) must have fewer samples"):
+        RUN(*leaves)
 
 
 class Operations(TorchDispatchMode):
@@ -141,3 +155,23 @@ def test_the_structs_are_those_of_the_kernels(leaves: list[Tensor]) -> None:
     library = launch.kernels_of(launch.instance_of("Tf32x3", inputs, weights, PAPER.m), inputs.device)
     assert library.struct_bytes(0) == ctypes.sizeof(sizes)
     assert library.struct_bytes(1) == ctypes.sizeof(launch._Arguments)
+
+
+@pytest.mark.parametrize("batch", [1, 33, 20000])  # 20000 are more than are ordered among each other
+def test_samples_with_more_rows_come_first(batch: int, leaves: list[Tensor]) -> None:
+    inputs, _, *weights = (x.detach() for x in leaves)
+    inputs = inputs.new_zeros(batch, *inputs.shape[1:])
+    generator = torch.Generator().manual_seed(0)
+    share = torch.rand(batch, 1, generator=generator)
+    weights[0] = weights[0].new_zeros(len(weights[0]), 64, 18)
+    selection = (torch.rand(batch, 64, generator=generator) < share).to(inputs)
+    kept = launch.to_keep(inputs, weights, PAPER.m, keep=False)
+    arguments = launch._arguments(inputs, selection, weights, kept, PAPER.m, ("query", "input"), False, keep=False)
+    launch._call("prepare", launch.instance_of("Tf32x3", inputs, weights, PAPER.m), inputs.device, arguments)
+    rows, order = kept[-2 * batch :].cpu().split(batch)
+    expected = (selection != 0).sum(1).cpu()
+    assert torch.equal(rows, (expected + (expected < 64)).int())
+    blocks = -((rows + 7) // 8)
+    for first in range(0, batch, 16384):
+        part = slice(first, first + 16384)
+        assert torch.equal(order[part], first + blocks[part].argsort(stable=True).int())

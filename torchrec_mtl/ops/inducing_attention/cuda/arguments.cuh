@@ -31,6 +31,8 @@ struct Arguments {
     uint32_t* output;                  // elements [B, T, width]
     // Kept for the backward: `outputs` and `adapted` are null where there will be none.
     int* rows;           // R [B]
+    int* order;          // the samples, those with more rows first [B]; see `order.cuh`
+    int* histograms;     // numbers of samples of each number of row blocks [ceil(B / 32), 8]
     uint32_t* outputs;   // Y^1 to Y^L, elements [B, L, K, DP], of which R rows are written
     uint32_t* contexts;  // what the adapters' queries read, before Wv and Wo: elements [B, L, T, m, DP]; 0 where R = 0
     float* adapted;      // T^1 to T^L [B, L, T, DP]

@@ -18,74 +18,66 @@ DEVICE void list_rows(const Arguments& a, const Workspace& w, int sample) {
     const Selected found = selected(a, sample);
     const int zeros = s.points - found.active;
     const float log_zeros = log2f(float(zeros > 0 ? zeros : 1));
-    const long first = (long)sample * MAX_ROWS;
+    float* table = a.workspace + w.row_tables + (long)sample * BIAS_SUMS;
 #pragma unroll
     for (int i = 0; i < MAX_ROWS; i += 32) {
         I32 row = lane_id() + i;
         Pred is_point = row < found.active;
-        const U32 point[1] = {U32(where(is_point, nth_bit(found.low, found.high, row), I32(0)))};
-        F32 z[1], bias[1];
-        const F32 nothing[1] = {0.f};
-        read_floats<1>(z, a.selection + (long)sample * s.points, I32(point[0]), is_point);
+        I32 point = where(is_point, nth_bit(found.low, found.high, row), I32(0));
+        F32 z[1];
+        read_floats<1>(z, a.selection + (long)sample * s.points, point, is_point);
         F32 of_point = 0.f;
         if (s.masked) of_point = log2_(where(is_point, z[0], F32(1.f)));
-        bias[0] = where(is_point, of_point, where(row < found.rows, F32(log_zeros), F32(NEVER)));
-        store<1, 1>(point, reinterpret_cast<uint32_t*>(a.workspace + w.point) + first, row, all_lanes());
-        write_floats<1>(z, a.workspace + w.z + first, row, all_lanes());
-        write_floats<1>(bias, a.workspace + w.bias + first, row, all_lanes());
+        const F32 bias[1] = {where(is_point, of_point, where(row < found.rows, F32(log_zeros), F32(NEVER)))}, of_row[2] = {number(U32(point)), z[0]}, nothing[1] = {0.f};
+        write_floats<2>(of_row, table + POINT_AND_Z, row * 2, all_lanes());
+        write_floats<1>(bias, table + BIAS, row, all_lanes());
         write_floats<1>(nothing, a.d_selection + (long)sample * s.points, row, row < s.points);
     }
 }
 
-DEVICE void sample_backward(const Arguments& a, const Workspace& w, const Layout& at, int index, int l, float* sums, float* bias_sums) {
-    const long first = (long)index * MAX_ROWS;
-    const Sample sample{index,
-                        uniform(a.rows[index]),
-                        a.workspace + w.z + first,
-                        a.workspace + w.bias + first,
-                        reinterpret_cast<const int*>(a.workspace + w.point) + first,
-                        reinterpret_cast<uint32_t*>(a.workspace + w.d_outputs) + (long)index * a.sizes.points * ROW,
-                        a.d_selection + (long)index * a.sizes.points};
-    if (l == 0) return keys_backward<FB, true>(a, w, at, sample, l, sums, bias_sums);
+// Brings the list into shared memory.
+DEVICE void fetch_rows(const Arguments& a, const Workspace& w, const Sample& sample) {
+    const float* table = a.workspace + w.row_tables + (long)sample.index * BIAS_SUMS;
+    I32 lane = lane_id();
+    Pred there = lane * 2 < sample.rows;
+    F32 of_rows[4], bias[2];
+    const F32 nothing[2] = {0.f, 0.f};
+    read_floats<4>(of_rows, table + POINT_AND_Z, lane * 4, there);
+    read_floats<2>(bias, table + BIAS, lane * 2, there);
+    bias[0] = where(there, bias[0], F32(NEVER)), bias[1] = where(there, bias[1], F32(NEVER));
+    sync_warp();  // of the sample before, other lanes may still read; and they may have added to what this one's add to
+    write_floats<4>(of_rows, sample.row_table + POINT_AND_Z, lane * 4, all_lanes());
+    write_floats<2>(bias, sample.row_table + BIAS, lane * 2, all_lanes());
+    write_floats<2>(nothing, sample.row_table + BIAS_SUMS, lane * 2, all_lanes());
+    sync_warp();
+}
+
+DEVICE void sample_backward(const Arguments& a, const Workspace& w, const Layout& at, int index, int l, float* sums, float* row_table) {
+    const Sample sample{index, uniform(a.rows[index]), reinterpret_cast<uint32_t*>(a.workspace + w.d_outputs) + (long)index * a.sizes.points * ROW,
+                        a.d_selection + (long)index * a.sizes.points, row_table};
+    fetch_rows(a, w, sample);
+    if (l == 0) return keys_backward<FB, true>(a, w, at, sample, l, sums);
     if (sample.rows == 0) return;
-    if (sample.rows <= 8) return keys_backward<1, false>(a, w, at, sample, l, sums, bias_sums);
-    if (sample.rows <= 16) return keys_backward<2, false>(a, w, at, sample, l, sums, bias_sums);
-    if (sample.rows <= 24) return keys_backward<3, false>(a, w, at, sample, l, sums, bias_sums);
-    if (sample.rows <= 32) return keys_backward<4, false>(a, w, at, sample, l, sums, bias_sums);
-    if (sample.rows <= 48) return keys_backward<6, false>(a, w, at, sample, l, sums, bias_sums);
-    return keys_backward<8, false>(a, w, at, sample, l, sums, bias_sums);
+    if (sample.rows <= 8) return keys_backward<1, false>(a, w, at, sample, l, sums);
+    if (sample.rows <= 16) return keys_backward<2, false>(a, w, at, sample, l, sums);
+    if (sample.rows <= 24) return keys_backward<3, false>(a, w, at, sample, l, sums);
+    if (sample.rows <= 32) return keys_backward<4, false>(a, w, at, sample, l, sums);
+    if (sample.rows <= 48) return keys_backward<6, false>(a, w, at, sample, l, sums);
+    return keys_backward<8, false>(a, w, at, sample, l, sums);
 }
 
-// Sorts the samples of a block, up to SORTED at a time, by their blocks of rows, the most first: its warps then run the
-// same instructions and finish together. Samples as far apart as there are blocks are a block's.
-DEVICE void sort_samples(const Arguments& a, const Workspace& w, int block) {
-    constexpr int SORTED = 512;
-    const int count = (a.sizes.batch - block + w.blocks - 1) / w.blocks;
-    int* order = reinterpret_cast<int*>(a.workspace + w.order);
-    for (int i = thread(); i < count; i += num_threads()) {
-        const int first = i / SORTED * SORTED, last = first + SORTED < count ? first + SORTED : count, own = (a.rows[block + i * w.blocks] + 7) / 8;
-        int rank = first;
-#pragma unroll 8
-        for (int j = first; j < last; ++j) {
-            const int other = (a.rows[block + j * w.blocks] + 7) / 8;
-            rank += other > own || (other == own && j < i);
-        }
-        order[block + rank * w.blocks] = block + i * w.blocks;
-    }
-}
-
-// Of the samples block, block + blocks, ...; `shared` has room for `size` numbers.
+// Of the samples block, block + blocks, ... in the order of `a.order`; `shared` has room for `size` numbers.
 DEVICE void block_backward(const Arguments& a, int block, int warps, float* shared, int size) {
     const Sizes& s = a.sizes;
     const Workspace w = plan_workspace(s);
     const Layout at = layout(s);
     float* partial = a.workspace + w.partial + (long)block * w.all_sums;
-    const int* order = reinterpret_cast<const int*>(a.workspace + w.order);
-    for (int i = 4 * thread(); i < size; i += 4 * num_threads()) *reinterpret_cast<Four*>(shared + i) = {{0.f, 0.f, 0.f, 0.f}};
-    sort_samples(a, w, block);
+    const int sums_size = size - warps * ROW_TABLE;
+    float* row_tables = shared + sums_size;
+    for (int i = 4 * thread(); i < sums_size; i += 4 * num_threads()) *reinterpret_cast<Four*>(shared + i) = {{0.f, 0.f, 0.f, 0.f}};
     barrier();
     EACH_WARP(warp, warps)
-        for (int i = block + w.blocks * warp; i < s.batch; i += w.blocks * warps) list_rows(a, w, i);
+        for (int i = block + w.blocks * warp; i < s.batch; i += w.blocks * warps) list_rows(a, w, a.order[i]);
     barrier();
 #pragma unroll 1
     for (int l = s.layers - 1; l >= 0; --l)
@@ -104,10 +96,10 @@ DEVICE void block_backward(const Arguments& a, int block, int warps, float* shar
 #pragma unroll 1
     for (int l = s.layers; l >= 0; --l) {
         const bool of_points = l < s.layers && (l ? s.residual : s.first_residual) == QUERY;
-        const int stride = warp_sums(w, of_points), workers = size / stride < warps ? size / stride : warps;
+        const int stride = warp_sums(w, of_points), workers = sums_size / stride < warps ? sums_size / stride : warps;
         EACH_WARP(warp, workers)
 #pragma unroll 1
-            for (int i = block + w.blocks * warp; i < s.batch; i += w.blocks * workers) sample_backward(a, w, at, uniform(order[i]), l, shared + warp * stride, shared + (warp + 1) * stride - MAX_ROWS);
+            for (int i = block + w.blocks * warp; i < s.batch; i += w.blocks * workers) sample_backward(a, w, at, uniform(a.order[i]), l, shared + warp * stride, row_tables + warp * ROW_TABLE);
         barrier();
         float* to = partial + (long)l * w.layer_sums;
         if (l < s.layers) add_warps(shared, stride, 0, 1, workers, w.indicator_sums, to);
@@ -119,7 +111,7 @@ DEVICE void block_backward(const Arguments& a, int block, int warps, float* shar
 
 // Warps that a block can have, by the memory of their sums.
 inline int fitting_warps(const Sizes& s, int size) {
-    const int warps = size / warp_sums(plan_workspace(s), false);
+    const int warps = size / (warp_sums(plan_workspace(s), false) + ROW_TABLE);
     return warps < MAX_WARPS ? warps : MAX_WARPS;
 }
 
@@ -153,6 +145,8 @@ inline int launch_blocks(const Arguments& a, void*) {
 inline long workspace_floats(const Sizes& s) { return gradients::plan_workspace(s).size; }
 
 inline int launch_backward(const Arguments& a, void* stream) {
+    const Sizes& s = a.sizes;
+    if ((long)s.batch * s.layers * s.tasks * HEADS * ROW > INT32_MAX) return 1;  // offsets are of 32 bits
     if (int error = gradients::launch_blocks(a, stream)) return error;
     if (int error = launch_warps<gradients::Reduce>(a, (gradients::plan_workspace(a.sizes).all_sums + 31) / 32, stream)) return error;
     return launch_threads<gradients::Unfold>(a, gradients::num_weights(a.sizes), stream);

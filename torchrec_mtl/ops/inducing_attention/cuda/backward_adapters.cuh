@@ -4,33 +4,38 @@
 
 namespace gradients {
 
-// `first` is the first sample, `step` from each to the next. The gradient of T^l is read, that of T^(l - 1) takes its place.
+// `first` is the place in `a.order` of the first sample, `step` from each to the next. The gradient of T^l is read, that of
+// T^(l - 1) takes its place.
 DEVICE void projections_backward(const Arguments& a, const Workspace& w, const Layout& at, int first, int step, int l, int task, float* sums) {
     const Sizes& s = a.sizes;
     I32 lane = lane_id(), g = lane / 4, t = lane & 3;
     const int matrix = l * s.tasks + task, of_sample = s.layers * s.tasks, words = words_of_row(s.width);
-    const uint32_t* contexts = a.contexts + ((long)first * of_sample + matrix) * HEADS * ROW;
-    uint32_t* d_contexts = reinterpret_cast<uint32_t*>(a.workspace + w.d_contexts) + ((long)first * of_sample + matrix) * HEADS * ROW;
-    float* d_adapted = a.workspace + w.d_adapted + ((long)first * s.tasks + task) * DP;
+    const uint32_t* contexts = a.contexts + matrix * HEADS * ROW;
+    uint32_t* d_contexts = reinterpret_cast<uint32_t*>(a.workspace + w.d_contexts) + matrix * HEADS * ROW;
+    float* d_adapted = a.workspace + w.d_adapted + task * DP;
     Operand context[HEADS][2][DB], attended[2][4];
     F32 x[2][DB][2], up[2][DB][2];
+    I32 sample[2];
+    Pred is_there[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        I32 place = (g + 8 * i) * step;
-        Pred there = place < s.batch - first;
+        U32 word[1];
+        Pred there = is_there[i] = (g + 8 * i) * step < s.batch - first;
+        load<1, 1>(word, reinterpret_cast<const uint32_t*>(a.order), (g + 8 * i) * step + first, there);
+        sample[i] = I32(word[0]);
 #pragma unroll
-        for (int h = 0; h < HEADS; ++h) read_blocks<P, DB>(context[h][i], contexts + h * ROW, place * (of_sample * HEADS * ROW) + t * SHARE, there);
+        for (int h = 0; h < HEADS; ++h) read_blocks<P, DB>(context[h][i], contexts + h * ROW, sample[i] * (of_sample * HEADS * ROW) + t * SHARE, there);
         F32 number[2 * DB];
-        read_floats<2 * DB>(number, a.adapted + (long)first * of_sample * DP + (l > 0 ? matrix - s.tasks : 0) * DP, place * (of_sample * DP) + t * (2 * DB), there && I32(l) > 0);
+        read_floats<2 * DB>(number, a.adapted + (l > 0 ? matrix - s.tasks : 0) * DP, sample[i] * (of_sample * DP) + t * (2 * DB), there && I32(l) > 0);
 #pragma unroll
         for (int k = 0; k < DB; ++k) x[i][k][0] = number[2 * k], x[i][k][1] = number[2 * k + 1];
         if (l == s.layers - 1) {
             Operand upstream[DB];
-            read_blocks<P, DB>(upstream, a.upstream + ((long)first * s.tasks + task) * words, place * (s.tasks * words) + t * SHARE, there && t * (2 * DB) < s.width);
+            read_blocks<P, DB>(upstream, a.upstream + task * words, sample[i] * (s.tasks * words) + t * SHARE, there && t * (2 * DB) < s.width);
 #pragma unroll
             for (int k = 0; k < DB; ++k) up[i][k][0] = P::first(upstream[k]), up[i][k][1] = P::second(upstream[k]);
         } else {
-            read_floats<2 * DB>(number, d_adapted, place * (s.tasks * DP) + t * (2 * DB), there);
+            read_floats<2 * DB>(number, d_adapted, sample[i] * (s.tasks * DP) + t * (2 * DB), there);
 #pragma unroll
             for (int k = 0; k < DB; ++k) up[i][k][0] = number[2 * k], up[i][k][1] = number[2 * k + 1];
         }
@@ -58,7 +63,7 @@ DEVICE void projections_backward(const Arguments& a, const Workspace& w, const L
             F32 number[2 * DB];
 #pragma unroll
             for (int k = 0; k < DB; ++k) number[2 * k] = x[i][k][0], number[2 * k + 1] = x[i][k][1];
-            write_floats<2 * DB>(number, d_adapted, (g + 8 * i) * step * (s.tasks * DP) + t * (2 * DB), (g + 8 * i) * step < s.batch - first);
+            write_floats<2 * DB>(number, d_adapted, sample[i] * (s.tasks * DP) + t * (2 * DB), is_there[i]);
         }
     Operand d_value[2][4], d_value_t[4][2];
 #pragma unroll
@@ -102,7 +107,7 @@ DEVICE void projections_backward(const Arguments& a, const Workspace& w, const L
     for (int i = 0; i < 2; ++i)
 #pragma unroll
         for (int h = 0; h < HEADS; ++h)
-            write_blocks<P, DB>(d_context[i][h], d_contexts + h * ROW, (g + 8 * i) * step * (of_sample * HEADS * ROW) + t * SHARE, (g + 8 * i) * step < s.batch - first);
+            write_blocks<P, DB>(d_context[i][h], d_contexts + h * ROW, sample[i] * (of_sample * HEADS * ROW) + t * SHARE, is_there[i]);
 }
 
 }  // namespace gradients

@@ -11,13 +11,12 @@ template <int NK> struct Keys {
     F32 gradient[(NK + 1) / 2][DB][4];
 };
 
-// Where a sample's share of memory begins.
+// A sample, and where its share of memory begins.
 struct Sample {
     int index, rows;
-    const float *z, *bias;  // [MAX_ROWS]
-    const int* point;
     uint32_t* d_outputs;  // rows of ROW words
     float* d_selection;   // [K]
+    float* row_table;     // ROW_TABLE numbers, in shared memory
 };
 
 DEVICE I32 row_of(int block) { return lane_id() / 4 + 8 * block; }
@@ -28,20 +27,20 @@ template <bool FIRST> DEVICE void key_bias(const Arguments& a, const Sample& sam
     if constexpr (FIRST)
         bias[0] = where(key < a.sizes.fields, F32(0.f), F32(NEVER)), bias[1] = where(key + 1 < a.sizes.fields, F32(0.f), F32(NEVER));
     else
-        read_floats<2>(bias, sample.bias, key, all_lanes());
+        read_floats<2>(bias, sample.row_table + BIAS, key, all_lanes());
 }
 
 // Where z masks, log z is in the keys' scores: adds the sum over query rows of the scores' gradient, transposed.
-template <int N> DEVICE void add_bias_gradient(float* bias_sums, int block, const Operand (&ds_t)[N]) {
+template <int N> DEVICE void add_bias_gradient(const Sample& sample, int block, const Operand (&ds_t)[N]) {
     F32 sum[1] = {0.f};
 #pragma unroll
     for (int i = 0; i < N; ++i) sum[0] = sum[0] + (P::first(ds_t[i]) + P::second(ds_t[i]));
     sum[0] = row_sum(sum[0]);
-    add_floats<1>(sum, F32(1.f), bias_sums, row_of(block), (lane_id() & 3) == 0);
+    add_floats<1>(sum, F32(1.f), sample.row_table + BIAS_SUMS, row_of(block), (lane_id() & 3) == 0);
 }
 
 // Through the adapters' attention to Y^(l + 1), which are the keys.
-template <int NK> DEVICE void adapters_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, Keys<NK>& keys, float* sums, float* bias_sums) {
+template <int NK> DEVICE void adapters_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, Keys<NK>& keys, float* sums) {
     constexpr int NP = (NK + 1) / 2;
     const int queries = a.sizes.tasks * HEADS;
     I32 lane = lane_id();
@@ -86,7 +85,7 @@ template <int NK> DEVICE void adapters_backward(const Arguments& a, const Worksp
             of_keys[n][0] = P::transposed(P::make(s[n][0], s[n][1])), of_keys[n][1] = P::transposed(ds[n]);
             if (a.sizes.masked) {
                 const Operand only[1] = {of_keys[n][1]};
-                add_bias_gradient<1>(bias_sums, n, only);
+                add_bias_gradient<1>(sample, n, only);
             }
         }
 #pragma unroll
@@ -144,7 +143,7 @@ template <int NK> struct Values {
 
 // Through layer `l` for N blocks of eight of its rows from block `first` on; N is 1 or 2.
 template <int NK, bool FIRST, int N>
-DEVICE void rows_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, int first, Keys<NK>& keys, Values<NK>& values, float* sums, float* bias_sums) {
+DEVICE void rows_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, int first, Keys<NK>& keys, Values<NK>& values, float* sums) {
     constexpr int NP = (NK + 1) / 2;
     const int residual = FIRST ? a.sizes.first_residual : a.sizes.residual, points = a.sizes.points;
     I32 t = lane_id() & 3;
@@ -153,11 +152,9 @@ DEVICE void rows_backward(const Arguments& a, const Workspace& w, const Layout& 
     F32 z[2], dz[2] = {0.f, 0.f};
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-        U32 word[1];
-        F32 number[1];
-        load_written<1, 1>(word, reinterpret_cast<const uint32_t*>(sample.point), row_of(first + i), all_lanes());
-        read_floats<1>(number, sample.z, row_of(first + i), all_lanes());
-        point[i] = I32(word[0]), z[i] = number[0];
+        F32 of_row[2];
+        read_floats<2>(of_row, sample.row_table + POINT_AND_Z, row_of(first + i) * 2, all_lanes());
+        point[i] = I32(bits(of_row[0])), z[i] = of_row[1];
     }
     // The forward again.
     Operand weights[HEADS][2][NK], query_t[HEADS][DB][N], attended[2][4];
@@ -263,7 +260,7 @@ DEVICE void rows_backward(const Arguments& a, const Workspace& w, const Layout& 
                 ds[i][n] = times(weight, fma_(d[2 * i], F32(LN2), dot[i]), fma_(d[2 * i + 1], F32(LN2), dot[i]));
                 ds_t[n][i] = P::transposed(ds[i][n]), weights_t[n][i] = P::transposed(weight);
             }
-            if (!FIRST && a.sizes.masked) add_bias_gradient<N>(bias_sums, n, ds_t[n]);
+            if (!FIRST && a.sizes.masked) add_bias_gradient<N>(sample, n, ds_t[n]);
         }
 #pragma unroll
         for (int m = 0; m < NP; ++m) {
@@ -292,14 +289,14 @@ DEVICE void rows_backward(const Arguments& a, const Workspace& w, const Layout& 
     }
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-        F32 sum[1] = {row_sum(dz[i])};
-        add_floats<1>(sum, F32(1.f), sample.d_selection, point[i], z[i] != 0.f && t == 0);
+        F32 sum = row_sum(dz[i]);
+        add_alone(sum, sample.d_selection, point[i], z[i] != 0.f && t == 0);
     }
 }
 
 // Through layer `l`, whose keys these are.
 template <int NK, bool FIRST>
-DEVICE void layer_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, Keys<NK>& keys, float* sums, float* bias_sums) {
+DEVICE void layer_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, Keys<NK>& keys, float* sums) {
     constexpr int NP = (NK + 1) / 2;
     I32 lane = lane_id();
     Values<NK> values;
@@ -328,8 +325,8 @@ DEVICE void layer_backward(const Arguments& a, const Workspace& w, const Layout&
     int first = 0;
     if constexpr (FIRST || NK > 1)
 #pragma unroll 1
-        for (; 8 * (first + ODD) < sample.rows; first += 2) rows_backward<NK, FIRST, 2>(a, w, at, sample, l, first, keys, values, sums, bias_sums);
-    if (ODD && 8 * first < sample.rows) rows_backward<NK, FIRST, 1>(a, w, at, sample, l, first, keys, values, sums, bias_sums);
+        for (; 8 * (first + ODD) < sample.rows; first += 2) rows_backward<NK, FIRST, 2>(a, w, at, sample, l, first, keys, values, sums);
+    if (ODD && 8 * first < sample.rows) rows_backward<NK, FIRST, 1>(a, w, at, sample, l, first, keys, values, sums);
     // Through the values: dY += dV Wv, dWv += dV^T Y
     Operand d_value_t[4][2 * NP];
 #pragma unroll
@@ -359,12 +356,11 @@ DEVICE void layer_backward(const Arguments& a, const Workspace& w, const Layout&
 }
 
 // Everything that comes back to the fields (if FIRST), or to Y^l.
-template <int NK, bool FIRST> DEVICE void keys_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, float* sums, float* bias_sums) {
+template <int NK, bool FIRST> DEVICE void keys_backward(const Arguments& a, const Workspace& w, const Layout& at, const Sample& sample, int l, float* sums) {
     const Sizes& s = a.sizes;
     I32 lane = lane_id(), t = lane & 3;
     const int words = FIRST ? words_of_row(s.width) : ROW, num_keys = FIRST ? s.fields : sample.rows;
     const uint32_t* from = FIRST ? a.inputs + (long)sample.index * s.fields * words : a.outputs + ((long)sample.index * s.layers + (l - 1)) * s.points * ROW;
-    sync_warp();  // another sample's point may have had its sums from another lane
     Pred mine = t * (2 * DB) < (FIRST ? s.width : DP);
     Keys<NK> keys;
 #pragma unroll
@@ -378,8 +374,8 @@ template <int NK, bool FIRST> DEVICE void keys_backward(const Arguments& a, cons
         }
     }
     const bool has_next = l < s.layers;
-    if (has_next) layer_backward<NK, FIRST>(a, w, at, sample, l, keys, sums, bias_sums);
-    if constexpr (!FIRST) adapters_backward<NK>(a, w, at, sample, l - 1, keys, sums, bias_sums);
+    if (has_next) layer_backward<NK, FIRST>(a, w, at, sample, l, keys, sums);
+    if constexpr (!FIRST) adapters_backward<NK>(a, w, at, sample, l - 1, keys, sums);
 #pragma unroll
     for (int n = 0; n < NK; ++n) {
         Operand out[DB];
@@ -406,16 +402,11 @@ template <int NK, bool FIRST> DEVICE void keys_backward(const Arguments& a, cons
     if (!FIRST && s.masked)
 #pragma unroll 1
     for (int n = 0; n < NK; ++n) {  // log z's part of z's gradient
-        U32 point[1];
-        F32 z[1], sum[1];
-        const F32 nothing[1] = {0.f};
-        Pred mine_too = t == 0 && row_of(n) < sample.rows;
-        load_written<1, 1>(point, reinterpret_cast<const uint32_t*>(sample.point), row_of(n), all_lanes());
-        read_floats<1>(z, sample.z, row_of(n), all_lanes());
-        read_floats<1>(sum, bias_sums, row_of(n), mine_too);
-        write_floats<1>(nothing, bias_sums, row_of(n), mine_too);
-        sum[0] = sum[0] * (1 / LN2) / where(mine_too, z[0], F32(1.f));
-        add_floats<1>(sum, F32(1.f), sample.d_selection, I32(point[0]), mine_too);
+        F32 of_row[2], sum[1];
+        Pred there = t == 0 && row_of(n) < sample.rows;
+        read_floats<2>(of_row, sample.row_table + POINT_AND_Z, row_of(n) * 2, all_lanes());
+        read_floats<1>(sum, sample.row_table + BIAS_SUMS, row_of(n), there);
+        add_alone(sum[0] * (1 / LN2) / where(there, of_row[1], F32(1.f)), sample.d_selection, I32(bits(of_row[0])), there);
     }
 }
 

@@ -41,6 +41,9 @@ using Operand = P::Operand;
 
 constexpr int ROW_TILES = (DB + 1) / 2;  // of 16 dimensions
 constexpr int MAX_ROWS = 64;
+// The table of a sample's rows: pairs of point and z; what a row's score as a key gets, in units of log 2; where z masks,
+// the gradient of that.
+constexpr int POINT_AND_Z = 0, BIAS = 2 * MAX_ROWS, BIAS_SUMS = 3 * MAX_ROWS, ROW_TABLE = 4 * MAX_ROWS;
 
 // Where sums lie, in floats. First those that a layer and a task's adapter both have; accumulators of mma are
 // [lane, 4], rows [.., DP] are in the dimensions' own order.
@@ -54,8 +57,7 @@ struct Workspace {
     int blocks;                                            // of threads
     int indicator_sums, point_sums, layer_sums, all_sums;  // offsets within a layer's sums; its size; of all layers and adapters
     // offsets into the workspace
-    long order;           // in which each block takes its samples [B]
-    long point, z, bias;  // of each kept row [B, MAX_ROWS]; bias is what its score as a key gets, in units of log 2
+    long row_tables;      // [B, BIAS_SUMS]
     long d_outputs;       // elements [B, K, DP], of one layer after the other
     long d_contexts;      // elements [B, L, T, m, DP]
     long d_adapted;       // [B, T, DP]
@@ -71,11 +73,8 @@ BOTH Workspace plan_workspace(const Sizes& s) {
     w.layer_sums = w.point_sums + s.points * DP;
     w.all_sums = s.layers * (w.layer_sums + s.tasks * PROJECTION_SUMS);
     const long batch = s.batch;
-    w.order = 0;
-    w.point = (batch + 3) / 4 * 4;
-    w.z = w.point + batch * MAX_ROWS;
-    w.bias = w.z + batch * MAX_ROWS;
-    w.d_outputs = w.bias + batch * MAX_ROWS;
+    w.row_tables = 0;
+    w.d_outputs = w.row_tables + batch * BIAS_SUMS;
     w.d_contexts = w.d_outputs + batch * s.points * ROW;
     w.d_adapted = w.d_contexts + batch * s.layers * s.tasks * HEADS * ROW;
     w.partial = w.d_adapted + batch * s.tasks * DP;
@@ -84,8 +83,8 @@ BOTH Workspace plan_workspace(const Sizes& s) {
     return w;
 }
 
-// What a warp needs of shared memory: a layer's sums, with or without those of its points, and one number a key.
-BOTH int warp_sums(const Workspace& w, bool of_points) { return (of_points ? w.layer_sums : w.point_sums) + MAX_ROWS; }
+// A warp's sums of a layer, with or without those of its points. Beside them it has a table of a sample's rows.
+BOTH int warp_sums(const Workspace& w, bool of_points) { return of_points ? w.layer_sums : w.point_sums; }
 
 // Where the sums of the adapter of a layer and task lie among all.
 DEVICE long adapter_sums(const Sizes& s, const Workspace& w, int layer, int task) {
@@ -155,6 +154,16 @@ template <int N> DEVICE void add_floats(const F32 (&x)[N], F32 factor, float* ba
     for (int i = 0; i < N; ++i) sum[i] = fma_(x[i], factor, sum[i]);
     write_floats<N>(sum, base, offset, mask);
 }
+// As `add_floats`, of one number in global memory, without waiting for it.
+#ifdef __CUDACC__
+DEVICE void add_alone(F32 x, float* base, I32 offset, Pred mask) {
+    if (mask) atomicAdd(base + offset, x);
+}
+#else
+inline void add_alone(const F32& x, float* base, const I32& offset, const Pred& mask) {
+    LANES if (mask.v[l]) base[offset.v[l]] += x.v[l];
+}
+#endif
 // An accumulator's [lane, 4] += [upper; lower] right
 template <int K> DEVICE void add_product(float* sums, const Operand (&upper)[K], const Operand (&lower)[K], const Operand (&right)[K]) {
     F32 d[4];

@@ -261,10 +261,10 @@ DEVICE void write_no_contexts(const Arguments& a, int sample) {
 
 struct Forward {
     static constexpr int BLOCKS = P::WORDS == 1 ? 4 : 3;  // of 4 warps, at least, on a multiprocessor
-    static DEVICE void run(const Arguments& a, int sample) {
+    static DEVICE void run(const Arguments& a, int i) {
         const Layout at = layout(a.sizes);
+        const int sample = a.order[i];
         const Selected s = selected(a, sample);
-        if (is_first_lane()) a.rows[sample] = s.rows;
         if (s.rows == 0) return write_no_contexts(a, sample);
         if (s.rows <= 8) return sample_rows<1>(a, at, sample, s);
         if (s.rows <= 16) return sample_rows<2>(a, at, sample, s);

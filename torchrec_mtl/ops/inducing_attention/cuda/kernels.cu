@@ -3,6 +3,7 @@
 #include "adapters.cuh"
 #include "backward.cuh"
 #include "launch.cuh"
+#include "order.cuh"
 
 extern "C" int struct_bytes(int which) { return which ? sizeof(Arguments) : sizeof(Sizes); }
 
@@ -10,9 +11,15 @@ extern "C" int packed_words(const Sizes* sizes) { return layout(*sizes).total; }
 
 extern "C" long workspace_size(const Sizes* sizes) { return workspace_floats(*sizes); }
 
+extern "C" int prepare(const Arguments* a, void* stream) {
+    const int chunks = (a->sizes.batch + CHUNK - 1) / CHUNK;
+    if (int error = launch_threads_and_warps<Pack, Count>(*a, layout(a->sizes).total, chunks, stream)) return error;
+    return launch_warps<Place>(*a, chunks, stream);
+}
+
 extern "C" int run_forward(const Arguments* a, void* stream) {
     const Sizes& s = a->sizes;
-    if (int error = launch_threads<Pack>(*a, layout(s).total, stream)) return error;
+    if (int error = prepare(a, stream)) return error;
     if (int error = launch_warps<Forward>(*a, s.batch, stream)) return error;
     return launch_warps<Adapt>(*a, (s.batch + 15) / 16 * s.tasks, stream);
 }

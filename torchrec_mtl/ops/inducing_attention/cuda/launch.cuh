@@ -16,6 +16,20 @@ template <class Kernel> __global__ void __launch_bounds__(128) each_thread(const
     const int i = blockIdx.x * 128 + threadIdx.x;
     if (i < count) Kernel::run(a, i);
 }
+template <class Threads, class Warps> __global__ void __launch_bounds__(32 * WARPS) threads_and_warps(const __grid_constant__ Arguments a, int threads, int warps) {
+    const int blocks = (threads + 32 * WARPS - 1) / (32 * WARPS), i = blockIdx.x * 32 * WARPS + threadIdx.x;
+    if (blockIdx.x >= blocks) {
+        const int warp = (blockIdx.x - blocks) * WARPS + threadIdx.x / 32;
+        if (warp < warps) Warps::run(a, warp);
+    } else if (i < threads) {
+        Threads::run(a, i);
+    }
+}
+template <class Threads, class Warps> int launch_threads_and_warps(const Arguments& a, int threads, int warps, void* stream) {
+    const int blocks = (threads + 32 * WARPS - 1) / (32 * WARPS) + (warps + WARPS - 1) / WARPS;
+    threads_and_warps<Threads, Warps><<<blocks, 32 * WARPS, 0, static_cast<cudaStream_t>(stream)>>>(a, threads, warps);
+    return cudaGetLastError();
+}
 template <class Kernel> int launch_warps(const Arguments& a, int count, void* stream) {
     if (count) each_warp<Kernel><<<(count + WARPS - 1) / WARPS, 32 * WARPS, 0, static_cast<cudaStream_t>(stream)>>>(a, count);
     return cudaGetLastError();
@@ -32,5 +46,9 @@ template <class Kernel> int launch_warps(const Arguments& a, int count, void*) {
 template <class Kernel> int launch_threads(const Arguments& a, int count, void*) {
     for (int i = 0; i < count; ++i) Kernel::run(a, i);
     return 0;
+}
+template <class Threads, class Warps> int launch_threads_and_warps(const Arguments& a, int threads, int warps, void* stream) {
+    launch_threads<Threads>(a, threads, stream);
+    return launch_warps<Warps>(a, warps, stream);
 }
 #endif

@@ -15,11 +15,12 @@ EMULATED_PROCESSORS = 3
 RESIDUALS = ("none", "query", "input")
 _NUM_WEIGHTS = 12
 _ALIGNMENT = 16  # bytes
+_MOST_WORDS = 2**31 - 1
 
 
 _SIZES = ["batch", "fields", "points", "dim", "width", "layers", "tasks"]
 _SIZES += ["first_residual", "residual", "masked", "weights_type", "processors"]
-_TENSORS = ["packed", "output", "rows", "outputs", "contexts", "adapted"]
+_TENSORS = ["packed", "output", "rows", "order", "histograms", "outputs", "contexts", "adapted"]
 _TENSORS += ["upstream", "d_inputs", "d_selection", "d_weights", "workspace"]
 
 
@@ -65,7 +66,7 @@ def _padded_dim(dim: int) -> int:
 def _kept_words(inputs: Tensor, weights: Sequence[Tensor], num_heads: int, keep: bool) -> dict[str, int]:
     """Returns how many words of memory each array takes that the forward writes besides its output.
 
-    Each but the last takes a multiple of 16 bytes.
+    Each but the last two takes a multiple of 16 bytes.
     """
     batch, (layers, num_points, dim), tasks = inputs.shape[0], weights[0].shape, weights[6].shape[1]
     padded, slots, itemsize = _padded_dim(dim), batch * layers if keep else 0, inputs.dtype.itemsize
@@ -74,7 +75,9 @@ def _kept_words(inputs: Tensor, weights: Sequence[Tensor], num_heads: int, keep:
         "contexts": batch * layers * tasks * num_heads * padded * itemsize // 4,
         "outputs": slots * num_points * padded * itemsize // 4,
         "adapted": slots * tasks * padded,
+        "histograms": 8 * -(-batch // 32),
         "rows": batch,
+        "order": batch,
     }
 
 
@@ -162,8 +165,12 @@ def _arguments(
     arguments = _Arguments(_sizes(inputs, selection, weights, residuals, masked))
     arguments.inputs, arguments.selection = inputs.data_ptr(), selection.data_ptr()
     arguments.weights = (ctypes.c_void_p * _NUM_WEIGHTS)(*(x.data_ptr() for x in weights))
-    at = kept.data_ptr()
-    for name, words in _kept_words(inputs, weights, num_heads, keep).items():
+    at, sizes = kept.data_ptr(), _kept_words(inputs, weights, num_heads, keep)
+    if sizes["contexts"] > _MOST_WORDS:
+        raise InputError(
+            f"`inputs` (of shape {list(inputs.shape)}) must have fewer samples: 32 bits number all contexts"
+        )
+    for name, words in sizes.items():
         setattr(arguments, name, at if words else None)
         at += 4 * words
     return arguments

@@ -115,41 +115,44 @@ forward.register_autograd(_gradients, setup_context=_save)
 backward.register_autograd(refuse_second_derivatives)
 
 
+def _forward(arguments: tuple[Any, ...], tensors: Sequence[Tensor], keep: bool) -> list[Tensor]:
+    num_heads, *residuals, masked, precision = arguments
+    inputs, selection, *weights = tensors
+    return launch_forward(inputs, selection, weights, num_heads, residuals, masked, precision, keep)
+
+
 class _Direct(torch.autograd.Function):
-    """What `forward` and its gradient compute, without the time that an operator written in Python takes."""
+    """What `forward` and its gradient compute, without the time that an operator written in Python takes.
+
+    With a `setup_context` a call would take 70 microseconds more.
+    """
 
     @staticmethod
-    def forward(arguments: tuple[Any, ...], inputs: Tensor, selection: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        num_heads, first, residual, masked, precision = arguments
-        residuals = (first, residual)
-        return tuple(launch_forward(inputs, selection, weights, num_heads, residuals, masked, precision, True))
+    def forward(ctx: Any, arguments: tuple[Any, ...], *tensors: Tensor) -> Tensor:
+        output, kept = _forward(arguments, tensors, keep=True)
+        ctx.arguments = arguments
+        ctx.save_for_backward(*tensors, kept)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
-        ctx.arguments, *tensors = inputs
-        ctx.save_for_backward(*tensors, output[1])
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-        if upstream[0] is None:
-            return (None,) * len(ctx.needs_input_grad)
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         inputs, selection, *weights, kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
-            gradients = backward(upstream[0], inputs, selection, weights, kept, *ctx.arguments)
+            gradients = backward(upstream, inputs, selection, weights, kept, *ctx.arguments)
         else:
             num_heads, *residuals, masked, precision = ctx.arguments
             gradients = launch_backward(
-                upstream[0], inputs, selection, weights, kept, num_heads, residuals, masked, precision
+                upstream, inputs, selection, weights, kept, num_heads, residuals, masked, precision
             )
         return None, *gradients[:2], *_d_weights(gradients[2], weights)
 
 
 def _is_traced(inputs: Tensor) -> bool:
     """Returns whether something other than autograd must see which operators run."""
+    if torch.compiler.is_compiling():
+        return True
     is_plain = type(inputs) in (Tensor, torch.nn.Parameter)
-    return torch.compiler.is_compiling() or not is_plain or _get_current_dispatch_mode() is not None
+    return not is_plain or _get_current_dispatch_mode() is not None or torch._C._are_functorch_transforms_active()
 
 
 def _compute_dtype(inputs: Tensor) -> torch.dtype:
@@ -169,11 +172,12 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
     if padding:
         tensors[0] = F.pad(tensors[0], (0, padding))
     arguments = (stack.num_heads, *stack.residuals, stack.masked, precision_of(dtype))
-    output: Tensor
-    if keep and not _is_traced(inputs):
-        output = _Direct.apply(arguments, *tensors)[0]
-    else:
+    if _is_traced(inputs):
         output = forward(*tensors[:2], tensors[2:], *arguments, keep)[0]
+    elif keep:
+        output = _Direct.apply(arguments, *tensors)
+    else:
+        output = _forward(arguments, tensors, keep=False)[0]
     return output[..., :dim] if padding else output
 
 

@@ -52,9 +52,10 @@ struct Tf32x3 {
     static constexpr int WORDS = 2;
     struct Operand { U32 x, y, small_x, small_y; };
     using Scale = F32;
-    // Cut, not rounded: cvt.rna is five instructions, this is two, and NaN stays NaN. The device cuts the small half.
+    // The large half is rounded, ties away from 0, by two instructions where cvt.rna takes five. NaN stays NaN in the
+    // small half, which the device cuts.
     static DEVICE Operand make(F32 x, F32 y) {
-        U32 a = bits(x) & 0xffffe000u, b = bits(y) & 0xffffe000u;
+        U32 a = (bits(x) + 0x1000u) & 0xffffe000u, b = (bits(y) + 0x1000u) & 0xffffe000u;
         return {a, b, bits(x - number(a)), bits(y - number(b))};
     }
     static DEVICE Operand read(const U32* w) { return make(number(w[0]), number(w[1])); }

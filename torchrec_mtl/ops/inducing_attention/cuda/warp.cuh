@@ -267,6 +267,10 @@ inline float f16_scalar(uint32_t x) { return f16_number(x); }
 // Over the four lanes that share a fragment's row.
 DEVICE F32 row_sum(F32 x) { x = x + shfl_xor(x, 1); return x + shfl_xor(x, 2); }
 DEVICE F32 row_max(F32 x) { x = maximum(x, shfl_xor(x, 1)); return maximum(x, shfl_xor(x, 2)); }
+DEVICE F32 warp_sum(F32 x) {
+    for (int mask = 16; mask; mask /= 2) x = x + shfl_xor(x, mask);
+    return x;
+}
 // The position of the set bit that has `rank` set bits below it, of a 64-bit mask.
 DEVICE I32 nth_bit(uint32_t low, uint32_t high, I32 rank) {
     int below = count_bits(low);
