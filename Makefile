@@ -1,13 +1,15 @@
 # `make train` and `make test` work in a fresh clone and install everything into .venv.
 # Pass arguments in ARGS: make train ARGS="--models tafe --sample 1.0", make test ARGS="tests/data -k schema".
 
-PYTHON ?= python3.11
+# The first that runs, of the Pythons that the package supports: a version manager's stand-in may not.
+PYTHON ?= $(shell for v in 11 12 13 10; do python3.$$v -c '' 2>/dev/null && echo python3.$$v && exit; done; echo python3)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 INSTALLED := .venv/installed
+MERMAID := 11.17.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env train compare test lint bench-quick bench-report verify wheel clean
+.PHONY: help env train compare test lint bench-quick bench-report docs verify versions wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,12 +37,20 @@ bench-quick: env ## try the benchmarks out, small; four minutes
 verify: lint bench-quick ## before a release: every test, also against other libraries, on Spark and Slurm where they are, with fifty kills, a hundred draws, every pipeline and a service under load; hours
 	@TORCHREC_MTL_VERIFY=1 TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 TORCHREC_MTL_SLURM=1 TORCHREC_MTL_SPARK=1 TORCHREC_MTL_DRAWS=100 TORCHREC_MTL_PIPELINES=all TORCHREC_MTL_LOAD=60 $(MAKE) test
 
+versions: env ## run quick tests with every supported PyTorch, TorchRec and Python, each in an environment of its own; hours
+	@$(BIN)/python -m tests.versions $(ARGS)
+
 bench-report: env ## draw benchmarks/results/report.html from the CSV files there
 	@$(BIN)/python -m benchmarks.report
 
-wheel: env ## build a wheel in dist/, with the attention kernels for every kind of x86-64 processor
+docs: .venv/docs-installed ## build the docs as a site in build/docs, with every link checked; a minute
+	@$(BIN)/python -m docs.site.pages
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs/site build/docs-source build/docs
+	@echo 'docs: open build/docs/index.html'
+
+wheel: env ## build what is installed from in dist/: the wheel, with kernels for every kind of x86-64 processor, and fbgemm's
 	@$(BIN)/python -W ignore -m torchrec_mtl.ops.build --prebuilt
-	@$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist .
+	@$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist . ./requirements/shim/fbgemm-gpu
 
 clean: ## remove .venv and the tools' caches; data and runs stay
 	rm -rf .venv build dist torchrec_mtl/ops/prebuilt *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -48,8 +58,8 @@ clean: ## remove .venv and the tools' caches; data and runs stay
 # Written last, so an interrupted installation starts again from an empty .venv.
 # torch comes first: only torch and the installers are searched for on PyTorch's index, which has the CPU build.
 $(INSTALLED): Makefile setup.py $(wildcard requirements/*.txt requirements/shim/*/setup.py)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo 'env: Python 3.11 is needed; if it is not `$(PYTHON)`, run: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo 'env: Python 3.10 to 3.13 is needed; if it is not `$(PYTHON)`, run: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'env: creating .venv ($(PYTHON))'
 	@$(PYTHON) -m venv --clear .venv
 	@echo 'env: installing torch, CPU build (200 MB)'
@@ -60,4 +70,12 @@ $(INSTALLED): Makefile setup.py $(wildcard requirements/*.txt requirements/shim/
 	@$(BIN)/pip check
 	@echo 'env: building the attention kernels for this CPU (half a minute)'
 	@$(BIN)/python -W ignore -m torchrec_mtl.ops.build || echo 'env: BPCM and TAFE will run without them, slower' >&2
+	@touch $@
+
+# Sphinx reads the docstrings by importing the package, so it is in .venv too. npm brings the script that draws charts.
+.venv/docs-installed: $(INSTALLED) requirements/docs.txt
+	@$(BIN)/pip install -q -r requirements/docs.txt
+	@{ npm pack --silent --pack-destination .venv @mermaid-js/tiny@$(MERMAID) > /dev/null && \
+		tar -xzOf .venv/mermaid-js-tiny-$(MERMAID).tgz package/dist/mermaid.tiny.js > .venv/mermaid.js; } || \
+		{ echo 'docs: npm did not bring the script that draws charts, so they are shown as text' >&2; : > .venv/mermaid.js; }
 	@touch $@

@@ -18,7 +18,7 @@ from torchrec_mtl.jobs.environment import worker_environment
 PROGRAMS = (  # the longest first
     *("scoring", "embedding_throughput", "training_step", "scaling", "peers"),
     *("attention", "zero_collision", "data_reading", "data_preparation", "table_preparation", "every_day"),
-    *("late_labels", "balancing", "peers.quality", "over_arches", "model_costs", "histories"),
+    *("late_labels", "balancing", "peers.quality", "over_arches", "model_costs", "histories", "simulated_funnels"),
 )
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from docstring_parser import parse as parse_docstring
@@ -170,7 +170,7 @@ def prose(text: str) -> str:
 
 
 def code(text: str) -> str:
-    return text.replace("``", "`")
+    return re.sub(r"::$", ":", text.replace("``", "`"), flags=re.M)
 
 
 def arguments(constructor: Callable[..., Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -239,21 +239,31 @@ def page(model: type[nn.Module], found: list[System], known: Mapping[str, Cost])
     return "\n\n".join(parts) + "\n"
 
 
-def model_table(known: Mapping[str, Cost], pages: str = "") -> str:
-    """The table of all models, with the costs of each system; ``pages`` leads to their folder."""
+def takes(system: System) -> str:
+    """The kinds of forests that a model takes, in words."""
+    kinds = taken_by(system)
+    return "any tasks" if len(kinds) == len(FORESTS) else " and ".join(kinds[-2:])
+
+
+def model_table(known: Mapping[str, Cost]) -> str:
+    """The table of all models, with the costs of each system."""
     head = ("model", "", "takes", "loss", "parameters", "training / Shared-Bottom", "/ DLRM", "inference", "/ DLRM")
     rows: list[tuple[str, ...]] = []
     for model, found in systems().items():
         for system in found:
-            c, kinds = known.get(system.name), taken_by(system)
+            c, loss = known.get(system.name), cast(Any, system.loss).__name__
             figures = (c.parameters, *c.training, *c.inference) if c else ("",) * 5
-            takes = "any tasks" if len(kinds) == len(FORESTS) else " and ".join(kinds[-2:])
-            link = f"[{system.title}]({pages}{file_name(model)})"
-            if pages:  # seen from the root
-                figures = tuple(figure.replace("](../../", "](") for figure in figures)
-            loss: Any = system.loss
-            rows.append((link, about(model), takes, f"`{loss.__name__}`", *figures))
+            rows.append((f"[{system.title}]({file_name(model)})", about(model), takes(system), f"`{loss}`", *figures))
     return table(head, rows)
+
+
+def short_table() -> str:
+    """The README's table: name, idea and tasks of each model."""
+    rows = []
+    for model, found in systems().items():
+        links = ", ".join(f"[{system.title}](docs/models/{file_name(model)})" for system in found)
+        rows.append((links, re.split(r" \(", about(model))[0], takes(found[0])))
+    return table(("model", "", "takes"), rows)
 
 
 def index(known: Mapping[str, Cost]) -> str:
@@ -261,11 +271,11 @@ def index(known: Mapping[str, Cost]) -> str:
     return "\n\n".join(["# The models", INTRODUCTION, model_table(known)]) + "\n"
 
 
-def readme(known: Mapping[str, Cost]) -> str:
+def readme() -> str:
     """The README with its table of models."""
     before, _, rest = README.read_text("utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{model_table(known, 'docs/models/')}\n{END}{after}"
+    return f"{before}{BEGIN}\n{short_table()}\n{END}{after}"
 
 
 INTRODUCTION = """Every model is one class, `Model(features, tasks, **arguments)`, and one file. The pages are made of
@@ -312,7 +322,7 @@ def main() -> None:
     for name, text in pages().items():
         (DOCS / "models" / name).write_text(text, "utf-8")
         print(DOCS / "models" / name)
-    README.write_text(readme(costs()), "utf-8")
+    README.write_text(readme(), "utf-8")
 
 
 if __name__ == "__main__":

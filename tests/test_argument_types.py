@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
+from typing_extensions import TypeAliasType
 
 from torchrec_mtl.argument_types import check_fields, check_type, checked
 from torchrec_mtl.errors import InputError
+
+T = TypeVar("T")
 
 
 class Pair(NamedTuple):
@@ -42,6 +46,9 @@ class Named(Protocol):
         (Factory, [list], [3, []]),
         (Named, [type("Any", (), {"name": len})], [[], 3]),
         (Any, [3, None], []),
+        (TypeAliasType("Sizes", Sequence[int] | None), [[1], None], [["a"], 3]),
+        (TypeAliasType("Rows", Sequence[T], type_params=(T,))[int], [[1]], [3]),
+        (ArrayLike, [[1, 2], np.ones(3), 3.0], []),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING say of the code is so."""
+"""What README, CONTRIBUTING and the pages made from them say of the code is so."""
 
 import csv
 import re
@@ -15,6 +15,12 @@ from torchrec_mtl.systems import LOSSES
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+ALL = "\n".join([README, CONTRIBUTING, *PAGES.values()])
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_model_of_the_readme_is_built_as_it_stands():
@@ -27,14 +33,14 @@ def test_the_model_of_the_readme_is_built_as_it_stands():
 
 
 def test_what_is_named_is_there():
-    for job in re.findall(r"torchrec-mtl (\w+)", README + CONTRIBUTING):
+    for job in re.findall(r"torchrec-mtl (\w+)", ALL):
         assert job in (*JOBS, "JOB")
-    for loss in re.findall(r"`loss=(\w+)`", README):
-        assert loss in LOSSES
-    for path in re.findall(r"`((?:torchrec_mtl|tests|benchmarks|examples)/[\w/.]+)`", README + CONTRIBUTING):
+    for loss in re.findall(r"`loss=(\w+)`|^\| `(\w+)` \|.*\| .*truth", ALL, re.M):
+        assert "".join(loss) in LOSSES
+    for path in re.findall(r"`((?:torchrec_mtl|tests|benchmarks|examples)/[\w/.]+)`", ALL):
         assert (ROOT / path).exists() or "/my_" in path, path
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`make ([\w-]+)", README + CONTRIBUTING):
+    for target in re.findall(r"`make ([\w-]+)", ALL):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
@@ -67,6 +73,6 @@ def test_the_spread_over_seeds_is_that_of_the_runs():
             spread = [stdev(aucs[task, whole, model]) for model in shown if (task, whole, model) in aucs]
             low, high = (f"{value:.4f}".lstrip("0") for value in (min(spread, default=0), max(spread, default=0)))
             cells.append(f" {low} to {high} " if spread else " ")
-        assert f"| {title} |{'|'.join(cells)}|" in README
+        assert f"| {title} |{'|'.join(cells)}|" in PAGES["first_run.md"]
         widest = max(max(values) - min(values) for (_, space, _), values in aucs.items() if space == whole)
-        assert f"{widest:.4f}".lstrip("0") in README
+        assert f"{widest:.4f}".lstrip("0") in PAGES["first_run.md"]

@@ -9,16 +9,47 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import torchrec_mtl
+from tests import versions
+from torchrec_mtl import stack
+from torchrec_mtl.stack import check_versions
 
 ROOT = Path(__file__).parents[1]
-PINS = {
-    canonicalize_name(name): version
+PINNED = [  # on this Python
+    requirement
     for file in (ROOT / "requirements").glob("*.txt")
-    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", file.read_text(), re.MULTILINE)
-}
+    for line in re.findall(r"^[\w.-]+==.+$", file.read_text(), re.MULTILINE)
+    if (requirement := Requirement(line)).marker is None or requirement.marker.evaluate()
+]
+PINS = {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in PINNED}
+
+LEARNS = """
+import torch
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec_mtl import MultiTaskTrain, TaskChain
+from torchrec_mtl.data import MultiTaskBatch
+from torchrec_mtl.losses import CrossEntropyLoss
+from torchrec_mtl.models import TAFE
+from torchrec_mtl.modules import FeatureArch
+torch.manual_seed(0)
+tasks = TaskChain(["click", "purchase"])
+table = EmbeddingBagConfig(name="t", embedding_dim=8, num_embeddings=9, feature_names=["item", "user"])
+model = MultiTaskTrain(TAFE(FeatureArch(EmbeddingBagCollection(tables=[table])), tasks), CrossEntropyLoss(tasks))
+ids = KeyedJaggedTensor.from_lengths_sync(["item", "user"], torch.arange(16) % 9, torch.ones(16, dtype=torch.int))
+labels = (torch.arange(8) % 2).float()[:, None].expand(8, 2)
+batch = MultiTaskBatch(dense_features=torch.zeros(8, 0), sparse_features=ids, labels=labels)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+for step in range(20):
+    loss = model(batch)[0]
+    if step in (0, 19):
+        print(loss.item())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
 
 
 def pip_install(*arguments: str | Path) -> str:
@@ -34,14 +65,22 @@ def is_pinned(requirement: Requirement) -> bool:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the package installed from a clean copy of its sources, by way of a wheel."""
+    """A folder with the package, installed by way of a source distribution and a wheel from a copy of its sources."""
     source = tmp_path_factory.mktemp("source")
     target = tmp_path_factory.mktemp("target")
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "torchrec_mtl", source / "torchrec_mtl")
-    pip_install("--no-deps", "--no-build-isolation", "--target", target, source)
+    shutil.copytree(ROOT / "torchrec_mtl", source / "torchrec_mtl", ignore=shutil.ignore_patterns("prebuilt"))
+    build = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (distribution,) = (source / "dist").iterdir()
+    pip_install("--no-deps", "--no-build-isolation", "--target", target, distribution)
     return target
+
+
+def asked_for(installed: Path) -> list[Requirement]:
+    (info,) = installed.glob("torchrec_mtl-*.dist-info")
+    return [Requirement(text) for text in metadata.Distribution.at(info).requires or []]
 
 
 def run_python(script: str, installed: Path, *arguments: str) -> list[str]:
@@ -60,13 +99,21 @@ import importlib, warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for name in sys.argv[1:]:
-        print(importlib.import_module(name).__file__)
+        module = importlib.import_module(name)
+        print(module.__file__)
+        for public in getattr(module, "__all__", ()):
+            getattr(module, public)
 for warning in caught:
     if "torchrec_mtl" in warning.filename:
         print(warning)
 """
     assert run_python(script, installed, *names) == [str(installed / file) for file in files]
     assert (installed / "torchrec_mtl" / "py.typed").is_file()
+
+
+def test_a_model_of_the_installed_package_learns(installed: Path) -> None:
+    loss, later = map(float, run_python(LEARNS, installed))
+    assert later < loss
 
 
 def test_the_sources_of_the_kernels_are_installed(installed: Path) -> None:
@@ -85,11 +132,33 @@ def test_torchx_finds_our_component_and_still_its_own(installed: Path) -> None:
 
 
 def test_pins_lie_in_the_ranges_of_the_metadata(installed: Path) -> None:
-    (info,) = installed.glob("torchrec_mtl-*.dist-info")
-    requirements = [Requirement(text) for text in metadata.Distribution.at(info).requires or []]
+    requirements = asked_for(installed)
     assert {"numpy", "torchrec", "torchx"} <= {requirement.name for requirement in requirements}
-    on_spark = Requirement("pyspark").name  # pinned where its tests make an environment: tests/data/table/test_spark.py
-    assert [str(each) for each in requirements if not is_pinned(each) and each.name != on_spark] == []
+    # pinned elsewhere: Spark where its tests make an environment, the newest PyTorch in the extras themselves
+    elsewhere = re.compile(r"pyspark|.*; extra == ['\"](cpu|cuda)['\"]")
+    assert [str(each) for each in requirements if not is_pinned(each) and not elsewhere.match(str(each))] == []
+
+
+def test_the_metadata_say_what_is_supported(installed: Path) -> None:
+    info = metadata.Distribution.at(next(installed.glob("torchrec_mtl-*.dist-info")))
+    classified = re.findall(r"Python :: (3\.\d+)", str(info.metadata.get_all("Classifier")))
+    assert tuple(classified) == versions.PYTHONS
+    assert SpecifierSet(info.metadata["Requires-Python"]) == SpecifierSet(">=3.10,<3.14")
+    ranges = {each.name: each for each in asked_for(installed) if each.marker and "torchrec" in str(each.marker)}
+    for triple in versions.TRIPLES:
+        assert ranges["torch"].specifier.contains(triple.torch)
+        assert ranges["torchrec"].specifier.contains(triple.torchrec)
+        check_versions({"torch": triple.torch, "torchrec": triple.torchrec, "fbgemm-gpu": triple.fbgemm})
+    assert [stack._minor(triple.torch) for triple in versions.TRIPLES] == list(stack.GO_TOGETHER)
+    for extra, build in (("cpu", "fbgemm-gpu-cpu"), ("cuda", "fbgemm-gpu")):
+        given = {each.name: each for each in asked_for(installed) if each.marker and f'"{extra}"' in str(each.marker)}
+        newest = versions.TRIPLES[-1]
+        for name, version in (("torch", newest.torch), ("torchrec", newest.torchrec), (build, newest.fbgemm)):
+            assert given[name].specifier.contains(version)
+    assert versions.table() in versions.PAGE.read_text()
+    page = (ROOT / "docs" / "installation.md").read_text()
+    described = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", page, re.MULTILINE)))
+    assert set(described) == set(info.metadata.get_all("Provides-Extra") or [])
 
 
 @pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="only .venv holds the pinned versions")

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if job not in JOBS:
             raise InputError(not_one_of("job", job, JOBS))
+        importlib.import_module("torchrec_mtl.stack")  # refuses what is missing or does not go together
         quiet_libraries()
         status: int = importlib.import_module(JOBS[job][0]).main(rest)
     except (InputError, TrainingError) as error:

@@ -71,6 +71,7 @@ def check_type(name: str, value: object, annotation: Any) -> None:
 
 
 def _is_of(value: Any, annotation: Any) -> bool:
+    annotation = _unaliased(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any or isinstance(annotation, TypeVar):
         return True
@@ -98,6 +99,13 @@ def _is_of(value: Any, annotation: Any) -> bool:
     return isinstance(value, annotation)
 
 
+def _unaliased(annotation: Any) -> Any:
+    """What an alias of PEP 695, such as NumPy's `ArrayLike` from 2.5 on, stands for."""
+    while hasattr(alias := typing.get_origin(annotation) or annotation, "__value__"):
+        annotation = alias.__value__
+    return annotation
+
+
 def type_name(annotation: Any) -> str:
     """Returns how help and errors name a type.
 
@@ -106,6 +114,7 @@ def type_name(annotation: Any) -> str:
         >>> type_name(Sequence[int]), type_name(int | None), type_name(Literal["a", "b"])
         ('list of int', 'int or None', "one of 'a', 'b'")
     """
+    annotation = _unaliased(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return f"one of {', '.join(map(repr, arguments))}"

@@ -105,6 +105,7 @@ def compare(
     stages: str = "search,final,sweep,efficiency,report",
     metrics: str = "auc",
     output: str = "runs/compare",
+    finished: str = "",
     redact: bool = False,
     image: str = IMAGE,
     cpu: int = 2,
@@ -127,6 +128,7 @@ def compare(
         stages: stages to run, separated by commas
         metrics: metrics that the report shows, separated by commas; your own are package.module:METRIC
         output: folder of the comparison, a new one or one to resume
+        finished: folder of the CSV files of finished runs, from which it goes on; by default the output
         redact: whether to leave ids and other values of the data out of messages, saved batches and bad_rows.tsv
         image: image for container schedulers
         cpu: number of cores
@@ -137,7 +139,7 @@ def compare(
     """
     arguments = ["--protocol", protocol, "--datasets", datasets, *launch.option("--sample", sample), "--raw", raw]
     arguments += ["--models", models, "--seeds", str(seeds), "--workers", str(workers or gpu or cpu)]
-    arguments += ["--stages", stages, "--metrics", metrics, "--output", output]
+    arguments += ["--stages", stages, "--metrics", metrics, "--output", output, "--finished", finished]
     arguments += [*launch.flag("--redact", redact), *overrides]
     with launch.exit_on_input_error():
         from torchrec_mtl.jobs.compare.job import check_arguments

@@ -4,8 +4,8 @@
     python -m benchmarks.embedding_throughput --embedding-dim 16 64 --exponent 0 1.2 --ranks 1 2
 
 docs/embedding_throughput.md describes the candidates. Before anything is timed, each must pool the same embeddings and,
-after three updates, have the same tables as float64 arithmetic, or the program stops with status 2. Not yet run on a
-GPU. A row of the results measures one of:
+after three updates, have the same tables as float64 arithmetic, or the program stops with status 2.
+A row of the results measures one of:
 
 - throughput of the forward pass, or of training: forward, backward, update. GB of tables a second counts what a batch
   must move, see `table_bytes`. Percent of copy is relative to the bytes that a copy of `--copy-mib` MiB on all ranks

@@ -1,11 +1,11 @@
-"""What this library does on a GPU, in minutes: ``python -m benchmarks.gpu``. Not yet run on a GPU; see docs/gpu.md.
+"""What this library does on a GPU, in minutes: ``python -m benchmarks.gpu``; see docs/gpu.md.
 
-Steps follow each other in the order of `benchmarks.gpu.steps.STEPS`, what matters most first, each in a process of its
-own: one that crashes, fails or takes too long has a row with its ``error``, and the next one starts. A step starts only
-if its limit fits into what is left of ``--seconds``. Each row is in ``gpu.csv`` as soon as it is measured, in ``$OUT``
-if it is set, otherwise in ``benchmarks/results``. Another call goes on from the rows that are there, or from those in
-``--before FOLDER``: it takes the steps that have not come to their end, those that failed last. The status is 1 if a
-step failed.
+Steps follow each other in the order of `benchmarks.gpu.steps.STEPS`, what matters most first, or those of them that
+``--only`` names, each in a process of its own: one that crashes, fails or takes too long has a row with its ``error``,
+and the next one starts. A step starts only if its limit fits into what is left of ``--seconds``. Each row is in
+``gpu.csv`` as soon as it is measured, in ``$OUT`` if it is set, otherwise in ``benchmarks/results``. Another call goes
+on from the rows that are there, or from those in ``--before FOLDER``: it takes the steps that have not come to their
+end, those that failed last. The status is 1 if a step failed.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import time
 
 from benchmarks.gpu.environment import KERNELS, adopt, ensure_environment
+from benchmarks.gpu.steps import STEPS
 from torchrec_mtl.jobs.environment import worker_environment
 
 _BEGAN = time.monotonic()
@@ -24,8 +25,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, help="of all steps together; 280, with --pretend 2800")
     parser.add_argument("--before", metavar="FOLDER", help="where an earlier call has left its gpu.csv")
+    parser.add_argument("--only", metavar="STEP", nargs="+", help="of all steps, by name")
     parser.add_argument("--pretend", action="store_true", help="everything tiny on a CPU, with interpreted kernels")
     arguments = parser.parse_args()
+    wanted = arguments.only or [step.name for step in STEPS]
+    if unknown := sorted(set(wanted) - {step.name for step in STEPS}):
+        parser.error(f"--only (={unknown[0]!r}) must be one of: {'; '.join(step.name for step in STEPS)}")
     kernels = {"TRITON_CACHE_DIR": str(KERNELS)} if KERNELS.is_dir() and "TRITON_CACHE_DIR" not in os.environ else {}
     ensure_environment(
         **worker_environment(1, processes=1),
@@ -39,7 +44,8 @@ def main() -> None:
     from benchmarks.gpu import visit  # imports torch
 
     seconds = arguments.seconds or (2800 if arguments.pretend else 280)
-    visit.main(_BEGAN + seconds, arguments.before, arguments.pretend)
+    steps = [step for step in STEPS if step.name in wanted]
+    visit.main(_BEGAN + seconds, arguments.before, arguments.pretend, steps)
 
 
 if __name__ == "__main__":

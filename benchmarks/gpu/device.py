@@ -1,4 +1,4 @@
-"""A step as a CUDA graph, what a device reaches, and which attention PyTorch takes. Not yet run on a GPU."""
+"""A step as a CUDA graph, what a device reaches, and which attention PyTorch takes."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Embedding throughput at five points, as `benchmarks.embedding_throughput` measures it. Not yet run on a GPU."""
+"""Embedding throughput at five points, as `benchmarks.embedding_throughput` measures it."""
 
 from collections.abc import Callable
 from dataclasses import replace

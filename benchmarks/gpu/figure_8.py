@@ -1,4 +1,4 @@
-"""Steps of training beside Shared-Bottom's, TAFE's figure 8: our loop with its pipeline. Not yet run on a GPU.
+"""Steps of training beside Shared-Bottom's, TAFE's figure 8: our loop with its pipeline.
 
 23 tables of 10,000 rows and dimension 16 with fused row-wise Adagrad, a funnel of three steps, the models with their
 papers' sizes. A row has the milliseconds of a step, from batches in the host's memory on: the median over rounds of
@@ -59,7 +59,7 @@ def take(run: TrainingLoop, backend: str, steps: int) -> None:
 
 def measure(add: Callable[[Row], None], pretend: bool) -> None:
     """A row for each batch size and candidate; a candidate that fails has one with its ``error``."""
-    device = torch.device("cpu" if pretend else "cuda")
+    device = torch.device("cpu") if pretend else torch.device("cuda", 0)
     sizes, num_rows, steps, rounds = ((2,), 50, 1, 1) if pretend else (BATCH_SIZES, NUM_ROWS, STEPS, ROUNDS)
     with process_group(device):
         for batch_size in sizes:

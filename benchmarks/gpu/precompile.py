@@ -1,4 +1,4 @@
-"""Compiles the Triton kernels for an H100 or H200 on a machine without a GPU. The result is not yet run on a GPU::
+"""Compiles the Triton kernels for an H100 or H200 on a machine without a GPU.::
 
     python -m benchmarks.gpu.precompile             # minutes: all that `benchmarks.gpu` launches, to build/gpu-kernels
     python -m benchmarks.gpu.precompile FOLDER

@@ -12,7 +12,7 @@ from benchmarks.record import Row
 
 
 def measure(add: Callable[[Row], None], pretend: bool) -> None:
-    """A row of the device, one for each kind of number, and those of the definition and the Triton kernels."""
+    """A row of the device, one for each kind of number, and those of the definition and the kernels."""
     device, ahead = "cpu" if pretend else "cuda", adopt(KERNELS) if KERNELS.is_dir() else 0
     about: Row = {"what": "device", "kernels_ahead": ahead, "cores": os.cpu_count()}
     if not pretend:
@@ -24,4 +24,4 @@ def measure(add: Callable[[Row], None], pretend: bool) -> None:
         bytes_a_second, flop_a_second = reached(dtype, device)
         figures = {"copy_gb_per_second": bytes_a_second / 1e9, "tflop_per_second": flop_a_second / 1e12}
         add({"what": "device", "dtype": dtype, **{name: round(value, 3) for name, value in figures.items()}})
-    stack.measure(add, pretend, "paper", (0.25,), paths=("eager", "triton"), modes=("plain",))
+    stack.measure(add, pretend, "paper", (0.25,), paths=("eager", "triton", "cuda"), modes=("plain",))

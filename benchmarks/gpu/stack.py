@@ -1,4 +1,4 @@
-"""TAFE's stack: the Triton kernels beside what PyTorch has. Not yet run on a GPU. Needs torch and Triton alone.
+"""TAFE's stack: the kernels beside what PyTorch has. Needs torch and Triton alone.
 
 Each path's output and gradients are checked against the definition in float64 before they are timed; one that is wrong
 or fails has a row with its ``error``. Microseconds of a step as it is ("plain") and as a CUDA graph; ``attention`` is
@@ -18,8 +18,9 @@ from benchmarks import record
 from benchmarks.attention import BOTH, SIZES, Size, check, draw, expect, stack, step
 from benchmarks.gpu.device import attention_of, graphed, roofline
 from benchmarks.record import Row, in_one_line
+from torchrec_mtl.ops.inducing_attention import cuda
 
-PATHS = {"eager": "reference", "sdpa": "sdpa", "compact": "compact", "triton": "triton"}
+PATHS = {"eager": "reference", "sdpa": "sdpa", "compact": "compact", "triton": "triton", "cuda": "cuda"}
 MODES = ("plain", "graph")
 COMPILED = {"compile": {}, "compile, reduce-overhead": {"mode": "reduce-overhead"}}
 PRETENDED = Size(2, 2, 4, 4, 1, 1, 1, torch.float32)  # on a CPU
@@ -46,6 +47,12 @@ def timed(run: Callable[[], object], device: str, calls: int) -> list[float]:
     return times[WARM_UP:] or times
 
 
+def can_run(path: str, size: Size, device: str) -> bool:
+    """Whether the kernels in CUDA C++ are built for a size that they cover; the other paths run at any."""
+    sizes = (size.m, size.D, size.K, size.F)
+    return path != "cuda" or cuda.why_not_sizes(device, 0, size.dtype, *sizes) is None
+
+
 def candidates(paths: Sequence[str], modes: Sequence[str], compiles: bool, heads: int, device: str) -> Iterator[tuple]:
     """Name, mode and function of each."""
     if compiles:
@@ -60,7 +67,7 @@ def candidates(paths: Sequence[str], modes: Sequence[str], compiles: bool, heads
 def rows(size: Size, share: float, device: str, of: Iterator[tuple], calls: int) -> Iterator[Row]:
     """A row for each candidate and direction."""
     tensors = draw(size, share, device)
-    expected, base = expect(tensors, size.m), dict[str, float]()
+    expected, base = expect(tensors, size.m), dict[tuple[str, str], float]()
     for candidate, mode, function in of:
         for direction in DIRECTIONS:
             about = {"share": share, "direction": direction, "candidate": candidate, "mode": mode}
@@ -76,9 +83,10 @@ def rows(size: Size, share: float, device: str, of: Iterator[tuple], calls: int)
                 yield {**about, "error": in_one_line(error)}
                 continue
             middle = statistics.median(times)
-            if (candidate, mode) == ("eager", "plain"):
-                base[direction] = middle
-            about["times_eager"] = round(middle / base[direction], 3) if direction in base else None
+            if candidate == "eager":
+                base[mode, direction] = middle
+            for name, of in (("times_eager", "plain"), ("times_eager_graph", "graph")):
+                about[name] = round(middle / base[of, direction], 3) if (of, direction) in base else None
             about["percent_of_roofline"] = round(100 * roofline(size, share, direction, device) / middle, 2)
             yield {**about, **record.spread([1e6 * x for x in times], "us", 2)}
             run = None  # frees a graph's memory
@@ -96,6 +104,7 @@ def measure(
     """The stack at a size of `SIZES` and some shares of points selected."""
     size, device, shares = (PRETENDED, "cpu", shares[:1]) if pretend else (SIZES[name], "cuda", shares)
     about = {"what": "stack", "size": name, **size._asdict()}
+    paths = [path for path in paths if can_run(path, size, device)]
     calls = 5 if name == "paper" and not pretend else 1  # one is too short there
     for share in shares:
         for row in rows(size, share, device, candidates(paths, modes, compiles, size.m, device), calls):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks import record
+from benchmarks.gpu import __main__ as program
 from benchmarks.gpu import device, process, stack, visit
 from benchmarks.gpu.environment import adopt
 from benchmarks.gpu.steps import RECOMMENDER, STEPS, Step
@@ -101,7 +102,7 @@ def test_the_columns_that_the_page_names_are_there(rest):
     page = (record.ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_]+)`", page.partition("## What comes out")[2].partition("## Kernels")[0]))
     values = {value for row in rest[1] for value in (row["candidate"], row["attention"])}
-    assert named - {"math"} <= values | set(rest[1][0])
+    assert named - {"math", "cuda"} <= values | set(rest[1][0])
 
 
 def test_each_step_measures_what_it_is_for(rest):
@@ -175,7 +176,7 @@ import os
 from benchmarks.gpu import __main__ as program, visit
 from benchmarks.gpu.steps import Step
 main, step = visit.main, Step("hanging", 60, "tests.benchmarks.gpu_step", ("hangs", os.environ["PID"]))
-visit.main = lambda *arguments: main(*arguments, [step])
+visit.main = lambda *arguments: main(*arguments[:3], [step])
 if __name__ == "__main__":
     program.main()
 """
@@ -219,6 +220,24 @@ def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="error: there is no GPU here"):
         visit.main(time.monotonic(), None, False)
+
+
+@pytest.mark.parametrize("only", [["smoke"], ["embeddings", "figure 8"]])
+def test_only_the_steps_that_are_named_are_taken_in_their_order(only, monkeypatch):
+    taken = []
+    monkeypatch.setattr("sys.argv", ["gpu", "--pretend", "--only", *only])
+    monkeypatch.setattr(program, "ensure_environment", lambda **_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(visit, "main", lambda deadline, before, pretend, steps: taken.extend(steps))
+    program.main()
+    assert [step.name for step in taken] == sorted(only, reverse=True)
+
+
+def test_a_step_that_does_not_exist_is_refused_with_the_names(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu", "--only", "figure 9"])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert "--only (='figure 9') must be one of: smoke; stack, paper, 25 % selected;" in capsys.readouterr().err
 
 
 def test_steps_are_in_the_order_of_their_worth_and_what_matters_fits_into_a_call():

@@ -179,7 +179,7 @@ def test_a_damaged_index_is_one_sentence(tmp_path: Path, content: str) -> None:
     assert "and it is written again" in str(raised.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", "3"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", "3", '{"layout": 2}'])
 def test_columns_of_unknown_origin_are_written_again(tmp_path: Path, content: str) -> None:
     write(tmp_path)
     expected = read_split(tmp_path, "train").fingerprint

@@ -1,68 +1,37 @@
-"""docs/your_own_table.md: every command and program runs as it stands, and prints what the page says."""
+"""docs/your_own_table.md, by its notebook: every cell runs as it stands, and prints what the page says."""
 
 import contextlib
 import io
-import re
-import runpy
-import shlex
-import subprocess
-import sys
+import json
 from pathlib import Path
 
-import pytest
-
-from torchrec_mtl.__main__ import main
-
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "your_own_table.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
-COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.M)
+from docs.notebook import NOTEBOOK, PLACE, notebook
+from tests.docs.pages import ROOT, check, printed
 
 
-def printed(command: str) -> str:
-    """What a command prints, errors last; our commands and programs run in this process."""
-    program, *arguments = shlex.split(command)
-    out, err = io.StringIO(), io.StringIO()
-    if program not in ("torchrec-mtl", "python"):
-        return subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        if program == "torchrec-mtl":
-            main(arguments)
-        else:
-            patch.setattr(sys, "argv", arguments)
-            runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
-    return out.getvalue() + "".join(line for line in err.getvalue().splitlines(True) if line.startswith("error: "))
+def test_the_notebook_is_the_page():
+    assert NOTEBOOK.read_text(encoding="utf-8") == notebook()
 
 
-def check(said: str, found: str) -> None:
-    """Compares what the page says with what was printed: ``...`` is any text; AUCs may differ between processors."""
-    lines = [
-        re.sub(r"[\d,]+(?= +[\d,]+ +\w+$)", "SPEED", re.sub(r"-{5,}|  +", "  ", line)) for line in said.splitlines()
-    ]
-    pattern = re.escape("\n".join(lines)).replace(r"\.\.\.", ".*").replace("SPEED", r"[\d,]+")
-    pattern = re.sub(r"0\\\.\d{4}", r"(0\\.\\d{4})", pattern)
-    match = re.fullmatch(pattern, "\n".join(re.sub(r"-{5,}|  +", "  ", line) for line in found.splitlines()), re.S)
-    assert match, found
-    for one, other in zip(re.findall(r"0\.\d{4}", "\n".join(lines)), match.groups(), strict=True):
-        assert float(one) == pytest.approx(float(other), abs=0.03)
-
-
-def test_the_page(tmp_path, monkeypatch):
+def test_the_cells(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    printed_by_code, num_checked = None, 0
-    for kind, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")):
-        if kind == "console":
-            for command, said in COMMAND.findall(text):
-                check(said, printed(command))
-                num_checked += 1
-        elif kind == "python" and text.startswith("# shop.py\n"):
-            Path("shop.py").write_text(text)
-        elif kind == "python":
-            with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(text, {})
-            printed_by_code = out.getvalue()
+    num_checked, names = 0, {}
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        source, said = "".join(cell["source"]), "".join("".join(output["text"]) for output in cell["outputs"])
+        magic, _, rest = source.partition("\n")
+        if source == PLACE:  # it goes to a folder such as this one
+            continue
+        if magic == "%%writefile shop.py":
+            Path("shop.py").write_text(rest + "\n")
+        elif magic.startswith("!"):
+            assert not rest
+            check(said, printed(magic[1:].replace("{root}", str(ROOT))))
+            num_checked += 1
         else:
-            assert (kind, text) == ("text", printed_by_code)
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(source, names)
+            assert out.getvalue() == said
             num_checked += 1
     assert num_checked == 11

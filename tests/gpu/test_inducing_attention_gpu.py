@@ -1,6 +1,7 @@
-"""The Triton kernels on a GPU, at sizes for which the interpreter is too slow. Not yet run, for want of a GPU.
+"""TAFE's attention on a GPU, at sizes for which an interpreter is too slow.
 
-``tests/ops/inducing_attention/test_triton*.py`` also run there, with compiled kernels instead of interpreted ones.
+``tests/ops/inducing_attention/test_{triton,cuda}*.py`` also run there, with compiled kernels instead of interpreted
+ones. Those in CUDA C++ are skipped where they are not built.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from tests.ops.inducing_attention import stacks
 from tests.ops.inducing_attention.stacks import Shape
-from torchrec_mtl.ops.inducing_attention import reference, triton
+from torchrec_mtl.ops.inducing_attention import cuda, reference, triton
+from torchrec_mtl.ops.inducing_attention.cuda import instances
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -42,35 +44,61 @@ def poisoned_memory() -> Iterator[None]:
     torch.set_float32_matmul_precision(precision)
 
 
-def functions(shape: Shape, z_grad: str = "gated"):
-    both = (triton.inducing_stack, reference.inducing_stack)
-    return [stacks.stack(function, shape.m, "input", z_grad) for function in both]
+KERNELS = {"triton": triton.inducing_stack, "cuda": cuda.inducing_stack}
+
+
+def functions(shape: Shape, kernels: str = "triton", dtype: torch.dtype = torch.float32):
+    if kernels == "cuda":
+        of = instances.instance(instances.precision_of(dtype), shape.m, shape.D, shape.F)
+        if shape.m not in instances.HEADS or not instances.path(of).is_file():
+            pytest.skip(f"the kernels are not built for {of}")
+    both = (KERNELS[kernels], reference.inducing_stack)
+    return [stacks.stack(function, shape.m, "input", "gated") for function in both]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("size", SHAPES)
-def test_the_error_is_at_most_twice_the_definitions_in_the_same_precision(size: str, precision: str) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_error_is_at_most_twice_the_definitions_in_the_same_precision(
+    kernels: str, size: str, precision: str
+) -> None:
     dtype, products, enough = PRECISIONS[precision]
     torch.set_float32_matmul_precision(products)
     arguments = [x.to(dtype).double() for x in stacks.tensors(SHAPES[size], active=0.25)]
-    run, definition = functions(SHAPES[size])
+    run, definition = functions(SHAPES[size], kernels, dtype)
     expected = stacks.results(definition, arguments, torch.float64, "cuda")
     eager = stacks.results(definition, arguments, dtype, "cuda")
     for one, other, exact in zip(stacks.results(run, arguments, dtype, "cuda"), eager, expected, strict=True):
         assert stacks.error(one, exact) <= max(2 * stacks.error(other, exact), enough)
 
 
-@pytest.mark.parametrize("size", ["paper", "large"])
-def test_two_runs_have_the_same_bits(size: str) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("backend", "masked"), [("sdpa", False), ("sdpa", True), ("compact", False), ("compact", True)]
+)
+def test_pytorchs_fused_attention_is_as_exact_as_the_definition(backend: str, masked: bool, precision: str) -> None:
+    dtype, products, enough = PRECISIONS[precision]
+    torch.set_float32_matmul_precision(products)
+    arguments = [x.to(dtype).double() for x in stacks.tensors(SHAPES["mid"], active=0.25)]
+    run, definition = (stacks.on_backend(name, SHAPES["mid"].m, masked=masked) for name in (backend, "reference"))
+    expected = stacks.results(definition, arguments, torch.float64, "cuda")
+    eager = stacks.results(definition, arguments, dtype, "cuda")
+    for one, other, exact in zip(stacks.results(run, arguments, dtype, "cuda"), eager, expected, strict=True):
+        assert stacks.error(one, exact) <= max(2 * stacks.error(other, exact), enough)
+
+
+@pytest.mark.parametrize(("kernels", "size"), [("triton", "paper"), ("triton", "large"), ("cuda", "paper")])
+def test_two_runs_have_the_same_bits(kernels: str, size: str) -> None:
     arguments = stacks.tensors(SHAPES[size])
-    run, _ = functions(SHAPES[size])
+    run, _ = functions(SHAPES[size], kernels)
     first, second = (stacks.results(run, arguments, torch.float32, "cuda") for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-def test_a_cuda_graph_replays_it() -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_cuda_graph_replays_it(kernels: str) -> None:
     arguments = [x.to("cuda", torch.float32).requires_grad_() for x in stacks.tensors(PAPER)]
-    run, _ = functions(PAPER)
+    run, _ = functions(PAPER, kernels)
 
     def step() -> list[Tensor]:
         output = run(*arguments)
@@ -91,9 +119,10 @@ def test_a_cuda_graph_replays_it() -> None:
         assert torch.equal(one, other)
 
 
-def test_inductor_compiles_around_it() -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_inductor_compiles_around_it(kernels: str) -> None:
     arguments = [x.to("cuda", torch.float32).requires_grad_() for x in stacks.tensors(PAPER)]
-    run, _ = functions(PAPER)
+    run, _ = functions(PAPER, kernels)
     compiled = torch.compile(run, fullgraph=True)
     for one, other in zip(_with_gradients(compiled, arguments), _with_gradients(run, arguments), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

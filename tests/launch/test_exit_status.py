@@ -1,4 +1,4 @@
-"""The status of a job whose process is killed by SIGKILL, as when memory runs out: docs/cluster.md has the table."""
+"""The status of a job whose process is killed by SIGKILL, as when memory runs out: docs/at_3_am.md has the table."""
 
 import os
 import signal

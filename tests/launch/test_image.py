@@ -4,8 +4,9 @@ import re
 import shutil
 from pathlib import Path
 
-import pytest
 from docker.utils import exclude_paths
+
+from tests.versions import PYTHONS, TRIPLES
 
 ROOT = Path(__file__).parents[2]
 RECIPE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -31,10 +32,14 @@ def test_what_the_program_is_installed_from_goes_in():
         assert (ROOT / name).exists()
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda"])
-def test_packages_are_the_pinned_ones(platform):
-    assert "-r requirements/$PLATFORM.txt" in RECIPE
-    assert (ROOT / "requirements" / f"{platform}.txt").is_file()
+def test_packages_are_the_newest_that_go_together_and_the_pinned_ones():
+    given = dict(re.findall(r"^ARG (\w+)=([\d.]+)$", RECIPE, re.MULTILINE))
+    newest = TRIPLES[-1]
+    assert given == {"TORCH": newest.torch, "TORCHREC": newest.torchrec, "FBGEMM": newest.fbgemm}
+    assert re.search(r"^FROM python:(\S+)-slim", RECIPE, re.MULTILINE)[1] == PYTHONS[-1]
+    left_out = re.search(r"sed -E '/(.+)/d' requirements/common.txt", RECIPE)[1]
+    pinned = re.findall(r"^[\w.-]+==", (ROOT / "requirements" / "common.txt").read_text(), re.MULTILINE)
+    assert [name for name in pinned if re.match(left_out, name)] == ["torch==", "torchrec=="]
 
 
 def test_it_does_not_run_as_root():

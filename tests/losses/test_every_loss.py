@@ -215,6 +215,17 @@ def test_a_soft_label_is_a_row_of_each_label_with_its_share_of_the_weight(name, 
     torch.testing.assert_close(loss(logits, soft, weights, **further), 2 * as_rows)
 
 
+@pytest.mark.parametrize("click", [0.1, 0.01])
+def test_a_local_space_loss_with_the_dependence_rests_at_the_truth(click):
+    found = at_rest("local_space", (), click, 0.2, dependence_weight=1.0)
+    assert found == pytest.approx((click, 0.2), rel=1e-6)
+
+
+def test_clipping_pulls_the_steps_of_the_dependence_apart_as_its_docstring_says():
+    found, bought = at_rest("local_space", (), 0.2, 0.1, min_propensity=0.1, dependence_weight=1.0)
+    assert found * (1 - bought) > 0.2 * 0.9 + 0.001
+
+
 def test_clipping_raises_the_odds_of_the_local_space_loss_by_what_its_docstring_says():
     click, buy = 0.001, 0.1
     _, bought = at_rest("local_space", (), click, buy, min_propensity=1e-3)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.losses.strategies import batches, few_examples, forest_batch, forests, seeds
 from tests.oracles import common
 from tests.oracles import losses as oracle
-from torchrec_mtl.losses import calibrator, cross_entropy, dependence, local_space_bce, step_propensity
+from torchrec_mtl import losses
+from torchrec_mtl.losses import calibrator, cross_entropy, dependence
 
 
 def tensors(*arrays):
@@ -35,31 +36,42 @@ def test_calibrator_and_dependence_follow_the_edges(tasks, seed):
     assert [value.item() for value in actual] == pytest.approx(expected, rel=1e-10)
 
 
+LOCAL_TERMS = {"local_space_bce": oracle.local_space, "local_space_dependence": oracle.local_space_dependence}
+PROPENSITIES = ("step_propensity", "difference_propensity")
+
+
+@pytest.mark.parametrize("name", LOCAL_TERMS)
 @given(batches(), seeds)
-def test_local_space_bce_equals_the_oracle_with_any_weights(batch, seed):
+def test_terms_of_the_local_space_equal_the_oracle_with_any_weights(name, batch, seed):
     logits, labels, _ = batch
     rng = np.random.default_rng(seed)
     weights, propensities = rng.integers(0, 3, size=labels.shape), rng.uniform(0.01, 1.0, size=labels.shape)
     arguments = (*tensors(logits, labels, propensities[:, 1:]), oracle.chain(labels.shape[1]))
-    actual = [local_space_bce(*arguments).item(), local_space_bce(*arguments, *tensors(weights)).item()]
-    expected = [oracle.local_space(common.sigmoid(logits), labels, propensities, w) for w in (None, weights)]
+    term = getattr(losses, name)
+    actual = [term(*arguments).item(), term(*arguments, *tensors(weights)).item()]
+    expected = [LOCAL_TERMS[name](common.sigmoid(logits), labels, propensities, w) for w in (None, weights)]
     assert actual == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("name", PROPENSITIES)
 @few_examples
 @given(st.integers(1, 5), seeds, st.sampled_from([1e-2, 0.2]))
-def test_step_propensity_equals_the_oracle_even_if_labels_rise(num_tasks, seed, floor):
+def test_propensities_equal_the_oracle_even_if_labels_rise(name, num_tasks, seed, floor):
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(size=(16, num_tasks)) * 4, rng.integers(0, 2, size=(16, num_tasks))
-    actual = step_propensity(*tensors(logits, labels), oracle.chain(num_tasks), min_propensity=floor).numpy()
-    np.testing.assert_allclose(actual, oracle.step_propensity(logits, labels, floor)[:, 1:], rtol=1e-9)
+    actual = getattr(losses, name)(*tensors(logits, labels), oracle.chain(num_tasks), min_propensity=floor).numpy()
+    np.testing.assert_allclose(actual, getattr(oracle, name)(logits, labels, floor)[:, 1:], rtol=1e-9)
 
 
-def test_step_propensity_survives_saturated_logits():
+@pytest.mark.parametrize(
+    ("name", "expected"), [(PROPENSITIES[0], [1e-3, 1, 1e-3, 1e-3]), (PROPENSITIES[1], [1, 0.5, 0.5, 1e-3])]
+)
+def test_propensities_survive_saturated_logits(name, expected):
     logits = torch.tensor([[50.0, 50.0], [50.0, -50.0], [-50.0, 50.0], [-50.0, -50.0]])
-    propensities = step_propensity(logits, torch.zeros(4, 2), [(0, 1)])[:, 0]
-    assert propensities.tolist() == pytest.approx([1e-3, 1.0, 1e-3, 1e-3])
+    assert getattr(losses, name)(logits, torch.zeros(4, 2), [(0, 1)])[:, 0].tolist() == pytest.approx(expected)
 
 
-def test_no_gradient_flows_through_step_propensity():
-    assert not step_propensity(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3), [(0, 1), (1, 2)]).requires_grad
+@pytest.mark.parametrize("name", PROPENSITIES)
+def test_no_gradient_flows_through_propensities(name):
+    logits = torch.zeros(2, 3, requires_grad=True)
+    assert not getattr(losses, name)(logits, torch.zeros(2, 3), [(0, 1), (1, 2)]).requires_grad

@@ -1,5 +1,7 @@
 """The losses, against the papers' equations as loops in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,8 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.losses import CalibratedLoss, CrossEntropyLoss, DependenceLoss, ExitDepthLoss, LocalSpaceLoss
 from torchrec_mtl.modules import MarginalFromConditional
 
-LOSSES = [CrossEntropyLoss, CalibratedLoss, DependenceLoss, LocalSpaceLoss]
+LOCAL_WITH_DEPENDENCE = partial(LocalSpaceLoss, dependence_weight=1.0)
+LOSSES = [CrossEntropyLoss, CalibratedLoss, DependenceLoss, LocalSpaceLoss, LOCAL_WITH_DEPENDENCE]
 
 
 def run(loss, batch):
@@ -73,6 +76,17 @@ def test_local_space_loss_matches_tafe_equation_10(batch):
     assert run(LocalSpaceLoss(chain(logits.shape[1]), min_propensity=0.05), batch) == pytest.approx(expected, rel=1e-9)
 
 
+@given(batches(), st.floats(0, 2))
+def test_local_space_loss_matches_tafe_equation_26(batch, dependence_weight):
+    logits, labels, weights = batch
+    propensities = losses.difference_propensity(logits, labels, min_propensity=0.05)
+    dependence = losses.local_space_dependence(common.sigmoid(logits), labels, propensities, weights)
+    tasks = chain(logits.shape[1])
+    expected = run(LocalSpaceLoss(tasks, min_propensity=0.05), batch) + dependence_weight * dependence
+    loss = LocalSpaceLoss(tasks, min_propensity=0.05, dependence_weight=dependence_weight)
+    assert run(loss, batch) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("loss_class", LOSSES)
 def test_extreme_logits_and_empty_batches_stay_finite(loss_class):
     loss = loss_class(chain(2))
@@ -105,6 +119,7 @@ def test_a_masked_label_may_be_nan(loss_class):
         (lambda: CrossEntropyLoss(chain(3), task_weights=[1.0]), r"`task_weights` \(=\[1.0\]\) must be one a task"),
         (lambda: CalibratedLoss(chain(2), alpha=float("nan")), r"`alpha` \(=nan\) must be at least 0"),
         (lambda: DependenceLoss(chain(2), dependence_weight=-1.0), r"`dependence_weight` \(=-1.0\) must be at least 0"),
+        (lambda: LocalSpaceLoss(chain(2), dependence_weight=-1.0), r"`dependence_weight` \(=-1.0\) must be at least 0"),
         (lambda: LocalSpaceLoss(chain(2), min_propensity=0.0), r"`min_propensity` \(=0.0\) must be above 0"),
     ],
 )
@@ -124,19 +139,20 @@ def test_terms_of_two_tasks_follow_the_edges(tasks, seed):
     assert run(DependenceLoss(tasks), batch) == pytest.approx(dependent, rel=1e-10)
 
 
+@pytest.mark.parametrize("loss_class", [LocalSpaceLoss, LOCAL_WITH_DEPENDENCE])
 @settings(max_examples=25)
 @given(forests(), seeds)
-def test_the_local_space_loss_of_a_forest_is_the_sum_over_its_edges(tasks, seed):
+def test_the_local_space_loss_of_a_forest_is_the_sum_over_its_edges(loss_class, tasks, seed):
     """Each task adds what it adds in the chain of itself and the task that it needs."""
     logits, labels, weights = forest_batch(tasks, seed, num_rows=6)
     expected = 0.0
     for task, parent in enumerate(tasks.parents):
         columns = [task] if parent is None else [parent, task]
         pair = [x[:, columns] for x in (logits, labels, weights)]
-        whole = run(LocalSpaceLoss(chain(len(columns))), pair)
-        first = 0.0 if parent is None else run(LocalSpaceLoss(chain(1)), [x[:, :1] for x in pair])
+        whole = run(loss_class(chain(len(columns))), pair)
+        first = 0.0 if parent is None else run(loss_class(chain(1)), [x[:, :1] for x in pair])
         expected += whole - first
-    assert run(LocalSpaceLoss(tasks), (logits, labels, weights)) == pytest.approx(expected, rel=1e-9)
+    assert run(loss_class(tasks), (logits, labels, weights)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("loss_class", [CalibratedLoss, DependenceLoss, LocalSpaceLoss])

@@ -1,4 +1,4 @@
-"""Theorems 2.1, TAFE eq. (10)-(12), and 3.1, TAFE eq. (26)-(28), by exact enumeration; the loss held to them.
+"""Theorems 2.1, TAFE eq. (10)-(12), and 3.1, TAFE eq. (26)-(28), by exact enumeration; the losses held to them.
 
 X takes a few values and (Y, Z) is (0, 0), (1, 0) or (1, 1): in a funnel P(Z = 1, Y = 0) = 0. Both theorems are one
 identity about a target S, with S = Z in 2.1 and S = Y - Z in 3.1::
@@ -44,7 +44,7 @@ from tests.oracles.funnels import (
     local_space_loss,
     unseen,
 )
-from torchrec_mtl.losses import local_space_bce, step_propensity
+from torchrec_mtl.losses import difference_propensity, local_space_bce, local_space_dependence, step_propensity
 
 both_theorems = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
@@ -119,7 +119,7 @@ def in_torch(*arrays: np.ndarray) -> list[Tensor]:
 
 @st.composite
 def batches(draw: st.DrawFn) -> Enumeration:
-    """1 to 4 values of x, a funnel of 2 to 4 tasks in which every depth is possible: the support that 2.1 needs."""
+    """1 to 4 values of x, a funnel of 2 to 4 tasks in which every depth is possible: the support that both need."""
     depths = st.integers(3, 5).flatmap(lambda n: st.lists(st.tuples(*[st.integers(1, 40)] * n), min_size=1, max_size=4))
     return enumeration(np.array(draw(depths)))
 
@@ -154,3 +154,39 @@ def test_step_propensity_of_true_marginals_is_the_true_conditional(batch: Enumer
     marginals, labels = in_torch(batch.marginals[batch.x], batch.labels)
     actual = step_propensity(marginals.logit(), labels, oracle.chain(labels.shape[1]), min_propensity=1e-6).numpy()
     np.testing.assert_allclose(actual, batch.propensities[:, 1:], rtol=1e-9)
+
+
+@few_examples
+@given(batches(), seeds)
+def test_local_space_dependence_equals_that_of_the_entire_space(batch: Enumeration, seed: int) -> None:
+    """In value and gradient, for a model whose predictions are all wrong."""
+    rng = np.random.default_rng(seed)
+    edges = oracle.chain(batch.labels.shape[1])
+    per_x = torch.tensor(rng.normal(size=batch.marginals.shape) * 2, requires_grad=True)
+    logits = per_x[torch.tensor(batch.x)]
+    labels, weights, propensities = in_torch(batch.labels, batch.weights, batch.of_differences)
+    local = local_space_dependence(logits, labels, propensities[:, 1:], edges, weights)
+    p = logits.sigmoid()
+    assert local.item() == pytest.approx(oracle.dependence(p.detach().numpy(), batch.labels, batch.weights), rel=1e-9)
+    entire = (weights[:, 1:] * ((p - labels)[:, :-1] - (p - labels)[:, 1:]).square()).sum() / len(labels)
+    expected = torch.autograd.grad(entire, per_x, retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(local, per_x)[0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_without_propensities_local_space_dependence_is_biased() -> None:
+    batch = enumeration(np.array([[90, 7, 2, 1], [40, 20, 20, 20]]))
+    probabilities = np.array([[0.6, 0.3, 0.1]] * len(batch.labels))
+    p, labels, weights = in_torch(probabilities, batch.labels, batch.weights)
+    entire = oracle.dependence(probabilities, batch.labels, batch.weights)
+    for wrong in (np.ones_like(batch.propensities), batch.propensities):  # none; the other theorem's
+        (shares,) = in_torch(wrong[:, 1:])
+        assert abs(local_space_dependence(p.logit(), labels, shares, [(0, 1), (1, 2)], weights).item() - entire) > 0.05
+
+
+@few_examples
+@given(batches())
+def test_difference_propensity_of_true_marginals_is_the_true_conditional(batch: Enumeration) -> None:
+    marginals, labels = in_torch(batch.marginals[batch.x], batch.labels)
+    edges = oracle.chain(labels.shape[1])
+    actual = difference_propensity(marginals.logit(), labels, edges, min_propensity=1e-6).numpy()
+    np.testing.assert_allclose(actual, batch.of_differences[:, 1:], rtol=1e-9)

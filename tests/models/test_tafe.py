@@ -1,5 +1,6 @@
 """TAFE, against its paper's equations, options and ablations included."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from torchrec_mtl.losses import ExitDepthLoss
 from torchrec_mtl.models import TAFE, TAFEArch
 
 B, F, D, T = 3, 5, 6, 3
+PATHS = ("auto", "modules", "reference", "sdpa")
 LAYERS = {"tower_layer_sizes": (7,), "selector_layer_sizes": (5,)}
 SIZES = {"num_layers": 3, "num_heads": 2, "num_inducing_points": 4, **LAYERS}
 
@@ -30,7 +32,7 @@ def oracle_parameters(arch, sample_wise, task_indicators):
 
 @pytest.mark.parametrize(
     ("selector", "backend"),
-    [("shared", "auto"), ("shared", "modules"), ("shared", "reference"), ("shared", "sdpa"), ("per_layer", "auto")],
+    [*(("shared", name) for name in PATHS), ("per_layer", "auto")],
 )
 @pytest.mark.parametrize("residual", ["input", "query", "none"])
 @pytest.mark.parametrize(
@@ -74,6 +76,36 @@ def test_matches_the_equations_where_the_selection_masks(selector, sample_wise, 
         assert abs(plain - expected).max() > 1e-3
 
 
+@pytest.mark.parametrize(("selector", "backend"), [("shared", name) for name in PATHS] + [("per_layer", "auto")])
+@pytest.mark.parametrize(("sample_wise", "num_indicators", "projection"), [(True, 3, True), (False, 2, False)])
+def test_matches_the_equations_with_several_indicators_and_without_the_adapters_projection(
+    selector, backend, sample_wise, num_indicators, projection
+):
+    """Each indicator is a task of the oracle, with the weights of its task; a tower reads them side by side."""
+    arguments = {"selector": selector, "schedule": (4.0, 2e-4, 1e-3), "backend": backend, "sample_wise": sample_wise}
+    readings = {"num_indicators": num_indicators, "adapter_output_projection": projection}
+    arch = randomized(TAFEArch(F, D, T, **SIZES, **arguments, **readings))
+    params = oracle_parameters(arch, sample_wise, True)
+    for layer in params["adapters"]:
+        assert len(layer) == T * num_indicators
+        for place, adapter in enumerate(layer):
+            first = layer[place // num_indicators * num_indicators]
+            assert all((adapter[name] == first[name]).all() for name in ("key", "value", "out"))
+            assert projection or (adapter["out"] == np.eye(D)).all()
+    fields = randn(B, F, D, seed=1)
+    expected = tafe.forward(fields.numpy(), params, 4.0, 2, "input", selector, sample_wise)
+    assert_close(arch(fields), expected, rtol=1e-10)
+
+
+def test_a_projection_left_out_is_no_parameter_and_survives_the_meta_device():
+    with torch.device("meta"):
+        arch = TAFEArch(F, D, T, **SIZES, adapter_output_projection=False)
+    adapter = arch.extraction.adapter
+    assert "output_weight" not in dict(adapter.named_parameters()) | adapter.state_dict()
+    adapter.to_empty(device="cpu").reset_parameters()
+    assert torch.equal(adapter.output_weight, torch.eye(D).expand(3, T, D, D))
+
+
 @pytest.mark.parametrize("backend", ["auto", "modules"])
 def test_conditional_probabilities_are_multiplied_along_the_funnel(backend):
     tree = TaskForest(Task("click"), Task("like", after="click"), Task("buy", after="click"))
@@ -109,6 +141,7 @@ def test_only_conditional_tafe_takes_the_likelihood_of_the_depth():
         ({"num_inducing_points": 0}, r"`num_inducing_points` \(=0\) must be at least 1"),
         ({"selector_layer_sizes": (4, 0)}, r"`selector_layer_sizes` \(=\[4, 0\]\) must be"),
         ({"probabilities": "joint"}, r"`probabilities` \(='joint'\) must be one of"),
+        ({"num_indicators": 0}, r"`num_indicators` \(=0\) must be at least 1"),
         ({"selection": "none"}, r"`selection` \(='none'\) must be one of"),
         ({"backend": "c++"}, r"`backend` \(='c\+\+'\) must be one of"),
         ({"selector": "per_layer", "backend": "sdpa"}, r"`backend` \(='sdpa'\) needs"),

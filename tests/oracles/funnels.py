@@ -73,6 +73,7 @@ class Enumeration(NamedTuple):
     weights: np.ndarray  # [B, T], probability times B
     marginals: np.ndarray  # [X, T], P(y_t = 1 | x)
     propensities: np.ndarray  # [B, T], P(y_{t-1} = 1 | x, y_t); column 0 is NaN, as nothing may read it
+    of_differences: np.ndarray  # [B, T], P(y_{t-1} = 1 | x, y_{t-1} - y_t), likewise
 
 
 def enumeration(counts: np.ndarray) -> Enumeration:
@@ -80,12 +81,13 @@ def enumeration(counts: np.ndarray) -> Enumeration:
     X, T = len(counts), counts.shape[1] - 1
     x, depth = (index.reshape(-1) for index in np.indices(counts.shape))
     labels = (depth[:, None] > np.arange(T)).astype(float)
-    propensities = np.full((len(x), T), np.nan)
+    propensities, of_differences = np.full((2, len(x), T), np.nan)
     for row in range(len(x)):
         for t in range(1, T):
-            same = (x == x[row]) & (labels[:, t] == labels[row, t])
-            before = same & (labels[:, t - 1] == 1)
-            propensities[row, t] = counts.reshape(-1)[before].sum() / counts.reshape(-1)[same].sum()
+            before = labels[:, t - 1] == 1
+            for target, found in ((labels[:, t], propensities), (labels[:, t - 1] - labels[:, t], of_differences)):
+                same = (x == x[row]) & (target == target[row])
+                found[row, t] = counts.reshape(-1)[before & same].sum() / counts.reshape(-1)[same].sum()
     marginals = np.array([[row[t + 1 :].sum() / row.sum() for t in range(T)] for row in counts])
     weights = np.repeat(counts.reshape(-1, 1) / counts.sum() * len(x), T, axis=1)
-    return Enumeration(x, labels, weights, marginals[:X], propensities)
+    return Enumeration(x, labels, weights, marginals[:X], propensities, of_differences)

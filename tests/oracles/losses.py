@@ -119,6 +119,37 @@ def step_propensity(logits: Array, labels: Array, min_propensity: float = 1e-3) 
     return propensities
 
 
+def difference_propensity(logits: Array, labels: Array, min_propensity: float = 1e-3) -> Array:
+    """P(y_{t-1} = 1 | x, y_{t-1} - y_t) in a funnel with these marginal logits; [B, T], column 0 is 1.
+
+    A difference of 1 has y_{t-1} = 1. One of 0 has y_{t-1} = y_t = 1, with probability p_t, or both 0, with
+    1 - p_{t-1}; clipped to [min_propensity, 1].
+    """
+    p = sigmoid(logits)
+    propensities = np.ones_like(p)
+    B, T = p.shape
+    for i in range(B):
+        for t in range(1, T):
+            if labels[i, t - 1] == labels[i, t]:
+                propensities[i, t] = min(max(p[i, t] / (1.0 - p[i, t - 1] + p[i, t]), min_propensity), 1.0)
+    return propensities
+
+
+def local_space_dependence(
+    predictions: Array, labels: Array, propensities: Array, weights: Array | None = None
+) -> float:
+    """TAFE eq. (26) with TAFE eq. (29), as a mean over all B rows; see `local_space`."""
+    B, T = predictions.shape
+    total = 0.0
+    for i in range(B):
+        for t in range(1, T):
+            weight = _pair_weight(weights, i, t - 1, t)
+            if weight != 0.0 and labels[i, t - 1] == 1:
+                difference = predictions[i, t - 1] - predictions[i, t]
+                total += weight * (1.0 - labels[i, t] - difference) ** 2 / propensities[i, t]
+    return total / B
+
+
 def delayed(
     predictions: Array,
     labels: Array,

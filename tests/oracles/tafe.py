@@ -9,7 +9,7 @@ biases)::
 
     {"selectors": [mlp] or [mlp] * L,             # one for all layers, or one for each; F * d -> ... -> K
      "layers": [layer] * L,
-     "adapters": [[adapter] * T] * L,             # adapters[layer][task]
+     "adapters": [[adapter] * T] * L,             # adapters[layer][task], or [task * I + indicator]
      "towers": [mlp] * T}                         # d -> ... -> 1
 
     layer = {"inducing_points": [K, d], "key": [d, d], "value": [d, d], "out": [d, d], "norm": norm}
@@ -141,14 +141,15 @@ def forward(
 ) -> Array:
     """TAFE eqs. (13)-(22) and the towers: logits [B, T] from field embeddings [B, F, d].
 
-    ``gamma`` is the current width of f_D. Without TSA every tower reads the mean over the rows of the last Y. If
-    ``masked``, rows count as keys, and in this mean, by their z.
+    ``gamma`` is the current width of f_D. With several indicators a task, there is an adapter for each, those of a task
+    side by side, and its tower reads their states one after the other. Without TSA every tower reads the mean over the
+    rows of the last Y. If ``masked``, rows count as keys, and in this mean, by their z.
     """
     logits = []
     for H in embeddings:
         z = selections(H, params, gamma, selector_kind) if with_asrg else []
         Y, masked = H, masked and with_asrg
-        states: list[Any] = [None] * len(params["towers"])
+        states: list[Any] = [None] * len(params["adapters"][0] if with_tsa else params["towers"])
         for i, layer in enumerate(params["layers"]):
             if with_asrg:
                 Y = asrg(Y, z[i], layer, num_heads, residual, i == 0, z[i - 1] if masked and i else None)
@@ -160,7 +161,8 @@ def forward(
                 states = [task_adapter(Y, former, adapter, num_heads, shares) for former, adapter in pairs]
         shares = z[-1] if masked else np.ones(len(Y))
         inputs = states if with_tsa else [shares @ Y / max(shares.sum(), 1e-300)] * len(states)
-        logits.append([mlp(x, tower)[0] for x, tower in zip(inputs, params["towers"], strict=True)])
+        of_tasks = np.reshape(inputs, (len(params["towers"]), -1))
+        logits.append([mlp(x, tower)[0] for x, tower in zip(of_tasks, params["towers"], strict=True)])
     return np.array(logits)
 
 

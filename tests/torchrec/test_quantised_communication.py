@@ -70,8 +70,7 @@ def _check(names: list[str]) -> None:
             try:
                 check_sharded_step(partial(_whole_is_rounded, name, arguments, ranks), sharding_type, seed, quantised)
             except Exception as error:
-                error.add_note(f"in {name}, {sharding_type}, seed {seed}")
-                raise
+                raise AssertionError(f"in {name}, {sharding_type}, seed {seed}") from error
 
 
 @pytest.mark.slow

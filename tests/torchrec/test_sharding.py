@@ -14,8 +14,7 @@ def _check(cases: list[tuple[str, str]]) -> None:
         try:
             check_sharded_step(model_class(name), sharding_type)
         except Exception as error:
-            error.add_note(f"in {name}, {sharding_type}")
-            raise
+            raise AssertionError(f"in {name}, {sharding_type}") from error
 
 
 @pytest.mark.slow

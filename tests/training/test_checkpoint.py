@@ -243,6 +243,12 @@ def test_a_manifest_of_another_hand_is_refused(finished, tmp_path):
         best_checkpoint(tmp_path)
 
 
+def test_a_checkpoint_of_another_version_is_one_sentence(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"version": 0}')
+    with pytest.raises(InputError, match=r"manifest\.json: `version` \(=0\) must be 1: train the run again$"):
+        manifest.read_manifest(tmp_path)
+
+
 class Malicious:
     def __reduce__(self):
         return (os.system, ("touch executed",))
@@ -348,6 +354,12 @@ def test_metadata_of_any_python_3_11_is_read_and_getattr_gives_nothing_else():
     for owner, name in ((torch.Size, "__class__"), (torch.Size, "mro")):
         with pytest.raises(pickle.UnpicklingError, match="describes no tensor"):
             _MetadataUnpickler(io.BytesIO(pickle.dumps(AnEnum(owner, name)))).load()
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_paths_of_any_python_are_read(module):
+    pickled = f"c{module}\nPosixPath\n(Vweights\ntR.".encode()  # as Python 3.13 writes them, and as the others do
+    assert _MetadataUnpickler(io.BytesIO(pickled)).load() == Path("weights")
 
 
 def _spoil_an_older_one(folder: Path) -> list[str]:

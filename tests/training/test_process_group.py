@@ -48,6 +48,14 @@ def test_agents_that_count_restarts_differently_meet():
     assert codes == [0, 0]
 
 
+def test_a_gpu_has_a_number():
+    with (
+        pytest.raises(InputError, match="`device` \\(='cuda'\\) must have a number, such as 'cuda:0'"),
+        process_group(torch.device("cuda")),
+    ):
+        pass
+
+
 def test_all_groups_wait_as_long_as_the_default_one():
     with process_group(torch.device("cpu"), timedelta(seconds=77)):
         group = gloo_group()

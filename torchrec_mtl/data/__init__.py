@@ -1,5 +1,6 @@
 """Prepared data sets: schema, reader, writer and batches, and the encoders of raw columns."""
 
+import torchrec_mtl.stack as _stack  # noqa: F401  (refuses what does not go together)
 from torchrec_mtl.data.batch_checks import check_batch
 from torchrec_mtl.data.batches import MultiTaskBatch
 from torchrec_mtl.data.loader import BatchLoader

@@ -8,8 +8,10 @@ from torchrec_mtl.losses.functional import (
     calibrator,
     cross_entropy,
     dependence,
+    difference_propensity,
     exit_depth,
     local_space_bce,
+    local_space_dependence,
     step_propensity,
 )
 from torchrec_mtl.losses.modules import CalibratedLoss, CrossEntropyLoss, DependenceLoss, ExitDepthLoss, LocalSpaceLoss
@@ -35,12 +37,14 @@ __all__ = [
     "calibrator",
     "cross_entropy",
     "dependence",
+    "difference_propensity",
     "dr_risk",
     "exit_depth",
     "imputation_loss",
     "ips_risk",
     "listwise",
     "local_space_bce",
+    "local_space_dependence",
     "pairwise",
     "step_propensity",
 ]

@@ -73,6 +73,16 @@ like the logits: [3, 2]
             )
 
 
+def check_propensities(propensities: Tensor, num_rows: int, edges: Edges) -> None:
+    """Raises `InputError` unless there is a propensity ``[B, E]`` for every row and edge."""
+    check_tensor("propensities", propensities)
+    if propensities.shape != (num_rows, len(edges)):
+        given, expected = list(propensities.shape), [num_rows, len(edges)]
+        raise InputError(
+            f"`propensities` (of shape {given}) must have one column a task that needs another: {expected}"
+        )
+
+
 def columns(x: Tensor, positions: Sequence[int]) -> Tensor:
     """Returns the columns of ``[B, T]`` at ``positions``; a view if they are consecutive, as in a chain.
 
@@ -239,12 +249,7 @@ def local_space_bce(
     """
     check_shapes(logits, labels=labels, weights=weights)
     check_edges(edges, logits.shape[1])
-    check_tensor("propensities", propensities)
-    if propensities.shape != (len(logits), len(edges)):
-        given, expected = list(propensities.shape), [len(logits), len(edges)]
-        raise InputError(
-            f"`propensities` (of shape {given}) must have one column a task that needs another: {expected}"
-        )
+    check_propensities(propensities, len(logits), edges)
     labels = known_labels(labels, weights)  # so a row whose parent is masked is outside
     terms = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     happened, _ = parents_and_children(labels, edges)
@@ -253,6 +258,69 @@ def local_space_bce(
         inside[child] = happened[:, place] / propensities[:, place]
     space = torch.stack(inside, dim=1)
     return mean_over_rows(terms, space if weights is None else space * weights)
+
+
+@torch.fx.wrap
+def difference_propensity(logits: Tensor, labels: Tensor, edges: Edges, min_propensity: float = 1e-3) -> Tensor:
+    """Computes ``P(y_{t-1} = 1 | x, y_{t-1} - y_t)``, of the weight in TAFE eq. (26)-(27), from marginal logits.
+
+    It is 1 where the difference is 1, that is where the previous step happened and task ``t`` did not, and
+    ``p_t / (1 - p_{t-1} + p_t)`` where it is 0. No gradient flows through it.
+
+    Args:
+        logits: marginal logits, ``[B, T]``.
+        labels: labels in {0, 1}, ``[B, T]``.
+        edges: the ``E`` pairs of tasks.
+        min_propensity: smallest value returned, which bounds the weights. Where task ``t`` is rarer than this, clipping
+            takes weight from the rows in which it happened, which stand for those outside the local space.
+
+    Returns:
+        ``[B, E]`` in [``min_propensity``, 1].
+
+    Example::
+
+        >>> difference_propensity(torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [1.0, 1.0]]), [(0, 1)])
+        tensor([[1.0000],
+                [0.5000]])
+    """
+    check_shapes(logits, labels=labels)
+    check_edges(edges, logits.shape[1])
+    check_positive_share(min_propensity=min_propensity)
+    parents, children = parents_and_children(logits.detach(), edges)
+    ratio = (F.logsigmoid(children) - F.logsigmoid(-parents)).sigmoid()
+    return torch.where(step(labels, edges) == 0, ratio.clamp(min_propensity, 1.0), 1.0)
+
+
+@torch.fx.wrap
+def local_space_dependence(
+    logits: Tensor, labels: Tensor, propensities: Tensor, edges: Edges, weights: Tensor | None = None
+) -> Tensor:
+    """Unbiased dependence loss over the rows where the previous step happened: TAFE theorem 3.1.
+
+    In expectation it equals `dependence` over all rows, where task ``t`` can happen in every x. As in
+    `local_space_bce`, the sum over the local space is divided by all ``B`` rows.
+
+    Args:
+        logits: marginal logits, ``[B, T]``.
+        labels: labels in {0, 1}, ``[B, T]``.
+        propensities: ``P(y_{t-1} = 1 | x, y_{t-1} - y_t) [B, E]``, above 0; see `difference_propensity`.
+        edges: the ``E`` pairs of tasks.
+        weights: weights of the labels, ``[B, T]``; 1 by default.
+
+    Example::
+
+        >>> labels = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+        >>> local_space_dependence(torch.zeros(2, 2), labels, torch.ones(2, 1), [(0, 1)])  # (1 - 0)^2 / 2
+        tensor(0.5000)
+    """
+    check_shapes(logits, labels=labels, weights=weights)
+    check_edges(edges, logits.shape[1])
+    check_propensities(propensities, len(logits), edges)
+    labels = known_labels(labels, weights)
+    happened, _ = parents_and_children(labels, edges)
+    differences = step(logits.sigmoid(), edges) - step(labels, edges)
+    pairs = None if weights is None else pair_weights(weights, edges)
+    return mean_over_rows(differences.square() * happened / propensities, pairs)
 
 
 @torch.fx.wrap

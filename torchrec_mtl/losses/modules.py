@@ -201,20 +201,24 @@ class ExitDepthLoss(TaskWeightedLoss):
 
 
 class LocalSpaceLoss(nn.Module):
-    """Importance-weighted cross entropy of each task where the previous step happened, TAFE theorem 2.1.
+    """Importance-weighted losses where the previous step happened: cross entropy by TAFE theorem 2.1, and the
+    dependence loss by TAFE theorem 3.1.
 
     The propensities come from the model's marginal probabilities, without gradient. On a constant x training rests at
     the truth if ``s``, the share of rows where the previous step happened among those where the task did not, is at
     least ``min_propensity``. Where it is less, the odds of the task come out ``min_propensity / s`` times too high: at
-    a click rate of .001, P(buy | click) = .1 comes out as .111.
+    a click rate of .001, P(buy | click) = .1 comes out as .111. The dependence loss needs the share of rows where the
+    task happened to be as large, among those where both or neither did; where it is less, it pulls both steps apart.
 
     Args:
         tasks: the ``T`` tasks, some of which need another.
         min_propensity: lower bound of the propensities; its inverse bounds the weights, see
-            `torchrec_mtl.losses.step_propensity`.
+            `torchrec_mtl.losses.step_propensity` and `torchrec_mtl.losses.difference_propensity`.
+        dependence_weight: weight of the dependence loss of TAFE eq. (25), over the same rows; 0 leaves it out.
 
     Raises:
-        InputError: if there are several tasks and none needs another, or ``min_propensity`` is not in (0, 1].
+        InputError: if there are several tasks and none needs another, ``min_propensity`` is not in (0, 1], or
+            ``dependence_weight`` is negative.
 
     Example::
 
@@ -225,14 +229,20 @@ class LocalSpaceLoss(nn.Module):
     """
 
     @checked
-    def __init__(self, tasks: TaskForest, *, min_propensity: float = 1e-3) -> None:
+    def __init__(self, tasks: TaskForest, *, min_propensity: float = 1e-3, dependence_weight: float = 0.0) -> None:
         super().__init__()
         tasks.require_binary("LocalSpaceLoss")
         tasks.require_edges("LocalSpaceLoss")
         check_positive_share(min_propensity=min_propensity)
-        self.edges, self.min_propensity = tasks.edges, min_propensity
+        check_at_least(0, dependence_weight=dependence_weight)
+        self.edges, self.min_propensity, self.dependence_weight = tasks.edges, min_propensity, dependence_weight
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Maps logits, labels and weights, ``[B, T]`` each, to a scalar."""
         propensities = functional.step_propensity(logits, labels, self.edges, self.min_propensity)
-        return functional.local_space_bce(logits, labels, propensities, self.edges, weights)
+        cross_entropy = functional.local_space_bce(logits, labels, propensities, self.edges, weights)
+        if not self.dependence_weight:
+            return cross_entropy
+        propensities = functional.difference_propensity(logits, labels, self.edges, self.min_propensity)
+        dependence = functional.local_space_dependence(logits, labels, propensities, self.edges, weights)
+        return cross_entropy + self.dependence_weight * dependence

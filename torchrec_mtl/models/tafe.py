@@ -2,7 +2,7 @@
 
 Symbols: ``H``, the embeddings of the fields, is ``fields [B, F, D]``; ``z`` is the selection ``[B, K]``; ``I`` are the
 inducing points ``[K, D]``; ``Y^l`` are the shared representations ``[B, K, D]``; ``a_i`` are the task indicators;
-``T_i^l`` are the adapted representations ``[B, T, D]``.
+``T_i^l`` are the adapted representations ``[B, T, D]``, or ``[B, T * I, D]`` with ``I`` indicators a task.
 """
 
 from collections import OrderedDict
@@ -79,6 +79,8 @@ class TAFEArch(nn.Module):
         selection: Literal["keys", "mask"] = "keys",
         sample_wise: bool = True,
         task_indicators: bool = True,
+        num_indicators: int = 1,
+        adapter_output_projection: bool = True,
         probabilities: Literal["marginal", "conditional"] = "marginal",
         backend: str = "auto",
     ) -> None:
@@ -97,13 +99,16 @@ class TAFEArch(nn.Module):
             residual,
             selection,
         )
-        adapter = TaskAdapter(num_tasks, embedding_dim, num_layers, num_heads)
+        adapter = TaskAdapter(
+            num_tasks, embedding_dim, num_layers, num_heads, num_indicators, adapter_output_projection
+        )
         self.extraction: nn.Module = TaskAwareExtraction(generator, adapter, backend)
         if not (sample_wise and task_indicators):  # an ablation replaces one of the two
             shared = generator if sample_wise else SelfAttentionStack(embedding_dim, num_layers, num_heads)
             adapted = adapter if task_indicators else PooledRepresentation(num_tasks, sample_wise and generator.masked)
             self.extraction = nn.Sequential(OrderedDict(generator=shared, adapter=adapted))
-        self.towers = TaskTowers(num_tasks, embedding_dim, tower_layer_sizes, dropout)
+        self.num_indicators = num_indicators if task_indicators else 1
+        self.towers = TaskTowers(num_tasks, self.num_indicators * embedding_dim, tower_layer_sizes, dropout)
         self.funnel: TaskForest | None = None
         self.marginal: nn.Module | None = None
         self.output_names: tuple[str, ...] = ("logits",)
@@ -128,7 +133,10 @@ class TAFEArch(nn.Module):
 
     def _towers(self, embeddings: Tensor) -> Tensor:
         fields = embeddings.reshape(-1, *self.shape)
-        return self.towers(unbind(self.extraction(fields), self.num_tasks))
+        adapted = self.extraction(fields)
+        if self.num_indicators > 1:
+            adapted = adapted.reshape(-1, self.num_tasks, self.num_indicators * self.shape[1])
+        return self.towers(unbind(adapted, self.num_tasks))
 
     def start_from_base_rates(self, base_rates: Tensor) -> None:
         """See `MultiTaskModel`."""
@@ -165,6 +173,10 @@ class TAFE(MultiTaskModel):
             continuously as its z goes to 0, and nothing is attended to where a sample selects no point.
         sample_wise: False for the ablation "w/o ASRG": plain self-attention over the fields, without selection.
         task_indicators: False for the ablation "w/o TSA": every tower reads the mean of the last representation.
+        num_indicators: number of indicators of each task, ``I``. One, as in the paper, gives a tower one vector ``[D]``
+            of what its task reads; several, which share keys, values and norm, give it ``[I * D]``.
+        adapter_output_projection: whether the adapters have a matrix ``W^O``: eq. (21) names the attention of eq. (18),
+            whose heads eq. (19) mixes by it, or, with False, does not. Both have no effect without task indicators.
         probabilities: what a tower gives: ``"marginal"``, p(task), as in the paper; or ``"conditional"``, p(task | step
             before), multiplied along the funnel as in ESMM, so that no task is likelier than the one it needs. Then it
             can be trained with `torchrec_mtl.losses.ExitDepthLoss` too.
@@ -195,6 +207,8 @@ class TAFE(MultiTaskModel):
         selection: Literal["keys", "mask"] = "keys",
         sample_wise: bool = True,
         task_indicators: bool = True,
+        num_indicators: int = 1,
+        adapter_output_projection: bool = True,
         probabilities: Literal["marginal", "conditional"] = "marginal",
         backend: str = "auto",
     ) -> None:
@@ -219,6 +233,8 @@ class TAFE(MultiTaskModel):
                 selection=selection,
                 sample_wise=sample_wise,
                 task_indicators=task_indicators,
+                num_indicators=num_indicators,
+                adapter_output_projection=adapter_output_projection,
                 probabilities=probabilities,
                 backend=backend,
             )

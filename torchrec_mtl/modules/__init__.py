@@ -1,5 +1,6 @@
 """The parts of the models, with plain arguments; one file per section of a paper."""
 
+import torchrec_mtl.stack as _stack  # noqa: F401  (refuses what does not go together)
 from torchrec_mtl.modules.attention import Attention
 from torchrec_mtl.modules.behavior_conversion import BehaviorPatternConversion
 from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit, LayerStitchUnit

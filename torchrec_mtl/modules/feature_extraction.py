@@ -52,7 +52,7 @@ class TaskAwareExtraction(nn.Module):
         self.generator, self.adapter, self.backend = generator, adapter, backend
 
     def forward(self, fields: Tensor) -> Tensor:
-        """Maps ``H [B, F, D]`` to ``T^L [B, T, D]``."""
+        """Maps ``H [B, F, D]`` to ``T^L [B, T * I, D]``, the ``I`` indicators of a task side by side."""
         generator, adapter = self.generator, self.adapter
         if self.backend == "modules" or not generator.selection_is_shared:
             return adapter(generator(fields))

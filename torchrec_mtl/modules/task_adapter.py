@@ -26,6 +26,10 @@ class TaskAdapter(nn.Module):
         embedding_dim: embedding dimension, ``D``.
         num_layers: number of layers, ``L``, the same as in the representation generator.
         num_heads: number of heads, ``m``; must divide ``D``.
+        num_indicators: number of indicators of each task, ``I``, which share the other weights of their task and layer;
+            1 in the paper.
+        output_projection: whether a matrix ``W^O`` mixes the heads. Eq. (21) names the attention of eq. (18), whose
+            heads eq. (19) mixes: the default takes both. False takes eq. (18) alone, as if ``W^O`` were the identity.
 
     Raises:
         InputError: if a number is below 1, or ``num_heads`` does not divide ``embedding_dim``.
@@ -38,31 +42,53 @@ class TaskAdapter(nn.Module):
     """
 
     @checked
-    def __init__(self, num_tasks: int, embedding_dim: int, num_layers: int, num_heads: int = 2) -> None:
+    def __init__(
+        self,
+        num_tasks: int,
+        embedding_dim: int,
+        num_layers: int,
+        num_heads: int = 2,
+        num_indicators: int = 1,
+        output_projection: bool = True,
+    ) -> None:
         super().__init__()
         check_at_least(1, num_tasks=num_tasks, embedding_dim=embedding_dim, num_layers=num_layers)
+        check_at_least(1, num_indicators=num_indicators)
         check_heads(embedding_dim, num_heads)
-        self.num_heads = num_heads
+        self.num_heads, self.num_indicators, self.output_projection = num_heads, num_indicators, output_projection
         row = (num_layers, num_tasks, embedding_dim)
-        self.indicators = nn.Parameter(torch.empty(row))
+        self.indicators = nn.Parameter(torch.empty(num_layers, num_tasks * num_indicators, embedding_dim))
         self.key_weight = nn.Parameter(torch.empty(*row, embedding_dim))
         self.value_weight = nn.Parameter(torch.empty(*row, embedding_dim))
-        self.output_weight = nn.Parameter(torch.empty(*row, embedding_dim))
+        self.output_weight: Tensor
+        if output_projection:
+            self.output_weight = nn.Parameter(torch.empty(*row, embedding_dim))
+        else:
+            self.register_buffer("output_weight", torch.empty(*row, embedding_dim), persistent=False)
         self.norm_weight = nn.Parameter(torch.empty(row))
         self.norm_bias = nn.Parameter(torch.empty(row))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws the initial values as in `reset_attention`, with the indicators as queries."""
-        reset_attention(*self.weights())
+        reset_attention(self.indicators, *self._of_tasks())
+        if not self.output_projection:
+            self.output_weight.copy_(torch.eye(self.output_weight.shape[-1]))
+
+    def _of_tasks(self) -> tuple[Tensor, ...]:
+        """What the indicators of a task share, ``[L, T, ...]``."""
+        squares = (self.key_weight, self.value_weight, self.output_weight)
+        return (*squares, self.norm_weight, self.norm_bias)
 
     def weights(self) -> ops.AdapterWeights:
-        """Returns the weights of all layers."""
-        squares = (self.key_weight, self.value_weight, self.output_weight)
-        return ops.AdapterWeights(self.indicators, *squares, self.norm_weight, self.norm_bias)
+        """Returns the weights of all layers, with those of a task once for each of its indicators."""
+        shared = self._of_tasks()
+        if self.num_indicators > 1:
+            shared = tuple(x.repeat_interleave(self.num_indicators, dim=1) for x in shared)
+        return ops.AdapterWeights(self.indicators, *shared)
 
     def forward(self, representations: list[Tensor]) -> Tensor:
-        """Maps what a `RepresentationGenerator` gives to ``T^L [B, T, D]``: the equations as printed."""
+        """Maps what a `RepresentationGenerator` gives to ``T^L [B, T * I, D]``: the equations as printed."""
         return _adapt(representations, self.weights(), self.num_heads)
 
 

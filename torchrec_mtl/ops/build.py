@@ -34,18 +34,28 @@ def build(march: str = "", folder: Path | None = None) -> Path:
         InputError: if there is no compiler, or it fails.
     """
     target = library.path(march) if folder is None else folder / library.name(march)
+    compiler = os.environ.get("CXX") or "c++"
+    sources = [str(file) for file in library.SOURCES if file.suffix == ".cpp"]
+    pytorch = Path(torch.__file__).parent
+    found = [f"-I{pytorch / 'include'}", f"-L{pytorch / 'lib'}"]
+    command = [compiler, *library.flags(march), *found, *sources, "-ltorch_cpu"]
+    return compiled(command, target, "install GCC or Clang, or name one in the variable CXX")
+
+
+def compiled(command: list[str], target: Path, needed: str) -> Path:
+    """Runs a compiler to make ``target``, unless it is there already; publishes it whole, by one rename.
+
+    Raises:
+        InputError: if there is no such compiler, with what is ``needed``, or it fails.
+    """
     if target.is_file():
         return target
-    compiler = os.environ.get("CXX") or "c++"
-    if shutil.which(compiler) is None:
-        raise InputError(f"there is no compiler `{compiler}`: install GCC or Clang, or name one in the variable CXX")
+    if shutil.which(command[0]) is None:
+        raise InputError(f"there is no compiler `{command[0]}`: {needed}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as partial:
         unpublished = Path(partial) / target.name
-        sources = [str(file) for file in library.SOURCES if file.suffix == ".cpp"]
-        pytorch = Path(torch.__file__).parent
-        found = [f"-I{pytorch / 'include'}", f"-L{pytorch / 'lib'}"]
-        command = [compiler, *library.flags(march), *found, *sources, "-ltorch_cpu", "-o", str(unpublished)]
+        command = [*command, "-o", str(unpublished)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise InputError(f"`{' '.join(command)}` failed:\n{result.stderr}")

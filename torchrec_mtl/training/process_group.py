@@ -39,7 +39,14 @@ def process_group(device: torch.device, timeout: timedelta = timedelta(minutes=1
     Args:
         device: device of this rank; the backend is NCCL on CUDA and gloo on the CPU.
         timeout: longest time that a rank waits for the others in one operation.
+
+    Raises:
+        InputError: if ``device`` is "cuda" without the number of the GPU.
     """
+    if device.type == "cuda" and device.index is None:
+        raise InputError(
+            f"`device` (={str(device)!r}) must have a number, such as 'cuda:0'; `default_device` knows this rank's"
+        )
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)

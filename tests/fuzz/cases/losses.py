@@ -81,6 +81,18 @@ def local_space(logits, labels, propensities, edges, weights):
     return _weighted(_bce(logits, labels), inside if weights is None else inside * weights)
 
 
+def of_difference(logits, labels, edges, min_propensity):
+    parents, children = logits[:, [parent for parent, _ in edges]], logits[:, [child for _, child in edges]]
+    happens, does_not = -np.logaddexp(0.0, -children), -np.logaddexp(0.0, parents)
+    return np.where(_step(labels, edges) == 0, np.clip(_sigmoid(happens - does_not), min_propensity, 1.0), 1.0)
+
+
+def local_dependence(logits, labels, propensities, edges, weights):
+    labels = _known(labels, weights)
+    terms = (_step(_sigmoid(logits), edges) - _step(labels, edges)) ** 2 * labels[:, [parent for parent, _ in edges]]
+    return _weighted(terms / propensities, _of_pairs(weights, edges))
+
+
 def exit_depth(logits, labels, edges, weights):
     return local_space(logits, labels, np.ones((len(logits), len(edges))), edges, weights)
 
@@ -207,6 +219,12 @@ CASES = {
     "local_space_bce": _term(
         "local_space_bce", local_space, _draw("logits", "labels", "propensities", "edges", "weights")
     ),
+    "difference_propensity": _term(
+        "difference_propensity", of_difference, _draw("logits", "labels", "edges", "min_propensity")
+    ),
+    "local_space_dependence": _term(
+        "local_space_dependence", local_dependence, _draw("logits", "labels", "propensities", "edges", "weights")
+    ),
     "exit_depth": _term("exit_depth", exit_depth, _draw("logits", "labels", "edges", "weights")),
     "pairwise": _term("pairwise", pairwise, _draw("logits", "labels", "groups", "weights", "task_weights")),
     "listwise": _term(
@@ -225,7 +243,10 @@ def _of_loss(name, given, logits, labels, weights, groups=None, other_logits=Non
     tasks, by_task = given["tasks"], given.get("task_weights")
     if name == "LocalSpaceLoss":
         propensities = propensity(logits, labels, tasks.edges, given["min_propensity"])
-        return local_space(logits, labels, propensities, tasks.edges, weights)
+        entropy = local_space(logits, labels, propensities, tasks.edges, weights)
+        propensities = of_difference(logits, labels, tasks.edges, given["min_propensity"])
+        dependent = local_dependence(logits, labels, propensities, tasks.edges, weights)
+        return entropy + (given["dependence_weight"] and given["dependence_weight"] * dependent)
     if name == "FocalLoss":
         return focal(logits, labels, given["gamma"], given["alpha"], weights, by_task)
     if name == "LabelSmoothingLoss":

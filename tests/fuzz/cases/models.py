@@ -36,6 +36,7 @@ def _drawn(rng, name):
         "num_task_experts": lambda: integer(rng, 1, 2),
         "num_shared_experts": lambda: integer(rng, 1, 2),
         "num_inducing_points": lambda: integer(rng, 1, 4),
+        "num_indicators": lambda: integer(rng, 1, 3),
         "num_fields": lambda: integer(rng, 1, 4),
         "in_features": lambda: integer(rng, 1, 6),
         "num_tasks": lambda: integer(rng, 1, 4),

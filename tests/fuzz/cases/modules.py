@@ -353,9 +353,15 @@ _PARTS = {
         lambda given: (4, given["embedding_dim"]),
     ),
     "TaskAdapter": _module(
-        lambda rng: {"num_tasks": integer(rng, 1, 4), **_heads(rng), "num_layers": integer(rng, 1, 3)},
+        lambda rng: {
+            "num_tasks": integer(rng, 1, 4),
+            **_heads(rng),
+            "num_layers": integer(rng, 1, 3),
+            "num_indicators": integer(rng, 1, 3),
+            "output_projection": one_of(rng, True, False),
+        },
         lambda given: [[_rows(4, given["embedding_dim"])] * given["num_layers"]],
-        lambda given: (given["num_tasks"], given["embedding_dim"]),
+        lambda given: (given["num_tasks"] * given["num_indicators"], given["embedding_dim"]),
     ),
     "TaskAwareExtraction": _module(
         _extraction,

@@ -218,7 +218,10 @@ def test_the_report_shows_the_named_metrics(by_log_loss):
 def test_runs_that_were_made_without_a_metric_are_told(finished, data, capsys):
     arguments = ["--stages", "report", "--metrics", NAMED]
     assert compare(data, finished.parent, *arguments) == 2
-    assert "was made without `average_precision`; remove the folder to make it again" in capsys.readouterr().err
+    assert (
+        "was made without `average_precision`; remove the folder, and its line of finished runs, to make it again"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_interrupted_comparison_goes_on(finished, data, tmp_path, capsys):
@@ -233,6 +236,57 @@ def test_an_interrupted_comparison_goes_on(finished, data, tmp_path, capsys):
     assert "final: 10 runs, 9 are finished" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert json.loads((lost / "result.json").read_text())["test"] == before  # bit for bit
+
+
+def test_a_comparison_goes_on_elsewhere_from_the_file_of_finished_runs(finished, data, tmp_path, monkeypatch, capsys):
+    """From the file alone, no run is made again, and results and tables are the same; a run is a line of it."""
+    file = finished.parent / "tiny.csv"
+    lines = pl.read_csv(file, infer_schema=False)
+    here = {path.parent.relative_to(finished).as_posix() for path in finished.rglob("result.json")}
+    assert sorted(lines["run"]) == sorted(here)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    lines.filter(pl.col("run") != "final/shared_bottom/seed-1").write_csv(kept / "tiny.csv")
+    made = []
+    monkeypatch.setattr(
+        job, "make_all", lambda runs, *_: iter(made.append(str(run)) or (run, "not here") for run in runs)
+    )
+    arguments = ["--finished", str(kept), "--stages", "search,final,sweep,report"]
+    assert compare(data, tmp_path / "out", *arguments) == 1
+    assert made == ["final shared_bottom seed 1"]
+    assert "final: 9 finished runs are from" in capsys.readouterr().out
+    elsewhere = tmp_path / "out" / "tiny"
+    for name in here - {"final/shared_bottom/seed-1"}:
+        assert result(elsewhere, name) == result(finished, name)
+    monkeypatch.undo()
+    monkeypatch.setitem(job.PROTOCOLS, "small", PROTOCOL)
+    assert compare(data, tmp_path / "out", *arguments) == 0  # makes the last
+    assert sorted(pl.read_csv(kept / "tiny.csv", infer_schema=False)["run"]) == sorted(here)
+    assert (elsewhere / "comparison.csv").read_text() == (finished / "comparison.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda rows: rows.with_columns(result=pl.lit("{")),
+            r"tiny.csv: run search/single_task.*: cannot be read as JSON",
+        ),
+        (lambda rows: rows.with_columns(result=pl.lit("{}")), r"tiny.csv: run search/single_task.* has no `config`"),
+        (lambda rows: rows.drop("date"), r"tiny.csv: its columns \(=.*\) must be"),
+    ],
+)
+def test_a_damaged_file_of_finished_runs_is_refused(finished, data, tmp_path, capsys, change, sentence):
+    change(pl.read_csv(finished.parent / "tiny.csv", infer_schema=False)).write_csv(tmp_path / "tiny.csv")
+    assert compare(data, tmp_path, "--stages", "report") == 2
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_finished_runs_of_other_settings_do_not_mix(finished, data, tmp_path, capsys):
+    shutil.copy(finished.parent / "tiny.csv", tmp_path)
+    assert compare(data, tmp_path, "embedding_dim=8") == 2
+    assert re.search(r"tiny.csv: run .* was made with embedding_dim=4, now 8 is asked for", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--seeds", "1"]])

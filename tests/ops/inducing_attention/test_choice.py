@@ -1,14 +1,17 @@
 """Which backend runs: as "auto" chooses, as the environment says, or by name; and what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.ops.inducing_attention import stacks
 from tests.ops.inducing_attention.stacks import Shape, StackModule, small_tensors
 from torchrec_mtl import ops
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import GeneratorWeights, InducingLayer, backends, library
-from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa
+from torchrec_mtl.ops.inducing_attention import compact, cpp, cuda, reference, sdpa, triton
 
 
 @pytest.fixture
@@ -56,6 +59,37 @@ def test_auto_avoids_tensors_that_the_kernel_cannot_take(chosen, dtype, device, 
     monkeypatch.undo()
     with pytest.raises(InputError, match="the inducing-attention kernel cannot be used: it "):
         stacks.on_backend("cpp")(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "built", "grad", "capability", "expected"),
+    [
+        ({}, True, True, (9, 0), "cuda"),
+        ({"masked": True}, True, True, (9, 0), "cuda"),
+        ({}, False, True, (9, 0), "triton"),
+        ({"z_grad": "full"}, True, True, (9, 0), "triton"),
+        ({"D": 40}, True, False, (9, 0), "triton"),
+        ({"D": 40}, True, True, (9, 0), "sdpa"),
+        ({"masked": True}, False, True, (9, 0), "sdpa"),
+        ({"dtype": torch.float64}, True, True, (9, 0), "sdpa"),
+        ({}, True, True, (7, 5), "sdpa"),
+    ],
+)
+def test_on_a_gpu_auto_takes_what_an_h200_is_fastest_with(monkeypatch, changes, built, grad, capability, expected):
+    changes = dict(changes)
+    dtype, z_grad, masked = (
+        changes.pop(*of) for of in (("dtype", torch.float32), ("z_grad", "gated"), ("masked", False))
+    )
+    calls = []
+    for name, module in {"sdpa": sdpa, "triton": triton, "cuda": cuda}.items():
+        monkeypatch.setattr(module, "inducing_stack", lambda *x, name=name: calls.append(name) or x[0])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: capability)
+    monkeypatch.setattr(cuda.instances, "find", lambda *x: Path("kernels.so") if built else None)
+    shape = Shape(B=4, F=20, K=64, D=18, m=2)._replace(**changes)
+    with FakeTensorMode(), torch.set_grad_enabled(grad):
+        arguments = [torch.empty(x.shape, dtype=dtype, device="cuda") for x in stacks.tensors(shape)]
+        stacks.on_backend("auto", z_grad=z_grad, masked=masked)(*arguments)
+    assert calls == [expected]
 
 
 def test_without_a_kernel_auto_logs_it_once_and_cpp_is_refused(monkeypatch, caplog):

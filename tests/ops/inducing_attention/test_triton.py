@@ -162,7 +162,7 @@ def test_an_empty_batch() -> None:
 
 
 def test_what_the_kernels_cannot_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, z, *weights = (x.float() for x in stacks.tensors(Shape(B=2, F=3, K=4, D=8, m=2)))
+    inputs, z, *weights = (x.float().to(DEVICE) for x in stacks.tensors(Shape(B=2, F=3, K=4, D=8, m=2)))
     run = stacks.stack(triton.inducing_stack, 2, "input", "gated")
     with pytest.raises(InputError, match=r"`selection` \(of shape \[2, 3\]\) must be \[2, 4\]"):
         run(inputs, z[:, :3], *weights)
@@ -181,7 +181,7 @@ def test_what_the_kernels_cannot_take_is_refused(monkeypatch: pytest.MonkeyPatch
         triton.inducing_layer(inputs, z, layer)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(InputError, match="'triton' cannot be used: it runs on a GPU, and the inputs are on 'cpu'"):
-        run(inputs, z, *weights)
+        run(*(x.cpu() for x in (inputs, z, *weights)))
     monkeypatch.setattr(triton, "_INSTALLED", False)
     with pytest.raises(InputError, match="'triton' cannot be used: Triton is not installed"):
         run(inputs, z, *weights)

@@ -84,9 +84,8 @@ def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path
 
     Returns:
         The folder of the data set: ``schema.json``, three parquet files, and ``vocabularies.json`` (by field, the
-            values
-        that the ids 0, 1, ... stand for; fields without an entry are buckets of numbers). Rows are sorted by week,
-        household, store and line; ``week`` is a column besides the fields.
+        values that the ids 0, 1, ... stand for; fields without an entry are buckets of numbers). Rows are sorted by
+        week, household, store and line; ``week`` is a column besides the fields.
 
     Raises:
         InputError: if ``sample`` is out of range, or the package with the raw files is not installed.

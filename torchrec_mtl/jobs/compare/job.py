@@ -22,6 +22,7 @@ from torchrec_mtl.jobs.absent_classes import absent_classes
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
+from torchrec_mtl.jobs.compare.finished import FinishedRuns
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
@@ -67,6 +68,12 @@ def parser() -> Parser:
         help=f"metrics in the report, by commas: {', '.join(METRICS)} or package.module:METRIC (%(default)s)",
     )
     options.add_argument("--output", default="runs/compare", help="folder of the comparison (%(default)s)")
+    options.add_argument(
+        "--finished",
+        default="",
+        help="folder of a CSV file for each data set, with a line for each finished run: kept with your code, it lets "
+        "the comparison go on anywhere (the output)",
+    )
     options.add_argument("--redact", action="store_true", help=REDACT_HELP)
     return options
 
@@ -153,9 +160,10 @@ def _log_file(run: Run) -> Path:
     return run.directory.with_name(run.directory.name + ".log")
 
 
-def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
-    """Makes the runs that are not finished; returns a sentence for each run that failed."""
+def make_missing(name: str, runs: Sequence[Run], num_workers: int, finished: FinishedRuns) -> list[str]:
+    """Makes the runs that are not finished, and records those that are; returns a sentence for each that failed."""
     missing = [run for run in runs if read_result(run) is None]
+    finished.add(runs)
     print(f"{name}: {len(runs)} runs, {len(runs) - len(missing)} are finished, {num_workers} at a time", flush=True)
     failures, began = [], time.perf_counter()
     for done, (run, error) in enumerate(make_all(missing, make, _log_file, num_workers), start=1):
@@ -165,6 +173,7 @@ def make_missing(name: str, runs: Sequence[Run], num_workers: int) -> list[str]:
             failures.append(f"{run} failed ({error}); its log is {_log_file(run)}")
             print(f"  {failures[-1]}", flush=True)
         else:
+            finished.add([run])
             score = f"validation {run.chosen_by.title}, mean {result['valid_score']:.4f}, {result['seconds']:.0f} s"
             print(f"  {done}/{len(missing)} {run}: {score}; {left:.0f} min left", flush=True)
     return failures
@@ -186,13 +195,18 @@ def run_plans(planned: Sequence[Plan], args: argparse.Namespace) -> list[str]:
     stages, failures = args.stages.split(","), []
     os.environ |= worker_environment(len(os.sched_getaffinity(0)), args.workers)
     for plan in planned:
+        folder = Path(args.finished or args.output)
+        finished = FinishedRuns(folder / f"{plan.directory.name}.csv", plan.directory)
         for stage in ("search", "final", "sweep"):
             if stage == "final" and "final" in stages:
                 chosen = plan.chosen()
                 undecided = [system.name for system in plan.systems if system.name not in chosen]
                 failures += [f"{system} has no finished search, so it is not trained" for system in undecided]
+            runs = getattr(plan, f"{stage}_runs")()
+            if restored := finished.restore(runs):
+                print(f"{stage}: {restored} finished runs are from {finished.file}", flush=True)
             if stage in stages:
-                failures += make_missing(stage, getattr(plan, f"{stage}_runs")(), args.workers)
+                failures += make_missing(stage, runs, args.workers, finished)
         if "efficiency" in stages:
             measure_efficiency(plan)
         if "report" in stages:

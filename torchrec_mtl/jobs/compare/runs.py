@@ -76,14 +76,19 @@ def read_result(run: Run) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     result = read_json(file)
+    check_result(run, result, str(file), "name another `output`, or remove the folder")
+    return {**result, **{split: with_nan(result[split]) for split in ("valid", "test")}}
+
+
+def check_result(run: Run, result: Mapping[str, Any], source: str, remedy: str) -> None:
+    """Raises `InputError` unless ``result``, read from ``source``, is of the settings and data of ``run``."""
     made, wanted = result.get("config"), run.config.as_dict()
     if not isinstance(made, dict):
-        raise InputError(f"{file}: must be the result of a run, but has no `config`; remove it")
+        raise InputError(f"{source}: must be the result of a run, but has no `config`; remove it")
     if run.data is not None:
         made, wanted = {**made, "data": result.get("data")}, {**wanted, "data": run.data}
     if difference := first_difference(made, wanted):
-        raise InputError(f"{file}: was made with {difference}; name another `output`, or remove the folder")
-    return {**result, **{split: with_nan(result[split]) for split in ("valid", "test")}}
+        raise InputError(f"{source}: was made with {difference}; {remedy}")
 
 
 @lru_cache(maxsize=1)

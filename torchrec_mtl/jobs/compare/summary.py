@@ -96,7 +96,10 @@ def scores(plan: Plan, wanted: Sequence[Key]) -> dict[str, Scores]:
     for run, result in finished(plan.final_runs()):
         values = {(row["task"], row["space"], row["metric"]): row["value"] for row in result["test"]}
         for _, _, measured in (key for key in wanted if key not in values):
-            raise InputError(f"{run.directory}: was made without `{measured}`; remove the folder to make it again")
+            raise InputError(
+                f"{run.directory}: was made without `{measured}`; remove the folder, and its line of finished runs, to "
+                "make it again"
+            )
         by_system[run.config.name].append((run.config.training.seed, {key: values[key] for key in wanted}))
     collected = {}
     for system in plan.systems:

@@ -9,7 +9,9 @@ Backends:
     compact: the same, with a sample's identical rows computed once; for a stack only (`compact.py`).
     cpp: a C++ kernel that does the same on the CPU, if it has been built; for a stack only (`cpp`). It computes 16-bit
         types, and under autocast, in float32.
-    triton: CUDA kernels that do the same (`triton`); only by name, because they have not yet run on a GPU.
+    triton: CUDA kernels in Triton that do the same (`triton`).
+    cuda: CUDA kernels in C++ that do the same, for up to 32 dimensions, if they have been built; for a stack only
+        (`cuda`).
     auto: the fastest that runs here; the choice and the reason are logged once.
 
 If ``backend`` is "auto", the environment variable ``TORCHREC_MTL_INDUCING_ATTENTION`` can name the backend instead.
@@ -26,7 +28,7 @@ from torch import Tensor
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import library
 from torchrec_mtl.ops.backends import log_choice, requested_backend, takes_forward_mode
-from torchrec_mtl.ops.inducing_attention import compact, cpp, reference, sdpa, triton
+from torchrec_mtl.ops.inducing_attention import compact, cpp, cuda, reference, sdpa, triton
 from torchrec_mtl.ops.inducing_attention.stack import (
     AdapterWeights,
     GeneratorWeights,
@@ -37,11 +39,12 @@ from torchrec_mtl.ops.inducing_attention.stack import (
 )
 from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
-BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton")
+BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton", "cuda")
 _OPERATION = "inducing_attention"
 # Largest max(F, rows) * D at which the kernel is fastest, forward and backward, and forward alone; measured with AVX2
 # and 512 KiB of cache a core.
 _CPP_MAX_SIZE, _CPP_MAX_SIZE_FORWARD = 3072, 12288
+_TRITON_MAX_DIM = 32  # to which the Triton kernels are faster than sdpa with gradients too; measured on an H200
 
 
 def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, backend: str = "auto") -> Tensor:
@@ -74,7 +77,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer, back
     """
     _check_layer(inputs, selection, layer)
     name = requested_backend(_OPERATION, backend, BACKENDS)
-    if name in ("compact", "cpp"):
+    if name in ("compact", "cpp", "cuda"):
         raise InputError(f"the backend {name!r} is for a stack whose layers share one selection, not for one layer")
     if takes_forward_mode():
         name = _forward_mode(name)
@@ -171,12 +174,9 @@ def _check_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Non
     check_shape("selection", selection, batch, check_generator(stack.layers, dim, num_layers))
     check_adapter(stack.adapters, dim, num_layers)
     check_heads(stack.num_heads, dim)
-
-
-def _check_not_empty(inputs: Tensor, stack: InducingStack) -> None:
     for name, x in (("inputs", inputs), ("points", stack.layers.points), ("indicators", stack.adapters.indicators)):
         if not all(x.shape[-2:]):
-            raise InputError(f"`{name}` (of shape {list(x.shape)}) must not be empty for the backend 'cpp'")
+            raise InputError(f"`{name}` (of shape {list(x.shape)}) must not be empty")
 
 
 def _dispatch(
@@ -208,11 +208,9 @@ def _run(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> 
     if name == "auto":
         name, reason = _choose(inputs, selection, stack)
         log_choice(_OPERATION, name, reason)
-    elif name == "cpp":
-        _check_not_empty(inputs, stack)
     if name == "cpp":
         return _in_cpp(inputs, selection, stack)
-    backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "triton": triton}
+    backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "triton": triton, "cuda": cuda}
     return backends[name].inducing_stack(inputs, selection, stack)
 
 
@@ -241,11 +239,13 @@ def _forward_mode(name: str) -> str:
 
 def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[str, str]:
     """Returns the backend that "auto" takes, and why."""
-    exporting = torch.compiler.is_exporting()
-    if exporting and not library.is_carried():
+    exporting, device = torch.compiler.is_exporting(), inputs.device.type
+    if exporting and not (library.is_carried() and device == "cpu"):
         return "sdpa", "an exported program may run where there is no kernel"
-    if inputs.device.type != "cpu":
-        return "sdpa", "counting the points at 0 would wait for the device"
+    if device == "cuda":
+        return _choose_on_a_gpu(inputs, stack)
+    if device != "cpu":
+        return "sdpa", f"there is no kernel for {device!r}"
     rows = num_points = selection.shape[1]
     types, _ = _kernels_types(inputs, selection, stack)
     reason = library.why_not(inputs, selection, *stack.layers, *stack.adapters, types=types)
@@ -263,6 +263,23 @@ def _choose(inputs: Tensor, selection: Tensor, stack: InducingStack) -> tuple[st
     if 8 * rows <= 7 * num_points:  # measured: 0.8 to 0.9 of sdpa's time at 8 rows of 10 points
         return "compact", f"enough points are at 0, and {reason}"
     return "sdpa", f"few points are at 0, or it is not known how many, and {reason}"
+
+
+def _choose_on_a_gpu(inputs: Tensor, stack: InducingStack) -> tuple[str, str]:
+    """See docs/gpu.md. Points at 0 are not counted, which would wait for the device."""
+    in_cpp = cuda.why_not(inputs, stack)
+    if in_cpp is None:
+        return "cuda", "it is the fastest for such shapes"
+    reason = triton.why_not(inputs, stack.layers.points)
+    if reason is None and stack.masked:
+        reason = "it does not mask"
+    if reason is None and torch.is_grad_enabled() and inputs.shape[2] > _TRITON_MAX_DIM:
+        reason = "with gradients it is slower at so many dimensions"
+    if reason is None:
+        reason = triton.why_not_device(inputs.device.index)
+    if reason is None:
+        return "triton", f"it is faster than sdpa, and of the C++ kernel: {in_cpp}"
+    return "sdpa", f"of the C++ kernel: {in_cpp}; of the Triton kernels: {reason}"
 
 
 __all__ = [

@@ -26,7 +26,7 @@ def _rows_layer(
     """Eq. (18)-(20) for queries ``[B, R, D]`` and inputs ``[B, N, D]``; they stand for ``exp(log_counts)`` rows."""
     _, wk, wv, wo, norm_weight, norm_bias = layer.weights
     query, key, value = (split_heads(x, layer.num_heads) for x in (queries, inputs @ wk.T, inputs @ wv.T))
-    bias = None if log_counts is None else log_counts[:, None, None]
+    bias = None if log_counts is None else log_counts[:, None, None].to(query.dtype)  # cuDNN misreads any other type
     refuse_missing_second_derivatives(query, key, value)
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=layer.scale)
     output = merge_heads(context if some is None else context * some[:, None, None]) @ wo.T

@@ -34,7 +34,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: must be the manifest of a checkpoint, but is damaged ({error!r})") from error
     if version != VERSION:
-        raise InputError(f"{file}: `version` (={version}) must be {VERSION}")
+        raise InputError(f"{file}: `version` (={version}) must be {VERSION}: train the run again")
     body = {key: value for key, value in manifest.items() if key != "sha256"}
     if manifest.get("sha256") != _manifest_digest(body):
         raise InputError(f"{file}: was changed since it was written")

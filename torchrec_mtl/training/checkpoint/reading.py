@@ -52,6 +52,8 @@ class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
             return _enum_member
+        if module == "pathlib._local":  # where Python 3.13, and no other, has the classes of pathlib
+            module = "pathlib"
         if name in _ALLOWED.get(module, ()) or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"names {module}.{name}, which describes no tensor")

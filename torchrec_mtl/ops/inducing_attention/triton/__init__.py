@@ -14,6 +14,7 @@ from torchrec_mtl.ops.inducing_attention.stack import InducingLayer, InducingSta
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_DIM, _MAX_POINTS = 128, 256
+_CAPABILITY = (8, 0)
 _INSTALLED = importlib.util.find_spec("triton") is not None  # at import, because Dynamo cannot trace the call
 
 
@@ -28,6 +29,16 @@ def why_not(inputs: Tensor, points: Tensor) -> str | None:
     if points.shape[-1] > _MAX_DIM or points.shape[-2] > _MAX_POINTS:
         dim, count = points.shape[-1], points.shape[-2]
         return f"it takes up to {_MAX_POINTS} points of up to {_MAX_DIM} dimensions, not {count} of {dim}"
+    return None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def why_not_device(index: int | None) -> str | None:
+    """Returns why the kernels should not be taken unasked on a GPU; None if they may."""
+    if torch.version.hip is not None:
+        return "they have not been measured on this kind of GPU"
+    if torch.cuda.get_device_capability(index) < _CAPABILITY:
+        return f"Triton needs a GPU of compute capability {'.'.join(map(str, _CAPABILITY))}"
     return None
 
 

@@ -1,7 +1,8 @@
 """TAFE's layers and task adapters as two PyTorch operators, one for each kernel: `forward` and `backward`.
 
-This file folds the weights and registers the kernels with autograd, `torch.compile` and `torch.export`. The kernels
-have not yet run on a GPU: the tests run them in Triton's interpreter and compile them for sm_80, sm_90 and gfx942.
+This file folds the weights and registers the kernels with autograd, `torch.compile` and `torch.export`. The tests run
+the kernels on a GPU or in Triton's interpreter, and compile them for sm_80, sm_90 and gfx942; docs/gpu.md has what an
+H200 gave.
 """
 
 from typing import Any
