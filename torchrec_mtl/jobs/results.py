@@ -217,39 +217,6 @@ def with_values(metrics: Sequence[str], tasks: TaskForest, known: Mapping[str, M
     return shown
 
 
-def draw(reports: Sequence[ModelReport], tasks: TaskForest, file: Path, metric: str, title: str) -> None:
-    """Draws ``metric`` on validation during training, and calibration on the test split, in a column for each task."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, len(tasks), figsize=(4 * len(tasks), 7.5), squeeze=False, layout="constrained")
-    for (curve_axis, calibration_axis), task in zip(axes.T, tasks, strict=True):
-        for report in reports:
-            points = [
-                (row["step"], row["value"])
-                for row in report.result.history
-                if (row["task"], row["space"], row["metric"]) == (task, "impressions", metric)
-            ]
-            steps, values = [step for step, _ in points], [value for _, value in points]
-            curve_axis.plot(steps, values, marker="o", markersize=3, label=report.title)
-            if task in report.curves:  # of quantiles there is none
-                curve = report.curves[task]
-                calibration_axis.plot(curve.mean_prediction, curve.positive_rate, marker="o", markersize=3)
-        curve_axis.set(title=task, xlabel="optimizer step")
-        calibration_axis.axline((1e-3, 1e-3), (1, 1), color="grey", linewidth=1, linestyle="--")
-        if tasks.tasks[tasks.index(task)].is_binary:
-            calibration_axis.set(xscale="log", yscale="log", xlabel="mean predicted probability")
-        else:
-            calibration_axis.set(xlabel="mean predicted value", ylabel="mean value in the test split")
-    axes[0, 0].set_ylabel(f"validation {title}, all impressions")
-    axes[1, 0].set_ylabel("share of positives in the test split")
-    axes[0, 0].legend()
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
-
-
 def write_report(
     reports: Sequence[ModelReport],
     schema: Schema,
@@ -283,7 +250,11 @@ def write_report(
         parts += [f"{name}={scene}", table(of_scene, schema.tasks, metrics[:1], known)]
     text = "\n".join(["\n\n".join(parts), *notes])
     (directory / "table.txt").write_text(text + "\n")
-    draw(reports, schema.tasks, directory / "report.png", metrics[0], known[metrics[0]].title)
+    from torchrec_mtl.jobs import pictures, run_picture  # of the extra "report", which only a run needs
+
+    by_title = {report.title: [report] for report in reports}
+    picture = run_picture.draw(by_title, schema.tasks, metrics[0], known[metrics[0]].title)
+    (directory / "report.png").write_bytes(pictures.png(picture))
     rows = [to_json(row) for row in result_rows(reports, schema.name, data)]
     write_whole(directory / "results.json", "[\n" + ",\n".join(rows) + "\n]\n")
     print(f"\n{text}\n\n{directory}: results.json, report.png, table.txt, config.json", flush=True)

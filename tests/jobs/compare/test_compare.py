@@ -124,6 +124,7 @@ def test_the_report_is_one_whole_page(finished):
         "Share of the rows with p_t &gt; p_t-1",
         "w/o TSA",
         "Sweep",
+        "Training, calibration and the funnel",
         "Efficiency",
         "figure 5",
         "figures 7a and 7b",
@@ -138,7 +139,7 @@ def test_the_report_is_one_whole_page(finished):
     assert "Not a task of this data: refund." in published
     assert "0.7000" in published
     assert "0.8000" not in published
-    assert text.count("data:image/png;base64,") == 5
+    assert text.count("data:image/png;base64,") == 6
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert '"num_inducing_points": 4' in text.replace("&quot;", '"')  # a setting
 

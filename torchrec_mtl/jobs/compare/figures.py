@@ -1,30 +1,16 @@
 """The pictures of a comparison, as PNG bytes."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
+from torchrec_mtl.jobs import pictures
 from torchrec_mtl.jobs.compare.selection import Selection
 from torchrec_mtl.jobs.compare.summary import PROPOSED, Scores, best_baseline
 from torchrec_mtl.metrics import Metric
 from torchrec_mtl.modules import SmoothStepSchedule, smooth_step
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG; the figure is closed."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    plt.close(figure)
-    return file.getvalue()
 
 
 def dots(collected: Mapping[str, Scores], metric: Metric) -> bytes:
@@ -32,72 +18,80 @@ def dots(collected: Mapping[str, Scores], metric: Metric) -> bytes:
     systems = list(collected)[::-1]
     measured = list(collected[systems[0]].values)
     keys = [key for key in measured if key[1] == "impressions"] or measured
-    size = (3.2 * len(keys) + 1.5, 0.3 * len(systems) + 1.2)
-    figure, axes = plt.subplots(1, len(keys), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, key in zip(axes[0], keys, strict=True):
+    num_rows = -(-len(keys) // 2)
+    figure, rows = pictures.figure([0.2 * len(systems) + 0.7] * num_rows)
+    axes = [axis for row in rows for axis in row]
+    for axis in axes[len(keys) :]:
+        axis.remove()
+    for axis, key in zip(axes, keys, strict=False):
         for row, system in enumerate(systems):
             color = (
                 "tab:grey" if collected[system].system.ablation_of else "tab:red" if system in PROPOSED else "tab:blue"
             )
             values = collected[system].values[key]
-            axis.plot(values, [row] * len(values), "o", color=color, alpha=0.35, markersize=4)
-            axis.plot(values.mean(), row, "|", color=color, markersize=14, markeredgewidth=2)
+            axis.plot(values, [row] * len(values), "o", color=color, alpha=0.35, markersize=3)
+            axis.plot(values.mean(), row, "|", color=color, markersize=10, markeredgewidth=2)
         best = best_baseline(collected, key, metric)
         if best is not None:
             axis.axvline(collected[best].mean(key), color="tab:blue", linewidth=0.8, linestyle="--")
-        axis.set(title=key[0], xlabel=f"test {metric.title}", yticks=range(len(systems)))
-        axis.set_yticklabels([collected[system].title for system in systems])
+        axis.set_title(key[0], fontsize=10)
+        axis.set_xlabel(f"test {metric.title}", fontsize=9)
+        axis.tick_params(labelsize=9)
+        axis.locator_params(axis="x", nbins=3)
+        titles = [collected[system].title for system in systems] if axis in axes[::2] else [""] * len(systems)
+        axis.set_yticks(range(len(systems)), titles)
         axis.grid(axis="y", linewidth=0.3)
-    return png(figure)
+    return pictures.png(figure)
 
 
 def heat_maps(points: Mapping[tuple[float, float], Mapping[str, float]], names: tuple[str, str]) -> bytes:
     """A sweep over two settings: a map for each measure, with the first setting as rows."""
     rows, columns = (sorted({point[i] for point in points}) for i in (0, 1))
     measures = list(next(iter(points.values())))
-    size = (3.2 * len(measures), 0.5 * len(rows) + 1.8)
-    figure, axes = plt.subplots(1, len(measures), figsize=size, squeeze=False, layout="constrained")
-    for axis, measure in zip(axes[0], measures, strict=True):
+    figure, maps = pictures.figure([0.3 * len(rows) + 0.9] * len(measures), columns=1)
+    for (axis,), measure in zip(maps, measures, strict=True):
         grid = np.array([[points.get((r, c), {}).get(measure, np.nan) for c in columns] for r in rows])
         axis.imshow(grid, cmap="viridis", aspect="auto")
         for (i, j), value in np.ndenumerate(grid):
             dark = value < np.nanmean(grid)
             text = "" if np.isnan(value) else f"{value:.4f}"
-            axis.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-        axis.set(title=measure, xticks=range(len(columns)), yticks=range(len(rows)), xlabel=names[1], ylabel=names[0])
-        axis.set_xticklabels([f"{c:g}" for c in columns])
-        axis.set_yticklabels([f"{r:g}" for r in rows])
-    return png(figure)
+            axis.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+        axis.set_title(measure, fontsize=10)
+        axis.set_xlabel(names[1], fontsize=9)
+        axis.set_ylabel(names[0].rpartition(".")[2], fontsize=9)
+        axis.set_xticks(range(len(columns)), [f"{c:g}" for c in columns])
+        axis.set_yticks(range(len(rows)), [f"{r:g}" for r in rows])
+    return pictures.png(figure)
 
 
 def efficiency_bars(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """TAFE figure 8: time of training and inference relative to Shared-Bottom, and size of the parameters."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 0.32 * len(rows) + 1.2), sharey=True, layout="constrained")
-    titles = [row["title"] for row in rows]
-    for axis, measure, label in zip(
-        axes,
-        ("train_ratio", "infer_ratio", "parameter_mb"),
-        ("training time / Shared-Bottom's", "inference time / Shared-Bottom's", "parameters, MB"),
-        strict=True,
-    ):
-        bars = axis.barh(titles, [row[measure] for row in rows])
-        axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+    labels = {
+        "train_ratio": "training time / Shared-Bottom's",
+        "infer_ratio": "inference time / Shared-Bottom's",
+        "parameter_mb": "parameters, MB",
+    }
+    figure, axes = pictures.figure([0.22 * len(rows) + 0.6] * len(labels), columns=1)
+    for (axis,), (measure, label) in zip(axes, labels.items(), strict=True):
+        bars = axis.barh([row["title"] for row in rows], [row[measure] for row in rows])
+        axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=9)
         axis.margins(x=0.15)
-        axis.set_xlabel(label)
-    axes[0].invert_yaxis()
-    return png(figure)
+        axis.tick_params(labelsize=9)
+        axis.set_xlabel(label, fontsize=9)
+        axis.invert_yaxis()
+    return pictures.png(figure)
 
 
 def smooth_steps(schedule: SmoothStepSchedule, num_steps: int) -> bytes:
     """TAFE figure 5: the dynamic activation function at the start, in the middle and at the end of a run."""
-    figure, axis = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    figure, ((axis,),) = pictures.figure([2.6], columns=1)
     x = torch.linspace(-schedule.start * 0.6, schedule.start * 0.6, 401)
     for step in (0, num_steps // 4, num_steps // 2, num_steps):
         gamma = max(schedule.start - schedule.rate * step, schedule.end)
         axis.plot(x, smooth_step(x, gamma), label=f"step {step}, $\\gamma$ = {gamma:g}")
     axis.set(xlabel="x", ylabel="$f_D(x)$")
-    axis.legend(fontsize=8)
-    return png(figure)
+    pictures.legend(figure, [axis], columns=2)
+    return pictures.png(figure)
 
 
 def selection_rates(selection: Selection) -> bytes:
@@ -105,10 +99,11 @@ def selection_rates(selection: Selection) -> bytes:
 
     The map shows the first two principal components of the samples' representations.
     """
-    figure, (histogram, plane) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, ((histogram,), (plane,)) = pictures.figure([2.2, 3.2], columns=1)
     points = selection.selected.shape[1]
     histogram.hist(selection.rate, bins=np.arange(points + 2) / points - 0.5 / points)
-    histogram.set(xlabel="selection rate: share of inducing points with z > 0", ylabel="samples")
+    histogram.set_xlabel("selection rate: share of inducing points with z > 0", fontsize=9)
+    histogram.set_ylabel("samples", fontsize=9)
     low, middle, high = np.quantile(selection.rate, (0.01, 0.5, 0.99))
     groups = {
         f"low ({low:.2f} and less)": selection.rate <= low,
@@ -118,7 +113,8 @@ def selection_rates(selection: Selection) -> bytes:
     generator = np.random.default_rng(0)
     for (label, chosen), color in zip(groups.items(), ("tab:blue", "gold", "tab:green"), strict=True):
         rows = generator.permutation(np.flatnonzero(chosen))[:500]
-        plane.scatter(*selection.plane[rows].T, s=6, color=color, label=label, alpha=0.7)
+        first, second = selection.plane[rows].T
+        plane.scatter(first, second, s=6, color=color, label=label, alpha=0.7)
     plane.set(xlabel="first principal component", ylabel="second")
-    plane.legend(fontsize=8)
-    return png(figure)
+    pictures.legend(figure, [plane])
+    return pictures.png(figure)

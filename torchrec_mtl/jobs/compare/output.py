@@ -10,10 +10,12 @@ import numpy as np
 from torchrec_mtl.data import Schema, load_schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
+from torchrec_mtl.jobs import pictures, run_picture
 from torchrec_mtl.jobs.compare import efficiency, figures, html, summary, tables
 from torchrec_mtl.jobs.compare.plan import SWEPT, Plan
-from torchrec_mtl.jobs.compare.runs import Run
+from torchrec_mtl.jobs.compare.runs import REPORT, Run
 from torchrec_mtl.jobs.compare.selection import read_selection
+from torchrec_mtl.jobs.results import ModelReport, read_report
 from torchrec_mtl.tasks import TaskForest
 
 Row = dict[str, Any]
@@ -50,6 +52,27 @@ def _of_metric(plan: Plan, schema: Schema, name: str) -> tuple[list[Row], list[s
     if ablations := tables.ablation_tables(rows, metric):
         parts += [html.heading(f"Ablations: {metric.title}"), *ablations]
     return rows, parts
+
+
+def _courses(plan: Plan, tasks: TaskForest) -> list[str]:
+    """The picture of the papers' models, Shared-Bottom and the best baseline, over all seeds."""
+    name = next((name for name in plan.metrics if not plan.known[name].grouped), "auc")  # validation has no groups
+    metric = plan.known[name]
+    collected = summary.scores(plan, summary.keys(tasks, name, metric))
+    best = summary.best_baseline(collected, next(iter(next(iter(collected.values())).values)), metric)
+    reports: dict[str, list[ModelReport]] = {}
+    for run, _ in summary.finished(plan.final_runs()):
+        report = read_report(run.config, run.directory / REPORT)
+        if report is not None and run.config.name in (*summary.PROPOSED, "shared_bottom", best):
+            reports.setdefault(report.title, []).append(report)
+    if not reports:
+        return []
+    description = (
+        "The papers' own models, Shared-Bottom and the best baseline: validation during training, the mean over seeds "
+        "in a band from the lowest to the highest; calibration on the test split, a line a seed; and the funnel"
+    )
+    picture = pictures.png(run_picture.draw(reports, tasks, name, metric.title))
+    return [html.heading("Training, calibration and the funnel"), html.picture(picture, description)]
 
 
 def _by_task(result: Mapping[str, Any], tasks: TaskForest, name: str) -> dict[str, float]:
@@ -186,6 +209,7 @@ def write_report(plan: Plan) -> None:
     parts = [
         *_protocol(plan, schema, made),
         *of_metrics,
+        *_courses(plan, schema.tasks),
         *_sweep(plan, schema.tasks),
         *_efficiency(plan),
         *_tafe_figures(plan),

@@ -20,6 +20,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
 from torchrec_mtl.jobs.datasets import open_split
 from torchrec_mtl.jobs.environment import processor
+from torchrec_mtl.jobs.results import save_report
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data, first_difference
 from torchrec_mtl.jobs.single_run import train_model
 from torchrec_mtl.metrics import METRICS, Metric
@@ -27,7 +28,7 @@ from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.process_group import default_device, process_group
 from torchrec_mtl.training.result import with_nan
 
-RESULT = "result.json"
+RESULT, REPORT = "result.json", "report.json"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def make(run: Run) -> None:
         if run.stage != "final":
             splits = {split: rows for split, rows in splits.items() if split != "test"}
         report = train_model(run.config, schema, splits, device, run.directory, metrics=run.known)
+    save_report(report, run.directory / REPORT)
     best = [row for row in report.result.history if row["step"] == report.result.best_step]
     result = {
         "config": run.config.as_dict(),
