@@ -22,7 +22,7 @@ JOB = [*NODES, "--name", "first", "--models", "tafe", "--dataset", "/shared/data
 JOB += ["--max_restarts", "3", "--max_retries", "2", "--mounts", "type=bind,src=/shared,dst=/shared"]
 OVERRIDE = "tafe.model_args.num_layers=2"
 PROGRAM = "-m torchrec_mtl train --models tafe --dataset /shared/data --reader auto --raw '' --settings ''"
-PROGRAM += f" --metrics auc --seed 0 --name first --output /shared/runs --timeout 600 {OVERRIDE}"
+PROGRAM += f" --metrics auc --trackers tensorboard --seed 0 --name first --output /shared/runs --timeout 600 {OVERRIDE}"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "8",
     "PET_MAX_RESTARTS": "3",
