@@ -53,3 +53,23 @@ def test_sharing_pays_with_interactions_and_every_model_is_too_high():
     assert all(figure("interactions", model) < figure("interactions", "esmm") + 4 for model in followers)
     assert all(figure("interactions", model) > figure("interactions", "constant") for model in ("dcmt", "bpcm"))
     assert min(figure("interactions", model, "bias") for model in models("interactions")) > 0.1
+
+
+def test_a_regression_is_nearest_where_effects_add_up_and_purchases_are_few():
+    regression = "logistic regression, clicked rows"
+    for funnel in ("mild", "rare", "delays"):
+        assert models(funnel)[0] == regression
+    assert models("rare")[1:4] == ["dcmt", "LightGBM, clicked rows", "ddpo"]
+    assert (
+        min((name for kind, name in ROWS if kind == "rare"), key=lambda m: figure("rare", m, "buy error")) == regression
+    )
+    constant = figure("rare", "constant")
+    assert all(figure("rare", model) < constant for model in ("esmm", "escm2_ips", "escm2_dr"))
+    assert all(figure("rare", model) > constant for model in ("shared_bottom", "mmoe", "tafe"))
+    nearer = max(figure("mild", model) for model in ("escm2_ips", "escm2_dr", "esmm, clicked rows"))
+    assert nearer < min(figure("mild", model) for model in ("esmm", "shared_bottom"))
+
+
+def test_late_labels_make_every_model_too_low():
+    trained = [model for model in models("delays") if model != "constant"]
+    assert all(figure("delays", model, "clicked bias") < -0.1 for model in trained)
