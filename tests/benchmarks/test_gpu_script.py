@@ -249,6 +249,13 @@ def test_steps_are_in_the_order_of_their_worth_and_what_matters_fits_into_a_call
     assert sum(step.seconds for step in STEPS[: len(first)]) <= 280
 
 
+def test_kernels_in_cuda_cpp_are_measured_where_they_are_built(monkeypatch):
+    for reason, expected in (("it is not built", False), (None, True)):
+        monkeypatch.setattr(stack.cuda, "why_not_sizes", lambda *sizes, reason=reason: reason)
+        assert stack.can_run("cuda", stack.PRETENDED, "cuda") == expected
+        assert stack.can_run("triton", stack.PRETENDED, "cuda")
+
+
 def test_a_compiled_baseline_meets_no_symbolic_size():
     sizes = []
 

@@ -1,7 +1,7 @@
 // The backward's memory: what lies in the workspace, what a warp sums up in shared memory, and how a block shares it.
 //
 // No two warps add to one number: a warp has sums of its own in shared memory, a block adds those of its warps in order,
-// and `reduce` those of the blocks. So results are the same from run to run.
+// and `Reduce` those of the blocks. So results are the same from run to run.
 #pragma once
 #include <type_traits>
 
