@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from polars import col
 
 from benchmarks.record import CIRCUMSTANCES, RESULTS
-from torchrec_mtl.jobs.compare.figures import plt, png
 from torchrec_mtl.jobs.compare.html import heading, page, paragraph, picture, table
+from torchrec_mtl.jobs.pictures import plt, png
 
 PAGE = RESULTS / "report.html"
 # Rows that are shown, columns that name a row, columns whose values have a panel, panels beside each other.

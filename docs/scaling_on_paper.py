@@ -37,7 +37,7 @@ from torchrec_mtl.models import PLE
 from torchrec_mtl.modules import FeatureArch
 from torchrec_mtl.training.config import SHARDINGS
 from torchrec_mtl.training.sharded_tables import TableSharder
-from torchrec_mtl.training.sharding import REPLICATED
+from torchrec_mtl.training.table_constraints import REPLICATED
 
 NAME = "scaling_on_paper.csv"
 TASKS = TaskChain(["click", "cart", "purchase"])

@@ -20,7 +20,8 @@ from benchmarks.embedding_throughput.workload import ADAGRAD, OFTEN, Batch, Work
 from torchrec_mtl.ops import library
 from torchrec_mtl.training.config import SHARDINGS, TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
-from torchrec_mtl.training.sharding import REPLICATED, plan_sharding
+from torchrec_mtl.training.sharding import plan_sharding
+from torchrec_mtl.training.table_constraints import REPLICATED
 
 NAMES: dict[str, Any] = {  # in the settings of a run
     ADAGRAD: "rowwise_adagrad",
