@@ -122,8 +122,8 @@ class ShardedTables(_WithTouchedRows, ShardedEmbeddingBagCollection):
 class TableSharder(EmbeddingBagCollectionSharder):
     """TorchRec's sharder with every type on the CPU too, where TorchRec runs row-wise types but does not offer them."""
 
-    def __init__(self, codecs: dict[str, QuantizedCommCodecs] | None = None) -> None:
-        super().__init__(qcomm_codecs_registry=codecs)
+    def __init__(self, qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None) -> None:
+        super().__init__(qcomm_codecs_registry=qcomm_codecs_registry)
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """All sharding types."""
@@ -145,8 +145,8 @@ class TableSharder(EmbeddingBagCollectionSharder):
 class RowSharder(EmbeddingCollectionSharder):
     """TorchRec's sharder of rows that are not pooled."""
 
-    def __init__(self, codecs: dict[str, QuantizedCommCodecs] | None = None) -> None:
-        super().__init__(qcomm_codecs_registry=codecs)
+    def __init__(self, qcomm_codecs_registry: dict[str, QuantizedCommCodecs] | None = None) -> None:
+        super().__init__(qcomm_codecs_registry=qcomm_codecs_registry)
 
     def shard(
         self,
