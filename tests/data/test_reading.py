@@ -100,7 +100,7 @@ def test_a_loader_resumes_at_any_step(
 def test_a_resumed_loader_does_not_read_earlier_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     split, read = numbered(100), []
     whole = split.batch
-    monkeypatch.setattr(split, "batch", lambda rows: read.append(rows.tolist()) or whole(rows))
+    monkeypatch.setattr(split, "batch", lambda rows, *options: read.append(rows.tolist()) or whole(rows, *options))
     loader = BatchLoader(split, 10)
     loader.load_state_dict({**loader.state_dict(), "step": 7})
     assert len(list(loader)) == 3
@@ -382,7 +382,7 @@ def test_a_stuck_reader_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchrec_mtl.data.loader.TIMEOUT", 0.2)
     split, stuck = numbered(10), threading.Event()
     whole = split.batch
-    monkeypatch.setattr(split, "batch", lambda rows: whole(rows) if rows[0] < 6 else stuck.wait())
+    monkeypatch.setattr(split, "batch", lambda rows, *options: whole(rows, *options) if rows[0] < 6 else stuck.wait())
     loader = BatchLoader(split, 3)
     with pytest.raises(TrainingError, match=re.escape("Split: step 2 (counted from 0) was not read within 0.2 s")):
         list(loader)

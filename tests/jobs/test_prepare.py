@@ -8,6 +8,7 @@ from torchrec_mtl.__main__ import main
 from torchrec_mtl.data import Schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.datasets import DATASETS, dataset_directory
+from torchrec_mtl.training import monitor
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,10 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generator.write(tmp_path_factory.mktemp("raw"))
 
 
-def test_prepares_and_tells_what_it_found(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepares_and_tells_what_it_found(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "SECONDS_BETWEEN_LINES", 0)
     arguments = ["ali_ccp", "--raw", str(raw), "--output", str(tmp_path / "out"), "--seed", "1"]
     assert main(["prepare", *arguments, "--protocol", "aitm"]) == 0
     told = capsys.readouterr()

@@ -16,6 +16,7 @@ from torchrec_mtl.data.table import TableEncoder
 from torchrec_mtl.jobs.compare.job import parser, plans
 from torchrec_mtl.jobs.declarations import find_table
 from torchrec_mtl.jobs.run_config import describe_data
+from torchrec_mtl.training import monitor
 
 DECLARATION = """\
 from torchrec_mtl import *
@@ -54,7 +55,8 @@ def cached(folder):
     return sorted((folder / "cache").glob("torchrec_mtl/shop-*"))
 
 
-def test_it_is_prepared_and_tells_what_it_found(folder, capsys):
+def test_it_is_prepared_and_tells_what_it_found(folder, capsys, monkeypatch):
+    monkeypatch.setattr(monitor, "SECONDS_BETWEEN_LINES", 0)
     arguments = ["prepare", "table", "--declaration", "shop.py:SHOP", "--output", "out"]
     assert main(arguments) == 0
     told = capsys.readouterr()

@@ -238,6 +238,7 @@ def test_an_interrupted_comparison_goes_on(finished, data, tmp_path, capsys):
     assert json.loads((lost / "result.json").read_text())["test"] == before  # bit for bit
 
 
+@pytest.mark.verify
 def test_a_comparison_goes_on_elsewhere_from_the_file_of_finished_runs(finished, data, tmp_path, monkeypatch, capsys):
     """From the file alone, no run is made again, and results and tables are the same; a run is a line of it."""
     file = finished.parent / "tiny.csv"
