@@ -134,8 +134,8 @@ def test_torchx_finds_our_component_and_still_its_own(installed: Path) -> None:
 def test_pins_lie_in_the_ranges_of_the_metadata(installed: Path) -> None:
     requirements = asked_for(installed)
     assert {"numpy", "torchrec", "torchx"} <= {requirement.name for requirement in requirements}
-    # pinned elsewhere: Spark where its tests make an environment, the newest PyTorch in the extras themselves; MLflow is
-    # not pinned
+    # pinned elsewhere: Spark where its tests make an environment, the newest PyTorch in the extras themselves
+    # and MLflow nowhere
     elsewhere = re.compile(r"pyspark|.*; extra == ['\"](cpu|cuda|mlflow)['\"]")
     assert [str(each) for each in requirements if not is_pinned(each) and not elsewhere.match(str(each))] == []
 

@@ -228,6 +228,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernel")
+@pytest.mark.verify
 def test_the_whole_program_small(run, capsys):
     rows = list(csv.DictReader(run("--repeats", "1").open()))
     assert {row["measured"] for row in rows} == {"throughput", "copy", "time of ours to DMP", "peak memory"}

@@ -70,6 +70,7 @@ def test_a_rounded_figure_or_its_inverse_is_recognised(number, holds):
     assert is_among(number, ["cpp", "", "0.0581"]) is holds
 
 
+@pytest.mark.verify
 def test_the_page_stands_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "PAGE", tmp_path / "report.html")
     report.main()
