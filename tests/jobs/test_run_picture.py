@@ -56,7 +56,22 @@ def test_validation_has_every_point_a_band_over_seeds_and_one_scale(figure):
         for band in (first, second):
             heights = band.get_paths()[0].vertices[:, 1]
             assert (heights.min(), heights.max()) == pytest.approx((0.61, 0.70))
-    assert len({(axis.get_xlim(), axis.get_ylim()) for axis in panels}) == 1
+    assert len({axis.get_xlim() for axis in panels}) == 1
+    spans = [high - low for low, high in (axis.get_ylim() for axis in panels)]
+    assert spans == pytest.approx([spans[0]] * len(panels))
+
+
+def test_curves_of_different_levels_have_the_scale_of_the_widest():
+    made, rows = pictures.figure([1.0])
+    axes = pictures.panels(rows, 2, same_values=False)
+    for axis, values in zip(axes, ([0.8, 0.81], [0.6, 0.7]), strict=True):
+        axis.plot(values)
+    pictures.same_span(axes)
+    (low, high), (wide_low, wide_high) = (axis.get_ylim() for axis in axes)
+    assert high - low == pytest.approx(wide_high - wide_low)
+    assert low < 0.8 < 0.81 < high
+    assert wide_low < 0.6 < 0.7 < wide_high
+    pictures.png(made)
 
 
 def test_calibration_leaves_out_bins_without_positives_and_has_one_scale(figure):

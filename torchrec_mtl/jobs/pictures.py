@@ -33,15 +33,24 @@ def figure(heights: Sequence[float], columns: int = 2) -> tuple[Figure, list[lis
     return made, [[made.add_subplot(grid[row, column]) for column in range(columns)] for row in range(len(heights))]
 
 
-def panels(rows: Sequence[Sequence[Axes]], number: int) -> list[Axes]:
-    """The first ``number`` axes of the rows, with the same scales; the others go."""
+def panels(rows: Sequence[Sequence[Axes]], number: int, same_values: bool = True) -> list[Axes]:
+    """The first ``number`` axes of the rows, with the same scales or the same horizontal one; the others go."""
     axes = [axis for row in rows for axis in row]
     for axis in axes[number:]:
         axis.remove()
     for axis in axes[1:number]:
         axis.sharex(axes[0])
-        axis.sharey(axes[0])
+        if same_values:
+            axis.sharey(axes[0])
     return axes[:number]
+
+
+def same_span(axes: Sequence[Axes]) -> None:
+    """Gives the vertical axes the same scale, each about its curves: levels may differ more than what is compared."""
+    spans = [axis.get_ylim() for axis in axes]
+    half = max((high - low for low, high in spans), default=0.0) / 2
+    for axis, (low, high) in zip(axes, spans, strict=True):
+        axis.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
 
 
 def legend(made: Figure, axes: Sequence[Axes], columns: int = 3) -> None:

@@ -43,11 +43,12 @@ def draw(reports: Reports, tasks: TaskForest, metric: str, title: str) -> Figure
 def _training(
     rows: Sequence[Sequence[Axes]], reports: Reports, tasks: TaskForest, metric: str, title: str
 ) -> list[Axes]:
-    axes = pictures.panels(rows, len(tasks))
+    axes = pictures.panels(rows, len(tasks), same_values=False)
     for axis, task in zip(axes, tasks, strict=True):
         curves = {name: [_curve(report, task, metric) for report in seeds] for name, seeds in reports.items()}
         pictures.validation(axis, curves, task)
         axis.set_xlabel("optimizer step", fontsize=9)
+    pictures.same_span(axes)
     for row in rows:
         row[0].set_ylabel(f"validation {title}", fontsize=9)
     return axes
