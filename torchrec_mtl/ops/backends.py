@@ -31,6 +31,19 @@ def registered_name(operation: str) -> str:
     return f"torchrec_mtl{f'_package_{package[1]}' if package else ''}::{operation}"
 
 
+def compute_dtype(inputs: Tensor) -> torch.dtype:
+    """Returns the type in which an operation on ``inputs`` computes: autocast's, where that is on.
+
+    Example::
+
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     compute_dtype(torch.ones(2))
+        torch.bfloat16
+    """
+    device = inputs.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def requested_backend(operation: str, backend: str, backends: tuple[str, ...]) -> str:
     """Returns the backend asked for: the argument or, if that is "auto", ``$TORCHREC_MTL_<OPERATION>`` where it is set.

@@ -127,6 +127,52 @@ def error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).norm() / expected.norm().clamp_min(1.0))
 
 
+def assert_tafe_computes_the_equations_by(backend: str, dim: int, device: str) -> None:
+    """Checks a model's output and gradients on a backend against the modules of the equations."""
+    from torchrec_mtl.models.tafe import TAFEArch  # needs TorchRec, as nothing else here does
+
+    torch.manual_seed(0)
+    fields = torch.randn(3, 3, dim, device=device)
+    model, definition = (
+        TAFEArch(3, dim, num_tasks=2, num_layers=2, num_inducing_points=3, num_heads=2, backend=name)
+        for name in (backend, "modules")
+    )
+    definition.load_state_dict(model.state_dict())
+    outputs = [x.to(device)(fields) for x in (model, definition)]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    for output in outputs:
+        output.sum().backward()
+    for one, other in zip(model.parameters(), definition.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+def assert_it_compiles_whole(run: Callable[..., Tensor], leaves: list[Tensor]) -> None:
+    """Checks that the compiled function has no graph break, and the same bits forward and backward."""
+    expected = run(*leaves)
+    actual = torch.compile(run, fullgraph=True, backend="aot_eager")(*leaves)
+    assert torch.equal(actual, expected)
+    one, other = (torch.autograd.grad(x.float().square().sum(), leaves) for x in (actual, expected))
+    assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
+
+
+def assert_it_exports_with_a_dynamic_batch(run: Callable[..., Tensor], leaves: list[Tensor]) -> None:
+    """Checks that the exported program gives the same bits at another batch size."""
+
+    class Stack(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = torch.nn.ParameterList(x.detach() for x in leaves[2:])
+
+        def forward(self, inputs: Tensor, selection: Tensor) -> Tensor:
+            return run(inputs, selection, *self.weights)
+
+    batch = torch.export.Dim("batch")
+    inputs, selection = (x.detach() for x in leaves[:2])
+    program = torch.export.export(Stack(), (inputs, selection), dynamic_shapes=({0: batch}, {0: batch}))
+    with torch.no_grad():
+        assert torch.equal(program.module()(inputs[:2], selection[:2]), run(*leaves)[:2])
+
+
 class StackModule(torch.nn.Module):
     """A stack of the shape `SMALL` on a backend."""
 

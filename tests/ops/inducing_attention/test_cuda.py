@@ -13,7 +13,6 @@ from tests import VERIFY
 from tests.ops.inducing_attention import stacks
 from tests.ops.inducing_attention.stacks import Shape
 from torchrec_mtl.errors import InputError
-from torchrec_mtl.models.tafe import TAFEArch
 from torchrec_mtl.ops.inducing_attention import cuda
 from torchrec_mtl.ops.inducing_attention.cuda import instances, launch
 from torchrec_mtl.ops.inducing_attention.cuda.build import build, main
@@ -162,19 +161,7 @@ def test_tensors_that_are_not_contiguous_or_aligned() -> None:
 
 def test_tafe_takes_it_by_name() -> None:
     built(Shape(B=3, F=3, K=3, D=18, m=2))
-    torch.manual_seed(0)
-    fields = torch.randn(3, 3, 18, device=DEVICE)
-    model, definition = (
-        TAFEArch(3, 18, num_tasks=2, num_layers=2, num_inducing_points=3, num_heads=2, backend=backend)
-        for backend in ("cuda", "modules")
-    )
-    definition.load_state_dict(model.state_dict())
-    outputs = [x.to(DEVICE)(fields) for x in (model, definition)]
-    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
-    for output in outputs:
-        output.sum().backward()
-    for one, other in zip(model.parameters(), definition.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5)
+    stacks.assert_tafe_computes_the_equations_by("cuda", 18, DEVICE)
 
 
 def test_an_empty_batch() -> None:

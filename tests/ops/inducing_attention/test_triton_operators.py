@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -56,27 +56,11 @@ def test_opcheck() -> None:
 
 
 def test_it_compiles_without_a_graph_break(leaves: list[Tensor]) -> None:
-    expected = RUN(*leaves)
-    actual = torch.compile(RUN, fullgraph=True, backend="aot_eager")(*leaves)
-    assert torch.equal(actual, expected)
-    for one, other in zip(gradients(actual, leaves), gradients(expected, leaves), strict=True):
-        assert torch.equal(one, other)
+    stacks.assert_it_compiles_whole(RUN, leaves)
 
 
 def test_it_exports_with_a_dynamic_batch(leaves: list[Tensor]) -> None:
-    class Stack(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weights = nn.ParameterList(x.detach() for x in leaves[2:])
-
-        def forward(self, inputs: Tensor, selection: Tensor) -> Tensor:
-            return RUN(inputs, selection, *self.weights)
-
-    batch = torch.export.Dim("batch")
-    inputs, selection = (x.detach() for x in leaves[:2])
-    program = torch.export.export(Stack(), (inputs, selection), dynamic_shapes=({0: batch}, {0: batch}))
-    with torch.no_grad():
-        assert torch.equal(program.module()(inputs[:2], selection[:2]), RUN(*leaves)[:2])
+    stacks.assert_it_exports_with_a_dynamic_batch(RUN, leaves)
 
 
 def test_under_autocast_it_computes_in_half_precision(leaves: list[Tensor]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.ops.backends import compute_dtype
 from torchrec_mtl.ops.inducing_attention.cuda import instances
 from torchrec_mtl.ops.inducing_attention.stack import InducingStack
 
@@ -25,10 +26,8 @@ def why_not(inputs: Tensor, stack: InducingStack) -> str | None:
     if stack.z_grad != "gated":
         return f"it has no gradient of z where z is 0, as `z_grad` (={stack.z_grad!r}) asks for"
     fields, (points, dim) = inputs.shape[1], stack.layers.points.shape[1:]
-    device, dtype = inputs.device, inputs.dtype
-    if torch.is_autocast_enabled(device.type):
-        dtype = torch.get_autocast_dtype(device.type)
-    return why_not_sizes(device.type, device.index, dtype, stack.num_heads, dim, points, fields)
+    device = inputs.device
+    return why_not_sizes(device.type, device.index, compute_dtype(inputs), stack.num_heads, dim, points, fields)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

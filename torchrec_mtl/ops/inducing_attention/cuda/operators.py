@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
-from torchrec_mtl.ops.backends import refuse_second_derivatives, registered_name
+from torchrec_mtl.ops.backends import compute_dtype, refuse_second_derivatives, registered_name
 from torchrec_mtl.ops.inducing_attention.cuda.instances import precision_of
 from torchrec_mtl.ops.inducing_attention.cuda.launch import (
     launch_backward,
@@ -155,14 +155,9 @@ def _is_traced(inputs: Tensor) -> bool:
     return not is_plain or _get_current_dispatch_mode() is not None or torch._C._are_functorch_transforms_active()
 
 
-def _compute_dtype(inputs: Tensor) -> torch.dtype:
-    device = inputs.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
-
-
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22); shapes as in the front door."""
-    dtype, dim = _compute_dtype(inputs), inputs.shape[2]
+    dtype, dim = compute_dtype(inputs), inputs.shape[2]
     weights = [*stack.layers, *stack.adapters]
     if any(x.dtype != weights[0].dtype for x in weights):
         weights = [x.float() for x in weights]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from torchrec_mtl.ops.backends import refuse_second_derivatives, registered_name
+from torchrec_mtl.ops.backends import compute_dtype, refuse_second_derivatives, registered_name
 from torchrec_mtl.ops.inducing_attention.stack import GeneratorWeights, InducingLayer, InducingStack
 from torchrec_mtl.ops.inducing_attention.triton.launch import launch_backward, launch_forward, like_output, to_keep
 
@@ -84,11 +84,6 @@ def _fold(queries: Tensor, wk: Tensor, wv: Tensor, wo: Tensor, num_heads: int, s
     return [folded, torch.einsum("...jhd,...ejh->...jde", values, wo.unflatten(-1, (num_heads, -1)))]
 
 
-def _compute_dtype(inputs: Tensor) -> torch.dtype:
-    device = inputs.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
-
-
 def _run(
     inputs: Tensor,
     selection: Tensor,
@@ -100,7 +95,7 @@ def _run(
     dense: bool,
     z_grad: str,
 ) -> Tensor:
-    dtype = _compute_dtype(inputs)
+    dtype = compute_dtype(inputs)
     points, wk, wv, wo, norm_weight, norm_bias = layers
     with torch.autocast(inputs.device.type, enabled=False):
         folded = [x.to(dtype) for x in _fold(points, wk, wv, wo, num_heads, scale)]
@@ -115,7 +110,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> T
 
     With the input as residual, the rows of points at 0 differ from each other, so all rows are computed.
     """
-    dim, dtype, heads = inputs.shape[-1], _compute_dtype(inputs), layer.num_heads
+    dim, dtype, heads = inputs.shape[-1], compute_dtype(inputs), layer.num_heads
     no_adapters = [
         inputs.new_empty(1, 0, heads, dim, dtype=dtype),
         inputs.new_empty(1, 0, heads, dim, dim, dtype=dtype),
@@ -129,7 +124,7 @@ def inducing_layer(inputs: Tensor, selection: Tensor, layer: InducingLayer) -> T
 def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
     """Eq. (17)-(22); shapes as in the front door."""
     indicators, wk, wv, wo, norm_weight, norm_bias = stack.adapters
-    dtype, heads = _compute_dtype(inputs), stack.num_heads
+    dtype, heads = compute_dtype(inputs), stack.num_heads
     with torch.autocast(inputs.device.type, enabled=False):
         keys, values = _fold(indicators.unsqueeze(-2), wk, wv, wo, heads, None)
         folded = [keys.squeeze(-2).to(dtype), values.to(dtype), norm_weight.float(), norm_bias.float()]
