@@ -81,6 +81,10 @@ def _complete_journey(cache: Path, sample: float, raw: str) -> Path:
     return prepare_complete_journey(cache, sample)
 
 
+def _complete_journey_unread(cache: Path, sample: float, raw: str) -> Path:
+    return prepare_complete_journey(cache, sample, unread=True)
+
+
 def _synthetic(cache: Path, sample: float, raw: str) -> Path:
     num_rows = {split: max(1, round(rows * sample)) for split, rows in SYNTHETIC_ROWS.items()}
     return prepare_synthetic(cache, SyntheticFunnel(), num_rows)
@@ -101,10 +105,11 @@ COMPLETE_JOURNEY = Settings(sizes.COMMON, sizes.SYSTEMS)
 DATASETS: dict[str, DataSet] = {
     "ali_ccp": _with_raw_files("ali_ccp", prepare_ali_ccp, TaskChain(["click", "purchase"])),
     "complete_journey": DataSet(_complete_journey, COMPLETE_JOURNEY, tasks=COMPLETE_JOURNEY_TASKS),
+    "complete_journey_unread": DataSet(_complete_journey_unread, COMPLETE_JOURNEY, tasks=COMPLETE_JOURNEY_TASKS),
     "synthetic": DataSet(_synthetic, tasks=SyntheticFunnel().schema.tasks),
     "taobao": _with_raw_files("taobao", prepare_taobao, TaskChain(["click"])),
 }
-SETTINGS = {"paper": PAPER} | {name: each.settings for name, each in DATASETS.items() if each.settings is not PAPER}
+SETTINGS = {"paper": PAPER, "complete_journey": COMPLETE_JOURNEY}
 
 
 def find_dataset(dataset: str) -> DataSet | Table | None:

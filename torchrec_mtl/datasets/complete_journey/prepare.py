@@ -72,15 +72,18 @@ FIELDS = (
     *("hh_cat_recency", "hh_type_recency", "hh_line_recency"),
 )
 Vocabularies = dict[str, list[Any]]
+Bounds = dict[str, tuple[float, float]]  # by split: its rows have hashes from the first, below the second
 
 
 @checked
-def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path:
+def prepare_complete_journey(directory: str | Path, sample: float = 0.2, *, unread: bool = False) -> Path:
     """Prepares ``<directory>/complete_journey-<sample>``, unless it is prepared already.
 
     Args:
         directory: parent folder of prepared data sets.
         sample: share of the 5,969,956 exposures to keep, above 0 and at most 1; drawn by the keys of a row.
+        unread: whether the test split is those test rows that the sample leaves out, for a verdict on rows that no
+            choice made on the sample has seen; the folder is then called ``complete_journey_unread-<sample>``.
 
     Returns:
         The folder of the data set: ``schema.json``, three parquet files, and ``vocabularies.json`` (by field, the
@@ -88,7 +91,8 @@ def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path
         week, household, store and line; ``week`` is a column besides the fields.
 
     Raises:
-        InputError: if ``sample`` is out of range, or the package with the raw files is not installed.
+        InputError: if ``sample`` is out of range, or 1 with ``unread``, or the package with the raw files is not
+            installed.
 
     Example::
 
@@ -97,12 +101,17 @@ def prepare_complete_journey(directory: str | Path, sample: float = 0.2) -> Path
         torchrec_mtl.errors.InputError: `sample` (=20) must be above 0 and at most 1
     """
     check_positive_share(sample=sample)
-    name = f"complete_journey-{float(sample)}"
-    return build_once(Path(directory) / name, lambda folder: _build(folder, name, sample))
+    if unread and sample == 1:
+        raise InputError("`sample` (=1.0) must be below 1 where the test split is what it leaves out")
+    name = f"complete_journey{'_unread' if unread else ''}-{float(sample)}"
+    return build_once(Path(directory) / name, lambda folder: _build(folder, name, sample, unread))
 
 
-def _build(folder: Path, name: str, sample: float) -> Schema:
-    rows, vocabularies = _join_tables(_find_raw_files(), sample)
+def _build(folder: Path, name: str, sample: float, unread: bool) -> Schema:
+    bounds = dict.fromkeys(WEEKS, (0.0, sample))
+    if unread:
+        bounds["test"] = (sample, 1.0)
+    rows, vocabularies = _join_tables(_find_raw_files(), bounds)
     for split, (first, last) in WEEKS.items():
         write_parquet(rows.filter(pl.col("week").is_between(first, last)), folder / f"{split}.parquet")
     (folder / "vocabularies.json").write_text(to_json(vocabularies, ensure_ascii=False), encoding="utf-8")
@@ -124,7 +133,7 @@ def _find_raw_files() -> dict[str, Path]:
     return files
 
 
-def _join_tables(raw: dict[str, Path], sample: float) -> tuple[pl.DataFrame, Vocabularies]:
+def _join_tables(raw: dict[str, Path], bounds: Bounds) -> tuple[pl.DataFrame, Vocabularies]:
     """Returns week, labels and fields of the exposures that are kept, and the values of the coded fields."""
     products = features.catalogue(pl.read_parquet(raw["products"]))
     purchases = features.purchase_log(pl.scan_parquet(raw["transactions"]), products)
@@ -140,7 +149,7 @@ def _join_tables(raw: dict[str, Path], sample: float) -> tuple[pl.DataFrame, Voc
     households = _encode(households, HOUSEHOLD_FIELDS, vocabularies)
     stores = _encode(visits.select("store").unique(), STORE_FIELDS, vocabularies)
 
-    rows = _exposures(visits, flyers, sample)
+    rows = _exposures(visits, flyers, bounds)
     for table, key in ((lines, "line"), (households, "household"), (stores, "store")):
         rows = rows.join(table, on=key, how="left", maintain_order="left")
     rows = rows.hstack(features.labels(rows, visits, purchases))
@@ -166,12 +175,21 @@ def _encode(table: pl.DataFrame, columns: dict[str, str], vocabularies: Vocabula
     return table
 
 
-def _exposures(visits: pl.DataFrame, flyers: pl.DataFrame, sample: float) -> pl.DataFrame:
-    """Returns every visit with every line of its flyer, thinned to a uniform sample by a hash of the row's keys."""
+def _exposures(visits: pl.DataFrame, flyers: pl.DataFrame, bounds: Bounds) -> pl.DataFrame:
+    """Returns the visits with every line of their flyer whose hash of the row's keys is within the split's bounds."""
     rows = visits.join(flyers, on=["store", "week"])
     hashed = np.zeros(rows.height, np.uint64)
     for key, factor in (("household", 1), ("week", 1000003), ("store", 1000033), ("line", 1000037)):
         hashed = hashed * np.uint64(factor) + rows[key].to_numpy().astype(np.uint64)
     hashed = finalise(hashed + np.uint64(SAMPLE_SEED))
-    kept = rows.filter(to_unit_interval(hashed) < sample)
+    place, week = to_unit_interval(hashed), rows["week"].to_numpy()
+    kept = rows.filter(
+        np.any(
+            [
+                (first <= week) & (week <= last) & (bounds[split][0] <= place) & (place < bounds[split][1])
+                for split, (first, last) in WEEKS.items()
+            ],
+            axis=0,
+        )
+    )
     return kept.sort(features.pack(["visit", "line"]))

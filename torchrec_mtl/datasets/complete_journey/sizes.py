@@ -10,7 +10,8 @@ _TOWERS = {"model_args.tower_layer_sizes": (64, 32), "model_args.dropout": 0.3}
 COMMON: dict[str, Any] = {
     "embedding_dim": 8,
     "training.batch_size": 1024,
-    "training.evaluations_per_epoch": 2,
+    "training.evaluations_per_epoch": 8,
+    "training.patience": 8,
     "training.optimizer.learning_rate": 2e-3,
     "training.table.optimizer": "adam",
     "training.table.learning_rate": 2e-3,

@@ -48,7 +48,7 @@ def parser() -> Parser:
     options.add_argument("--protocol", default="complete_journey", help=f"one of {', '.join(PROTOCOLS)} (%(default)s)")
     options.add_argument(
         "--datasets",
-        default="complete_journey",
+        default="complete_journey_unread",
         help=f"data sets, by commas: {', '.join(DATASETS)}, declared tables as shop.py, package.module:DATA_SET, or "
         "prepared folders or their URIs (%(default)s)",
     )
@@ -103,7 +103,7 @@ def check(args: argparse.Namespace) -> list[System]:
     names = args.models.split(",") if args.models else list(of_protocol)
     systems = [named(f"model of protocol {args.protocol}:", name, of_protocol, System) for name in names]
     for system in systems:
-        for candidate in protocol.search:
+        for candidate in protocol.candidates(system):
             overrides = [*candidate, *args.overrides]
             config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
             early_stopping_metric(config.training, known)
@@ -115,8 +115,8 @@ def check_arguments(argv: Sequence[str]) -> None:
     args = parser().parse(argv)
     systems = check(args)
     protocol = PROTOCOLS[args.protocol]
-    for system in systems:  # candidates differ in learning rates, which `check` has checked
-        overrides = [*protocol.search[0], *args.overrides]
+    for system in systems:  # candidates differ in settings, which `check` has checked
+        overrides = [*protocol.candidates(system)[0], *args.overrides]
         config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
         for dataset, found in args.data.items():
             check_buildable(config, dataset, found)
@@ -145,7 +145,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
             known,
         )
         for system in systems:  # reports a wrong argument of the last before the first is trained
-            for candidate in protocol.search:
+            for candidate in protocol.candidates(system):
                 build_model(plan.config(system.name, candidate, seed=0), schema, torch.device("meta"))
         splits = {split: open_split(folder, split, schema) for split in SPLITS}
         for sentence in absent_classes(splits, folder):

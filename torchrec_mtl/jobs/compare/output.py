@@ -156,16 +156,17 @@ def _search(plan: Plan) -> list[str]:
         return []
     choices = plan.choices()
     results = {(run.config.name, run.variant): result for run, result in summary.finished(runs)}
+    most = max(len(plan.protocol.candidates(system)) for system in plan.systems)
     cells = []
-    for system in plan.searched:
-        row = [plan.by_name[system].title]
-        for candidate in range(len(plan.protocol.search)):
-            result = results.get((system, f"candidate-{candidate}"))
-            mark = " *" if choices.get(system) == candidate else ""
+    for name in plan.searched:
+        candidates, row = plan.protocol.candidates(plan.by_name[name]), [plan.by_name[name].title]
+        for number in range(most):
+            result = results.get((name, f"candidate-{number}"))
+            mark = " *" if choices.get(name) == number else ""
             row.append("-" if result is None else f"{result['valid_score']:.4f}{mark}")
-        cells.append(row)
-    names = [[setting.removeprefix("training.") for setting in candidate] for candidate in plan.protocol.search]
-    header = ["", *(", ".join(candidate) for candidate in names)]
+        chosen = candidates[choices[name]] if name in choices else ()
+        cells.append([*row, ", ".join(setting.removeprefix("training.") for setting in chosen)])
+    header = ["", *(str(number + 1) for number in range(most)), "chosen"]
     caption = (
         f"Validation {plan.chosen_by.title} of every candidate, mean over tasks, first seed; "
         "* marks the choice for all seeds and ablations"
@@ -178,10 +179,11 @@ def _protocol(plan: Plan, schema: Schema, made: Sequence[tuple[Run, Mapping[str,
     devices = sorted({result["device"] for _, result in made})
     versions = made[0][1]["versions"]
     rows = ", ".join(f"{split} {count:,}" for split, count in schema.num_rows.items())
+    counts = sorted({len(plan.protocol.candidates(system)) for system in plan.systems})
     sentences = [
         f"Data: {schema.name} ({rows} rows), {len(schema.fields)} fields, tasks {schema.tasks}.",
-        f"Every model: {len(plan.protocol.search)} candidates tried with seed {plan.seeds[0]} on validation, the same "
-        "order of rows for the same seed, the same number of epochs, the weights of its best validation "
+        f"Every model: {' or '.join(map(str, counts))} candidates tried with seed {plan.seeds[0]} on validation, the "
+        "same order of rows for the same seed, the same number of epochs, the weights of its best validation "
         f"{plan.chosen_by.title}; the test split read once a run, after all choices.",
         f"Commit {', '.join(commits)}; {', '.join(f'{name} {number}' for name, number in versions.items())}; "
         f"{', '.join(devices)}.",

@@ -51,7 +51,7 @@ class Plan:
         Raises:
             InputError: if runs have different ones, or it is unknown.
         """
-        candidates = [(system.name, candidate) for system in self.systems for candidate in self.protocol.search]
+        candidates = [(system.name, each) for system in self.systems for each in self.protocol.candidates(system)]
         configs = [self.config(*candidate, self.seeds[0]).training for candidate in candidates]
         names = sorted({config.early_stopping_metric for config in configs})
         if len(names) > 1:
@@ -79,13 +79,13 @@ class Plan:
         return Run(stage, variant, self.dataset, config, directory, known=self.known, data=self.data, **options)
 
     def search_runs(self) -> list[Run]:
-        """A run of every model with every candidate; none if there is only one candidate."""
-        if len(self.protocol.search) < 2:
-            return []
+        """A run of every model with every candidate; none of a model with only one."""
         return [
             self._run("search", f"candidate-{i}", self.config(system, candidate, self.seeds[0]))
             for system in self.searched
-            for i, candidate in enumerate(self.protocol.search)
+            for candidates in [self.protocol.candidates(self.by_name[system])]
+            for i, candidate in enumerate(candidates)
+            if len(candidates) > 1
         ]
 
     def choices(self) -> dict[str, int]:
@@ -100,9 +100,12 @@ class Plan:
 
     def chosen(self) -> dict[str, Sequence[str]]:
         """The candidate of every system whose model has a finished search run."""
-        choices = self.choices() if self.search_runs() else dict.fromkeys(self.searched, 0)
-        bases = {system.name: system.base for system in self.systems}
-        return {s: self.protocol.search[choices[base]] for s, base in bases.items() if base in choices}
+        choices, chosen = self.choices(), dict[str, Sequence[str]]()
+        for system in self.systems:
+            candidates = self.protocol.candidates(system)
+            if len(candidates) == 1 or system.base in choices:
+                chosen[system.name] = candidates[choices.get(system.base, 0)]
+        return chosen
 
     def final_runs(self) -> list[Run]:
         """A run of every system that has a candidate, seed by seed; runs of the first seed keep their weights."""

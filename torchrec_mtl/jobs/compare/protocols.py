@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from torchrec_mtl.jobs.compare import candidates
+from torchrec_mtl.jobs.compare.candidates import Candidate, rates
 from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY
 from torchrec_mtl.jobs.settings import PAPER, Settings
-from torchrec_mtl.systems import SYSTEMS
+from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.balancing import BALANCINGS
 
 
@@ -36,6 +38,7 @@ class Protocol:
         systems: names of `torchrec_mtl.systems.SYSTEMS`; ablations use the choice of their model.
         search: candidates, each a tuple of overrides; every model tries all of them with the first seed, and the best
             validation score decides.
+        searches: candidates of single models, by name, in place of ``search``; the same number for each.
         sweep: values by setting; BPCM is run on their product with the first seed and measured on validation.
         published: AUCs that the paper reports, if any.
     """
@@ -43,18 +46,17 @@ class Protocol:
     title: str
     settings: Settings
     systems: tuple[str, ...] = tuple(SYSTEMS)
-    search: tuple[tuple[str, ...], ...] = ((),)
+    search: tuple[Candidate, ...] = ((),)
+    searches: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     published: Published | None = None
 
-
-def _rates(*rates: float) -> tuple[tuple[str, ...], ...]:
-    """Candidates that differ in the learning rate, which tables and dense parameters share."""
-    names = ("training.optimizer.learning_rate", "training.table.learning_rate")
-    return tuple(tuple(f"{name}={rate}" for name in names) for rate in rates)
+    def candidates(self, system: System) -> tuple[Candidate, ...]:
+        """The candidates of ``system``; an ablation has those of its model."""
+        return self.searches.get(system.base, self.search)
 
 
-_RATES = _rates(5e-4, 1e-3, 2e-3)
+_RATES = rates(5e-4, 1e-3, 2e-3)
 _PAPERS_SWEEP = {"embedding_dim": (5, 16, 32, 64, 120), "loss_args.alpha": (0.2, 0.4, 0.6, 0.8, 1.0)}
 
 # Every model searches the methods of balancing, and weights like those that were found for the data set's losses.
@@ -126,7 +128,7 @@ PROTOCOLS = {
     "complete_journey": Protocol(
         title="The Complete Journey",
         settings=COMPLETE_JOURNEY,
-        search=_rates(1e-3, 2e-3, 4e-3),
+        searches=candidates.COMPLETE_JOURNEY,
         sweep={"embedding_dim": (4, 8, 16), "loss_args.alpha": (0.2, 0.6, 1.0)},
     ),
     "paper": Protocol(
