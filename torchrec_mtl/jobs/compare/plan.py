@@ -7,15 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.jobs.compare.candidates import Candidate
 from torchrec_mtl.jobs.compare.protocols import Protocol
 from torchrec_mtl.jobs.compare.runs import Run, read_result
+from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, FitConfig, TableModel, fit_config
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.settings import make_config
-from torchrec_mtl.metrics import METRICS, Metric
+from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.systems import SYSTEMS, System
-from torchrec_mtl.training.evaluation import early_stopping_metric
+from torchrec_mtl.training.config import TrainingConfig
 
 SWEPT = "bpcm"
+
+
+def config_of(
+    system: System | TableModel,
+    protocol: Protocol,
+    candidate: Candidate,
+    overrides: Sequence[str],
+    seed: int = 0,
+    others: Sequence[str] = (),
+) -> RunConfig | FitConfig:
+    """The settings of a system under a protocol, with a candidate's overrides and then the ``overrides``.
+
+    Of the overrides, table models take only the metric by which validation chooses. Raises `InputError` as
+    `make_config` does.
+    """
+    if isinstance(system, TableModel):
+        given = {**protocol.settings.common, **dict(override.partition("=")[::2] for override in overrides)}
+        metric = given.get("training.early_stopping_metric", TrainingConfig.early_stopping_metric)
+        return fit_config(system, candidate, seed, metric)
+    of_run = [*candidate, *overrides, f"training.seed={seed}"]
+    return make_config(system, protocol.settings, of_run, others)
 
 
 @dataclass(frozen=True)
@@ -38,7 +61,7 @@ class Plan:
     dataset: Path | str
     directory: Path
     seeds: Sequence[int]
-    systems: Sequence[System]
+    systems: Sequence[System | TableModel]
     overrides: Sequence[str] = ()
     metrics: Sequence[str] = ("auc",)
     known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
@@ -52,11 +75,10 @@ class Plan:
             InputError: if runs have different ones, or it is unknown.
         """
         candidates = [(system.name, each) for system in self.systems for each in self.protocol.candidates(system)]
-        configs = [self.config(*candidate, self.seeds[0]).training for candidate in candidates]
-        names = sorted({config.early_stopping_metric for config in configs})
+        names = sorted({self.config(*candidate, self.seeds[0]).early_stopping_metric for candidate in candidates})
         if len(names) > 1:
             raise InputError(f"`early_stopping_metric` (={names}) must be the same in all runs that are compared")
-        return early_stopping_metric(configs[0], self.known)
+        return find_metric(names[0], self.known, "early_stopping_metric", with_groups=False)
 
     @property
     def searched(self) -> list[str]:
@@ -64,17 +86,18 @@ class Plan:
         return list(dict.fromkeys(system.base for system in self.systems))
 
     @property
-    def by_name(self) -> dict[str, System]:
+    def by_name(self) -> dict[str, System | TableModel]:
         """Every known system by name."""
-        return {**SYSTEMS, **{system.name: system for system in self.systems}}
+        return {**SYSTEMS, **TABLE_MODELS, **{system.name: system for system in self.systems}}
 
-    def config(self, system: str, candidate: Sequence[str], seed: int, point: Sequence[str] = ()) -> RunConfig:
+    def config(self, name: str, candidate: Candidate, seed: int, point: Sequence[str] = ()) -> RunConfig | FitConfig:
         """The settings of a system with the overrides of a candidate and of a point of the sweep."""
-        overrides = [*candidate, *self.overrides, *point, f"training.seed={seed}"]
-        return make_config(self.by_name[system], self.protocol.settings, overrides, list(self.by_name))
+        return config_of(
+            self.by_name[name], self.protocol, candidate, [*self.overrides, *point], seed, list(self.by_name)
+        )
 
-    def _run(self, stage: str, variant: str, config: RunConfig, **options: Any) -> Run:
-        names = [stage, config.name, *([variant] if variant else []), f"seed-{config.training.seed}"]
+    def _run(self, stage: str, variant: str, config: RunConfig | FitConfig, **options: Any) -> Run:
+        names = [stage, config.name, *([variant] if variant else []), f"seed-{config.seed}"]
         directory = self.directory.joinpath(*names)
         return Run(stage, variant, self.dataset, config, directory, known=self.known, data=self.data, **options)
 
@@ -98,9 +121,9 @@ class Plan:
                 best[run.config.name] = max(score, best.get(run.config.name, score))
         return {system: -candidate for system, (_, candidate) in best.items()}
 
-    def chosen(self) -> dict[str, Sequence[str]]:
+    def chosen(self) -> dict[str, Candidate]:
         """The candidate of every system whose model has a finished search run."""
-        choices, chosen = self.choices(), dict[str, Sequence[str]]()
+        choices, chosen = self.choices(), dict[str, Candidate]()
         for system in self.systems:
             candidates = self.protocol.candidates(system)
             if len(candidates) == 1 or system.base in choices:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from torchrec_mtl.jobs.compare import candidates
 from torchrec_mtl.jobs.compare.candidates import Candidate, rates
+from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, TableModel
 from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY
 from torchrec_mtl.jobs.settings import PAPER, Settings
 from torchrec_mtl.systems import SYSTEMS, System
@@ -35,7 +36,7 @@ class Protocol:
     Args:
         title: name of the comparison in the report.
         settings: settings before the search.
-        systems: names of `torchrec_mtl.systems.SYSTEMS`; ablations use the choice of their model.
+        systems: names of `TABLE_MODELS` and `torchrec_mtl.systems.SYSTEMS`; ablations use the choice of their model.
         search: candidates, each a tuple of overrides; every model tries all of them with the first seed, and the best
             validation score decides.
         searches: candidates of single models, by name, in place of ``search``; the same number for each.
@@ -45,14 +46,16 @@ class Protocol:
 
     title: str
     settings: Settings
-    systems: tuple[str, ...] = tuple(SYSTEMS)
+    systems: tuple[str, ...] = (*TABLE_MODELS, *SYSTEMS)
     search: tuple[Candidate, ...] = ((),)
     searches: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     published: Published | None = None
 
-    def candidates(self, system: System) -> tuple[Candidate, ...]:
+    def candidates(self, system: System | TableModel) -> tuple[Candidate, ...]:
         """The candidates of ``system``; an ablation has those of its model."""
+        if isinstance(system, TableModel):
+            return system.candidates
         return self.searches.get(system.base, self.search)
 
 
@@ -100,7 +103,7 @@ _UNSAID = "Whether purchase is measured over all impressions or where a click ha
 _BPCM_ALICCP = Protocol(
     title="BPCM's tables 2 and 3, Ali-CCP",
     settings=_AITM_AUTHORS,
-    systems=_BPCM_SYSTEMS + _BPCM_ABLATIONS,
+    systems=(*TABLE_MODELS, *_BPCM_SYSTEMS, *_BPCM_ABLATIONS),
     search=_RATES,
     sweep=_PAPERS_SWEEP,
     published=Published(
@@ -168,6 +171,7 @@ PROTOCOLS = {
         title="TAFE's tables 2 and 3, Ali-CCP",
         settings=PAPER,
         systems=(
+            *TABLE_MODELS,
             "single_task",
             "shared_bottom",
             "mmoe",

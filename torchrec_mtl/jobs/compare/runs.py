@@ -18,13 +18,14 @@ import torch
 from torchrec_mtl.data import Schema, Split, StreamedSplit, load_schema
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import read_json, to_json, write_whole
+from torchrec_mtl.jobs.compare import table_models
+from torchrec_mtl.jobs.compare.table_models import FitConfig
 from torchrec_mtl.jobs.datasets import open_split
 from torchrec_mtl.jobs.environment import processor
 from torchrec_mtl.jobs.results import save_report
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data, first_difference
 from torchrec_mtl.jobs.single_run import train_model
-from torchrec_mtl.metrics import METRICS, Metric
-from torchrec_mtl.training.evaluation import early_stopping_metric
+from torchrec_mtl.metrics import METRICS, Metric, find_metric
 from torchrec_mtl.training.process_group import default_device, process_group
 from torchrec_mtl.training.result import with_nan
 
@@ -49,7 +50,7 @@ class Run:
     stage: str
     variant: str
     dataset: Path | str
-    config: RunConfig
+    config: RunConfig | FitConfig
     directory: Path
     keep_weights: bool = False
     known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
@@ -58,10 +59,10 @@ class Run:
     @property
     def chosen_by(self) -> Metric:
         """The early stopping metric, of which ``valid_score`` in the result is a value."""
-        return early_stopping_metric(self.config.training, self.known)
+        return find_metric(self.config.early_stopping_metric, self.known, "early_stopping_metric", with_groups=False)
 
     def __str__(self) -> str:
-        names = [self.stage, self.config.name, self.variant, f"seed {self.config.training.seed}"]
+        names = [self.stage, self.config.name, self.variant, f"seed {self.config.seed}"]
         return " ".join(name for name in names if name)
 
 
@@ -112,12 +113,28 @@ def make(run: Run) -> None:
             )
         if run.stage != "final":
             splits = {split: rows for split, rows in splits.items() if split != "test"}
-        report = train_model(run.config, schema, splits, device, run.directory, metrics=run.known)
+        if isinstance(run.config, FitConfig):
+            measured = table_models.train(run.config, schema, splits, run.known)
+        else:
+            measured = _train(run, run.config, schema, splits, device)
+    seconds = time.perf_counter() - began
+    result = {"config": run.config.as_dict(), "data": data, **measured, "seconds": seconds, **provenance()}
+    write_whole(run.directory / RESULT, to_json(result, indent=1) + "\n")
+
+
+def _train(
+    run: Run,
+    config: RunConfig,
+    schema: Schema,
+    splits: Mapping[str, Split | StreamedSplit],
+    device: torch.device,
+) -> dict[str, Any]:
+    report = train_model(config, schema, splits, device, run.directory, metrics=run.known)
     save_report(report, run.directory / REPORT)
+    if not run.keep_weights:
+        shutil.rmtree(run.directory / "checkpoints")
     best = [row for row in report.result.history if row["step"] == report.result.best_step]
-    result = {
-        "config": run.config.as_dict(),
-        "data": data,
+    return {
         "valid": [{key: row[key] for key in ("task", "space", "metric", "value")} for row in best],
         "test": report.test,
         "scenes": report.scenes,
@@ -125,12 +142,7 @@ def make(run: Run) -> None:
         "best_step": report.result.best_step,
         "samples_per_second": report.result.samples_per_second,
         "num_parameters": report.num_parameters,
-        "seconds": time.perf_counter() - began,
-        **provenance(),
     }
-    if not run.keep_weights:
-        shutil.rmtree(run.directory / "checkpoints")
-    write_whole(run.directory / RESULT, to_json(result, indent=1) + "\n")
 
 
 def provenance() -> dict[str, Any]:

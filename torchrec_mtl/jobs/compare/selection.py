@@ -9,6 +9,7 @@ from torchrec_mtl.data import load_schema
 from torchrec_mtl.jobs.build import build_model
 from torchrec_mtl.jobs.compare.runs import Run
 from torchrec_mtl.jobs.datasets import open_split
+from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.single_run import loader
 from torchrec_mtl.models import TAFE
 from torchrec_mtl.modules import DynamicSelector, RepresentationGenerator, SmoothStepSchedule
@@ -42,6 +43,7 @@ class Selection:
 @torch.no_grad()
 def read_selection(run: Run) -> Selection:
     """Applies the trained model of ``run``, a TAFE that kept its weights, to samples of the validation split."""
+    assert isinstance(run.config, RunConfig)
     device = default_device()
     schema = load_schema(run.dataset)
     with process_group(device):

@@ -12,6 +12,7 @@ from scipy import stats
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.plan import Plan
 from torchrec_mtl.jobs.compare.runs import Run, read_result
+from torchrec_mtl.jobs.compare.table_models import TableModel
 from torchrec_mtl.metrics import AUCS, Metric, gain, measured_as, rela_impr
 from torchrec_mtl.metrics.metric import spaces_of
 from torchrec_mtl.systems import System
@@ -37,7 +38,7 @@ def result_rows(plan: Plan, dataset: str) -> list[dict[str, Any]]:
             "stage": run.stage,
             "model": run.config.name,
             "variant": run.variant,
-            "seed": run.config.training.seed,
+            "seed": run.config.seed,
         }
         for split in ("valid", "test"):
             rows += [{**labels, "split": split, **row} for row in result[split]]
@@ -56,7 +57,7 @@ class Scores:
         values: value for each seed, by (task, space, measured name).
     """
 
-    system: System
+    system: System | TableModel
     seeds: tuple[int, ...]
     values: Mapping[Key, np.ndarray]
 
@@ -100,7 +101,7 @@ def scores(plan: Plan, wanted: Sequence[Key]) -> dict[str, Scores]:
                 f"{run.directory}: was made without `{measured}`; remove the folder, and its line of finished runs, to "
                 "make it again"
             )
-        by_system[run.config.name].append((run.config.training.seed, {key: values[key] for key in wanted}))
+        by_system[run.config.name].append((run.config.seed, {key: values[key] for key in wanted}))
     collected = {}
     for system in plan.systems:
         if system.name in by_system:
@@ -149,8 +150,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def noise(collected: Mapping[str, Scores], key: Key) -> tuple[float, float]:
-    """Standard deviation over seeds, pooled over the models without ablations, and highest mean minus lowest mean."""
-    models = [own for own in collected.values() if own.system.ablation_of is None]
+    """Standard deviation over seeds, pooled over the networks without ablations, and highest mean minus lowest mean."""
+    models = [own for own in collected.values() if isinstance(own.system, System) and own.system.ablation_of is None]
     means = [own.mean(key) for own in models]
     return math.sqrt(np.mean([own.deviation(key) ** 2 for own in models])), max(means) - min(means)
 
