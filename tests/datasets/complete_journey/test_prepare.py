@@ -78,6 +78,22 @@ def test_a_sample_is_part_of_the_whole_with_the_same_ids(prepared: dict[float, P
 
 
 @pytest.mark.slow
+def test_unread_test_rows_are_those_that_the_sample_leaves_out(prepared: dict[float, Path]) -> None:
+    unread = prepare_complete_journey(prepared[0.2].parent, 0.2, unread=True)
+    assert unread.name == "complete_journey_unread-0.2"
+    for split in ("train", "valid"):
+        assert pl.read_parquet(unread / f"{split}.parquet").equals(pl.read_parquet(prepared[0.2] / f"{split}.parquet"))
+    read, whole, test = (pl.read_parquet(folder / "test.parquet") for folder in (prepared[0.2], prepared[1.0], unread))
+    assert test.join(read, on=KEYS, how="semi").height == 0
+    assert pl.concat([test, read]).sort(KEYS).equals(whole.sort(KEYS))
+
+
+def test_the_whole_leaves_no_row_unread(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"`sample` \(=1\.0\) must be below 1"):
+        prepare_complete_journey(tmp_path, 1.0, unread=True)
+
+
+@pytest.mark.slow
 def test_it_reads_like_any_prepared_data_set(prepared: dict[float, Path]) -> None:
     split = read_split(prepared[0.2], "valid", fields=["line_id", "household_id"])
     rows = pl.read_parquet(prepared[0.2] / "valid.parquet")
