@@ -293,6 +293,25 @@ def test_finished_runs_of_other_settings_do_not_mix(finished, data, tmp_path, ca
     assert re.search(r"tiny.csv: run .* was made with embedding_dim=4, now 8 is asked for", capsys.readouterr().err)
 
 
+def test_the_search_of_another_comparison_decides(finished, data, tmp_path, capsys):
+    """On other data, without a search; the first candidate that is best there is taken here."""
+    other = funnel.prepare(tmp_path / "data" / "tiny", train=600)
+    choices = ["--choices", str(finished.parent / "tiny.csv")]
+    arguments = ["--models", "shared_bottom,tafe_wo_tsa", "--stages", "search,final,report", "--seeds", "1", *choices]
+    assert compare(other, tmp_path / "out", *arguments) == 0
+    assert "search: 0 runs" in capsys.readouterr().out
+    for system in ("shared_bottom", "tafe_wo_tsa"):
+        made, there = (result(folder, "final", system, "seed-0") for folder in (tmp_path / "out" / "tiny", finished))
+        assert made["config"] == there["config"]
+        assert made["data"] != there["data"]
+    page = (tmp_path / "out" / "tiny" / "report.html").read_text()
+    assert "found on other data, tiny" in page
+    assert compare(other, tmp_path / "other", *arguments, "embedding_dim=8") == 2
+    assert "was made with embedding_dim=4, now 8 is asked for; name another `choices`" in capsys.readouterr().err
+    assert compare(other, tmp_path / "other", "--choices", "nowhere.csv") == 2
+    assert "`choices` (='nowhere.csv') must be a CSV file of finished runs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["--seeds", "1"]])
 def test_a_second_comparison_in_the_folder_is_refused_while_the_first_runs(data, tmp_path, capsys, arguments):
     first = hold(tmp_path, ("output", "comparison"))

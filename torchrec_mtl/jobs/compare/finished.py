@@ -1,7 +1,9 @@
 """The finished runs of a comparison in one CSV file, to commit: a comparison goes on from it on any machine."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -39,6 +41,21 @@ class FinishedRuns:
     def _name(self, run: Run) -> str:
         return run.directory.relative_to(self.directory).as_posix()
 
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """The result of a run by its line, on whatever data it was made; None if it has none.
+
+        Raises:
+            InputError: if it was made with other settings, or its line is damaged.
+        """
+        line = self._lines.get(self._name(run))
+        return None if line is None else self._checked(replace(run, data=None), line, "name another `choices`")
+
+    def _checked(self, run: Run, line: dict[str, str], remedy: str) -> dict[str, Any]:
+        source = f"{self.file}: run {self._name(run)}"
+        result: dict[str, Any] = parse_json((line["result"] or "").encode(), source)
+        check_result(run, result, source, remedy)
+        return result
+
     def restore(self, runs: Sequence[Run]) -> int:
         """Writes ``result.json`` of the runs that are finished in the file and not here; returns their number.
 
@@ -50,9 +67,7 @@ class FinishedRuns:
             line, target = self._lines.get(self._name(run)), run.directory / RESULT
             if line is None or target.exists():
                 continue
-            source = f"{self.file}: run {self._name(run)}"
-            result = parse_json((line["result"] or "").encode(), source)
-            check_result(run, result, source, "name another `finished`, or remove the line")
+            result = self._checked(run, line, "name another `finished`, or remove the line")
             run.directory.mkdir(parents=True, exist_ok=True)
             write_whole(target, to_json(result, indent=1) + "\n")
             restored += 1

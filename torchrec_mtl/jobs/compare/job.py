@@ -73,6 +73,11 @@ def parser() -> Parser:
         help="folder of a CSV file for each data set, with a line for each finished run: kept with your code, it lets "
         "the comparison go on anywhere (the output)",
     )
+    options.add_argument(
+        "--choices",
+        default="",
+        help="CSV file of finished runs of a comparison on other data, such as a sample, whose search decides here too",
+    )
     options.add_argument("--redact", action="store_true", help=REDACT_HELP)
     return options
 
@@ -144,6 +149,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
             args.overrides,
             list(metrics),
             known,
+            searched_in=_searched_in(args, directory),
         )
         for system in systems:  # reports a wrong argument of the last before the first is trained
             for candidate in protocol.candidates(system):
@@ -159,6 +165,15 @@ def plans(args: argparse.Namespace) -> list[Plan]:
             print(sentence, flush=True)
         made.append(replace(plan, data=describe_data(splits)))
     return made
+
+
+def _searched_in(args: argparse.Namespace, directory: Path) -> FinishedRuns | None:
+    if not args.choices:
+        return None
+    file = Path(args.choices)
+    if not file.is_file():
+        raise InputError(f"`choices` (={args.choices!r}) must be a CSV file of finished runs")
+    return FinishedRuns(file, directory)
 
 
 def _log_file(run: Run) -> Path:

@@ -158,19 +158,17 @@ def _tafe_figures(plan: Plan) -> list[str]:
 
 
 def _search(plan: Plan) -> list[str]:
-    runs = plan.search_runs()
-    if not runs:
+    choices, scores = plan.choices(), plan.search_scores()
+    if not scores:
         return []
-    choices = plan.choices()
-    results = {(run.config.name, run.variant): result for run, result in summary.finished(runs)}
     most = max(len(plan.protocol.candidates(system)) for system in plan.systems)
     cells = []
     for name in plan.searched:
         candidates, row = plan.protocol.candidates(plan.by_name[name]), [plan.by_name[name].title]
         for number in range(most):
-            result = results.get((name, f"candidate-{number}"))
+            score = scores.get(name, {}).get(number)
             mark = " *" if choices.get(name) == number else ""
-            row.append("-" if result is None else f"{result['valid_score']:.4f}{mark}")
+            row.append("-" if score is None else f"{score:.4f}{mark}")
         chosen = candidates[choices[name]] if name in choices else ()
         cells.append([*row, ", ".join(setting.removeprefix("training.") for setting in chosen)])
     header = ["", *(str(number + 1) for number in range(most)), "chosen"]
@@ -178,6 +176,8 @@ def _search(plan: Plan) -> list[str]:
         f"Validation {plan.chosen_by.title} of every candidate, mean over tasks, first seed; "
         "* marks the choice for all seeds and ablations"
     )
+    if plan.searched_in is not None:
+        caption += f"; found on other data, {plan.searched_in.file.stem}"
     return [html.heading("What the search chose"), html.table(header, cells, caption)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.candidates import Candidate
+from torchrec_mtl.jobs.compare.finished import FinishedRuns
 from torchrec_mtl.jobs.compare.protocols import Protocol
 from torchrec_mtl.jobs.compare.runs import Run, read_result
 from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, FitConfig, TableModel, fit_config
@@ -55,6 +56,7 @@ class Plan:
         metrics: names of ``known`` metrics that the report shows, in order.
         known: all metrics that the runs measure, by name.
         data: what `describe_data` says of the data; None for any data.
+        searched_in: finished runs of a comparison on other data, whose search decides; this one then searches nothing.
     """
 
     protocol: Protocol
@@ -66,6 +68,7 @@ class Plan:
     metrics: Sequence[str] = ("auc",)
     known: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     data: str | None = None
+    searched_in: FinishedRuns | None = None
 
     @property
     def chosen_by(self) -> Metric:
@@ -102,6 +105,10 @@ class Plan:
         return Run(stage, variant, self.dataset, config, directory, known=self.known, data=self.data, **options)
 
     def search_runs(self) -> list[Run]:
+        """The runs of the search that this comparison makes."""
+        return [] if self.searched_in is not None else self._search_runs()
+
+    def _search_runs(self) -> list[Run]:
         """A run of every model with every candidate; none of a model with only one."""
         return [
             self._run("search", f"candidate-{i}", self.config(system, candidate, self.seeds[0]))
@@ -111,14 +118,27 @@ class Plan:
             if len(candidates) > 1
         ]
 
+    def search_scores(self) -> dict[str, dict[int, float]]:
+        """The validation score of every candidate that has a finished run, by model and number.
+
+        Raises:
+            InputError: if a run was made with other settings than this comparison's.
+        """
+        read = read_result if self.searched_in is None else self.searched_in.result
+        scores: dict[str, dict[int, float]] = {}
+        for run in self._search_runs():
+            result = read(run)
+            if result is not None:
+                number = int(run.variant.removeprefix("candidate-"))
+                scores.setdefault(run.config.name, {})[number] = result["valid_score"]
+        return scores
+
     def choices(self) -> dict[str, int]:
         """The candidate with the best validation score, the first of equals, of every model with a finished run."""
-        best: dict[str, tuple[float, int]] = {}
-        for run in self.search_runs():
-            result = read_result(run)
-            if result is not None:
-                score = (run.chosen_by.merit(result["valid_score"]), -int(run.variant.removeprefix("candidate-")))
-                best[run.config.name] = max(score, best.get(run.config.name, score))
+        best = {
+            name: max((self.chosen_by.merit(score), -number) for number, score in scores.items())
+            for name, scores in self.search_scores().items()
+        }
         return {system: -candidate for system, (_, candidate) in best.items()}
 
     def chosen(self) -> dict[str, Candidate]:
