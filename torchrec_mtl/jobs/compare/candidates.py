@@ -19,7 +19,7 @@ def rates(*values: float) -> tuple[Candidate, ...]:
     return tuple(tuple(f"{name}={value}" for name in names) for value in values)
 
 
-def twelve(three: Sequence[Candidate], *pairs: tuple[Candidate, Candidate]) -> tuple[Candidate, ...]:
+def twelve(three: Sequence[Candidate], *pairs: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Twelve candidates over one choice of three and two or three choices of two.
 
     With two pairs they are all combinations. With three, each level of one choice meets each level of another equally
@@ -40,31 +40,40 @@ def twelve(three: Sequence[Candidate], *pairs: tuple[Candidate, Candidate]) -> t
 
 
 _RATES = rates(2e-3, 4e-3, 8e-3)
-_DECAYS: tuple[Candidate, Candidate] = ((), ("training.learning_rate_decay=linear",))
-_DIMENSIONS: tuple[Candidate, Candidate] = ((), ("embedding_dim=16",))  # 32 was no better for four models
+_DECAYS = tuple((f"training.learning_rate_decay={decay}",) for decay in ("none", "linear"))
+_DIMENSIONS = tuple((f"embedding_dim={dimension}",) for dimension in (8, 16))  # 32 was no better for four models
 
-# The sizes of the other models were found before; these try a second one.
-_SIZES: Mapping[str, Candidate] = {
-    "sluice": ("model_args.layer_size=128",),
-    "mose": ("model_args.hidden_size=8",),
-    "mran": ("model_args.tower_layer_sizes=[128, 64]",),
-    "adatt": ("model_args.layer_sizes=[32, 32]",),
-    "home": ("model_args.layer_size=64",),
-    "resflow": ("model_args.tower_layer_sizes=[128, 64]",),
-    "dbmtl": ("model_args.bottom_layer_sizes=[128, 64]",),
-    "pepnet": ("model_args.tower_layer_sizes=[32, 32]",),
-    "stem": ("model_args.num_shared_experts=4",),
-    "dcmt": ("model_args.tower_layer_sizes=[128, 64]",),
-    "ddpo": ("model_args.tower_layer_sizes=[32, 32]",),
+# Sizes of models that have not been searched before; those of the others are in `datasets.complete_journey.sizes`.
+_SIZES: Mapping[str, tuple[str, str, str]] = {
+    "sluice": ("layer_size", "64", "128"),
+    "mose": ("hidden_size", "16", "8"),
+    "mran": ("tower_layer_sizes", "[64]", "[128, 64]"),
+    "adatt": ("layer_sizes", "[64, 32]", "[32, 32]"),
+    "home": ("layer_size", "32", "64"),
+    "resflow": ("tower_layer_sizes", "[64, 32]", "[128, 64]"),
+    "dbmtl": ("bottom_layer_sizes", "[64, 32]", "[128, 64]"),
+    "pepnet": ("tower_layer_sizes", "[64, 32]", "[32, 32]"),
+    "stem": ("num_shared_experts", "8", "4"),
+    "dcmt": ("tower_layer_sizes", "[64, 32]", "[128, 64]"),
+    "ddpo": ("tower_layer_sizes", "[64, 32]", "[32, 32]"),
 }
+
+
+def _levels(name: str, *values: str) -> tuple[Candidate, ...]:
+    return tuple((f"model_args.{name}={value}",) for value in values)
+
 
 COMPLETE_JOURNEY: Mapping[str, tuple[Candidate, ...]] = {
     **{name: twelve(_RATES, _DECAYS, _DIMENSIONS) for name, system in SYSTEMS.items() if not system.ablation_of},
-    **{name: twelve(_RATES, _DECAYS, _DIMENSIONS, ((), size)) for name, size in _SIZES.items()},
+    **{name: twelve(_RATES, _DECAYS, _DIMENSIONS, _levels(*size)) for name, size in _SIZES.items()},
     "tafe": twelve(
-        [*_RATES[:2], (*_RATES[0], "embedding_dim=48")],  # narrower than 32 was worse
+        [  # narrower than 32 was worse
+            (*_RATES[0], "embedding_dim=32"),
+            (*_RATES[1], "embedding_dim=32"),
+            (*_RATES[0], "embedding_dim=48"),
+        ],
         _DECAYS,
-        ((), ("model_args.schedule=[10.0, 0.02, 0.001]",)),  # the selector is binary after 500 of 840 steps
-        ((), ("model_args.selection=mask",)),
+        _levels("schedule", "[10.0, 0.01, 0.001]", "[10.0, 0.02, 0.001]"),  # the second ends at step 500 of 840
+        [(), *_levels("selection", "mask")],  # the default is "keys"
     ),
 }

@@ -178,7 +178,32 @@ def _search(plan: Plan) -> list[str]:
     )
     if plan.searched_in is not None:
         caption += f"; found on other data, {plan.searched_in.file.stem}"
-    return [html.heading("What the search chose"), html.table(header, cells, caption)]
+    return [html.heading("What the search chose"), html.table(header, cells, caption), *_effects(plan, scores)]
+
+
+def _effects(plan: Plan, scores: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """What a setting does that half of a model's candidates have, if all of them are finished."""
+    effects: dict[str, dict[str, float]] = {}
+    for name, of_model in scores.items():
+        candidates = plan.protocol.candidates(plan.by_name[name])
+        if len(of_model) < len(candidates):
+            continue
+        for setting in dict.fromkeys(setting for candidate in candidates for setting in candidate):
+            has = [setting in candidate for candidate in candidates]
+            if sum(has) * 2 == len(has) and not has[0]:  # the other half has another level, which is the first's
+                means = [np.mean([of_model[i] for i, each in enumerate(has) if each == wanted]) for wanted in (0, 1)]
+                effects.setdefault(setting, {})[name] = float(means[1] - means[0])
+    if not effects:
+        return []
+    cells = [
+        [plan.by_name[name].title, *(html.number(of_setting.get(name), "+.4f") for of_setting in effects.values())]
+        for name in plan.searched
+        if any(name in of_setting for of_setting in effects.values())
+    ]
+    header = ["", *(setting.removeprefix("training.") for setting in effects)]
+    title = plan.chosen_by.title
+    caption = f"Mean validation {title} of the candidates with a setting less that of those without, first seed"
+    return [html.table(header, cells, caption)]
 
 
 def _protocol(plan: Plan, schema: Schema, made: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[str]:
