@@ -17,14 +17,16 @@ from tests.jobs.test_folder_lock import hold
 from torchrec_mtl.__main__ import main
 from torchrec_mtl.jobs.compare import job, runs
 from torchrec_mtl.jobs.compare.plan import Plan
-from torchrec_mtl.jobs.compare.protocols import PROTOCOLS, Protocol, Published
-from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, TableModel
+from torchrec_mtl.jobs.compare.protocols import KNOWN, PROTOCOLS, Protocol, Published
+from torchrec_mtl.jobs.compare.readings import READINGS
+from torchrec_mtl.jobs.compare.table_models import TableModel
 from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY, DATASETS
 from torchrec_mtl.jobs.known_tasks import check_buildable
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.settings import PAPER, Settings, make_config
 from torchrec_mtl.metrics import AUCS
 from torchrec_mtl.systems import SYSTEMS as MODELS
+from torchrec_mtl.systems import System
 from torchrec_mtl.training.balancing import BALANCINGS, make_balancing
 
 SYSTEMS = ("single_task", "shared_bottom", "bpcm", "tafe", "tafe_wo_tsa")
@@ -394,8 +396,7 @@ def test_a_wrong_argument_is_one_sentence_and_status_2(data, tmp_path, capsys, a
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocols_hold_together(name):
     protocol = PROTOCOLS[name]
-    assert set(protocol.systems) <= {*TABLE_MODELS, *MODELS}
-    networks = [MODELS[system] for system in protocol.systems if system in MODELS]
+    networks = [system for name in protocol.systems if isinstance(system := KNOWN[name], System)]
     if protocol.published is not None:
         assert set(protocol.published.aucs) <= set(protocol.systems)
         assert {len(aucs) for aucs in protocol.published.aucs.values()} == {len(protocol.published.tasks)}
@@ -413,7 +414,7 @@ def test_protocols_hold_together(name):
 def test_in_the_complete_journeys_candidates_every_choice_meets_every_other_equally_often():
     """Choices are of two or three levels, and all models have as many candidates, table models too."""
     protocol = PROTOCOLS["complete_journey"]
-    for system in [*TABLE_MODELS.values(), *MODELS.values()]:
+    for system in KNOWN.values():
         candidates = protocol.candidates(system)
         assert len(candidates) == len(set(candidates)) == 12
         if not isinstance(system, TableModel):
@@ -428,7 +429,7 @@ def test_in_the_complete_journeys_candidates_every_choice_meets_every_other_equa
 def test_every_candidate_of_the_complete_journey_can_be_built():
     """On its schema, on `meta`, ablations with the candidates of their model too."""
     dataset, protocol = DATASETS["complete_journey"], PROTOCOLS["complete_journey"]
-    for system in MODELS.values():
+    for system in (each for each in KNOWN.values() if isinstance(each, System)):
         for candidate in protocol.candidates(system)[:: 1 if system.ablation_of is None else 3]:
             check_buildable(make_config(system, protocol.settings, candidate), "complete_journey", dataset)
 
@@ -452,3 +453,13 @@ def test_every_system_trains(data, tmp_path, system):
     assert made["test"] == []
     assert made["best_step"] == -(-funnel.ROWS["train"] // 256)
     assert 0 < made["valid_score"] < 1
+
+
+@pytest.mark.parametrize("system", READINGS)
+def test_every_reading_changes_one_thing_of_its_model_and_trains(data, tmp_path, system):
+    reading = READINGS[system]
+    changed = set(reading.model_args) - set(MODELS[reading.base].model_args)
+    assert (reading.model, len(changed)) == (MODELS[reading.base].model, 1)
+    config = make_config(reading, PAPER, ["training.batch_size=256", "embedding_dim=4"], list(READINGS))
+    runs.make(runs.Run("search", "", data, config, tmp_path / "run"))
+    assert 0 < result(tmp_path, "run")["valid_score"] < 1

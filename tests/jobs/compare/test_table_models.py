@@ -142,7 +142,7 @@ def test_other_data_are_refused(schema, sentence):
 
 def test_table_models_stand_in_the_tables(data, tmp_path, monkeypatch, capsys):
     models = {name: replace(model, candidates=model.candidates[:2]) for name, model in TABLE_MODELS.items()}
-    monkeypatch.setattr(job, "TABLE_MODELS", models)
+    monkeypatch.setattr(job, "KNOWN", {**job.KNOWN, **models})
     protocol = replace(PROTOCOLS["paper"], search=((),), sweep={})
     monkeypatch.setitem(job.PROTOCOLS, "small", protocol)
     output = ["--output", str(tmp_path / "out"), "training.batch_size=256", "embedding_dim=4"]

@@ -24,9 +24,9 @@ from torchrec_mtl.jobs.command_line import REDACT_HELP, Parser, named, named_met
 from torchrec_mtl.jobs.compare.efficiency import measure_efficiency
 from torchrec_mtl.jobs.compare.finished import FinishedRuns
 from torchrec_mtl.jobs.compare.plan import Plan, config_of
-from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
+from torchrec_mtl.jobs.compare.protocols import KNOWN, PROTOCOLS
 from torchrec_mtl.jobs.compare.runs import Run, make, read_result
-from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, TableModel, check_data
+from torchrec_mtl.jobs.compare.table_models import TableModel, check_data
 from torchrec_mtl.jobs.compare.workers import make_all
 from torchrec_mtl.jobs.datasets import DATASETS, add_sample, check_sample, dataset_directory, find_dataset, open_split
 from torchrec_mtl.jobs.environment import require_extra, worker_environment
@@ -35,7 +35,7 @@ from torchrec_mtl.jobs.known_tasks import check_buildable
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data
 from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.metrics import METRICS, find_metric
-from torchrec_mtl.systems import SYSTEMS, System
+from torchrec_mtl.systems import System
 
 STAGES = ("search", "final", "sweep", "efficiency", "report")
 
@@ -103,8 +103,7 @@ def check(args: argparse.Namespace) -> list[System | TableModel]:
         if stage not in STAGES:
             raise InputError(not_one_of("stage", stage, STAGES))
     args.data = {dataset: find_dataset(dataset) for dataset in args.datasets.split(",")}
-    every: dict[str, System | TableModel] = {**TABLE_MODELS, **SYSTEMS}
-    of_protocol = {name: every[name] for name in protocol.systems}
+    of_protocol = {name: KNOWN[name] for name in protocol.systems}
     names = args.models.split(",") if args.models else list(of_protocol)
     what = f"model of protocol {args.protocol}:"
     systems = [named(what, name, of_protocol, (System, TableModel)) for name in names]

@@ -38,8 +38,8 @@ def _of_metric(plan: Plan, schema: Schema, name: str) -> tuple[list[Row], list[s
     collected = summary.scores(plan, summary.keys(tasks, name, metric))
     rows = summary.comparison_rows(collected, tasks, name, metric)
     description = (
-        "Each dot a seed, bars the means; red the papers' own models, grey their ablations; the dashed line is the "
-        "best baseline's mean"
+        "Each dot a seed, bars the means; red the papers' own models, grey their ablations and other readings; "
+        "the dashed line is the best baseline's mean"
     )
     parts = [
         html.heading(metric.title),
@@ -52,7 +52,7 @@ def _of_metric(plan: Plan, schema: Schema, name: str) -> tuple[list[Row], list[s
     if name == "auc" and plan.protocol.published:  # the papers report only AUCs
         parts += [html.heading("Beside the paper"), tables.published_table(plan.protocol.published, rows, schema)]
     if ablations := tables.ablation_tables(rows, metric):
-        parts += [html.heading(f"Ablations: {metric.title}"), *ablations]
+        parts += [html.heading(f"Ablations and other readings: {metric.title}"), *ablations]
     return rows, parts
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.candidates import Candidate
 from torchrec_mtl.jobs.compare.finished import FinishedRuns
-from torchrec_mtl.jobs.compare.protocols import Protocol
+from torchrec_mtl.jobs.compare.protocols import KNOWN, Protocol
 from torchrec_mtl.jobs.compare.runs import Run, read_result
-from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, FitConfig, TableModel, fit_config
+from torchrec_mtl.jobs.compare.table_models import FitConfig, TableModel, fit_config
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.settings import make_config
 from torchrec_mtl.metrics import METRICS, Metric, find_metric
-from torchrec_mtl.systems import SYSTEMS, System
+from torchrec_mtl.systems import System
 from torchrec_mtl.training.config import TrainingConfig
 
 SWEPT = "bpcm"
@@ -91,7 +91,7 @@ class Plan:
     @property
     def by_name(self) -> dict[str, System | TableModel]:
         """Every known system by name."""
-        return {**SYSTEMS, **TABLE_MODELS, **{system.name: system for system in self.systems}}
+        return {**KNOWN, **{system.name: system for system in self.systems}}
 
     def config(self, name: str, candidate: Candidate, seed: int, point: Sequence[str] = ()) -> RunConfig | FitConfig:
         """The settings of a system with the overrides of a candidate and of a point of the sweep."""

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field, replace
 
 from torchrec_mtl.jobs.compare import candidates
 from torchrec_mtl.jobs.compare.candidates import Candidate, rates
+from torchrec_mtl.jobs.compare.readings import READINGS
 from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, TableModel
 from torchrec_mtl.jobs.datasets import COMPLETE_JOURNEY
 from torchrec_mtl.jobs.settings import PAPER, Settings
 from torchrec_mtl.systems import SYSTEMS, System
 from torchrec_mtl.training.balancing import BALANCINGS
+
+KNOWN: Mapping[str, System | TableModel] = {**TABLE_MODELS, **SYSTEMS, **READINGS}
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Protocol:
     Args:
         title: name of the comparison in the report.
         settings: settings before the search.
-        systems: names of `TABLE_MODELS` and `torchrec_mtl.systems.SYSTEMS`; ablations use the choice of their model.
+        systems: names of what is `KNOWN`; ablations and other readings use the choice of their model.
         search: candidates, each a tuple of overrides; every model tries all of them with the first seed, and the best
             validation score decides.
         searches: candidates of single models, by name, in place of ``search``; the same number for each.
@@ -46,7 +49,7 @@ class Protocol:
 
     title: str
     settings: Settings
-    systems: tuple[str, ...] = (*TABLE_MODELS, *SYSTEMS)
+    systems: tuple[str, ...] = tuple(KNOWN)
     search: tuple[Candidate, ...] = ((),)
     searches: Mapping[str, tuple[Candidate, ...]] = field(default_factory=dict)
     sweep: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

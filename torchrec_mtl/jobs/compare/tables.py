@@ -89,7 +89,7 @@ def noise_table(collected: Mapping[str, summary.Scores]) -> str:
 
 
 def ablation_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
-    """The papers' models with one part left out at a time; no table if no ablation was run."""
+    """The papers' models with one thing changed at a time; no table if no ablation or other reading was run."""
     grouped = _by_system(rows)
     parts = []
     for whole in summary.PROPOSED:
@@ -102,7 +102,7 @@ def ablation_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
                     [own[0]["title"], *(f"{_mean_cell(row)} ({_test_cell(row)})" for row in own[: len(tasks)])]
                 )
             base = grouped[whole][0]["title"]
-            caption = f"Without a part: test {metric.title}, all impressions (difference to {base}; p as above)"
+            caption = f"One thing changed: test {metric.title}, all impressions (difference to {base}; p as above)"
             parts.append(html.table(["", *tasks], cells, caption))
     return parts
 
