@@ -20,7 +20,7 @@ def _reading(base: System, name: str, title: str, loss: Any = None, **model_args
 
 
 # TAFE's towers give p(task), held to the funnel by eq. (25); they may give p(task | step before), and the loss that eq.
-# (25) leaves open may then be a likelihood. The text leaves open how many indicators a task has, and eq. (21) whether the
+# (25) leaves open may then be a likelihood. The text leaves open how many indicators a task has, and eq. (21) whether
 # heads are mixed. BPCM eq. (9) attends to h alone, while the text weighs what is passed on and the task's own.
 READINGS: Mapping[str, System] = {
     system.name: system
