@@ -74,6 +74,6 @@ COMPLETE_JOURNEY: Mapping[str, tuple[Candidate, ...]] = {
         ],
         _DECAYS,
         _levels("schedule", "[10.0, 0.01, 0.001]", "[10.0, 0.02, 0.001]"),  # the second ends at step 500 of 840
-        [(), *_levels("selection", "mask")],  # the default is "keys"
+        _levels("selection", "keys", "mask"),
     ),
 }
