@@ -1,4 +1,8 @@
-"""Settings found on the validation split of The Complete Journey, with one epoch for every model."""
+"""Settings found on the validation split of The Complete Journey, with one epoch for every model.
+
+Rates, decay and dimensions are from the search of ``torchrec-mtl compare``; an exception from `COMMON` is made where it
+is better by .0005 or more in mean AUC, half the standard deviation over seeds.
+"""
 
 from typing import Any
 
@@ -6,20 +10,26 @@ from typing import Any
 _TASK_WEIGHTS = (1.0, 2.0, 4.0, 8.0)
 _EXPERTS = {"model_args.expert_layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()}
 _TOWERS = {"model_args.tower_layer_sizes": (64, 32), "model_args.dropout": 0.3}
+_SLOWER = {"training.optimizer.learning_rate": 2e-3, "training.table.learning_rate": 2e-3}
 
 COMMON: dict[str, Any] = {
     "embedding_dim": 8,
     "training.batch_size": 1024,
     "training.evaluations_per_epoch": 8,
     "training.patience": 8,
-    "training.optimizer.learning_rate": 2e-3,
+    "training.optimizer.learning_rate": 4e-3,
     "training.table.optimizer": "adam",
-    "training.table.learning_rate": 2e-3,
+    "training.table.learning_rate": 4e-3,
+    "training.learning_rate_decay": "linear",  # .001 to .003 better for every model
     "loss_args.task_weights": _TASK_WEIGHTS,
 }
 SYSTEMS: dict[str, dict[str, Any]] = {
     "single_task": {"model_args.layer_sizes": (64, 32), "model_args.dropout": 0.3},
-    "shared_bottom": {"model_args.bottom_layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
+    "shared_bottom": {
+        "embedding_dim": 16,
+        "model_args.bottom_layer_sizes": (64, 32),
+        "model_args.tower_layer_sizes": (),
+    },
     "cross_stitch": {"model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
     "sluice": {"model_args.layer_size": 64, "model_args.tower_layer_sizes": ()},
     "omoe": _EXPERTS,
@@ -30,7 +40,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "adatt": {"model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
     "home": {"model_args.layer_size": 32, "model_args.tower_layer_sizes": ()},
     "resflow": {"model_args.tower_layer_sizes": (64, 32)},
-    "ple": _EXPERTS,
+    "ple": {"embedding_dim": 16, **_SLOWER, **_EXPERTS},
     "dbmtl": {
         "model_args.bottom_layer_sizes": (64, 32),
         "model_args.tower_layer_sizes": (),
@@ -47,7 +57,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "escm2_dr": _TOWERS,
     "dcmt": _TOWERS,
     "ddpo": _TOWERS,
-    "aitm": {"model_args.tower_layer_sizes": (64, 32)},
+    "aitm": {**_SLOWER, "model_args.tower_layer_sizes": (64, 32)},
     "bpcm": {
         "table_init": 0.1,  # attention is uniform while all embeddings are near 0
         # over the embedding axis, the layers of eq. (4) never see two fields together, and the AUC is lower by .005
@@ -57,10 +67,12 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "model_args.dropout": 0.1,
     },
     "tafe": {
+        **_SLOWER,
         "embedding_dim": 32,  # the width of everything that the towers see
         "model_args.num_layers": 2,
         "model_args.num_inducing_points": 8,
         "model_args.tower_layer_sizes": (32,),
+        "model_args.selection": "mask",
         "model_args.schedule": (10.0, 1e-2, 1e-3),  # the paper's rate is for a million steps; this run has 840
     },
 }
