@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Plan:
     data: str | None = None
     searched_in: FinishedRuns | None = None
 
-    @property
+    @cached_property
     def chosen_by(self) -> Metric:
         """The early stopping metric, which chooses weights and candidates.
 
@@ -135,8 +136,9 @@ class Plan:
 
     def choices(self) -> dict[str, int]:
         """The candidate with the best validation score, the first of equals, of every model with a finished run."""
+        merit = self.chosen_by.merit
         best = {
-            name: max((self.chosen_by.merit(score), -number) for number, score in scores.items())
+            name: max((merit(score), -number) for number, score in scores.items())
             for name, scores in self.search_scores().items()
         }
         return {system: -candidate for system, (_, candidate) in best.items()}
