@@ -1,5 +1,8 @@
 """Tables in fp16: a step is that of float32, rounded; tables of other kinds; bytes; and what cannot be."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,11 +17,13 @@ from tests.training.test_distributed import build_on_shared_tables, whole_weight
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.training.config import TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
+from torchrec_mtl.training.memory import table_bytes
 from torchrec_mtl.training.plan_report import describe_plan
 from torchrec_mtl.training.process_group import process_group
 from torchrec_mtl.training.sharding import plan_sharding
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 HALF, SMALLEST = 2.0**-11, 2.0**-25  # errors of rounding to fp16: relative, and of what is nearly 0
 ONE_RANK = [("rowwise_adagrad", "auto"), ("sgd", "table_wise"), ("adagrad", "table_wise")]
 TWO_RANKS = [("rowwise_adagrad", kind) for kind in ("auto", "table_wise", "row_wise", "table_row_wise")]
@@ -101,6 +106,14 @@ def test_the_plan_tells_half_the_bytes():
     rows = {"t0": (6, 5, 8), "t1": (4, 3, 16), "t2": (20, 20, 4), "t3": (7, 6, 12)}
     first, second = (sum(r[rank] * (2 * r[2] + 4) for r in rows.values()) / 1e6 for rank in (0, 1))
     assert describe_plan(plan, model, config, 2).endswith(f"MB a rank: {first:.1f}, {second:.1f}")
+
+
+def test_the_page_has_the_bytes_of_a_row():
+    page = (ROOT / "docs" / "sharding.md").read_text(encoding="utf-8").replace(",", "")
+    of_row = re.search(r"Adagrad takes (\d+) bytes instead of (\d+) one with Adagrad (\d+)\s+instead of (\d+);", page)
+    kinds = [(each, kind) for each in ("rowwise_adagrad", "adagrad") for kind in (DataType.FP16, DataType.FP32)]
+    tables = [(EmbeddingBagConfig(1, 128, "t", kind, ["f"]), optimizer) for optimizer, kind in kinds]
+    assert [int(each) for each in of_row.groups()] == [table_bytes(*each) for each in tables]
 
 
 @pytest.mark.parametrize(
