@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 MERMAID := 11.17.2
 
 .DEFAULT_GOAL := help
-.PHONY: help env train compare test lint bench-quick bench-report docs verify versions wheel clean
+.PHONY: help env train compare test lint bench-quick bench-report docs verify versions kernels wheel clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,6 +47,15 @@ docs: .venv/docs-installed ## build the docs as a site in build/docs, with every
 	@$(BIN)/python -m docs.site.pages
 	@$(BIN)/python -m sphinx -q -W --keep-going -c docs/site build/docs-source build/docs
 	@echo 'docs: open build/docs/index.html'
+
+kernels: env ## build the C++ kernels for this CPU and, where there is nvcc, those for GPUs, for the sizes of docs/gpu.md; minutes
+	@$(BIN)/python -W ignore -m torchrec_mtl.ops.build
+	@if command -v nvcc > /dev/null; then \
+		$(BIN)/python -W ignore -m torchrec_mtl.ops.inducing_attention.cuda.build --dim 18 --fields 20 --types float32 && \
+		$(BIN)/python -W ignore -m torchrec_mtl.ops.inducing_attention.cuda.build --dim 32 --fields 26 --types bfloat16; \
+	else \
+		echo 'kernels: there is no nvcc, so none are built for GPUs, where Triton takes their place; CUDA 13 has it' >&2; \
+	fi
 
 wheel: env ## build what is installed from in dist/: the wheel, with kernels for every kind of x86-64 processor, and fbgemm's
 	@$(BIN)/python -W ignore -m torchrec_mtl.ops.build --prebuilt

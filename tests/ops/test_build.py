@@ -1,15 +1,20 @@
 """Building the library of C++ kernels."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops.build import build
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_without_a_compiler_the_build_says_so(tmp_path):
@@ -21,6 +26,29 @@ def test_without_a_compiler_the_build_says_so(tmp_path):
         "error: there is no compiler `no-such-compiler`: install GCC or Clang, or name one in the variable CXX"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("has_nvcc", [True, False])
+def test_make_kernels_builds_those_of_the_cpu_and_with_nvcc_those_of_the_page(tmp_path, has_nvcc):
+    """What `make` calls, by a Python that writes its arguments down."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "setup.py").touch()
+    python, installed = tmp_path / "python", tmp_path / "installed"
+    for tool in [python, *[tmp_path / "nvcc"] * has_nvcc]:
+        tool.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path / "calls"))}\n')
+        tool.chmod(0o755)
+    installed.touch()  # newer than these, so the environment is not made
+    environment = {"PATH": str(tmp_path)}
+    command = [shutil.which("make"), "kernels", f"BIN={tmp_path}", f"INSTALLED={installed}"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    cpu, *gpu = (tmp_path / "calls").read_text().splitlines()
+    assert cpu == "-W ignore -m torchrec_mtl.ops.build"
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    of_page = re.findall(r"^python (-m torchrec_mtl\.ops\.inducing_attention\.cuda\.build .*)$", page, re.M)
+    assert len(of_page) == 2
+    assert gpu == [f"-W ignore {line}" for line in of_page] * has_nvcc
+    said = "kernels: there is no nvcc, so none are built for GPUs, where Triton takes their place; CUDA 13 has it\n"
+    assert result.stderr == ("" if has_nvcc else said)
 
 
 COMPUTE = """

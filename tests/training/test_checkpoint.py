@@ -24,6 +24,7 @@ from torchrec_mtl.training.config import CheckpointConfig, OptimizerConfig, Tabl
 from torchrec_mtl.training.process_group import process_group
 
 TABLES = {name: TableConfig(name, 0.05) for name in ("rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam")}
+TABLES["fp16"] = TableConfig("rowwise_adagrad", 0.05, precision="fp16")
 
 
 def configure(table="rowwise_adagrad", **options) -> TrainingConfig:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -117,19 +118,44 @@ def describe_data(splits: Mapping[str, Split | StreamedSplit]) -> str:
 
 
 def first_difference(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """Describes the first setting that differs between a finished run and the one that is asked for; None if none does.
+    """Describes the first setting that differs between a run that was made and the one asked for; None if none does.
+
+    A setting of `RunConfig` that is newer than the run counts as having had its default value; arguments of models and
+    losses do not.
 
     Example::
 
         >>> first_difference({"training": {"seed": 0}}, {"training": {"seed": 1}})
         'training.seed=0, now 1 is asked for'
+        >>> first_difference({"training": {"seed": 0}}, {"training": {"seed": 0, "pipeline": "auto"}})
     """
-    both = [flat(json.loads(to_json(config))) for config in (made, wanted)]  # JSON makes lists of tuples
-    for setting in sorted({*both[0], *both[1]}):
-        was, now = (config.get(setting) for config in both)
-        if was != now:
-            return f"{setting}={was!r}, now {now!r} is asked for"
+    was, now = (_plain_by_path(config) for config in (made, wanted))
+    was |= {setting: _former_default(setting, was) for setting in now.keys() - was.keys()}
+    for setting in sorted({*was, *now}):
+        if was.get(setting) != now.get(setting):
+            return f"{setting}={was.get(setting)!r}, now {now.get(setting)!r} is asked for"
     return None
+
+
+def _plain_by_path(config: Mapping[str, Any]) -> dict[str, Any]:
+    return flat(json.loads(to_json(config)))  # JSON makes lists of tuples
+
+
+def _former_default(setting: str, was: Mapping[str, Any]) -> Any:
+    """The default of a setting that ``was`` lacks; None where it has none, or where all tables had another value."""
+    if setting.startswith("training.tables."):
+        setting = f"training.table.{setting.rpartition('.')[2]}"
+        if setting in was:
+            return None
+    return _defaults().get(setting)
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, Any]:
+    """The settings of `RunConfig` that have a default, by path; arguments of models and losses have none there."""
+    of_fields = {each.name: each.default_factory() for each in fields(RunConfig) if each.default_factory is not MISSING}
+    of_fields |= {each.name: each.default for each in fields(RunConfig) if each.default is not MISSING}
+    return _plain_by_path({name: plain(value) for name, value in of_fields.items()})
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,7 +22,7 @@ def is_finished(directory: Path, settings: Settings) -> bool:
     """
     if not (directory / "results.json").exists():
         return False
-    if difference := first_difference(read_json(directory / CONFIG_FILE), settings):
+    if difference := _first_difference(directory / CONFIG_FILE, settings):
         raise InputError(f"`name` (={directory.name!r}) is that of a finished run with {difference}; name another")
     return True
 
@@ -35,7 +35,7 @@ def open_run(directory: Path, settings: Settings) -> None:
     """
     file = directory / CONFIG_FILE
     if file.is_file():
-        if difference := first_difference(read_json(file), settings):
+        if difference := _first_difference(file, settings):
             raise InputError(
                 f"{file}: the unfinished run was made with {difference}; name another, or remove the folder"
             )
@@ -44,3 +44,11 @@ def open_run(directory: Path, settings: Settings) -> None:
         raise InputError(f"`name` (={directory.name!r}) {rule}")
     else:
         write_whole(file, to_json(settings, indent=2) + "\n")
+
+
+def _first_difference(file: Path, settings: Settings) -> str | None:
+    made = {model: config for model, config in read_json(file).items() if isinstance(config, Mapping)}
+    for model in sorted({*made, *settings}):
+        if difference := first_difference(made.get(model, {}), settings.get(model, {})):
+            return f"{model}.{difference}"
+    return None

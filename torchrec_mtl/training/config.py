@@ -22,6 +22,7 @@ SHARDINGS = (
     "grid_shard",
 )
 PRECISIONS = ("fp32", "bf16")
+TABLE_PRECISIONS = ("fp32", "fp16")
 EXCHANGES = ("fp32", "fp16", "bf16")
 DECAYS = ("none", "linear")
 NON_FINITE = ("stop", "skip")
@@ -45,19 +46,29 @@ class TableConfig:
             pass with the same optimizer. With the column-wise types (``"column_wise"``, ``"table_column_wise"``,
             ``"grid_shard"``), the row-wise optimizers keep a state for each row of each column shard, so training
             differs from that of the whole table.
+        precision: type in which the table holds its values: ``"fp32"``, or ``"fp16"``, which halves their bytes and
+            rounds every updated value, on a CPU to the nearest, so that steps below half of its last bit are lost, and
+            on CUDA at random, so that they are right on average. Lookups, gradients and the optimizer's state stay in
+            fp32. For fused optimizers; on a CPU not for the last two, and with fbgemm's kernels, which are slower.
 
     Raises:
-        InputError: if an optimizer or sharding type is unknown, or the learning rate is negative.
+        InputError: if an optimizer, sharding type or precision is unknown, the learning rate is negative, or a table in
+            fp16 would be replicated.
     """
 
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "sparse_adam", "rowwise_adam"] = "rowwise_adagrad"
     learning_rate: float = 0.05
     sharding: str = "auto"
+    precision: Literal["fp32", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_choice("optimizer", self.optimizer, TABLE_OPTIMIZERS)
         check_choice("sharding", self.sharding, SHARDINGS)
+        check_choice("precision", self.precision, TABLE_PRECISIONS)
+        if self.precision != "fp32" and (self.optimizer == "adam" or self.sharding == "data_parallel"):
+            why = "`optimizer` (='adam')" if self.optimizer == "adam" else "`sharding` (='data_parallel')"
+            raise InputError(f"`precision` (={self.precision!r}) must be 'fp32' with {why}, which replicates the table")
         check_at_least(0, learning_rate=self.learning_rate)
 
 

@@ -21,7 +21,7 @@ from torchrec_mtl.training.averaging import Averaging
 from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.hang import going_on
 from torchrec_mtl.training.process_group import share_timeout
-from torchrec_mtl.training.sharding import collections, plan_sharding, planned, sharders, tables_of
+from torchrec_mtl.training.sharding import collections, plan_sharding, planned, set_precisions, sharders, tables_of
 from torchrec_mtl.training.table_constraints import is_replicated
 
 _BLOCK_ELEMENTS = 2**20  # of a table, drawn together
@@ -62,6 +62,7 @@ def distribute_as_planned(
     train_model: nn.Module, plan: ShardingPlan, config: TrainingConfig, device: torch.device
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """`distribute` with a plan made by `plan_sharding`."""
+    set_precisions(train_model, config)
     tables: dict[str, tuple[str, Any]] = {}  # name and init_fn of each table, by the name of its parameter
     for path, collection in collections(train_model):
         for table, parameter in tables_of(collection):

@@ -1,6 +1,7 @@
 """Where each table is placed: TorchRec's planner, within the settings of the run."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torchrec.distributed.planner.types import (
     TrainerConfig,
 )
 from torchrec.distributed.types import ShardingPlan, ShardingType
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 
@@ -68,6 +69,18 @@ def planned(plan: ShardingPlan, path: str) -> Any:
     return plan.get_plan_for_module(path.removesuffix("._embedding_module"))
 
 
+def set_precisions(model: nn.Module, config: TrainingConfig) -> None:
+    """Makes the tables fp16 whose settings say so; others keep the type that their configs have."""
+    for _, collection in collections(model):
+        kept = "_embedding_configs" if isinstance(collection, EmbeddingCollection) else "_embedding_bag_configs"
+        tables = [(each, parameter.removesuffix(".weight")) for each, parameter in tables_of(collection)]
+        half = {path for each, path in tables if config.table_config(each.name).precision == "fp16"}
+        configs = [replace(each, data_type=DataType.FP16) if path in half else each for each, path in tables]
+        setattr(collection, kept, configs)  # the list and the configs that it was made of may be another model's too
+        for path in half:
+            collection.get_submodule(path).half()
+
+
 def check_table_names(model: nn.Module, config: TrainingConfig) -> dict[str, BaseEmbeddingConfig]:
     """The tables of the model by name; raises `InputError` if ``config.tables`` names another."""
     configs: dict[str, BaseEmbeddingConfig] = {
@@ -86,7 +99,7 @@ def plan_sharding(
     world_size: int | None = None,
     local_world_size: int | None = None,
 ) -> ShardingPlan:
-    """Plans where to place all tables, each as the run says or as the planner finds best.
+    """Plans where to place all tables, each as the run says or as the planner finds best, in the type that it says.
 
     Args:
         model: model with `EmbeddingBagCollection` modules, on any device, ``meta`` included.
@@ -104,6 +117,7 @@ def plan_sharding(
     Returns:
         The plan, which is empty if every table is replicated.
     """
+    set_precisions(model, config)
     configs = check_table_names(model, config)
     together = world_size is None
     world_size = dist.get_world_size() if world_size is None else world_size

@@ -339,6 +339,21 @@ def test_results_of_other_settings_do_not_mix(finished, data, capsys):
     assert re.search(r"result.json: was made with embedding_dim=4, now 8 is asked for", capsys.readouterr().err)
 
 
+def test_results_of_older_code_are_those_of_the_defaults_of_newer_settings(finished, data, tmp_path, capsys):
+    output = tmp_path / "copy"
+    shutil.copytree(finished, output / "tiny")
+    for file in (output / "tiny").rglob("result.json"):
+        result = json.loads(file.read_text())
+        for settings in (result["config"]["training"], result["config"]["training"]["table"]):
+            settings.pop("exchange_precision", None)
+            settings.pop("sharding", None)
+        file.write_text(json.dumps(result))
+    assert compare(data, output, "--stages", "report") == 0
+    assert compare(data, output, "--stages", "report", "training.exchange_precision=fp16") == 2
+    sentence = r"result.json: was made with training.exchange_precision='fp32', now 'fp16' is asked for"
+    assert re.search(sentence, capsys.readouterr().err)
+
+
 def test_results_of_other_data_do_not_mix(finished, tmp_path, capsys):
     """The same name, settings and numbers of rows; only some values differ."""
     other = funnel.prepare(tmp_path / "tiny")

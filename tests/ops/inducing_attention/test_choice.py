@@ -12,6 +12,8 @@ from torchrec_mtl import ops
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.ops import GeneratorWeights, InducingLayer, backends, library
 from torchrec_mtl.ops.inducing_attention import compact, cpp, cuda, reference, sdpa, triton
+from torchrec_mtl.ops.inducing_attention.cuda import operators as cuda_operators
+from torchrec_mtl.ops.inducing_attention.triton import operators as triton_operators
 
 
 @pytest.fixture
@@ -82,7 +84,8 @@ def test_on_a_gpu_auto_takes_what_an_h200_is_fastest_with(monkeypatch, changes, 
     )
     calls = []
     for name, module in {"sdpa": sdpa, "triton": triton, "cuda": cuda}.items():
-        monkeypatch.setattr(module, "inducing_stack", lambda *x, name=name: calls.append(name) or x[0])
+        runs = "inducing_stack" if name == "sdpa" else "run"
+        monkeypatch.setattr(module, runs, lambda *x, name=name: calls.append(name) or x[0])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: capability)
     monkeypatch.setattr(cuda.instances, "find", lambda *x: Path("kernels.so") if built else None)
     shape = Shape(B=4, F=20, K=64, D=18, m=2)._replace(**changes)
@@ -90,6 +93,32 @@ def test_on_a_gpu_auto_takes_what_an_h200_is_fastest_with(monkeypatch, changes, 
         arguments = [torch.empty(x.shape, dtype=dtype, device="cuda") for x in stacks.tensors(shape)]
         stacks.on_backend("auto", z_grad=z_grad, masked=masked)(*arguments)
     assert calls == [expected]
+
+
+@pytest.mark.parametrize("backend", ["auto", "cuda", "triton"])
+@pytest.mark.parametrize("built", [True, False])
+def test_on_a_gpu_each_kind_of_kernel_is_asked_once_in_a_call_whether_it_can_run(monkeypatch, backend, built):
+    asked = {cuda: 0, triton: 0}
+    for module in asked:
+
+        def why_not(*x, module=module, answer=module.why_not):
+            asked[module] += 1
+            return answer(*x)
+
+        monkeypatch.setattr(module, "why_not", why_not)
+    for operators in (cuda_operators, triton_operators):
+        monkeypatch.setattr(operators, "inducing_stack", lambda *x: x[0])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+    monkeypatch.setattr(cuda.instances, "find", lambda *x: Path("kernels.so") if built else None)
+    with FakeTensorMode():
+        arguments = [torch.empty(x.shape, device="cuda") for x in stacks.tensors(Shape(B=4, F=20, K=64, D=18, m=2))]
+        if backend == "cuda" and not built:
+            with pytest.raises(InputError, match="the backend 'cuda' cannot be used: it is not built"):
+                stacks.on_backend(backend)(*arguments)
+        else:
+            stacks.on_backend(backend)(*arguments)
+    expected = {"auto": (1, 0 if built else 1), "cuda": (1, 0), "triton": (0, 1)}[backend]
+    assert tuple(asked.values()) == expected
 
 
 def test_without_a_kernel_auto_logs_it_once_and_cpp_is_refused(monkeypatch, caplog):

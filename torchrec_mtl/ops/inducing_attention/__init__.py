@@ -41,6 +41,7 @@ from torchrec_mtl.ops.shapes import check_heads, check_shape, sizes
 
 BACKENDS = ("auto", "reference", "sdpa", "compact", "cpp", "triton", "cuda")
 _OPERATION = "inducing_attention"
+_ASKED = {"triton": triton, "cuda": cuda}  # by `_choose`, why they cannot run; the answer takes host time in each step
 # Largest max(F, rows) * D at which the kernel is fastest, forward and backward, and forward alone; measured with AVX2
 # and 512 KiB of cache a core.
 _CPP_MAX_SIZE, _CPP_MAX_SIZE_FORWARD = 3072, 12288
@@ -208,6 +209,8 @@ def _run(inputs: Tensor, selection: Tensor, stack: InducingStack, name: str) -> 
     if name == "auto":
         name, reason = _choose(inputs, selection, stack)
         log_choice(_OPERATION, name, reason)
+        if name in _ASKED:
+            return _ASKED[name].run(inputs, selection, stack)
     if name == "cpp":
         return _in_cpp(inputs, selection, stack)
     backends = {"reference": reference, "sdpa": sdpa, "compact": compact, "triton": triton, "cuda": cuda}

@@ -68,6 +68,11 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
     reason = why_not(inputs, stack)
     if reason is not None:
         raise InputError(f"the backend 'cuda' cannot be used: {reason}")
+    return run(inputs, selection, stack)
+
+
+def run(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
+    """`inducing_stack` where `why_not` was asked and found nothing."""
     from torchrec_mtl.ops.inducing_attention.cuda import operators
 
     return operators.inducing_stack(inputs, selection, stack)

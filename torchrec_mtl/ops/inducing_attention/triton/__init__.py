@@ -79,6 +79,11 @@ def inducing_stack(inputs: Tensor, selection: Tensor, stack: InducingStack) -> T
     _check(inputs, selection, stack.layers.points, stack.num_heads)
     if stack.masked:
         raise InputError("`masked` (=True) must be False for the backend 'triton'; 'sdpa' computes it on a GPU")
+    return run(inputs, selection, stack)
+
+
+def run(inputs: Tensor, selection: Tensor, stack: InducingStack) -> Tensor:
+    """`inducing_stack` where `why_not` was asked and found nothing, and the front door has checked the shapes."""
     from torchrec_mtl.ops.inducing_attention.triton import operators
 
     return operators.inducing_stack(inputs, selection, stack)
