@@ -104,17 +104,22 @@ def selection_rates(selection: Selection) -> bytes:
     histogram.hist(selection.rate, bins=np.arange(points + 2) / points - 0.5 / points)
     histogram.set_xlabel("selection rate: share of inducing points with z > 0", fontsize=9)
     histogram.set_ylabel("samples", fontsize=9)
-    low, middle, high = np.quantile(selection.rate, (0.01, 0.5, 0.99))
-    groups = {
-        f"low ({low:.2f} and less)": selection.rate <= low,
-        f"middle ({middle:.2f})": selection.rate == middle,
-        f"high ({high:.2f} and more)": selection.rate >= high,
-    }
     generator = np.random.default_rng(0)
-    for (label, chosen), color in zip(groups.items(), ("tab:blue", "gold", "tab:green"), strict=True):
-        rows = generator.permutation(np.flatnonzero(chosen))[:500]
-        first, second = selection.plane[rows].T
-        plane.scatter(first, second, s=6, color=color, label=label, alpha=0.7)
+    for (label, chosen), color in zip(_by_rate(selection.rate).items(), ("tab:blue", "gold", "tab:green"), strict=True):
+        if chosen.any():
+            rows = generator.permutation(np.flatnonzero(chosen))[:500]
+            first, second = selection.plane[rows].T
+            plane.scatter(first, second, s=6, color=color, label=label, alpha=0.7)
     plane.set(xlabel="first principal component", ylabel="second")
     pictures.legend(figure, [plane])
     return pictures.png(figure)
+
+
+def _by_rate(rate: np.ndarray) -> dict[str, np.ndarray]:
+    """The samples whose rate is the median's, and those of the lowest and highest hundredth that are not."""
+    low, middle, high = np.quantile(rate, (0.01, 0.5, 0.99), method="nearest")
+    return {
+        f"low ({low:.2f} and less)": (rate <= low) & (rate < middle),
+        f"middle ({middle:.2f})": rate == middle,
+        f"high ({high:.2f} and more)": (rate >= high) & (rate > middle),
+    }
