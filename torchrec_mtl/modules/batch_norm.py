@@ -107,7 +107,7 @@ class BatchNorm(nn.Module):
 
 
 def set_num_padded(model: nn.Module, num_padded: int) -> None:
-    """Tells every `BatchNorm` in ``model`` how many rows at the end of the next batches are padding."""
+    """Sets the number of rows at the end of a batch that are padding, for every `BatchNorm` in ``model``."""
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.num_padded = num_padded
