@@ -34,6 +34,7 @@ OVER_ARCHS = {
     "dcmt": lambda: models.DCMTArch(F * D, TASKS, tower_layer_sizes=(8,)),
     "ddpo": lambda: models.DDPOArch(F * D, TASKS, tower_layer_sizes=(8, 6)),
     "aitm": lambda: models.AITMArch(F * D, TASKS, tower_layer_sizes=(8, 6)),
+    "aitm_batch": lambda: models.AITMArch(F * D, TASKS, tower_layer_sizes=(8, 6), normalization="batch"),
     "home": lambda: models.HoMEArch(F * D, TASKS, categories=(0, 1, 0), layer_size=6, feature_gate_ranks=(3, 2)),
     "resflow": lambda: models.ResFlowArch(F * D, TASKS, tower_layer_sizes=(8, 6)),
     "bpcm": lambda: models.BPCMArch(F, D, TASKS, num_heads=2, tower_layer_sizes=(8,)),

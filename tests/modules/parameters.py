@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.modules import SoftmaxGate
+from torchrec_mtl.modules import BatchNorm, SoftmaxGate
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -12,11 +12,17 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def randomized(module: nn.Module) -> nn.Module:
-    """Moves ``module`` to float64 and its parameters away from initial zeros and ones, which could hide a term."""
+    """Moves ``module`` to float64 and its parameters away from initial zeros and ones, which could hide a term.
+
+    Statistics too, which are buffers.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.double().parameters():
             parameter.normal_(0, 0.6, generator=generator)
+        for norm in (m for m in module.modules() if isinstance(m, BatchNorm)):
+            norm.running_mean.normal_(0, 0.6, generator=generator)
+            norm.running_variance.uniform_(0.1, 2, generator=generator)
     return module.eval()
 
 
@@ -29,8 +35,16 @@ def array(x: Tensor):
 
 
 def mlp(module: nn.Module):
-    """Every linear layer of ``module``, in order."""
-    return [(array(m.weight), array(m.bias)) for m in module.modules() if isinstance(m, nn.Linear)]
+    """Every linear layer of ``module``, in order, with the batch normalisation that comes after it in evaluation."""
+    layers = []
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            layers.append((array(m.weight), 0.0 if m.bias is None else array(m.bias)))
+        elif isinstance(m, BatchNorm):
+            scale = array(m.weight) / np.sqrt(array(m.running_variance) + 1e-3)
+            weight, bias = layers[-1]
+            layers[-1] = scale[:, None] * weight, scale * (bias - array(m.running_mean)) + array(m.bias)
+    return layers
 
 
 def towers(module):

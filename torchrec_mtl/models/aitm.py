@@ -7,6 +7,7 @@ task passes information on to every task that needs it.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,19 @@ class AITMArch(nn.Module):
 
     Where the paper leaves a choice open, this follows the authors' published code: ``f_t`` ends in a ReLU; ``g_t`` is
     one ReLU layer, with the same dropout as ``f_t``; the last MLP is one linear layer; all steps share one
-    `InformationTransfer`. That code also applies batch normalisation to every layer. Here, as in the other models,
-    there is none.
+    `InformationTransfer`.
+
+    The authors' first program, of the paper's time, has no normalisation; their later one, for any number of tasks, has
+    batch normalisation before each ReLU of ``f_t`` and ``g_t``, with the momentum and epsilon of `BatchNorm`. Both add
+    an L2 term to the loss, 1e-6 times half the sum of squares of all tables and of the transfer's matrices, of no MLP.
+    Adam takes its gradient with the loss's, and so moves little by it but rows that no recent batch has: these it draws
+    to 0, by up to the learning rate a step. There is no such term here, for it needs a gradient of every row of every
+    table in every step. ``training.optimizer.weight_decay`` is another: AdamW's, of the dense parameters only.
 
     Args:
         in_features: width of the flattened embeddings, ``F * D``.
         tasks: the ``T`` tasks; each receives a transfer from the task it needs.
-        tower_layer_sizes, dropout: see `AITM`.
+        tower_layer_sizes, dropout, normalization: see `AITM`.
 
     Raises:
         InputError: see `AITM`.
@@ -57,14 +64,16 @@ class AITMArch(nn.Module):
         *,
         tower_layer_sizes: Sequence[int] = (256, 128, 64),
         dropout: float = 0.0,
+        normalization: Literal["none", "batch"] = "none",
     ) -> None:
         super().__init__()
         tasks.require_edges("AITM")
         check_sizes(1, tower_layer_sizes=tower_layer_sizes)
         width = tower_layer_sizes[-1]
         self.edges = tasks.edges
-        self.representations = nn.ModuleList(hidden_layers(in_features, tower_layer_sizes, dropout) for _ in tasks)
-        self.information = nn.ModuleList(hidden_layers(width, [width], dropout) for _ in self.edges)
+        options = (dropout, normalization)
+        self.representations = nn.ModuleList(hidden_layers(in_features, tower_layer_sizes, *options) for _ in tasks)
+        self.information = nn.ModuleList(hidden_layers(width, [width], *options) for _ in self.edges)
         self.transfer = InformationTransfer(width) if self.edges else nn.Identity()
         self.towers = TaskTowers(len(tasks), width, layer_sizes=())
 
@@ -91,10 +100,12 @@ class AITM(MultiTaskModel):
             representations.
         dropout: probability of dropping a unit of each task's own MLP, ``f_t``, and of the transfer MLP, ``g_t``,
             during training.
+        normalization: ``"none"``, as in the authors' first program; or ``"batch"``, as in their later one, for a
+            `torchrec_mtl.modules.BatchNorm` before each ReLU of ``f_t`` and ``g_t``.
 
     Raises:
-        InputError: if there are several tasks and none needs another, there is no layer, a layer width is below 1, or
-            ``dropout`` is not between 0 and 1.
+        InputError: if there are several tasks and none needs another, there is no layer, a layer width is below 1,
+            ``dropout`` is not between 0 and 1, or ``normalization`` is neither.
     """
 
     @checked
@@ -105,6 +116,7 @@ class AITM(MultiTaskModel):
         *,
         tower_layer_sizes: Sequence[int] = (256, 128, 64),
         dropout: float = 0.0,
+        normalization: Literal["none", "batch"] = "none",
     ) -> None:
         super().__init__()
         self.features = as_features(features)
@@ -114,6 +126,7 @@ class AITM(MultiTaskModel):
                 tasks,
                 tower_layer_sizes=tower_layer_sizes,
                 dropout=dropout,
+                normalization=normalization,
             )
         initialize_linear_layers(self.over_arch)
         give_heads(self.over_arch, tasks)

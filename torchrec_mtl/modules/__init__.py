@@ -2,6 +2,7 @@
 
 import torchrec_mtl.stack as _stack  # noqa: F401  (refuses what does not go together)
 from torchrec_mtl.modules.attention import Attention
+from torchrec_mtl.modules.batch_norm import BatchNorm
 from torchrec_mtl.modules.behavior_conversion import BehaviorPatternConversion
 from torchrec_mtl.modules.cross_stitch import CrossStitchLayer, CrossStitchUnit, LayerStitchUnit
 from torchrec_mtl.modules.dynamic_selector import (
@@ -37,6 +38,7 @@ from torchrec_mtl.modules.zero_collision import ZeroCollisionEmbeddingBagCollect
 __all__ = [
     "MLP",
     "Attention",
+    "BatchNorm",
     "BehaviorPatternConversion",
     "ComplementaryGate",
     "CrossStitchLayer",

@@ -2,26 +2,34 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
-from torchrec_mtl.errors import InputError, check_at_least, check_share, check_sizes
+from torchrec_mtl.errors import InputError, check_at_least, check_choice, check_share, check_sizes
+from torchrec_mtl.modules.batch_norm import BatchNorm
 from torchrec_mtl.modules.mlp import MLP
 
 
 @checked
-def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+def hidden_layers(
+    in_features: int,
+    layer_sizes: Sequence[int],
+    dropout: float = 0.0,
+    normalization: Literal["none", "batch"] = "none",
+) -> nn.Sequential:
     """Returns ReLU layers, each followed by dropout if its probability is above 0.
 
     Args:
         in_features: width of the input.
         layer_sizes: layer widths; empty for the identity.
         dropout: probability of dropping a unit during training.
+        normalization: ``"batch"`` for a `BatchNorm` before each ReLU, which then has the bias; or ``"none"``.
 
     Raises:
-        InputError: if a width is below 1, or ``dropout`` is not between 0 and 1.
+        InputError: if a width is below 1, ``dropout`` is not between 0 and 1, or ``normalization`` is neither.
 
     Example::
 
@@ -31,9 +39,14 @@ def hidden_layers(in_features: int, layer_sizes: Sequence[int], dropout: float =
     check_at_least(1, in_features=in_features)
     check_sizes(layer_sizes=layer_sizes)
     check_share(dropout=dropout)
+    check_choice("normalization", normalization, ("none", "batch"))
     layers: list[nn.Module] = []
     for width, size in zip([in_features, *layer_sizes], layer_sizes, strict=False):
-        layers += [MLP(width, [size]), *([nn.Dropout(dropout)] if dropout else [])]
+        if normalization == "batch":
+            layers += [nn.Linear(width, size, bias=False), BatchNorm(size), nn.ReLU()]
+        else:
+            layers.append(MLP(width, [size]))
+        layers += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchrec_mtl.argument_types import checked
 from torchrec_mtl.errors import InputError
+from torchrec_mtl.modules.batch_norm import BatchNorm, set_num_padded
 from torchrec_mtl.training.balancing.balancer import Balancer
 from torchrec_mtl.training.balancing.method import BalancingMethod
 
@@ -50,6 +51,14 @@ def _call(
     num_rows = len(logits) - getattr(batch, "num_padded", 0)
     of_tasks = logits if tasks is None else torch.stack([logits[:, columns].sum(1) for columns in tasks.outputs], 1)
     return balancer(lambda weights: loss(logits, labels, weights, **further), of_tasks, weights, num_rows)
+
+
+def _read_padding(train_model: nn.Module, arguments: tuple[Any, ...]) -> None:
+    set_num_padded(train_model, getattr(arguments[0], "num_padded", 0))
+
+
+def _forget_padding(train_model: nn.Module, arguments: tuple[Any, ...], outputs: object) -> None:
+    set_num_padded(train_model, 0)
 
 
 @torch.fx.wrap
@@ -121,6 +130,9 @@ class MultiTaskTrain(nn.Module):
         self.read = tuple(name for name in read if name in given)
         self.of_batch = tuple(name for name in read if name in OF_BATCH)
         self.balancer = None if balancing is None else Balancer(balancing, model, loss)
+        if any(isinstance(module, BatchNorm) for module in model.modules()):
+            self.register_forward_pre_hook(_read_padding)
+            self.register_forward_hook(_forget_padding, always_call=True)
 
     def forward(self, batch: Any) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Returns the loss with its gradient, then loss, logits and labels without gradients.

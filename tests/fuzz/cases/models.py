@@ -45,6 +45,7 @@ def _drawn(rng, name):
         "attends_to": lambda: one_of(rng, "message", "both"),
         "message_dropout": lambda: float(rng.random()),
         "dropout": lambda: float(rng.random()),
+        "normalization": lambda: one_of(rng, "none", "batch"),
         "stitch": lambda: one_of(rng, "channel", "layer"),
         "estimator": lambda: one_of(rng, "ips", "dr"),
         "selector": lambda: "shared",

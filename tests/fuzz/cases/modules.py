@@ -383,8 +383,17 @@ _PARTS = {
         lambda given: [[_rows(given["in_features"])] * given["num_tasks"]],
         lambda given: (given["num_tasks"],),
     ),
+    "BatchNorm": _module(
+        lambda rng: {"features": integer(rng, 1, 5)},
+        lambda given: [_rows(given["features"])],
+        lambda given: (given["features"],),
+    ),
     "hidden_layers": _module(
-        lambda rng: {"in_features": integer(rng, 1, 5), **_tower_sizes(rng)},
+        lambda rng: {
+            "in_features": integer(rng, 1, 5),
+            **_tower_sizes(rng),
+            "normalization": one_of(rng, "none", "batch"),
+        },
         lambda given: [_rows(given["in_features"])],
         lambda given: ([given["in_features"], *given["layer_sizes"]][-1],),
     ),

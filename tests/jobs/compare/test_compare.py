@@ -200,7 +200,7 @@ def test_the_report_shows_the_named_metrics(by_log_loss):
     ]
     assert headings.count("Beside the paper") == 1
     assert headings.index("Beside the paper") > headings.index("AUC")  # published figures are AUCs
-    captions = re.findall("<caption>(.*?)</caption>", text)
+    captions = re.findall("<figcaption>(.*?)</figcaption>", text)
     assert "Test log loss (lower is better), mean ± standard deviation over seeds" in captions
     assert "Test average precision (higher is better), mean ± standard deviation over seeds" in captions
     assert len([caption for caption in captions if "RelaImpr" in caption]) == 1

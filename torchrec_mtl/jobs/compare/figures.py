@@ -1,5 +1,6 @@
 """The pictures of a comparison, as PNG bytes."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ def dots(collected: Mapping[str, Scores], metric: Metric) -> bytes:
     systems = list(collected)[::-1]
     measured = list(collected[systems[0]].values)
     keys = [key for key in measured if key[1] == "impressions"] or measured
-    num_rows = -(-len(keys) // 2)
-    figure, rows = pictures.figure([0.2 * len(systems) + 0.7] * num_rows)
+    titles = [textwrap.fill(collected[system].title, 20) for system in systems]
+    height = 0.28 if any("\n" in title for title in titles) else 0.2
+    figure, rows = pictures.figure([height * len(systems) + 0.7] * -(-len(keys) // 2))
     axes = [axis for row in rows for axis in row]
     for axis in axes[len(keys) :]:
         axis.remove()
@@ -38,8 +40,8 @@ def dots(collected: Mapping[str, Scores], metric: Metric) -> bytes:
         axis.set_xlabel(f"test {metric.title}", fontsize=9)
         axis.tick_params(labelsize=9)
         axis.locator_params(axis="x", nbins=3)
-        titles = [collected[system].title for system in systems] if axis in axes[::2] else [""] * len(systems)
-        axis.set_yticks(range(len(systems)), titles)
+        shown = titles if axis in axes[::2] else [""] * len(systems)
+        axis.set_yticks(range(len(systems)), shown, linespacing=0.9)
         axis.grid(axis="y", linewidth=0.3)
     return pictures.png(figure)
 
@@ -75,7 +77,7 @@ def efficiency_bars(rows: Sequence[Mapping[str, Any]]) -> bytes:
     for (axis,), (measure, label) in zip(axes, labels.items(), strict=True):
         bars = axis.barh([row["title"] for row in rows], [row[measure] for row in rows])
         axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=9)
-        axis.margins(x=0.15)
+        axis.margins(x=0.2)
         axis.tick_params(labelsize=9)
         axis.set_xlabel(label, fontsize=9)
         axis.invert_yaxis()
@@ -104,17 +106,22 @@ def selection_rates(selection: Selection) -> bytes:
     histogram.hist(selection.rate, bins=np.arange(points + 2) / points - 0.5 / points)
     histogram.set_xlabel("selection rate: share of inducing points with z > 0", fontsize=9)
     histogram.set_ylabel("samples", fontsize=9)
-    low, middle, high = np.quantile(selection.rate, (0.01, 0.5, 0.99))
-    groups = {
-        f"low ({low:.2f} and less)": selection.rate <= low,
-        f"middle ({middle:.2f})": selection.rate == middle,
-        f"high ({high:.2f} and more)": selection.rate >= high,
-    }
     generator = np.random.default_rng(0)
-    for (label, chosen), color in zip(groups.items(), ("tab:blue", "gold", "tab:green"), strict=True):
-        rows = generator.permutation(np.flatnonzero(chosen))[:500]
-        first, second = selection.plane[rows].T
-        plane.scatter(first, second, s=6, color=color, label=label, alpha=0.7)
+    for (label, chosen), color in zip(_by_rate(selection.rate).items(), ("tab:blue", "gold", "tab:green"), strict=True):
+        if chosen.any():
+            rows = generator.permutation(np.flatnonzero(chosen))[:500]
+            first, second = selection.plane[rows].T
+            plane.scatter(first, second, s=6, color=color, label=label, alpha=0.7)
     plane.set(xlabel="first principal component", ylabel="second")
     pictures.legend(figure, [plane])
     return pictures.png(figure)
+
+
+def _by_rate(rate: np.ndarray) -> dict[str, np.ndarray]:
+    """The samples whose rate is the median's, and those of the lowest and highest hundredth that are not."""
+    low, middle, high = np.quantile(rate, (0.01, 0.5, 0.99), method="nearest")
+    return {
+        f"low ({low:.2f} and less)": (rate <= low) & (rate < middle),
+        f"middle ({middle:.2f})": rate == middle,
+        f"high ({high:.2f} and more)": (rate >= high) & (rate > middle),
+    }

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; font-size: 13px; }
-caption { text-align: left; font-weight: 600; padding: .4em 0; }
+body { overflow-wrap: break-word; background: #fff; }
+figure { margin: 1em 0; font-size: 13px; } figure > div { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+figcaption { font-weight: 600; padding: .4em 0; }
 th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
 tr.rule td { border-top: 2px solid #888; }
+@media (max-width: 40em) { td:first-child { white-space: normal; min-width: 7em; } th, td { padding: .25em .4em; } }
+h1 { font-size: 1.7em; }
 img { max-width: 100%; } pre { background: #f6f6f6; padding: 1em; overflow: auto; font-size: 12px; }
 """
 
@@ -21,7 +25,8 @@ def page(title: str, parts: Sequence[str]) -> str:
     """A whole page."""
     body = "\n".join(parts)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
     )
 
@@ -49,7 +54,7 @@ def picture(png: bytes, description: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, rules: Sequence[int] = ()) -> str:
-    """A table of plain texts.
+    """A table of plain texts; where it is wider than the page, it scrolls, and its first column stays.
 
     Args:
         header: names of the columns.
@@ -63,8 +68,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, ru
         cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
         lines.append(f"<tr{' class=rule' if number in rules else ''}>{cells}</tr>")
     return (
-        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table>"
+        f'<figure><figcaption>{html.escape(caption)}</figcaption><div tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div></figure>"
     )
 
 
