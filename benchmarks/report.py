@@ -45,6 +45,7 @@ SECTIONS = (
     Section("peers_auc", "peers.quality", "Other libraries' AUC", "The same models after equal steps."),
     Section("inducing_attention_cpu", "attention", "TAFE's attention on a CPU", "The stack and whole models.", PATHS),
     Section("gpu", "gpu", "On a GPU", "TAFE's stack, training, embeddings; docs/gpu.md.", ON_A_GPU),
+    Section("roofline", "roofline", "At most on a GPU", "What TAFE's stack must take on an H200; docs/roofline.md."),
     Section("scaling_measured", "scaling", "Several processes", "The training loop beside bare TorchRec."),
     Section(
         "zero_collision",

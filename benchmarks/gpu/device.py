@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import record
+from benchmarks.attention import Size
+from benchmarks.roofline.algebra import work
 
 
 def graphed(run: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
@@ -53,14 +55,7 @@ def reached(dtype: torch.dtype, device: str) -> tuple[float, float]:
     return 2 * x.nbytes / copy, 2 * side**3 / product
 
 
-def roofline(size: tuple, active: float, direction: str, device: str) -> float:
-    """Seconds that TAFE's stack, folded and compacted, takes at what is `reached`, for its bytes or for its FLOP."""
-    B, F, K, D, m, L, T, dtype = size  # noqa: N806
-    rows = min(K, active * K + 1)
-    attention, square = 2 * m * rows * D * (F + (L - 1) * rows), 2 * L * m * rows * D * D
-    adapter, adapter_square = 2 * L * T * m * rows * D, 2 * L * T * m * D * D
-    products = (2, 1, 2, 1) if direction == "forward" else (8, 3, 7, 3)
-    flop = B * sum(n * x for n, x in zip(products, (attention, square, adapter, adapter_square), strict=True))
-    moved = B * ((F + T) * D * dtype.itemsize + 4 * K) * (1 if direction == "forward" else 3)
-    bytes_a_second, flop_a_second = reached(dtype, device)
-    return max(moved / bytes_a_second, flop / flop_a_second)
+def roofline(size: Size, active: float, direction: str, device: str) -> float:
+    """Seconds that TAFE's stack takes at what is `reached`, for its bytes or for its FLOP."""
+    of, (bytes_a_second, flop_a_second) = work(size, active, direction), reached(size.dtype, device)
+    return max(of.bytes / bytes_a_second, of.flop / flop_a_second)

@@ -24,7 +24,7 @@ REFERENCE = ["torchrec_mtl", *PACKAGES, "tasks", "kinds", "systems", "errors"]
 CONTENTS = {
     "Tutorials": ["your_own_table", "from_dlrm", "A funnel in production <every_day>", "a_service", "own_parts"],
     "How-tos": ["installation", "compatibility", "first_run", "in_your_stack", "a_trained_run"],
-    "Running": ["cluster", "checkpoints", "sharding", "gpu", "At 3 a.m. <at_3_am>"],
+    "Running": ["cluster", "checkpoints", "sharding", "gpu", "roofline", "At 3 a.m. <at_3_am>"],
     "Data": ["data", "delayed_conversions", "zero_collision", "spark"],
     "Training": ["losses", "balancing", "values", "histories"],
     "Explanation": ["papers", "attention", "metrics"],

@@ -32,12 +32,12 @@ HALVES |= {"contexts", "upstream", "d_inputs", "d_adapted", "d_contexts"}
 CUOBJDUMP = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
 
 
-def source(name: str, kind: str, sizes: Sizes) -> tuple[ASTSource, Blocks]:
-    """Returns a kernel with its types and constants as `launch` sets them, and its tiles."""
+def source(name: str, kind: str, sizes: Sizes, samples: int = 8) -> tuple[ASTSource, Blocks]:
+    """Returns a kernel with its types and constants as `launch` sets them, ``samples`` in a chunk, and its tiles."""
     kernel, block_d = KERNELS[name], block_dim(sizes.D)
     blocks = BLOCKS[block_d][name == "backward"]
     residuals = ("query", "input") if sizes.TASKS else ("input", "input")
-    constants = launch.constants(sizes, residuals, blocks, samples=8, precision="ieee" if kind == "fp32" else "tf32")
+    constants = launch.constants(sizes, residuals, blocks, samples, precision="ieee" if kind == "fp32" else "tf32")
     if name == "forward":
         constants |= launch.forward_constants(sizes, dense=not sizes.TASKS, keep=True)
     else:

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)([^;]*);")
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z0-9_.]+)([^;]*);")
 
 
 class Kernel(NamedTuple):
@@ -27,23 +27,30 @@ def cuobjdump() -> Path | None:
     return program if program.is_file() else None
 
 
+def _dump(option: str, cubin: Path) -> str:
+    command = [str(cuobjdump()), option, str(cubin)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def listings(cubin: Path) -> dict[str, list[tuple[int, bool, str, str]]]:
+    """Returns each kernel's instructions: address, whether a predicate guards it, name and operands."""
+    found = {}
+    for part in _dump("-sass", cubin).split("Function : ")[1:]:
+        lines = _INSTRUCTION.findall(part)
+        found[part.split()[0]] = [(int(at, 16), bool(guard), op, rest) for at, guard, op, rest in lines if op != "NOP"]
+    return found
+
+
 def kernels(cubin: Path) -> dict[str, Kernel]:
     """Returns what each kernel of a file takes, by its mangled name."""
-
-    def dump(option: str) -> str:
-        command = [str(cuobjdump()), option, str(cubin)]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
     found = {}
     usage = {
         name: (int(r), int(s))
-        for name, r, s in re.findall(r"Function (\S+?):\s+REG:(\d+) STACK:(\d+)", dump("--dump-resource-usage"))
+        for name, r, s in re.findall(r"Function (\S+?):\s+REG:(\d+) STACK:(\d+)", _dump("--dump-resource-usage", cubin))
     }
-    for part in dump("-sass").split("Function : ")[1:]:
-        name = part.split()[0]
-        code = [(int(at, 16), op, rest) for at, op, rest in _INSTRUCTION.findall(part) if op != "NOP"]
+    for name, code in listings(cubin).items():
         loops = [0]
-        for at, op, rest in code:
+        for at, _, op, rest in code:
             target = re.search(r"0x([0-9a-f]+)", rest)
             if op == "BRA" and target and int(target[1], 16) < at:
                 loops.append(sum(int(target[1], 16) <= place <= at for place, *_ in code))
