@@ -91,7 +91,7 @@ def test_a_run_goes_on_bit_for_bit(data, tmp_path):
 )
 def test_a_run_goes_on_bit_for_bit_on_several_ranks(data, tmp_path, world_size, micro_batches):
     """Though replicas lay out their gradients anew after the first pass of a process, which is another one then."""
-    tables = ["rowwise_adagrad", "adam", "sparse_adam"]
+    tables = list(TABLES)
     processes.run(_in_two_goes, world_size, tables, data, tmp_path, micro_batches)
     for table in tables:
         check_histories(tmp_path / table)

@@ -105,7 +105,8 @@ class Checkpointer:
                 checkpoints stay.
         """
         self.wait()
-        tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": random_state()}
+        of_optimizer = _with_tensors(optimizer.state_dict())
+        tensors = {"model": model.state_dict(), "optimizer": of_optimizer, "random": random_state()}
         tensors |= pending_ids(model)
         _check_tensors(tensors)
         self._check_finite(step, tensors)
@@ -227,18 +228,25 @@ class Checkpointer:
         """
         manifest = verify(checkpoint, self.group)
         optimizer.init_state()  # takes a step, so that lazy optimizers have the state that is read into
-        tensors: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        of_optimizer = optimizer.state_dict()
+        tensors: dict[str, Any] = {"model": model.state_dict(), "optimizer": _with_tensors(of_optimizer)}
         if same_ranks := manifest["world_size"] == dist.get_world_size():
             tensors["random"] = random_state()
         tensors |= space_for_pending_ids(model, checkpoint)
         read_tensors(tensors, checkpoint, self.group)
         model.load_state_dict(tensors["model"])
-        optimizer.load_state_dict(tensors["optimizer"])
+        states = {**of_optimizer["state"], **tensors["optimizer"]["state"]}
+        optimizer.load_state_dict({**tensors["optimizer"], "state": states})
         optimizer.zero_grad()
         restore_pending_ids(model, tensors)
         if same_ranks:
             restore_random_state(tensors["random"])
         return manifest["state"]
+
+
+def _with_tensors(of_optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The state without the parameters that have none, as with SGD: of these only the first rank's would be written."""
+    return {**of_optimizer, "state": {name: state for name, state in of_optimizer["state"].items() if state}}
 
 
 def not_finite(value: Any, path: str) -> Iterator[str]:
