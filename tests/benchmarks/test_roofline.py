@@ -204,3 +204,24 @@ def test_the_results_are_what_is_counted_now() -> None:
     assert len(found) == len(rows)
     for row, expected in zip(rows, found, strict=True):
         assert {name: row[name] for name in expected} == {name: str(value) for name, value in expected.items()}
+
+
+def test_what_the_page_concludes_is_in_the_results() -> None:
+    with (record.RESULTS / "roofline.csv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    assert "memory" not in {row["binds"] for row in rows}
+    assert {row["binds"] for row in rows if row["direction"] == BOTH} == {"products"}
+    of_exponentials = {(row["size"], row["share"]) for row in rows if row["binds"] == "exponentials"}
+    assert of_exponentials == {("mid", "0.25"), ("mid", "1.0"), ("large", "1.0")}
+    counted = [row for row in rows if row["instructions"]]
+    assert len(counted) == 20
+    assert {row["binds_the_kernel"] for row in counted} == {"issue"}
+    cycles = [float(row["measured_to_issue"]) for row in counted if row["candidate"] == "cuda"]
+    assert (min(cycles), max(cycles)) == (3.31, 12.35)
+    each = {}
+    for row in counted:
+        if float(row["matrix_instructions"]):
+            name = row["size"], row["share"], row["direction"], row["candidate"]
+            each[name] = round(float(row["instructions"]) / float(row["matrix_instructions"]))
+    assert each["large", "1.0", BOTH, "triton"] == 24
+    assert each["mid", "1.0", BOTH, "cuda"] == 11
