@@ -149,6 +149,13 @@ def test_the_report_is_one_whole_page(finished):
     assert '"num_inducing_points": 4' in text.replace("&quot;", '"')  # a setting
 
 
+def test_the_report_shows_what_a_masked_selection_selects(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(job.PROTOCOLS, "small", replace(PROTOCOL, search=((),)))
+    masked = ["--models", "tafe", "--stages", "final,report", "--seeds", "1", "tafe.model_args.selection=mask"]
+    assert compare(data, tmp_path, *masked) == 0
+    assert "figures 7a and 7b" in (tmp_path / "tiny" / "report.html").read_text()
+
+
 def test_the_report_says_what_a_choice_does(finished):
     text = (finished / "report.html").read_text()
     table = text[text.index("less that of those without") :]

@@ -58,8 +58,9 @@ def read_selection(run: Run) -> Selection:
         for batch in loader(open_split(run.dataset, "valid", schema), 2048, shuffle=True, with_groups=False):
             batch = batch.to(device)
             fields = model.embed(batch.dense_features, batch.sparse_features)
-            selections.append(generator.select(fields)[0] > 0)
-            representations.append(generator(fields)[-1].mean(1))
+            of_layers = generator.select(fields)
+            selections.append(of_layers[0] > 0)
+            representations.append(generator(fields)[len(of_layers) - 1].mean(1))
             num_samples += len(fields)
             if num_samples >= MAX_SAMPLES:
                 break
