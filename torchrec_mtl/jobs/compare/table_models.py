@@ -305,11 +305,11 @@ def _fit_light_gbm(
 
 
 _PENALTIES = tuple((f"C={c}",) for c in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0))
-_TREES = twelve(
-    [("num_leaves=15",), ("num_leaves=63",), ("num_leaves=255",)],
+_TREES = twelve(  # more leaves, all features and less smoothing were worse
+    [("num_leaves=15",), ("num_leaves=31",), ("num_leaves=63",)],
     (("min_data_in_leaf=50",), ("min_data_in_leaf=500",)),
-    (("cat_smooth=10",), ("cat_smooth=100",)),
-    (("feature_fraction=0.5",), ("feature_fraction=1",)),
+    (("cat_smooth=100",), ("cat_smooth=1000",)),
+    (("feature_fraction=0.3",), ("feature_fraction=0.6",)),
 )
 _REGRESSION = ("logistic_regression", "Logistic regression", _fit_logistic_regression, _PENALTIES)
 _LIGHT_GBM = ("lightgbm", "LightGBM", _fit_light_gbm, _TREES)
