@@ -232,8 +232,7 @@ def page(model: type[nn.Module], found: list[System], known: Mapping[str, Cost])
         "## What it gave",
         auc_table(found),
         "Test AUC over all impressions, five seeds, on "
-        "[The Complete Journey](../../benchmarks/results/complete_journey/README.md), which says what has changed "
-        "since.",
+        "[The Complete Journey](../../benchmarks/results/complete_journey/README.md).",
         f"[{Path(inspect.getfile(model)).name}](../../torchrec_mtl/models/{Path(inspect.getfile(model)).name})",
     ]
     return "\n\n".join(parts) + "\n"
@@ -291,19 +290,19 @@ def auc_table(found: list[System]) -> str:
     rows = [(number, row) for number, row in rows if row["space"] == "impressions"]
     tasks = list(dict.fromkeys(row["task"] for _, row in rows))
     best = {
-        task: max((row for _, row in rows if row["task"] == task), key=lambda r: float(r["auc_mean"])) for task in tasks
+        task: max((row for _, row in rows if row["task"] == task), key=lambda r: float(r["mean"])) for task in tasks
     }
     bases = {system.name for system in found}
     names = [s.name for s in SYSTEMS.values() if s.base in bases and any(row["model"] == s.name for _, row in rows)]
     if not names:
-        return "Not yet compared."
+        return "Not yet compared in its present form."
 
     def figure(number: int, row: Mapping[str, str]) -> str:
         link = f"../../benchmarks/results/complete_journey/{COMPARISON.name}#L{number}"
-        return f"[{float(row['auc_mean']):.4f}]({link}) ± {float(row['auc_std']):.4f}"
+        return f"[{float(row['mean']):.4f}]({link}) ± {float(row['std']):.4f}"
 
     cells = [(SYSTEMS[name].title, *(figure(n, row) for n, row in rows if row["model"] == name)) for name in names]
-    highest = ("the highest of all", *(f"{float(best[t]['auc_mean']):.4f}, {best[t]['title']}" for t in tasks))
+    highest = ("the highest of all", *(f"{float(best[t]['mean']):.4f}, {best[t]['title']}" for t in tasks))
     return table(("", *tasks), [*cells, highest])
 
 

@@ -1,6 +1,7 @@
 """What README, CONTRIBUTING and the pages made from them say of the code is so."""
 
 import csv
+import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torchrec import EmbeddingBagConfig
 
 from torchrec_mtl.__main__ import JOBS
+from torchrec_mtl.metrics import AUCS
 from torchrec_mtl.systems import LOSSES
 
 ROOT = Path(__file__).parents[1]
@@ -65,19 +67,49 @@ def test_every_equation_has_its_line():
 def test_the_spread_over_seeds_is_that_of_the_runs():
     shown = ("single_task", "shared_bottom", "bpcm", "tafe")
     aucs = defaultdict(list)
-    with (ROOT / "benchmarks/results/complete_journey/results.csv").open() as stream:
-        for row in csv.DictReader(stream):
-            chosen = (row["stage"], row["split"], row["variant"], row["metric"]) == ("final", "test", "", "auc")
-            if chosen and row["model"] in shown:  # these runs called the marginal AUC after a step "auc" too
-                aucs[row["task"], row["space"] == "impressions", row["model"]].append(float(row["value"]))
-    assert {len(values) for values in aucs.values()} == {5}
+    csv.field_size_limit(10**7)
+    with (ROOT / "benchmarks/results/complete_journey/complete_journey_unread-0.2.csv").open() as stream:
+        for line in csv.DictReader(stream):
+            stage, model, *_ = line["run"].split("/")
+            for row in json.loads(line["result"])["test"] if stage == "final" and model in shown else ():
+                aucs[row["task"], row["metric"], model].append(row["value"])
+    assert {len(values) for (*_, name, _), values in aucs.items() if name in AUCS} == {5}
     tasks = ("buy_category", "buy_type", "buy_line", "buy_multi")
-    for whole, title in ((True, "all impressions"), (False, "where the step before happened, marginal")):
+    spaces = {
+        "auc": "all impressions",
+        "conditional_auc": "where the step before happened, conditional",
+        "marginal_auc": "where the step before happened, marginal",
+    }
+    for metric, title in spaces.items():
         cells = []
         for task in tasks:
-            spread = [stdev(aucs[task, whole, model]) for model in shown if (task, whole, model) in aucs]
+            spread = [stdev(aucs[task, metric, model]) for model in shown if (task, metric, model) in aucs]
             low, high = (f"{value:.4f}".lstrip("0") for value in (min(spread, default=0), max(spread, default=0)))
             cells.append(f" {low} to {high} " if spread else " ")
         assert f"| {title} |{'|'.join(cells)}|" in PAGES["first_run.md"]
-        widest = max(max(values) - min(values) for (_, space, _), values in aucs.items() if space == whole)
+        widest = max(max(values) - min(values) for (_, name, _), values in aucs.items() if name == metric)
         assert f"{widest:.4f}".lstrip("0") in PAGES["first_run.md"]
+
+
+def test_the_tables_of_the_comparison_are_its_rows():
+    """Means and deviations over seeds, in bold the best of the column."""
+    folder = ROOT / "benchmarks/results/complete_journey"
+    with (folder / "comparison.csv").open() as stream:
+        rows = {(row["title"], row["metric"], row["task"]): row for row in csv.DictReader(stream)}
+    text, checked = (folder / "README.md").read_text(), 0
+    for caption, metric in (
+        ("all impressions", "auc"),
+        ("conditional", "conditional_auc"),
+        ("marginal", "marginal_auc"),
+    ):
+        (table,) = re.findall(rf"^\| test AUC, [^|]*{caption} \|.*?(?=\n\n)", text, re.M | re.S)
+        header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+        for title, *cells in lines:
+            for task, cell in zip(header[1:], cells, strict=True):
+                row = rows[title, metric, task]
+                mean, std = (f"{float(row[name]):.4f}".lstrip("0") for name in ("mean", "std"))
+                best = max(float(r["mean"]) for (_, m, t), r in rows.items() if (m, t) == (metric, task))
+                shown = f"**{mean}**" if f"{best:.4f}".lstrip("0") == mean else mean
+                assert cell == f"{shown} ± {std}", (title, task, metric)
+                checked += 1
+    assert checked == len([row for row in rows.values() if not row["ablation_of"]])
