@@ -113,3 +113,14 @@ def test_the_tables_of_the_comparison_are_its_rows():
                 assert cell == f"{shown} ± {std}", (title, task, metric)
                 checked += 1
     assert checked == len([row for row in rows.values() if not row["ablation_of"]])
+
+
+def test_the_readmes_means_are_those_of_the_comparison():
+    with (ROOT / "benchmarks/results/complete_journey/comparison.csv").open() as stream:
+        rows = {(row["title"], row["task"]): row for row in csv.DictReader(stream) if row["metric"] == "auc"}
+    (table,) = re.findall(r"^\| test AUC, all impressions \|.*?(?=\n\n)", README, re.M | re.S)
+    header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    assert len(lines) == 5
+    for title, *cells in lines:
+        of_title = [rows[title, task] for task in header[1:]]
+        assert cells == [f"{float(row['mean']):.4f} ± {float(row['std']):.4f}" for row in of_title]
