@@ -31,6 +31,7 @@ OPTIONS = {  # which make modules that no system has
     "bpcm": {"layer_norm": True, "attends_to": "both", "embedding_dim": 24},
     "tafe": {"selector": "per_layer", "selection": "mask", "schedule": "run", "embedding_dim": 24},
     "dbmtl": {"num_experts": 3},
+    "aitm": {"normalization": "batch"},
     "pepnet": {"domain_fields": ["f1"], "prior_fields": ["f0", "f2"]},
     "esmm": {"transformer_layers": 1},  # of a history
 }

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from torchrec_mtl.__main__ import main
@@ -193,6 +193,7 @@ columns = st.dictionaries(names | known_names, st.tuples(values, st.booleans(), 
 
 
 @settings(max_examples=30)
+@example({"0": ([0.0, 1.797679419552144e308], False, 1)}, "csv", 60)
 @given(columns, st.sampled_from(["csv", "parquet", "arrow", "jsonl"]), st.integers(60, 200))
 def test_what_is_written_runs_as_it_is(columns, suffix, num_rows):
     rows = {"key": [f"k{n % 50}" for n in range(num_rows)], "click": [n % 2 for n in range(num_rows)]}

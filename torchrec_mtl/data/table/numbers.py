@@ -173,7 +173,9 @@ def _floats(values: pa.Array) -> Array:
 def _rounded(numbers: Array) -> Array:
     """Numbers to 16 significant bits, so that counts of distinct values stay few, whoever counts them."""
     mantissa, exponent = np.frexp(numbers)
-    return np.ldexp(np.rint(mantissa * 2**_BITS), exponent - _BITS)
+    with np.errstate(over="ignore"):  # the largest numbers are rounded up to infinity
+        rounded = np.ldexp(np.rint(mantissa * 2**_BITS), exponent - _BITS)
+    return np.clip(rounded, -np.finfo(float).max, np.finfo(float).max)
 
 
 def _quantiles(counts: pl.DataFrame, shares: Array) -> Array:
