@@ -64,6 +64,13 @@ def test_every_equation_has_its_line():
         assert [n for n in numbers if f"{paper} eq. ({n})" not in sources] == []
 
 
+def aucs_in(text: str, caption: str) -> list[list[str]]:
+    """The cells of a table of AUCs, its header first."""
+    (table,) = re.findall(rf"^\| test AUC, [^|]*{caption} \|.*?(?=\n\n)", text, re.M | re.S)
+    header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return [header, *lines]
+
+
 def test_the_spread_over_seeds_is_that_of_the_runs():
     shown = ("single_task", "shared_bottom", "bpcm", "tafe")
     aucs = defaultdict(list)
@@ -102,8 +109,7 @@ def test_the_tables_of_the_comparison_are_its_rows():
         ("conditional", "conditional_auc"),
         ("marginal", "marginal_auc"),
     ):
-        (table,) = re.findall(rf"^\| test AUC, [^|]*{caption} \|.*?(?=\n\n)", text, re.M | re.S)
-        header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+        header, *lines = aucs_in(text, caption)
         for title, *cells in lines:
             for task, cell in zip(header[1:], cells, strict=True):
                 row = rows[title, metric, task]
@@ -118,8 +124,7 @@ def test_the_tables_of_the_comparison_are_its_rows():
 def test_the_readmes_means_are_those_of_the_comparison():
     with (ROOT / "benchmarks/results/complete_journey/comparison.csv").open() as stream:
         rows = {(row["title"], row["task"]): row for row in csv.DictReader(stream) if row["metric"] == "auc"}
-    (table,) = re.findall(r"^\| test AUC, all impressions \|.*?(?=\n\n)", README, re.M | re.S)
-    header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    header, *lines = aucs_in(README, "all impressions")
     assert len(lines) == 5
     for title, *cells in lines:
         of_title = [rows[title, task] for task in header[1:]]

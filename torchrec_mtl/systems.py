@@ -74,11 +74,24 @@ class System:
         self, part: str, name: str, *, loss_args: Mapping[str, Any] | None = None, **model_args: Any
     ) -> "System":
         """Returns the ablation that leaves out ``part`` by means of the given arguments, which are then fixed."""
+        return self.variant(f"wo_{name}", f"{self.title} w/o {part}", loss_args=loss_args, **model_args)
+
+    def variant(
+        self,
+        name: str,
+        title: str,
+        *,
+        loss: Callable[..., nn.Module] | None = None,
+        loss_args: Mapping[str, Any] | None = None,
+        **model_args: Any,
+    ) -> "System":
+        """Returns the system that differs by the given loss and arguments, which are then fixed."""
         loss_args = loss_args or {}
         return replace(
             self,
-            name=f"{self.name}_wo_{name}",
-            title=f"{self.title} w/o {part}",
+            name=f"{self.name}_{name}",
+            title=title,
+            loss=loss or self.loss,
             model_args={**self.model_args, **model_args},
             loss_args={**self.loss_args, **loss_args},
             fixed=(*self.fixed, *model_args, *loss_args),

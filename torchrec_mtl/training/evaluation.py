@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from itertools import repeat
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,6 @@ from torch.nn.functional import pad
 from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.metrics import METRICS, Metric, MultiTaskMetrics, find_metric, suspicious
 from torchrec_mtl.tasks import TaskForest
-from torchrec_mtl.training.config import TrainingConfig
 from torchrec_mtl.training.hang import going_on
 from torchrec_mtl.training.scenes import SceneMetrics
 
@@ -85,7 +84,15 @@ def _check_finite(not_finite: Tensor, tasks: TaskForest, description: str) -> No
         )
 
 
-def early_stopping_metric(config: TrainingConfig, metrics: Mapping[str, Metric] = METRICS) -> Metric:
+class NamesMetric(Protocol):
+    """Settings that name the metric by which validation chooses, such as a `TrainingConfig`."""
+
+    @property
+    def early_stopping_metric(self) -> str:
+        """Name of the metric."""
+
+
+def early_stopping_metric(config: NamesMetric, metrics: Mapping[str, Metric] = METRICS) -> Metric:
     """The metric by which validation chooses the best weights.
 
     Raises:

@@ -17,6 +17,7 @@ from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare import job, table_models
 from torchrec_mtl.jobs.compare.protocols import PROTOCOLS
 from torchrec_mtl.jobs.compare.table_models import TABLE_MODELS, check_data, fit_config
+from torchrec_mtl.jobs.compare.table_rows import read_rows
 from torchrec_mtl.jobs.datasets import open_split
 from torchrec_mtl.kinds import SquaredError
 from torchrec_mtl.metrics import METRICS
@@ -111,7 +112,7 @@ def test_light_gbm_sees_categories_and_lists(data, monkeypatch):
 def test_a_large_training_split_is_drawn_evenly(data, monkeypatch):
     monkeypatch.setattr(table_models, "MOST_ROWS", 500)
     schema, rows = splits(data)
-    kept = table_models._read(rows["train"], schema, 500)
+    kept = read_rows(rows["train"], schema, 500)
     assert 430 < len(kept.labels) < 570
     assert sum(kept.columns[2].lengths) == len(kept.columns[2].values)
     assert measured(data, "logistic_regression", "C=1")[1]["click", "impressions", "auc"] > 0.6
@@ -119,7 +120,7 @@ def test_a_large_training_split_is_drawn_evenly(data, monkeypatch):
 
 def test_weights_of_zero_leave_rows_out(data):
     schema, rows = splits(data)
-    read = table_models._read(rows["train"], schema)
+    read = read_rows(rows["train"], schema)
     read.weights[::2, 1] = 0
     kept = table_models._measured(read, schema.tasks, 1, by_steps=True)
     assert (kept == ((np.arange(len(kept)) % 2 == 1) & (read.labels[:, 0] == 1))).all()

@@ -36,6 +36,7 @@ from torchrec_mtl.jobs.run_config import RunConfig, describe_data
 from torchrec_mtl.jobs.unknown_ids import unknown_ids
 from torchrec_mtl.metrics import METRICS, find_metric
 from torchrec_mtl.systems import System
+from torchrec_mtl.training.evaluation import early_stopping_metric
 
 STAGES = ("search", "final", "sweep", "efficiency", "report")
 
@@ -110,7 +111,7 @@ def check(args: argparse.Namespace) -> list[System | TableModel]:
     for system in systems:
         for candidate in protocol.candidates(system):
             config = config_of(system, protocol, candidate, args.overrides, others=[each.name for each in systems])
-            find_metric(config.early_stopping_metric, known, "early_stopping_metric", with_groups=False)
+            early_stopping_metric(config, known)
     return systems
 
 

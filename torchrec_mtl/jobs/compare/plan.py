@@ -15,9 +15,10 @@ from torchrec_mtl.jobs.compare.runs import Run, read_result
 from torchrec_mtl.jobs.compare.table_models import FitConfig, TableModel, fit_config
 from torchrec_mtl.jobs.run_config import RunConfig
 from torchrec_mtl.jobs.settings import make_config
-from torchrec_mtl.metrics import METRICS, Metric, find_metric
+from torchrec_mtl.metrics import METRICS, Metric
 from torchrec_mtl.systems import System
 from torchrec_mtl.training.config import TrainingConfig
+from torchrec_mtl.training.evaluation import early_stopping_metric
 
 SWEPT = "bpcm"
 
@@ -79,10 +80,11 @@ class Plan:
             InputError: if runs have different ones, or it is unknown.
         """
         candidates = [(system.name, each) for system in self.systems for each in self.protocol.candidates(system)]
-        names = sorted({self.config(*candidate, self.seeds[0]).early_stopping_metric for candidate in candidates})
+        configs = [self.config(*candidate, self.seeds[0]) for candidate in candidates]
+        names = sorted({config.early_stopping_metric for config in configs})
         if len(names) > 1:
             raise InputError(f"`early_stopping_metric` (={names}) must be the same in all runs that are compared")
-        return find_metric(names[0], self.known, "early_stopping_metric", with_groups=False)
+        return early_stopping_metric(configs[0], self.known)
 
     @property
     def searched(self) -> list[str]:

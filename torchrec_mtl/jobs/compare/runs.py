@@ -25,7 +25,8 @@ from torchrec_mtl.jobs.environment import processor
 from torchrec_mtl.jobs.results import save_report
 from torchrec_mtl.jobs.run_config import RunConfig, describe_data, first_difference
 from torchrec_mtl.jobs.single_run import train_model
-from torchrec_mtl.metrics import METRICS, Metric, find_metric
+from torchrec_mtl.metrics import METRICS, Metric
+from torchrec_mtl.training.evaluation import early_stopping_metric
 from torchrec_mtl.training.process_group import default_device, process_group
 from torchrec_mtl.training.result import with_nan
 
@@ -59,7 +60,7 @@ class Run:
     @property
     def chosen_by(self) -> Metric:
         """The early stopping metric, of which ``valid_score`` in the result is a value."""
-        return find_metric(self.config.early_stopping_metric, self.known, "early_stopping_metric", with_groups=False)
+        return early_stopping_metric(self.config, self.known)
 
     def __str__(self) -> str:
         names = [self.stage, self.config.name, self.variant, f"seed {self.config.seed}"]

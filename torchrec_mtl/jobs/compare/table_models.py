@@ -9,15 +9,16 @@ all rows, or, *by steps*, each on the rows where its previous step happened, mul
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from torchrec_mtl.data import Field, Schema, Split, StreamedSplit
+from torchrec_mtl.data import Schema, Split, StreamedSplit
 from torchrec_mtl.data.lists import Array
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.jobs.compare.candidates import Candidate, twelve
+from torchrec_mtl.jobs.compare.table_rows import Rows, read_rows, rows_of_batch
 from torchrec_mtl.jobs.environment import require_extra
 from torchrec_mtl.jobs.single_run import EVALUATION_BATCH_SIZE, loader
 from torchrec_mtl.metrics import Metric, MultiTaskMetrics
@@ -27,33 +28,6 @@ from torchrec_mtl.training.evaluation import Measurements, mean_over_tasks
 
 MOST_ROWS = 2_000_000  # of the training split, drawn evenly where it has more
 MOST_TREES, PATIENCE = 2_000, 50
-
-
-class Column(NamedTuple):
-    """The ids of a field: values ``[V]``, lengths ``[N]``, weights ``[V]`` or None."""
-
-    values: Array
-    lengths: Array
-    weights: Array | None
-    field: Field
-
-
-class Rows(NamedTuple):
-    """N rows of a split; labels and their weights are ``[N, T]``, dense columns ``[N, num_dense]``."""
-
-    columns: tuple[Column, ...]
-    dense: Array
-    labels: Array
-    weights: Array
-
-    def take(self, kept: Array) -> "Rows":
-        """The rows that ``kept``, booleans ``[N]``, marks."""
-        columns = []
-        for column in self.columns:
-            of_ids = np.repeat(kept, column.lengths)
-            weights = None if column.weights is None else column.weights[of_ids]
-            columns.append(column._replace(values=column.values[of_ids], lengths=column.lengths[kept], weights=weights))
-        return Rows(tuple(columns), self.dense[kept], self.labels[kept], self.weights[kept])
 
 
 Predict = Callable[[Rows], Array]  # rows -> log-odds [N]
@@ -141,7 +115,7 @@ def train(
     """
     require_extra("compare", "lightgbm", "sklearn")
     tasks, model = schema.tasks, config.system
-    rows, valid = _read(splits["train"], schema, MOST_ROWS), _read(splits["valid"], schema)
+    rows, valid = read_rows(splits["train"], schema, MOST_ROWS), read_rows(splits["valid"], schema)
     began, predicts, parameters = time.perf_counter(), [], 0
     for number, task in enumerate(tasks):
         chosen = [each.take(_measured(each, tasks, number, model.by_steps)) for each in (rows, valid)]
@@ -177,34 +151,6 @@ def _measured(rows: Rows, tasks: TaskForest, task: int, by_steps: bool) -> Array
     return kept
 
 
-def _read(split: Split | StreamedSplit, schema: Schema, most: int | None = None) -> Rows:
-    """The rows of a split, or ``most`` of them, drawn evenly."""
-    share = 1.0 if most is None else min(1.0, most / len(split))
-    generator, parts = np.random.default_rng(0), []
-    for batch in loader(split, EVALUATION_BATCH_SIZE, with_groups=False):
-        part = _of_batch(batch, schema)
-        parts.append(part if share == 1 else part.take(generator.random(len(part.labels)) < share))
-    columns = []
-    for of_field in zip(*(part.columns for part in parts), strict=True):
-        weights = None if of_field[0].weights is None else np.concatenate([each.weights for each in of_field])
-        values, lengths = (np.concatenate([each[i] for each in of_field]) for i in (0, 1))
-        columns.append(Column(values, lengths, weights, of_field[0].field))
-    return Rows(tuple(columns), *(np.concatenate([part[i] for part in parts]) for i in (1, 2, 3)))
-
-
-def _of_batch(batch: Any, schema: Schema) -> Rows:
-    fields = batch.sparse_features.to_dict()
-    columns = []
-    for each in schema.fields:
-        ids = fields[each.name]
-        weights = ids.weights_or_none()
-        column = (ids.values().numpy().astype(np.int32), ids.lengths().numpy().astype(np.int32))
-        columns.append(Column(*column, None if weights is None else weights.numpy(), each))
-    labels = batch.labels.numpy()
-    weights = np.ones_like(labels) if batch.weights is None else batch.weights.numpy()
-    return Rows(tuple(columns), batch.dense_features.numpy(), labels, weights)
-
-
 def _measure(
     predicts: Sequence[Predict],
     split: Split | StreamedSplit,
@@ -216,7 +162,7 @@ def _measure(
     groups = batches.groups()
     collected = MultiTaskMetrics(schema.tasks, groups is not None, metrics)
     for batch in batches:
-        rows = _of_batch(batch, schema)
+        rows = rows_of_batch(batch, schema)
         logits = np.stack([predict(rows) for predict in predicts], axis=1)
         if by_steps:
             logits = _multiplied_up(logits, schema.tasks)
