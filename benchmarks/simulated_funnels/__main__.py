@@ -34,6 +34,7 @@ from dataclasses import replace
 
 import numpy as np
 from scipy.stats import spearmanr
+from torch import nn
 
 from benchmarks import record
 from benchmarks.simulated_funnels import models, tables
@@ -81,8 +82,13 @@ def predictions(drawn: Drawn, seed: int, quick: bool) -> Iterator[tuple[str, Arr
                 yield (f"{name}, {way}", *found)
     for name, system in models.CANDIDATES.items():
         if not quick or name in QUICK_MODELS:
-            logits = models.train(system, drawn, seed)
-            yield name, *(1 / (1 + np.exp(-logits[:, place])) for place in (0, -1))
+            yield name, *probabilities(models.train(system, drawn, seed), drawn)
+
+
+def probabilities(model: nn.Module, drawn: Drawn) -> tuple[Array, Array]:
+    """P(click) and p(buy) of the test rows."""
+    found = models.logits_of(model, drawn.splits["test"]).sigmoid().numpy()
+    return found[:, 0], found[:, -1]
 
 
 def measure(funnel: Funnel, seed: int, quick: bool) -> dict[str, record.Row]:

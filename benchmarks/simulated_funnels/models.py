@@ -15,8 +15,8 @@ from torchrec import EmbeddingBagCollection
 from benchmarks.simulated_funnels.funnels import Drawn
 from torchrec_mtl import MultiTaskTrain
 from torchrec_mtl.data import BatchLoader, MultiTaskBatch, Split
-from torchrec_mtl.data.lists import Array
 from torchrec_mtl.losses import LocalSpaceLoss, exit_depth
+from torchrec_mtl.models import MultiTaskModel
 from torchrec_mtl.modules import advance_schedules
 from torchrec_mtl.systems import ESCM2_IPS, SHARED_BOTTOM, SYSTEMS, System
 from torchrec_mtl.tasks import TaskForest
@@ -59,14 +59,14 @@ LOCAL_SPACE = replace(SHARED_BOTTOM, name="shared_bottom, local space", loss=Loc
 CANDIDATES = {system.name: system for system in (*(SYSTEMS[name] for name in NAMES), CLICKED_ROWS, LOCAL_SPACE)}
 
 
-def build(system: System, split: Split, given: Mapping[str, object]) -> MultiTaskTrain:
+def build(system: System, split: Split, embedding_dim: int, given: Mapping[str, object]) -> MultiTaskTrain:
     """The system with the sizes above, ``given`` in their place, and its loss; it starts from the base rates."""
     known = inspect.signature(system.model).parameters
     sizes = {name: value for name, value in SIZES.items() if name in known}
     towers = TOWERS if any(name.endswith("layer_sizes") for name in sizes) else TOWERS_ALONE
     arguments = {**sizes, "tower_layer_sizes": towers, **system.model_args, **given}
     arguments = {name: value for name, value in arguments.items() if name in known}
-    tables = EmbeddingBagCollection(tables=split.schema.embedding_configs(embedding_dim=EMBEDDING_DIM))
+    tables = EmbeddingBagCollection(tables=split.schema.embedding_configs(embedding_dim=embedding_dim))
     model = system.model(tables, split.schema.tasks, **arguments)
     model.start_from_base_rates(split.base_rates())
     return MultiTaskTrain(model, system.loss(split.schema.tasks, **system.loss_args))
@@ -82,26 +82,34 @@ def logits_of(model: nn.Module, split: Split) -> Tensor:
     return found
 
 
-def train(system: System, drawn: Drawn, seed: int, **given: object) -> Array:
-    """Trains, and returns the logits of the test rows, ``[N, T]``, of the weights with the least validation loss.
+def train(
+    system: System,
+    drawn: Drawn,
+    seed: int,
+    *,
+    embedding_dim: int = EMBEDDING_DIM,
+    most_steps: int = MOST_STEPS,
+    **given: object,
+) -> MultiTaskModel:
+    """Trains, and returns the model with the weights of the least validation loss.
 
     That is the cross entropy of all tasks over all rows, whatever the loss trained with, measured every `INTERVAL`
-    steps; training ends when it has not fallen `PATIENCE` times.
+    steps; training ends when it has not fallen `PATIENCE` times. ``given`` are arguments of the model.
     """
     torch.manual_seed(seed)
     valid = drawn.splits["valid"]
-    trained = build(system, drawn.splits["train"], given)
+    trained = build(system, drawn.splits["train"], embedding_dim, given)
     optimizer = torch.optim.Adam(trained.parameters(), LEARNING_RATE)
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, MOST_STEPS)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, most_steps)
     labels = torch.from_numpy(np.array(valid.arrays["labels"])).double()
     best, kept, failed = float("inf"), copy.deepcopy(trained.state_dict()), 0
-    for step, batch in zip(range(1, MOST_STEPS + 1), _batches(drawn.splits["train"], seed), strict=False):
+    for step, batch in zip(range(1, most_steps + 1), _batches(drawn.splits["train"], seed), strict=False):
         loss, _ = trained(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         decay.step()
-        advance_schedules(trained, MOST_STEPS)
+        advance_schedules(trained, most_steps)
         if step % INTERVAL:
             continue
         score = F.binary_cross_entropy_with_logits(logits_of(trained.model, valid), labels).item()
@@ -110,7 +118,7 @@ def train(system: System, drawn: Drawn, seed: int, **given: object) -> Array:
         elif (failed := failed + 1) == PATIENCE:
             break
     trained.load_state_dict(kept)
-    return logits_of(trained.model, drawn.splits["test"]).numpy()
+    return trained.model
 
 
 def _batches(split: Split, seed: int) -> Iterator[MultiTaskBatch]:
