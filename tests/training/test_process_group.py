@@ -17,7 +17,13 @@ from tests.training.test_distributed import CPU, build_on_shared_tables
 from torchrec_mtl.errors import InputError, TrainingError
 from torchrec_mtl.training.config import TableConfig, TrainingConfig
 from torchrec_mtl.training.distributed import distribute
-from torchrec_mtl.training.process_group import gloo_group, on_every_rank, on_first_rank, process_group
+from torchrec_mtl.training.process_group import (
+    _set_timeout,
+    gloo_group,
+    on_every_rank,
+    on_first_rank,
+    process_group,
+)
 
 
 def _meet(rank: int, port: int, restarts: int) -> None:
@@ -89,7 +95,7 @@ def test_the_error_of_one_rank_is_raised_on_all(failing):
 
 
 def groups_of_nodes():
-    distributed_c10d._set_pg_timeout(timedelta(seconds=77), dist.group.WORLD)
+    _set_timeout(timedelta(seconds=77), dist.group.WORLD)
     config = TrainingConfig(table=TableConfig("sgd", 0.05, "table_row_wise"))
     distribute(build_on_shared_tables(), config, CPU)
     gloo_group()

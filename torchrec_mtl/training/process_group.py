@@ -17,6 +17,9 @@ from torchrec_mtl.errors import InputError, TrainingError
 
 T = TypeVar("T")
 
+# torch 2.14 made it public, and warns of its old name
+_set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
+
 
 def default_device() -> torch.device:
     """This rank's GPU, or the CPU where there is none."""
@@ -83,7 +86,7 @@ def share_timeout() -> None:
         ...     share_timeout()
     """
     for group in distributed_c10d._world.pg_map:
-        distributed_c10d._set_pg_timeout(_timeout(dist.group.WORLD), group)
+        _set_timeout(_timeout(dist.group.WORLD), group)
 
 
 def gloo_group() -> dist.ProcessGroup:
