@@ -19,7 +19,7 @@ PROGRAMS = (  # the longest first
     *("scoring", "embedding_throughput", "training_step", "scaling", "peers"),
     *("attention", "zero_collision", "data_reading", "data_preparation", "table_preparation", "every_day"),
     *("late_labels", "balancing", "peers.quality", "over_arches", "model_costs", "histories", "simulated_funnels"),
-    "roofline",
+    *("simulated_funnels.tafe", "roofline"),
 )
 
 

@@ -5,8 +5,8 @@ import torch
 from torchrec_mtl import ops
 
 
-def arguments(batch, rows, inputs, dim, dtype=torch.float64, scale=1.0):
-    torch.manual_seed(0)
+def arguments(batch, rows, inputs, dim, dtype=torch.float64, scale=1.0, seed=0):
+    torch.manual_seed(seed)
     sets = [torch.randn(batch, count, dim, dtype=torch.float64) for count in (rows, inputs)]
     weights = [torch.randn(dim, dim, dtype=torch.float64) / dim**0.5 for _ in range(3)]
     tensors = [sets[0] * scale, sets[1], *weights]

@@ -44,12 +44,15 @@ def test_the_kernel_is_the_reference(batch, rows, inputs, dim, heads, scale):
 @pytest.mark.parametrize("scale", [1, 50])
 @pytest.mark.parametrize(("batch", "rows", "inputs", "dim", "heads"), SHAPES[3:])
 def test_in_float32_it_is_as_accurate_as_the_reference(batch, rows, inputs, dim, heads, scale):
-    exact = output_and_gradients("reference", arguments(batch, rows, inputs, dim, scale=scale), heads)
-    single = arguments(batch, rows, inputs, dim, torch.float32, scale)
-    plain, fused = (output_and_gradients(backend, single, heads) for backend in ("reference", "cpp"))
-    for definition, reference, actual in zip(exact, plain, fused, strict=True):
-        error, allowed = ((x.double() - definition).norm() for x in (actual, reference))
-        assert error <= 2 * allowed + 6e-7 * definition.norm()  # the last term: five times the precision of float32
+    """Over many draws if they are small: the reference's error of one is a matter of luck, and of the processor."""
+    squares = []
+    for seed in range(min(200, max(4, 2**17 // (batch * rows * inputs)))):
+        double, single = (arguments(batch, rows, inputs, dim, x, scale, seed) for x in (torch.float64, torch.float32))
+        exact, plain = (output_and_gradients("reference", tensors, heads) for tensors in (double, single))
+        found = zip(exact, plain, output_and_gradients("cpp", single, heads), strict=True)
+        squares.append([[x.norm().item() for x in (c.double() - a, b.double() - a, a)] for a, b, c in found])
+    error, allowed, size = torch.tensor(squares).square().mean(0).sqrt().unbind(1)
+    assert (error <= 2 * allowed + 6e-7 * size).all()  # the last term: five times the precision of float32
 
 
 def test_gradcheck():

@@ -20,8 +20,8 @@ CASES = [  # B F D H m, edges, dropout
 ]
 
 
-def arguments(batch, fields, dim, hidden, edges, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(batch)
+def arguments(batch, fields, dim, hidden, edges, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(batch + seed)
     square = (dim, dim)
     of_tower = [square, square, square, (hidden, dim), (hidden,), (dim, hidden), (dim,), square, square]
     num_tasks = 1 + max(max(edge) for edge in edges)
@@ -58,13 +58,15 @@ def test_the_kernel_is_the_definition(batch, fields, dim, hidden, num_heads, edg
 
 @pytest.mark.parametrize(("batch", "fields", "dim", "hidden", "num_heads", "edges", "dropout"), CASES[2:])
 def test_in_float32_it_is_as_accurate_as_the_definition(batch, fields, dim, hidden, num_heads, edges, dropout):
-    options = {"edges": edges, "num_heads": num_heads, "dropout": dropout}
-    exact = results(by_definition, arguments(batch, fields, dim, hidden, edges), **options)
-    single = arguments(batch, fields, dim, hidden, edges, torch.float32)
-    plain, fused = (results(function, single, **options) for function in (by_definition, by_kernel))
-    for expected, reference_, actual in zip(exact, plain, fused, strict=True):
-        error, allowed = ((x.double() - expected).norm() for x in (actual, reference_))
-        assert error <= 2 * allowed + 1e-6 * expected.norm()
+    """Over several draws: the definition's error of one is a matter of luck, and of the processor."""
+    options, squares = {"edges": edges, "num_heads": num_heads, "dropout": dropout}, []
+    for seed in range(8):
+        double, single = (arguments(batch, fields, dim, hidden, edges, x, seed) for x in (torch.float64, torch.float32))
+        exact, plain = (results(by_definition, tensors, **options) for tensors in (double, single))
+        found = zip(exact, plain, results(by_kernel, single, **options), strict=True)
+        squares.append([[x.norm().item() for x in (c.double() - a, b.double() - a, a)] for a, b, c in found])
+    error, allowed, size = torch.tensor(squares).square().mean(0).sqrt().unbind(1)
+    assert (error <= 2 * allowed + 1e-6 * size).all()
 
 
 def test_first_and_second_derivatives():
