@@ -59,6 +59,7 @@ SECTIONS = (
     Section("histories", "histories", "Histories", "A step with an attended field, beside a pooled one."),
     Section("late_labels", "late_labels", "Late labels", "How near the truth a model comes if purchases arrive late."),
     Section("simulated_funnels", "simulated_funnels", "p(buy | click)", "Beside the truth, over all impressions."),
+    Section("simulated_funnels_tafe", "simulated_funnels.tafe", "TAFE's p(buy | click)", "One thing changed."),
     Section("data_reading", "data_reading", "Reading", "What one reader hands out, beside what a model trains at."),
     Section("scoring", "scoring", "Scoring a batch", "Python, TorchScript, packages, C++; DLRM and ONNX.", SCORING),
     Section("service", "service", "A service under load", "Times, answers and memory, while packages are exchanged."),

@@ -3,8 +3,14 @@
 import csv
 from pathlib import Path
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "simulated_funnels.csv"
-ROWS = {(row["funnel"], row["model"]): row for row in csv.DictReader(FILE.read_text(encoding="utf-8").splitlines())}
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((RESULTS / name).read_text(encoding="utf-8").splitlines()))
+
+
+ROWS = {(row["funnel"], row["model"]): row for row in rows_of("simulated_funnels.csv")}
 FORM = ("esmm", "escm2_ips", "escm2_dr", "esmm, clicked rows")
 RATIOS = ("single_task", "LightGBM, entire space", "logistic regression, entire space")
 
@@ -73,3 +79,25 @@ def test_a_regression_is_nearest_where_effects_add_up_and_purchases_are_few():
 def test_late_labels_make_every_model_too_low():
     trained = [model for model in models("delays") if model != "constant"]
     assert all(figure("delays", model, "clicked bias") < -0.1 for model in trained)
+
+
+def test_it_is_tafes_form_and_not_its_gate_that_is_far_from_the_truth():
+    rows = {row["model"]: row for row in rows_of("simulated_funnels_tafe.csv")}
+    tafe, conditional = "as compared", "conditional towers"
+
+    def found(model: str, name: str = "error") -> float:
+        return float(rows[model][name])
+
+    assert max(found(model, "buy auc, deviation") for model in rows) <= 0.003
+    assert found(tafe, "buy auc, deviation") <= 0.001
+    for gate in ("gate soft to the end", "gate closed at half", "points as a mask", "no gate"):
+        assert found(gate) > found(tafe) - found(gate, "error, deviation")
+    assert found(tafe, "soft") > 0.99
+    assert 0.45 < found(conditional) / found(tafe) < 0.55
+    assert found(conditional, "correlation") > found("Shared-Bottom", "correlation")
+    assert found(tafe, "agreement") > 0.5 > 0.05 > found(tafe, "correlation")
+    for simpler in ("one layer", "4 points", "no indicators"):
+        assert found(simpler) < found(tafe) - found(tafe, "error, deviation")
+        assert found(simpler, "correlation") > 0.2
+    assert found("900 steps") < found(tafe) - found(tafe, "error, deviation")
+    assert max(found(model, "correlation") for model in ("64 points", "900 steps")) < 0.05
