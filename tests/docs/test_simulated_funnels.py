@@ -76,6 +76,50 @@ def test_a_regression_is_nearest_where_effects_add_up_and_purchases_are_few():
     assert nearer < min(figure("mild", model) for model in ("esmm", "shared_bottom"))
 
 
+def test_with_a_hidden_driver_what_is_too_low_is_nearer_to_what_would_be_bought():
+    funnel, regression = "mild, hidden", "logistic regression, clicked rows"
+    assert models(funnel)[0] == regression
+
+    def error(model: str) -> float:
+        return figure(funnel, model, "error if clicked")
+
+    nearest = sorted(models(funnel), key=error)[:3]
+    assert set(nearest) == {"aitm", "escm2_dr", "escm2_ips"}
+    assert error(nearest[2]) - error(nearest[0]) < figure(funnel, "aitm", "error if clicked, deviation")
+    assert error(nearest[2]) < min(error(regression), error("esmm"))
+    assert all(figure(funnel, model, "bias") < 0 for model in nearest)
+
+
+def test_three_steps_and_other_numbers_of_rows():
+    for funnel in ("deep", "few", "many"):
+        assert models(funnel)[0] == "logistic regression, clicked rows"
+    assert models("deep")[1:3] == ["esmm, clicked rows", "shared_bottom, local space"]
+    assert figure("deep", "esmm") > figure("deep", "shared_bottom, local space")
+    assert round(figure("few", models("few")[0]) / figure("few", "shared_bottom"), 1) == 0.5
+    assert abs(figure("few", "shared_bottom") - figure("few", "constant")) < 1
+    assert models("few")[1:6] == ["LightGBM, clicked rows", "dcmt", "escm2_dr", "escm2_ips", "esmm"]
+    assert figure("few", "single_task") > figure("few", "constant")
+    gained = [round(figure("many", model) / figure("mild", model), 1) for model in ("ddpo", "shared_bottom")]
+    assert gained == [0.5, 0.9]
+    assert models("many")[1:5] == ["ddpo", "dcmt", "escm2_dr", "escm2_ips"]
+
+
+def test_tafe_is_behind_every_model_that_shares_on_all_kinds_of_funnels_but_two():
+    alone = {"constant", "single_task", "tafe"}
+    kinds = {kind for kind, _ in ROWS}
+    assert len(kinds) == 10
+    better = [
+        kind
+        for kind in kinds
+        if any(
+            figure(kind, model) > figure(kind, "tafe")
+            for model in models(kind)
+            if model not in alone and ", clicked" not in model and ", entire" not in model
+        )
+    ]
+    assert set(better) == {"interactions", "few"}
+
+
 def test_late_labels_make_every_model_too_low():
     trained = [model for model in models("delays") if model != "constant"]
     assert all(figure("delays", model, "clicked bias") < -0.1 for model in trained)
