@@ -1,5 +1,7 @@
 """How each table may be sharded, and the settings that it cannot have."""
 
+from typing import cast
+
 import torch
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -9,6 +11,7 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType, Po
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.fp_embedding_modules import FeatureProcessedEmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
+from torchrec.modules.mc_modules import ManagedCollisionModule
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.modules.feature_arch import embedding_configs
@@ -95,8 +98,8 @@ def check_zero_collision(
     if not isinstance(collection, ZeroCollisionEmbeddingBagCollection):
         rule = "must be a `ZeroCollisionEmbeddingBagCollection`"
         raise InputError(f"a collection with managed collisions (={type(collection).__name__}) {rule}")
-    for name, buckets in collection._managed_collision_collection.table_to_number_buckets().items():
-        settings = config.table_config(name)
+    for name, rows in collection._managed_collision_collection._managed_collision_modules.items():
+        settings, buckets = config.table_config(name), cast(ManagedCollisionModule, rows).buckets()
         if settings.optimizer == "adam":
             raise InputError(
                 f"`optimizer` (='adam') of {name} must be another, such as 'sparse_adam', as its ids have no "
