@@ -107,14 +107,16 @@ def load_weights(model: nn.Module, checkpoint: Path, group: dist.ProcessGroup | 
 
 
 def read_tensors(state: dict[str, Any], checkpoint: Path, group: dist.ProcessGroup | None) -> None:
+    reader = TensorReader(checkpoint)
     try:
         dcp.load(
             state,
-            storage_reader=TensorReader(checkpoint),
+            storage_reader=reader,
             planner=TensorPlanner(),
             process_group=group,
             no_dist=not dist.is_initialized(),
         )
     except CheckpointException as error:
+        reader.read_metadata()  # of its errors torch 2.11 tells nothing
         causes = "; ".join(sorted({" ".join(str(cause).split()) for cause, _ in error.failures.values()}))
         raise InputError(f"{checkpoint}: must fit the model and its optimizer, but {causes}") from error
