@@ -14,14 +14,16 @@ if not torch.cuda.is_available():
 
 def pytest_addoption(parser):
     parser.addoption("--every", type=int, default=1, help="run one test of so many, spread over all")
+    parser.addoption("--part", type=int, default=0, help="with --every: which of those parts of all tests")
 
 
 def pytest_collection_modifyitems(config, items):
-    every = config.getoption("every")
-    left_out = [item for item in items if zlib.crc32(item.nodeid.encode()) % every]
+    every, part = config.getoption("every"), config.getoption("part")
+    taken = [zlib.crc32(item.nodeid.encode()) % every == part % every for item in items]
+    left_out = [item for item, runs in zip(items, taken, strict=True) if not runs]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not zlib.crc32(item.nodeid.encode()) % every]
+        items[:] = [item for item, runs in zip(items, taken, strict=True) if runs]
 
 
 def pytest_runtest_setup(item):

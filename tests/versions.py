@@ -1,7 +1,7 @@
 """Runs quick tests with the versions of PyTorch, TorchRec and Python that the package supports: ``make versions``.
 
 Each pair of a triple and a Python gets an environment of its own, which is deleted afterwards. One quick test of eight
-is run, spread over all; with ``--every 1``, all. The outcomes go to ``docs/versions.csv``, and from there into the
+is run, spread over all, of each Python others; with ``--every 1``, all. The outcomes go to ``docs/versions.csv``, and from there into the
 table of ``docs/compatibility.md``, where a pair that was not run says so. A pair takes ten minutes, and up to
 6 GB while it runs if PyTorch's index, which has the CPU builds, cannot be reached.
 """
@@ -68,7 +68,8 @@ def run(triple: Triple, python: str, every: int, folder: Path) -> dict[str, obje
             [binaries / "python", "-m", "torchrec_mtl.ops.build"], cwd=place / "source", env=environment, check=True
         )
         marks = "not slow and not gpu and not verify"
-        command = [binaries / "python", "-m", "pytest", "-q", "-rf", "-m", marks, "--every", str(every)]
+        part = ("--every", str(every), "--part", str(PYTHONS.index(python)))  # each Python runs others
+        command = [binaries / "python", "-m", "pytest", "-q", "-rf", "-m", marks, *part]
         log = folder / f"{triple.torch}-{python}.log"
         with log.open("w") as output:
             subprocess.run(command, cwd=place / "source", env=environment, check=False, stdout=output, stderr=output)
