@@ -1,9 +1,9 @@
 """Runs quick tests with the versions of PyTorch, TorchRec and Python that the package supports: ``make versions``.
 
 Each pair of a triple and a Python gets an environment of its own, which is deleted afterwards. One quick test of eight
-is run, spread over all, of each Python others; with ``--every 1``, all. The outcomes go to ``docs/versions.csv``, and from there into the
-table of ``docs/compatibility.md``, where a pair that was not run says so. A pair takes ten minutes, and up to
-6 GB while it runs if PyTorch's index, which has the CPU builds, cannot be reached.
+is run, spread over all, and other ones with each Python; with ``--every 1``, all. The outcomes go to
+``docs/versions.csv``, and from there into the table of ``docs/compatibility.md``, where a pair not run says so.
+A pair takes ten minutes, and up to 6 GB while it runs if PyTorch's index, which has the CPU builds, cannot be reached.
 """
 
 import argparse
