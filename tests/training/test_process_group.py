@@ -98,7 +98,7 @@ def groups_of_nodes():
     _set_timeout(timedelta(seconds=77), dist.group.WORLD)
     config = TrainingConfig(table=TableConfig("sgd", 0.05, "table_row_wise"))
     distribute(build_on_shared_tables(), config, CPU)
-    gloo_group()
+    dist.barrier(gloo_group())  # else one rank may leave while the other still connects
     groups = distributed_c10d._world.pg_map
     assert len(groups) > 2  # those of a node, and across nodes, that TorchRec made
     assert {group._get_backend(CPU).options._timeout for group in groups} == {timedelta(seconds=77)}
