@@ -30,16 +30,17 @@ PINNED = ("2.13.0", "3.11")  # what `make test` runs whole
 
 @dataclass(frozen=True)
 class Triple:
-    """Releases that go together, the last of each minor version; and the Triton that this PyTorch brings."""
+    """Releases that go together, the last of each minor version; the Triton that this PyTorch brings, and its NumPy."""
 
     torch: str
     torchrec: str
     fbgemm: str
     triton: str
+    numpy: str = "numpy"
 
 
 TRIPLES = (
-    Triple("2.11.0", "1.6.1", "1.6.0", "3.6.0"),
+    Triple("2.11.0", "1.6.1", "1.6.0", "3.6.0", "numpy<2.4"),  # Triton's interpreter, on a CPU, fails with a later one
     Triple("2.12.1", "1.7.0", "1.7.0", "3.7.1"),
     Triple("2.13.0", "1.8.0", "1.8.0", "3.7.1"),
     Triple("2.14.1", "1.9.2", "1.9.0", "3.8.0"),
@@ -58,7 +59,12 @@ def run(triple: Triple, python: str, every: int, folder: Path) -> dict[str, obje
     try:
         first = ("-U", "--no-deps", "--extra-index-url", index, "pip", "setuptools<82", f"torch=={triple.torch}")
         subprocess.run([*pip, *first], check=True)  # as the Makefile does; torch 2.11 asks for setuptools<82
-        packages = [f"torchrec=={triple.torchrec}", f"fbgemm-gpu-cpu=={triple.fbgemm}", f"triton=={triple.triton}"]
+        packages = [
+            f"torchrec=={triple.torchrec}",
+            f"fbgemm-gpu-cpu=={triple.fbgemm}",
+            f"triton=={triple.triton}",
+            triple.numpy,
+        ]
         ours = ["./requirements/shim/fbgemm-gpu", f".[{extras}]"]
         subprocess.run([*pip, "--no-build-isolation", *packages, *ours], cwd=place / "source", check=True)
         subprocess.run([binaries / "python", "-m", "pip", "check"], check=True, stdout=subprocess.DEVNULL)

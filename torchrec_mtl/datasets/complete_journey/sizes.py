@@ -11,6 +11,7 @@ _TASK_WEIGHTS = (1.0, 2.0, 4.0, 8.0)
 _EXPERTS = {"model_args.expert_layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()}
 _TOWERS = {"model_args.tower_layer_sizes": (64, 32), "model_args.dropout": 0.3}
 _SLOWER = {"training.optimizer.learning_rate": 2e-3, "training.table.learning_rate": 2e-3}
+_FASTER = {"training.optimizer.learning_rate": 8e-3, "training.table.learning_rate": 8e-3}
 
 COMMON: dict[str, Any] = {
     "embedding_dim": 8,
@@ -37,9 +38,9 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "mmoe_dselect_k": _EXPERTS,
     "mose": {"model_args.hidden_size": 16},
     "mran": {"table_init": 0.1, "model_args.tower_layer_sizes": (64,), "model_args.dropout": 0.1},
-    "adatt": {"model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
-    "home": {"model_args.layer_size": 32, "model_args.tower_layer_sizes": ()},
-    "resflow": {"model_args.tower_layer_sizes": (64, 32)},
+    "adatt": {"embedding_dim": 16, "model_args.layer_sizes": (32, 32), "model_args.tower_layer_sizes": ()},
+    "home": {"embedding_dim": 16, "model_args.layer_size": 64, "model_args.tower_layer_sizes": ()},
+    "resflow": {**_SLOWER, "embedding_dim": 16, "model_args.tower_layer_sizes": (64, 32)},
     "ple": {"embedding_dim": 16, **_SLOWER, **_EXPERTS},
     "dbmtl": {
         "model_args.bottom_layer_sizes": (64, 32),
@@ -55,8 +56,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "esmm": _TOWERS,
     "escm2_ips": _TOWERS,
     "escm2_dr": _TOWERS,
-    "dcmt": _TOWERS,
-    "ddpo": _TOWERS,
+    "dcmt": {**_TOWERS, **_FASTER, "model_args.tower_layer_sizes": (128, 64)},
+    "ddpo": {**_TOWERS, "embedding_dim": 16, "model_args.tower_layer_sizes": (32, 32)},
     "aitm": {**_SLOWER, "model_args.tower_layer_sizes": (64, 32)},
     "bpcm": {
         "table_init": 0.1,  # attention is uniform while all embeddings are near 0

@@ -43,7 +43,7 @@ _RATES = rates(2e-3, 4e-3, 8e-3)
 _DECAYS = tuple((f"training.learning_rate_decay={decay}",) for decay in ("none", "linear"))
 _DIMENSIONS = tuple((f"embedding_dim={dimension}",) for dimension in (8, 16))  # 32 was no better for four models
 
-# Sizes of models that have not been searched before; those of the others are in `datasets.complete_journey.sizes`.
+# Models whose size is tried too; the others' were found before, and are in `datasets.complete_journey.sizes`.
 _SIZES: Mapping[str, tuple[str, str, str]] = {
     "sluice": ("layer_size", "64", "128"),
     "mose": ("hidden_size", "16", "8"),
