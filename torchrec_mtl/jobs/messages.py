@@ -14,6 +14,8 @@ def quiet_libraries() -> None:
         >>> quiet_libraries()
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|torchrec)\.")
+    # TorchRec 1.6 asks torch for the device of a process group
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"torchrec\.distributed\.types")
     logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_not_of_batches)
 
 
