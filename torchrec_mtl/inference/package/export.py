@@ -2,7 +2,8 @@
 
 import copy
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,14 +121,36 @@ def export_package(
 @torch.no_grad()
 def _compile(graph: nn.Module, given: tuple[Any, ...], shapes: tuple[Any, ...], file: Path, march: str) -> None:
     import torch._inductor
-    import torch._inductor.config
 
     with library.carried():
         program = torch.export.export(graph, given, dynamic_shapes=shapes, strict=False)
     if any(str(node.target).startswith("torchrec_mtl.") for node in program.graph.nodes):
         shutil.copyfile(build(march), file.with_name(KERNELS_FILE))
-    with torch._inductor.config.patch({"cpp.march": march, "cpp.simdlen": _VECTORS[march]}):
+    with _compiled_for(march):
         torch._inductor.aoti_compile_and_package(program, package_path=str(file))
+
+
+@contextmanager
+def _compiled_for(march: str) -> Iterator[None]:
+    """Within it, inductor compiles for these processors, and not for the one at hand."""
+    from torch._inductor import config, cpp_builder
+
+    if hasattr(config.cpp, "march"):
+        with config.patch({"cpp.march": march, "cpp.simdlen": _VECTORS[march]}):
+            yield
+        return
+    found = cpp_builder._get_optimization_cflags  # torch 2.11 has no setting
+
+    def flags(*args: Any, **kwargs: Any) -> tuple[list[str], list[str]]:
+        of_compiler, of_linker = found(*args, **kwargs)
+        return [f"march={march}" if flag == "march=native" else flag for flag in of_compiler], of_linker
+
+    cpp_builder._get_optimization_cflags = flags
+    try:
+        with config.patch({"cpp.simdlen": _VECTORS[march]}):
+            yield
+    finally:
+        cpp_builder._get_optimization_cflags = found
 
 
 def _shapes(graph: InferenceGraph) -> tuple[Any, ...]:
