@@ -36,7 +36,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "omoe": _EXPERTS,
     "mmoe": _EXPERTS,
     "mmoe_dselect_k": _EXPERTS,
-    "mose": {"model_args.hidden_size": 16},
+    "mose": {**_FASTER, "embedding_dim": 16, "model_args.hidden_size": 16},
     "mran": {"table_init": 0.1, "model_args.tower_layer_sizes": (64,), "model_args.dropout": 0.1},
     "adatt": {"embedding_dim": 16, "model_args.layer_sizes": (32, 32), "model_args.tower_layer_sizes": ()},
     "home": {"embedding_dim": 16, "model_args.layer_size": 64, "model_args.tower_layer_sizes": ()},
