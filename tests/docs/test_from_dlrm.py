@@ -24,7 +24,7 @@ for old, new in ((dlrm.state_dict(), tafe.state_dict()), (sums_of(optimizer), su
     old, new = local(old, OLD), local(new, NEW)
     assert old.keys() == new.keys()
     assert all(torch.equal(a, b) and a.any() for name in old for a, b in zip(old[name], new[name], strict=True))
-    print("loaded", rank, sum(map(len, old.values())))
+    print(f"loaded {rank} {sum(map(len, old.values()))};", flush=True)
 """
 
 
@@ -36,7 +36,7 @@ def test_the_page(tmp_path, monkeypatch):
     program = tmp_path / "from_dlrm.py"
     program.write_text("\n\n".join(block + IS_LOADED * ("dcp.load(" in block) for block in BLOCKS))
     printed = processes.run_program(program, ranks=2)
-    loaded = re.findall(r"^loaded (\d) (\d)$", printed, re.M)
+    loaded = re.findall(r"loaded (\d) (\d);", printed)  # two ranks may share a line
     assert {rank for rank, _ in loaded} == {"0", "1"}
     assert sum(int(shards) for _, shards in loaded) == 2 * 4  # four tables, each with its sums, each on one rank
 
