@@ -98,7 +98,7 @@ def line_of(cells: Sequence[str]) -> str:
 
 
 def with_links(text: str, old: Sequence[Row], new: Sequence[Row]) -> str:
-    """A text whose links to lines of the comparison go to the lines of ``new`` that say what those of ``old`` said."""
+    """A text whose links to lines of ``old`` go to the lines of ``new`` about the same model, task and metric."""
     lines = {key(row): number for number, row in enumerate(new, 2)}
 
     def linked(found: re.Match[str]) -> str:
