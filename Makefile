@@ -37,7 +37,7 @@ bench-quick: env ## try the benchmarks out, small; four minutes
 verify: lint bench-quick ## before a release: every test, also against other libraries, on Spark and Slurm where they are, with fifty kills, a hundred draws, every pipeline and a service under load; hours
 	@TORCHREC_MTL_VERIFY=1 TORCHREC_MTL_PEERS=1 TORCHREC_MTL_KILLS=50 TORCHREC_MTL_SLURM=1 TORCHREC_MTL_SPARK=1 TORCHREC_MTL_DRAWS=100 TORCHREC_MTL_PIPELINES=all TORCHREC_MTL_LOAD=60 $(MAKE) test
 
-versions: env ## run quick tests with every supported PyTorch, TorchRec and Python, each in an environment of its own; hours
+versions: env ## run tests with every supported PyTorch, TorchRec and Python, each in an environment of its own; hours
 	@$(BIN)/python -m tests.versions $(ARGS)
 
 bench-report: env ## draw benchmarks/results/report.html from the CSV files there

@@ -1,9 +1,10 @@
-"""Runs quick tests with the versions of PyTorch, TorchRec and Python that the package supports: ``make versions``.
+"""Runs tests with the versions of PyTorch, TorchRec and Python that the package supports: ``make versions``.
 
-Each pair of a triple and a Python gets an environment of its own, which is deleted afterwards. One quick test of eight
-is run, spread over all, and other ones with each Python; with ``--every 1``, all. The outcomes go to
-``docs/versions.csv``, and from there into the table of ``docs/compatibility.md``, where a pair not run says so.
-A pair takes ten minutes, and up to 6 GB while it runs if PyTorch's index, which has the CPU builds, cannot be reached.
+Each pair of a triple and a Python gets an environment of its own, which is deleted afterwards. One test of eight is
+run, spread over all, and other ones with each Python; with ``--every 1``, all. With ``--quick``, those that take longer
+than a few seconds, of packages and jobs, are left out. The outcomes go to ``docs/versions.csv``, and from there into
+the table of ``docs/compatibility.md``, where a pair not run says so. A pair takes a quarter of an hour, and up to 6 GB
+while it runs if PyTorch's index, which has the CPU builds, cannot be reached.
 """
 
 import argparse
@@ -22,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs" / "versions.csv"
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- versions, by tests/versions.py -->\n", "\n<!-- end of versions -->"
-COLUMNS = ("torch", "torchrec", "fbgemm_gpu_cpu", "triton", "python", "numpy", "every", "passed", "failed", "date")
+_STACK = ("torch", "torchrec", "fbgemm_gpu_cpu", "triton", "python", "numpy")
+COLUMNS = (*_STACK, "tests", "every", "passed", "failed", "date")
 NOT_COPIED = (".git", ".venv", ".*_cache", "__pycache__", "build", "dist", "runs", "*.egg-info")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PINNED = ("2.13.0", "3.11")  # what `make test` runs whole
@@ -47,7 +49,7 @@ TRIPLES = (
 )
 
 
-def run(triple: Triple, python: str, every: int, folder: Path) -> dict[str, object]:
+def run(triple: Triple, python: str, tests: str, every: int, folder: Path) -> dict[str, object]:
     """What the tests gave, as a row of the CSV; their output goes to a log in ``folder``."""
     place = folder / f"{triple.torch}-{python}"
     subprocess.run([f"python{python}", "-m", "venv", "--clear", place / "env"], check=True)
@@ -73,7 +75,7 @@ def run(triple: Triple, python: str, every: int, folder: Path) -> dict[str, obje
         subprocess.run(
             [binaries / "python", "-m", "torchrec_mtl.ops.build"], cwd=place / "source", env=environment, check=True
         )
-        marks = "not slow and not gpu and not verify"
+        marks = "not gpu and not verify" + (" and not slow" if tests == "quick" else "")
         part = ("--every", str(every), "--part", str(PYTHONS.index(python)))  # each Python runs others
         command = [binaries / "python", "-m", "pytest", "-q", "-rf", "-m", marks, *part]
         log = folder / f"{triple.torch}-{python}.log"
@@ -89,7 +91,7 @@ def run(triple: Triple, python: str, every: int, folder: Path) -> dict[str, obje
     if not passed:
         raise SystemExit(f"error: no test of {triple} on Python {python} passed, see {log}: {last}")
     values = (triple.torch, triple.torchrec, triple.fbgemm, triple.triton, python, numpy.strip())
-    return dict(zip(COLUMNS, (*values, every, passed, failed, date.today()), strict=True))
+    return dict(zip(COLUMNS, (*values, tests, every, passed, failed, date.today()), strict=True))
 
 
 def recorded() -> dict[tuple[str, str], dict[str, object]]:
@@ -130,8 +132,9 @@ def table() -> str:
 
 
 def _cell(row: dict[str, object]) -> str:
+    quick = "quick " if row["tests"] == "quick" else ""
     failed = f", **{row['failed']} failed**" if int(str(row["failed"])) else ""
-    return f"{int(str(row['passed'])):,} passed{failed}"
+    return f"{int(str(row['passed'])):,} {quick}passed{failed}"
 
 
 def main() -> None:
@@ -139,6 +142,7 @@ def main() -> None:
     parser.add_argument("--torch", nargs="*", default=[triple.torch for triple in TRIPLES], metavar="VERSION")
     parser.add_argument("--python", nargs="*", default=PYTHONS, metavar="VERSION", help="found as pythonVERSION")
     parser.add_argument("--every", type=int, default=8, metavar="N", help="run one test of N (8)")
+    parser.add_argument("--quick", action="store_true", help="leave out tests that take longer than a few seconds")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="versions-"))
     for triple in TRIPLES:
@@ -147,7 +151,7 @@ def main() -> None:
                 continue
             if subprocess.run([f"python{python}", "-V"], check=False, capture_output=True).returncode:
                 sys.exit(f"error: there is no python{python} on the PATH")
-            row = run(triple, python, args.every, folder)
+            row = run(triple, python, "quick" if args.quick else "all", args.every, folder)
             record(row)
             print(f"torch {triple.torch}, Python {python}: {_cell(row)}; {folder / f'{triple.torch}-{python}.log'}")
 
