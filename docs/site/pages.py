@@ -68,8 +68,11 @@ def rewritten(text: str, path: str) -> str:
             return f'<a href="{re.sub(r"[.]md$", ".html", found)}{anchor}">{match[2]}</a>'
         return f"{match[1]}{found}{anchor if target.endswith('.md') else ''})"
 
+    def laid_out(prose: str) -> str:
+        return LINK.sub(link, prose).replace(" ± ", "\u00a0±\u00a0")  # a figure stays on one line
+
     parts = FENCE.split(text)  # what is fenced has odd places
-    return "".join(part if place % 2 else LINK.sub(link, part) for place, part in enumerate(parts))
+    return "".join(part if place % 2 else laid_out(part) for place, part in enumerate(parts))
 
 
 def shown(path: str) -> str:
