@@ -77,3 +77,10 @@ def test_the_command_line_says_it_without_a_traceback(second_build):
     for done, sentence in ((mixed, "fbgemm-gpu (=1.9.0) and fbgemm-gpu-cpu"), (missing, "torch must be installed: ")):
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert done.stderr.startswith(f"error: {sentence}")
+
+
+def test_a_warning_of_fbgemm_that_is_not_so_is_left_out():
+    load = "import fbgemm_gpu; fbgemm_gpu._load_library('fbgemm_gpu_config.so', '1.99.0')"  # as 1.7 loads its files
+    alone, ours = run("-c", load), run("-c", f"import torchrec_mtl.data, logging; {load}; logging.warning('another')")
+    assert "cannot determine compatibility with PyTorch" in alone.stderr
+    assert (ours.returncode, ours.stderr.strip()) == (0, "WARNING:root:another")

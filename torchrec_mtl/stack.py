@@ -5,6 +5,7 @@ A mixture would fail later and elsewhere, with a symbol that is missing. Only me
 
 import functools
 import importlib.util
+import logging
 from collections.abc import Mapping
 from importlib import metadata
 
@@ -67,4 +68,10 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return "_fbgemm_torch_compat_table has no entry" not in record.getMessage()
+
+
 require_stack()
+# fbgemm 1.6 and 1.7 warn, for each file that they load, that they may not go with this PyTorch: they do
+logging.getLogger().addFilter(_is_of_use)
