@@ -2,7 +2,7 @@
 // they cannot be read: then they scroll.
 const dark = document.body.dataset.theme === "dark" ||
     (document.body.dataset.theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
-const LEAST = 0.75; // of the size that a chart is drawn for
+const LEAST = 0.6; // of the size that a chart is drawn for
 
 async function draw(chart, number) {
     const text = chart.textContent, room = chart.clientWidth;
