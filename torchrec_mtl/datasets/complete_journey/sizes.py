@@ -31,7 +31,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "model_args.bottom_layer_sizes": (64, 32),
         "model_args.tower_layer_sizes": (),
     },
-    "cross_stitch": {"model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
+    "cross_stitch": {"embedding_dim": 16, "model_args.layer_sizes": (64, 32), "model_args.tower_layer_sizes": ()},
     "sluice": {"model_args.layer_size": 64, "model_args.tower_layer_sizes": ()},
     "omoe": _EXPERTS,
     "mmoe": _EXPERTS,
