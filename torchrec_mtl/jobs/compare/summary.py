@@ -162,8 +162,8 @@ def comparison_rows(
     """A row for each system, task and space of the metric ``name``: mean, deviation, test against the best baseline.
 
     ``against`` is the title of the baseline, and ``difference`` the mean minus the baseline's: negative is better where
-    lower values are. ``p_holm`` is ``p_value`` by Holm's correction for all tests of the rows. For AUC, rows also have
-    RelaImpr and Gain of the means over Single-Task.
+    lower values are. ``p_holm`` is ``p_value`` by Holm's correction for all tests of one question: which system is
+    best, or what a model owes to its parts. For AUC, rows also have RelaImpr and Gain of the means over Single-Task.
     """
     rows = []
     for system, own in collected.items():
@@ -180,7 +180,16 @@ def comparison_rows(
                 row |= {"against": other.title, "difference": own.mean(key) - other.mean(key)}
                 row |= {"p_value": p_value(own, other, key)}
             rows.append(row)
-    tested = [row for row in rows if "p_value" in row]
-    for row, corrected in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
-        row["p_holm"] = corrected
+    for tested in tests(rows).values():
+        for row, corrected in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
+            row["p_holm"] = corrected
     return rows
+
+
+def tests(rows: Sequence[dict[str, Any]]) -> dict[str | None, list[dict[str, Any]]]:
+    """The rows with a p-value, also one that is not defined, by the model that is changed in them; or None."""
+    grouped: dict[str | None, list[dict[str, Any]]] = {}
+    for row in rows:
+        if "p_value" in row:
+            grouped.setdefault(row["ablation_of"], []).append(row)
+    return grouped

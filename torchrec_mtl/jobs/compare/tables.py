@@ -61,12 +61,15 @@ def value_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
         parts.append(html.table(["", *names], cells, "RelaImpr / Gain of the mean AUC over Single-Task", rules))
     cells = [[own[0]["title"], *map(_test_cell, own)] for own in systems.values()]
     seeds = max(row["seeds"] for row in rows)
-    tests = sum(not math.isnan(row.get("p_value", math.nan)) for row in rows)
     caption = (
         f"Mean {metric.title} less the best baseline's of that column, and p of the paired t-test over {seeds} seeds, "
-        f"by Holm's correction for {tests} tests, those of ablations included"
+        f"by Holm's correction for {_num_tests(rows, None)} tests"
     )
     return [*parts, html.table(["", *names], cells, caption, rules)]
+
+
+def _num_tests(rows: Sequence[Row], changed: str | None) -> int:
+    return sum(not math.isnan(row["p_value"]) for row in summary.tests(rows).get(changed, ()))
 
 
 def share_table(collected: Mapping[str, summary.Scores]) -> str:
@@ -102,7 +105,10 @@ def ablation_tables(rows: Sequence[Row], metric: Metric) -> list[str]:
                     [own[0]["title"], *(f"{_mean_cell(row)} ({_test_cell(row)})" for row in own[: len(tasks)])]
                 )
             base = grouped[whole][0]["title"]
-            caption = f"One thing changed: test {metric.title}, all impressions (difference to {base}; p as above)"
+            caption = (
+                f"One thing changed: test {metric.title}, all impressions (difference to {base}; p by Holm's "
+                f"correction for {_num_tests(rows, whole)} tests, those after a step included)"
+            )
             parts.append(html.table(["", *tasks], cells, caption))
     return parts
 
