@@ -34,8 +34,9 @@ class StreamLoader(StepLoader):
     bytes in memory: 1, 2, 4 or 8 for an id, 1 for a label (4 if tasks are values), 4 for a dense value or a weight, 8
     for a group, 12 for a list and the bytes of its ``l`` ids. Then all is at most the sum of ``2 n b / world_size``
     bytes of rows, those in use and those read ahead; ``24 n`` bytes for their order; a row group's bytes, compressed
-    and not; 32 bytes for each value of 65,536 rows (8,192 if there are lists), which are checked together; and with
-    lists, ``n l / world_size`` ids once more.
+    and not; 24 bytes for each value of 65,536 rows, or 40 for each of 8,192 if there are lists, which are checked
+    together; with lists, ``n l / world_size`` ids once more; and four batches, with 24 bytes for each id, 8 for each
+    group and 4 for every other value.
 
     Args:
         split: rows to read, see `stream_split`.
@@ -128,6 +129,7 @@ class StreamLoader(StepLoader):
                 batch = batch.padded(num_padded) if num_padded else batch
                 batch.num_rows_of_all = min(self._step_size, self._num_rows - (step + of_window) * self._step_size)
                 yield batch.pin_memory() if self._pin_memory else batch
+            del arrays, rows, part, window  # the thread begins a window as soon as this loop asks for one
 
     def _parts(self, rows: NDArray[np.int64], step: int) -> Iterator[tuple[NDArray[np.int64], int]]:
         """Cuts rows into those of each step, from ``step`` on; and how many of these, at the end, are padding."""
@@ -206,3 +208,4 @@ def _gather(gathered: WindowRows, slabs: Iterator[tuple[int, dict[str, Array]]],
         if num_chosen:
             gathered.append(arrays if num_chosen == num_rows else take_rows(arrays, chosen.nonzero()[0]), num_chosen)
         first += num_rows
+        del arrays
