@@ -1,9 +1,10 @@
 """Puts a comparison's report into the texts: ``python -m benchmarks.publish runs/compare/complete_journey_unread-0.2``.
 
-The folder is one that ``torchrec-mtl compare`` has written a report to. Its files go to
-``benchmarks/results/complete_journey``. The tables of AUCs there and in the README get its figures, and a link to a
-line of the ``comparison.csv`` there was, in the README or in ``docs``, goes to the line that says the same in the new
-one, with its figure. What the texts say beside figures is not touched: read it again.
+The folder is one that ``torchrec-mtl compare`` has written a report to. Its files go to a folder of
+``benchmarks/results``, by default ``complete_journey``. The tables of AUCs in the README there get its figures, and if
+it is ``complete_journey``, those in the README and in ``docs`` too. A link from any of these texts to a line of the
+``comparison.csv`` there was goes to the line that says the same in the new one, with its figure. What the texts say
+beside figures is not touched: read it again.
 """
 
 import argparse
@@ -17,12 +18,12 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS, ROOT, Row
 
-FOLDER = RESULTS / "complete_journey"
+MAIN = RESULTS / "complete_journey"  # the comparison whose tables texts elsewhere show too
 FILES = ("comparison.csv", "report.html", "settings.json")
 TEXTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 AUCS = {"all impressions": "auc", "conditional": "conditional_auc", "marginal": "marginal_auc"}  # by a caption's end
 SYSTEMS, CHANGED = "test AUC", "one thing changed in"  # how the first cell of a table starts
-LINK = re.compile(r"\[([^\]]*)\]\((\S*comparison\.csv)#L(\d+)\)")
+LINK = re.compile(r"\[([^\]]*)\]\((\S*\.csv)#L(\d+)\)")
 FIGURE = re.compile(r"\d*\.\d+(?: ± \d*\.\d+)?")
 
 
@@ -97,12 +98,15 @@ def line_of(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def with_links(text: str, old: Sequence[Row], new: Sequence[Row]) -> str:
-    """A text whose links to lines of ``old`` go to the lines of ``new`` about the same model, task and metric."""
+def with_links(text: str, file: str, old: Sequence[Row], new: Sequence[Row]) -> str:
+    """A text whose links to lines of ``file`` (a path's end), which were those of ``old``, go to the lines of ``new``
+    about the same model, task and metric."""
     lines = {key(row): number for number, row in enumerate(new, 2)}
 
     def linked(found: re.Match[str]) -> str:
         words, path, line = found.groups()
+        if not f"/{path}".endswith(f"/{file}"):
+            return found.group()
         about = key(old[int(line) - 2])
         if about not in lines:
             sys.exit(f"error: the comparison has no line of {', '.join(about)}, which a text links to: [{words}]")
@@ -128,17 +132,22 @@ def read(text: str) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the report's folder")
-    folder = parser.parse_args().folder
-    old, new = (read((each / FILES[0]).read_text(encoding="utf-8")) for each in (FOLDER, folder))
-    texts = {path: path.read_text(encoding="utf-8") for path in (*TEXTS, FOLDER / "README.md")}
-    texts = {path: with_links(with_tables(text, new), old, new) for path, text in texts.items()}
+    parser.add_argument("--to", default=MAIN.name, help="folder of benchmarks/results (%(default)s)")
+    arguments = parser.parse_args()
+    source, target = arguments.folder, RESULTS / arguments.to
+    old, new = (read((each / FILES[0]).read_text(encoding="utf-8")) for each in (target, source))
+    readme = target / "README.md"
+    texts = {path: path.read_text(encoding="utf-8") for path in (*TEXTS, readme)}
+    for path, text in texts.items():
+        tabled = with_tables(text, new) if path == readme or target == MAIN else text
+        texts[path] = with_links(tabled, FILES[0] if path == readme else f"{target.name}/{FILES[0]}", old, new)
     for name in FILES:
-        shutil.copy(folder / name, FOLDER / name)
-    picture, *_ = re.findall(r'src="data:image/png;base64,([^"]+)"', (folder / "report.html").read_text())
-    (FOLDER / "auc.png").write_bytes(base64.b64decode(picture))
+        shutil.copy(source / name, target / name)
+    picture, *_ = re.findall(r'src="data:image/png;base64,([^"]+)"', (source / "report.html").read_text())
+    (target / "auc.png").write_bytes(base64.b64decode(picture))
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
-    print(f"{FOLDER}: {len(new)} rows; the pages of the models are next: python docs/model_pages.py")
+    print(f"{target}: {len(new)} rows; the pages of the models are next: python docs/model_pages.py")
 
 
 if __name__ == "__main__":

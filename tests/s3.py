@@ -13,7 +13,8 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 BUCKET = "bucket"
-OPTIONS = "region=us-east-1&connect_timeout=1&request_timeout=1&max_attempts=1"
+OPTIONS = "region=us-east-1&connect_timeout=60&max_attempts=1"
+TIMEOUT, SHORT_TIMEOUT = 60, 3  # seconds that a request may take, and one of a connection that falls silent
 
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -36,9 +37,9 @@ class S3Server:
         )
         self.filesystem.create_dir(BUCKET)
 
-    def uri(self, folder: str, port: int = 0, more: str = "") -> str:
+    def uri(self, folder: str, port: int = 0, timeout: int = TIMEOUT, more: str = "") -> str:
         endpoint = f"http://127.0.0.1:{port or self.port}"
-        return f"s3://{BUCKET}/{folder}?endpoint_override={endpoint}&{OPTIONS}{more}"
+        return f"s3://{BUCKET}/{folder}?endpoint_override={endpoint}&{OPTIONS}&request_timeout={timeout}{more}"
 
     def upload(self, directory: Path, folder: str) -> str:
         """Copies the files of a directory and its folders, hidden ones left out; returns their URI."""
@@ -71,6 +72,7 @@ class BrokenConnection:
 
     def __init__(self, to_port: int, silent: bool) -> None:
         self._to_port, self._silent, self._broken = to_port, silent, threading.Event()
+        self.timeout = SHORT_TIMEOUT if silent else TIMEOUT
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -96,7 +98,7 @@ class BrokenConnection:
             while content := source.recv(2**16):
                 if breaks and self._broken.is_set():
                     if self._silent:
-                        time.sleep(60)
+                        time.sleep(TIMEOUT)
                     header, end, body = content.partition(b"\r\n\r\n")
                     if body:
                         target.sendall(header + end + body[: len(body) // 2])

@@ -49,9 +49,15 @@ def test_one_thing_changed():
 def test_links_go_where_the_same_is_said():
     text = "[.71](comparison.csv#L2), [0.7000 ± 0.0200](a/comparison.csv#L3), [.7100](comparison.csv#L2)"
     expected = "[.74](comparison.csv#L4), [0.7500 ± 0.0010](a/comparison.csv#L2), [.7400](comparison.csv#L4)"
-    assert publish.with_links(text, OLD, NEW) == expected
+    assert publish.with_links(text, "comparison.csv", OLD, NEW) == expected
+
+
+def test_links_to_another_comparison_stay():
+    text = "[.71](whole/comparison.csv#L2), [.71](../whole/comparison.csv#L2), [.71](a_whole/comparison.csv#L2)"
+    expected = "[.74](whole/comparison.csv#L4), [.74](../whole/comparison.csv#L4), [.71](a_whole/comparison.csv#L2)"
+    assert publish.with_links(text, "whole/comparison.csv", OLD, NEW) == expected
 
 
 def test_what_is_no_longer_said_is_told():
     with pytest.raises(SystemExit, match="no line of mmoe, buy, auc"):
-        publish.with_links("[.7100](comparison.csv#L2)", OLD, NEW[:1])
+        publish.with_links("[.7100](comparison.csv#L2)", "comparison.csv", OLD, NEW[:1])

@@ -43,7 +43,7 @@ def test_the_endpoint_may_be_in_the_environment(server: S3Server, parts: Path, m
 @pytest.mark.parametrize("silent", [False, True], ids=["cut", "hangs"])
 def test_a_connection_that_breaks_in_the_middle_of_a_read(server: S3Server, parts: Path, silent: bool) -> None:
     connection = BrokenConnection(server.port, silent)
-    split = stream_split(server.uri("shop", connection.port), "train")
+    split = stream_split(server.uri("shop", connection.port, connection.timeout), "train")
     batches = iter(StreamLoader(split, 4096, shuffle_window=30_000))
     next(batches)
     connection.break_off()
@@ -56,12 +56,12 @@ def test_a_connection_that_breaks_in_the_middle_of_a_read(server: S3Server, part
 @pytest.mark.parametrize("silent", [False, True], ids=["cut", "hangs"])
 def test_a_server_that_does_not_answer(server: S3Server, parts: Path, silent: bool) -> None:
     connection = BrokenConnection(server.port, silent)
-    schema = load_schema(server.uri("shop", connection.port))
+    schema = load_schema(server.uri("shop", connection.port, connection.timeout))
     connection.break_off()
     with pytest.raises(InputError, match=rf"^{NAME}/shop/schema\.json: cannot be read .*\(.+\)$"):
-        load_schema(server.uri("shop", connection.port))
+        load_schema(server.uri("shop", connection.port, connection.timeout))
     with pytest.raises(InputError, match=rf"^{NAME}/shop/train\.parquet.*: cannot be read \(.+\)$"):
-        stream_split(server.uri("shop", connection.port), "train", schema)
+        stream_split(server.uri("shop", connection.port, connection.timeout), "train", schema)
     connection.close()
     with pytest.raises(InputError, match=rf"^{NAME}/shop/schema\.json: cannot be read \(.+\)$"):
         load_schema(server.uri("shop", 9))  # nobody listens there
