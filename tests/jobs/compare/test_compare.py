@@ -325,6 +325,7 @@ def test_the_search_of_another_comparison_decides(finished, data, tmp_path, caps
         assert made["data"] != there["data"]
     page = (tmp_path / "out" / "tiny" / "report.html").read_text()
     assert "found on other data, tiny" in page
+    assert "candidates tried with seed 0 on the validation split of tiny, the same order" in page
     assert compare(other, tmp_path / "other", *arguments, "embedding_dim=8") == 2
     assert "was made with embedding_dim=4, now 8 is asked for; name another `choices`" in capsys.readouterr().err
     assert compare(other, tmp_path / "other", "--choices", "nowhere.csv") == 2

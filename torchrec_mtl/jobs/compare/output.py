@@ -212,9 +212,10 @@ def _protocol(plan: Plan, schema: Schema, made: Sequence[tuple[Run, Mapping[str,
     versions = made[0][1]["versions"]
     rows = ", ".join(f"{split} {count:,}" for split, count in schema.num_rows.items())
     counts = sorted({len(plan.protocol.candidates(system)) for system in plan.systems})
+    searched = "validation" if plan.searched_in is None else f"the validation split of {plan.searched_in.file.stem}"
     sentences = [
         f"Data: {schema.name} ({rows} rows), {len(schema.fields)} fields, tasks {schema.tasks}.",
-        f"Every model: {' or '.join(map(str, counts))} candidates tried with seed {plan.seeds[0]} on validation, the "
+        f"Every model: {' or '.join(map(str, counts))} candidates tried with seed {plan.seeds[0]} on {searched}, the "
         "same order of rows for the same seed, the same number of epochs, the weights of its best validation "
         f"{plan.chosen_by.title}; the test split read once a run, after all choices.",
         f"Commit {', '.join(commits)}; {', '.join(f'{name} {number}' for name, number in versions.items())}; "
