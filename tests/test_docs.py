@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import stdev
 
+import pytest
 import torch
 from torchrec import EmbeddingBagConfig
 
@@ -98,9 +99,10 @@ def test_the_spread_over_seeds_is_that_of_the_runs():
         assert f"{widest:.4f}".lstrip("0") in PAGES["first_run.md"]
 
 
-def test_the_tables_of_the_comparison_are_its_rows():
+@pytest.mark.parametrize("name", ["complete_journey", "complete_journey_whole"])
+def test_the_tables_of_a_comparison_are_its_rows(name):
     """Means and deviations over seeds, in bold the best of the column."""
-    folder = ROOT / "benchmarks/results/complete_journey"
+    folder = ROOT / "benchmarks/results" / name
     with (folder / "comparison.csv").open() as stream:
         whole = [row for row in csv.DictReader(stream) if not row["ablation_of"]]
     rows = {(row["title"], row["metric"], row["task"]): row for row in whole}
@@ -135,6 +137,32 @@ def test_how_it_is_shared_matters_as_little_as_is_said():
         text = " ".join((ROOT / page).read_text().split())
         assert "are within .0008 of the best" in text
         assert "is above it by more than .0004" in text
+
+
+def test_what_five_times_the_rows_change_is_as_said():
+    def read(folder):
+        with (ROOT / "benchmarks/results" / folder / "comparison.csv").open() as stream:
+            return {(row["model"], row["metric"], row["task"]): float(row["mean"]) for row in csv.DictReader(stream)}
+
+    whole, sample = read("complete_journey_whole"), read("complete_journey")
+    tasks = ("buy_category", "buy_type", "buy_line", "buy_multi")
+    networks = {model for model, *_ in whole} - {"lightgbm", "logistic_regression"}
+    networks = {model for model in networks if not model.endswith("_by_steps")}
+    gains = {model: [whole[model, "auc", task] - sample[model, "auc", task] for task in tasks] for model, *_ in whole}
+    assert 0.0022 <= min(gains["lightgbm_by_steps"]) <= max(gains["lightgbm_by_steps"]) < 0.0037
+    assert max(max(gains[model]) for model in networks) < 0.0019
+    assert len([model for model in networks if sum(gain < 0 for gain in gains[model]) > 1]) == 10
+    last = {model: whole[model, "conditional_auc", "buy_multi"] for model, *_ in whole}
+    passing = [model for model in networks if last[model] > last["logistic_regression_by_steps"]]
+    assert (len(networks), len(passing)) == (16, 11)
+    for task in tasks:
+        auc = {model: whole[model, "auc", task] for model in networks}
+        assert abs(auc["bpcm"] - auc["shared_bottom"]) < 0.0007
+        assert max(auc["tafe"], auc["mmoe"]) < auc["shared_bottom"]
+        named = ("ple", "omoe", "aitm", "pepnet", "sluice", "cross_stitch", "mmoe_dselect_k")
+        assert max(auc[model] for model in named) - min(auc[model] for model in named) < 0.0019
+    for task, best in (("buy_type", "dcmt"), ("buy_line", "escm2_dr")):
+        assert max(networks, key=lambda model: whole[model, "conditional_auc", task]) == best
 
 
 def test_the_readmes_means_are_those_of_the_comparison():
