@@ -20,6 +20,7 @@ from benchmarks.record import RESULTS, ROOT, Row
 
 MAIN = RESULTS / "complete_journey"  # the comparison whose tables texts elsewhere show too
 FILES = ("comparison.csv", "report.html", "settings.json")
+EFFICIENCY = "efficiency.json"  # of a comparison that has measured times
 TEXTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 AUCS = {"all impressions": "auc", "conditional": "conditional_auc", "marginal": "marginal_auc"}  # by a caption's end
 SYSTEMS, CHANGED = "test AUC", "one thing changed in"  # how the first cell of a table starts
@@ -141,7 +142,7 @@ def main() -> None:
     for path, text in texts.items():
         tabled = with_tables(text, new) if path == readme or target == MAIN else text
         texts[path] = with_links(tabled, FILES[0] if path == readme else f"{target.name}/{FILES[0]}", old, new)
-    for name in FILES:
+    for name in (*FILES, *[EFFICIENCY] * (source / EFFICIENCY).is_file()):
         shutil.copy(source / name, target / name)
     picture, *_ = re.findall(r'src="data:image/png;base64,([^"]+)"', (source / "report.html").read_text())
     (target / "auc.png").write_bytes(base64.b64decode(picture))

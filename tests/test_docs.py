@@ -124,6 +124,17 @@ def test_the_tables_of_a_comparison_are_its_rows(name):
     assert checked == len(rows)
 
 
+def test_the_times_of_the_comparison_are_those_measured():
+    folder = ROOT / "benchmarks/results/complete_journey"
+    rows = json.loads((folder / "efficiency.json").read_text())["rows"]
+    rows = sorted(rows, key=lambda row: row["train_ratio"])
+    table = re.search(r"^\| times of Shared-Bottom's.*?\n\n", (folder / "README.md").read_text(), re.M | re.S)
+    names = ("train_ratio", "infer_ratio", "parameter_mb")
+    cells = [[row["title"], *(f"{row[name]:.2f}" for name in names)] for row in rows]
+    assert table.group().splitlines()[2:-1] == [f"| {' | '.join(line)} |" for line in cells]
+    assert rows[-2]["title"] == "BPCM"
+
+
 def test_how_it_is_shared_matters_as_little_as_is_said():
     means = defaultdict(dict)
     with (ROOT / "benchmarks/results/complete_journey/comparison.csv").open() as stream:

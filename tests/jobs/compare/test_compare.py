@@ -306,6 +306,17 @@ def test_a_damaged_file_of_finished_runs_is_refused(finished, data, tmp_path, ca
     assert not list(tmp_path.rglob("result.json"))
 
 
+def test_two_results_of_a_run_do_not_mix(finished, data, tmp_path, capsys):
+    shutil.copy(finished.parent / "tiny.csv", tmp_path)
+    assert compare(data, tmp_path, "--stages", "report") == 0
+    (result_file, *_) = sorted(tmp_path.rglob("final/*/seed-0/result.json"))
+    here = json.loads(result_file.read_text())
+    result_file.write_text(json.dumps({**here, "date": "2000-01-01"}))
+    assert compare(data, tmp_path, "--stages", "report") == 2
+    sentence = rf"tiny.csv: run final/.*/seed-0 has the result of {re.escape(here['date'])}, not that of 2000-01-01 in "
+    assert re.search(sentence + re.escape(f"{result_file}: remove one of them"), capsys.readouterr().err)
+
+
 def test_finished_runs_of_other_settings_do_not_mix(finished, data, tmp_path, capsys):
     shutil.copy(finished.parent / "tiny.csv", tmp_path)
     assert compare(data, tmp_path, "embedding_dim=8") == 2

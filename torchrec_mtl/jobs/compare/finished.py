@@ -9,7 +9,7 @@ import polars as pl
 
 from torchrec_mtl.errors import InputError
 from torchrec_mtl.files import make_folder, parse_json, read_json, to_json, write_whole
-from torchrec_mtl.jobs.compare.runs import RESULT, Run, check_result
+from torchrec_mtl.jobs.compare.runs import RESULT, Run, check_result, read_result
 
 COLUMNS = ("run", "valid_score", "seconds", "date", "commit", "result")  # the last is the whole of result.json
 
@@ -60,17 +60,22 @@ class FinishedRuns:
         """Writes ``result.json`` of the runs that are finished in the file and not here; returns their number.
 
         Raises:
-            InputError: if one was made with other settings or data, or its line is damaged.
+            InputError: if one was made with other settings or data, has another result here, or its line is damaged.
         """
         restored = 0
         for run in runs:
             line, target = self._lines.get(self._name(run)), run.directory / RESULT
-            if line is None or target.exists():
+            if line is None:
                 continue
+            here = read_result(run)
             result = self._checked(run, line, "name another `finished`, or remove the line")
-            run.directory.mkdir(parents=True, exist_ok=True)
-            write_whole(target, to_json(result, indent=1) + "\n")
-            restored += 1
+            if here is None:
+                run.directory.mkdir(parents=True, exist_ok=True)
+                write_whole(target, to_json(result, indent=1) + "\n")
+                restored += 1
+            elif to_json(here) != to_json(result):
+                times = f"of {result['date']}, not that of {here['date']} in {target}"
+                raise InputError(f"{self.file}: run {self._name(run)} has the result {times}: remove one of them")
         return restored
 
     def add(self, runs: Sequence[Run]) -> None:
