@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from tests.foreign_metric import NAMED
 from tests.jobs import funnel
@@ -304,6 +305,12 @@ def test_a_damaged_file_of_finished_runs_is_refused(finished, data, tmp_path, ca
     assert compare(data, tmp_path, "--stages", "report") == 2
     assert re.search(sentence, capsys.readouterr().err)
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_result_tells_where_it_was_made(finished):
+    made = result(finished, "final", "shared_bottom", "seed-0")
+    assert made["device"].count("core") == 1 or torch.cuda.is_available()
+    assert made["versions"]["torch"] == torch.__version__
 
 
 def test_two_results_of_a_run_do_not_mix(finished, data, tmp_path, capsys):

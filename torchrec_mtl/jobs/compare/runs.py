@@ -1,6 +1,5 @@
 """One run of a comparison: its settings, making it, and reading its result."""
 
-import os
 import platform
 import shutil
 import subprocess
@@ -158,7 +157,5 @@ def provenance() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit or "not a git checkout",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{processor()}, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
     }
