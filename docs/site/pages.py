@@ -33,6 +33,7 @@ CONTENTS = {
     "Benchmarks": [
         "compare",
         "On the Complete Journey <source/benchmarks/results/complete_journey/README>",
+        "On all of its rows <source/benchmarks/results/complete_journey_whole/README>",
         "speed",
         "peers",
         "scoring",
