@@ -107,7 +107,7 @@ def read_tables(
         fixed = [column.name for column in table if isinstance(column.dtype, pl.Array)]
         if table.height:
             yield table.with_columns(pl.col(fixed).arr.to_list()) if fixed else table
-        del batch, table
+        del batch, table  # before the next rows are read
 
 
 def read_batches(

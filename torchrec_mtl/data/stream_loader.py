@@ -208,4 +208,4 @@ def _gather(gathered: WindowRows, slabs: Iterator[tuple[int, dict[str, Array]]],
         if num_chosen:
             gathered.append(arrays if num_chosen == num_rows else take_rows(arrays, chosen.nonzero()[0]), num_chosen)
         first += num_rows
-        del arrays
+        del arrays  # before the next slab is read

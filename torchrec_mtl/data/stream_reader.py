@@ -202,7 +202,7 @@ class RowGroupReader:
         num_rows = parquet.LIST_SLAB_ROWS if has_lists else parquet.SLAB_ROWS
         for source, table in self.tables(group, self._schema.columns, num_rows):
             yield table.height, dict(parquet.to_split(source, table, self._schema).arrays)
-            del table
+            del table  # before the next rows are read
 
     def groups(self, group: int) -> Iterator[tuple[int, dict[str, Array]]]:
         """Yields the array "groups" only, and reads no other column; otherwise as `slabs`."""
@@ -222,4 +222,4 @@ class RowGroupReader:
             for table in parquet.read_tables(name, opened, columns, num_rows, row_groups=[number], use_threads=False):
                 yield Source(name, first), table
                 first += table.height
-                del table
+                del table  # before the next rows are read
