@@ -100,8 +100,11 @@ def line_of(cells: Sequence[str]) -> str:
 
 
 def with_links(text: str, file: str, old: Sequence[Row], new: Sequence[Row]) -> str:
-    """A text whose links to lines of ``file`` (a path's end), which were those of ``old``, go to the lines of ``new``
-    about the same model, task and metric."""
+    """A text in which each link to a line of ``old`` goes to the line of ``new`` about the same model, task and metric.
+
+    Args:
+        file: how the path of such a link ends; other links stay.
+    """
     lines = {key(row): number for number, row in enumerate(new, 2)}
 
     def linked(found: re.Match[str]) -> str:

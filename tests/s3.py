@@ -13,8 +13,8 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 BUCKET = "bucket"
-OPTIONS = "region=us-east-1&connect_timeout=60&max_attempts=1"
 TIMEOUT, SHORT_TIMEOUT = 60, 3  # seconds that a request may take, and one of a connection that falls silent
+OPTIONS = f"region=us-east-1&connect_timeout={TIMEOUT}&max_attempts=1"
 
 
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -70,12 +70,14 @@ class S3Server:
 class BrokenConnection:
     """Passes everything to a server and back until ``break_off``; then it cuts every answer, or falls silent."""
 
-    def __init__(self, to_port: int, silent: bool) -> None:
-        self._to_port, self._silent, self._broken = to_port, silent, threading.Event()
-        self.timeout = SHORT_TIMEOUT if silent else TIMEOUT
+    def __init__(self, server: S3Server, silent: bool) -> None:
+        self._server, self._silent, self._broken = server, silent, threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def uri(self, folder: str) -> str:
+        port = self._listener.getsockname()[1]
+        return self._server.uri(folder, port, SHORT_TIMEOUT if self._silent else TIMEOUT)
 
     def break_off(self) -> None:
         self._broken.set()
@@ -89,7 +91,7 @@ class BrokenConnection:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._to_port))
+            server = socket.create_connection(("127.0.0.1", self._server.port))
             for source, target, breaks in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pass_on, args=(source, target, breaks), daemon=True).start()
 

@@ -72,6 +72,12 @@ def aucs_in(text: str, caption: str) -> list[list[str]]:
     return [header, *lines]
 
 
+def compared(folder: str = "complete_journey") -> list[dict[str, str]]:
+    """The rows of a committed comparison."""
+    with (ROOT / "benchmarks/results" / folder / "comparison.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
 def test_the_spread_over_seeds_is_that_of_the_runs():
     shown = ("single_task", "shared_bottom", "bpcm", "tafe")
     aucs = defaultdict(list)
@@ -102,11 +108,8 @@ def test_the_spread_over_seeds_is_that_of_the_runs():
 @pytest.mark.parametrize("name", ["complete_journey", "complete_journey_whole"])
 def test_the_tables_of_a_comparison_are_its_rows(name):
     """Means and deviations over seeds, in bold the best of the column."""
-    folder = ROOT / "benchmarks/results" / name
-    with (folder / "comparison.csv").open() as stream:
-        whole = [row for row in csv.DictReader(stream) if not row["ablation_of"]]
-    rows = {(row["title"], row["metric"], row["task"]): row for row in whole}
-    text, checked = (folder / "README.md").read_text(), 0
+    rows = {(row["title"], row["metric"], row["task"]): row for row in compared(name) if not row["ablation_of"]}
+    text, checked = (ROOT / "benchmarks/results" / name / "README.md").read_text(), 0
     for caption, metric in (
         ("all impressions", "auc"),
         ("conditional", "conditional_auc"),
@@ -137,10 +140,9 @@ def test_the_times_of_the_comparison_are_those_measured():
 
 def test_how_it_is_shared_matters_as_little_as_is_said():
     means = defaultdict(dict)
-    with (ROOT / "benchmarks/results/complete_journey/comparison.csv").open() as stream:
-        for row in csv.DictReader(stream):
-            if row["metric"] == "auc" and not row["ablation_of"]:
-                means[row["task"]][row["model"]] = float(row["mean"])
+    for row in compared():
+        if row["metric"] == "auc" and not row["ablation_of"]:
+            means[row["task"]][row["model"]] = float(row["mean"])
     level = ("shared_bottom", "omoe", "mmoe", "mmoe_dselect_k", "adatt", "ple", "pepnet", "aitm")
     assert all(max(of_task.values()) - of_task[model] <= 0.0008 for of_task in means.values() for model in level)
     assert all(max(of_task.values()) - of_task["mmoe"] <= 0.0004 for of_task in means.values())
@@ -151,11 +153,10 @@ def test_how_it_is_shared_matters_as_little_as_is_said():
 
 
 def test_what_five_times_the_rows_change_is_as_said():
-    def read(folder):
-        with (ROOT / "benchmarks/results" / folder / "comparison.csv").open() as stream:
-            return {(row["model"], row["metric"], row["task"]): float(row["mean"]) for row in csv.DictReader(stream)}
-
-    whole, sample = read("complete_journey_whole"), read("complete_journey")
+    whole, sample = (
+        {(row["model"], row["metric"], row["task"]): float(row["mean"]) for row in compared(folder)}
+        for folder in ("complete_journey_whole", "complete_journey")
+    )
     tasks = ("buy_category", "buy_type", "buy_line", "buy_multi")
     networks = {model for model, *_ in whole} - {"lightgbm", "logistic_regression"}
     networks = {model for model in networks if not model.endswith("_by_steps")}
@@ -177,8 +178,7 @@ def test_what_five_times_the_rows_change_is_as_said():
 
 
 def test_the_readmes_means_are_those_of_the_comparison():
-    with (ROOT / "benchmarks/results/complete_journey/comparison.csv").open() as stream:
-        rows = {(row["title"], row["task"]): row for row in csv.DictReader(stream) if row["metric"] == "auc"}
+    rows = {(row["title"], row["task"]): row for row in compared() if row["metric"] == "auc"}
     header, *lines = aucs_in(README, "all impressions")
     assert len(lines) == 5
     for title, *cells in lines:

@@ -42,8 +42,8 @@ def test_the_endpoint_may_be_in_the_environment(server: S3Server, parts: Path, m
 
 @pytest.mark.parametrize("silent", [False, True], ids=["cut", "hangs"])
 def test_a_connection_that_breaks_in_the_middle_of_a_read(server: S3Server, parts: Path, silent: bool) -> None:
-    connection = BrokenConnection(server.port, silent)
-    split = stream_split(server.uri("shop", connection.port, connection.timeout), "train")
+    connection = BrokenConnection(server, silent)
+    split = stream_split(connection.uri("shop"), "train")
     batches = iter(StreamLoader(split, 4096, shuffle_window=30_000))
     next(batches)
     connection.break_off()
@@ -55,13 +55,13 @@ def test_a_connection_that_breaks_in_the_middle_of_a_read(server: S3Server, part
 
 @pytest.mark.parametrize("silent", [False, True], ids=["cut", "hangs"])
 def test_a_server_that_does_not_answer(server: S3Server, parts: Path, silent: bool) -> None:
-    connection = BrokenConnection(server.port, silent)
-    schema = load_schema(server.uri("shop", connection.port, connection.timeout))
+    connection = BrokenConnection(server, silent)
+    schema = load_schema(connection.uri("shop"))
     connection.break_off()
     with pytest.raises(InputError, match=rf"^{NAME}/shop/schema\.json: cannot be read .*\(.+\)$"):
-        load_schema(server.uri("shop", connection.port, connection.timeout))
+        load_schema(connection.uri("shop"))
     with pytest.raises(InputError, match=rf"^{NAME}/shop/train\.parquet.*: cannot be read \(.+\)$"):
-        stream_split(server.uri("shop", connection.port, connection.timeout), "train", schema)
+        stream_split(connection.uri("shop"), "train", schema)
     connection.close()
     with pytest.raises(InputError, match=rf"^{NAME}/shop/schema\.json: cannot be read \(.+\)$"):
         load_schema(server.uri("shop", 9))  # nobody listens there

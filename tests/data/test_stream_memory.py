@@ -39,8 +39,8 @@ def write(directory: Path, list_length: int) -> pq.FileMetaData:
 
 
 @contextmanager
-def arrow_peak() -> Iterator[list[int]]:
-    """The bytes that Arrow has taken since, every millisecond."""
+def arrow_bytes() -> Iterator[list[int]]:
+    """Counts, every millisecond, the bytes that Arrow has taken since this began."""
     pool = pa.default_memory_pool()
     before, done, taken = pool.bytes_allocated(), threading.Event(), []
 
@@ -72,26 +72,26 @@ def slow_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("list_length", [0, 5])
 @pytest.mark.parametrize("world_size", [1, 4])
 def test_memory_is_bounded(tmp_path: Path, world_size: int, list_length: int) -> None:
-    measure(tmp_path, world_size, list_length)
+    check_memory(tmp_path, world_size, list_length)
 
 
 @pytest.mark.usefixtures("slow_batches")
 def test_memory_is_bounded_when_windows_are_read_sooner_than_used(tmp_path: Path) -> None:
-    measure(tmp_path, world_size=1, list_length=5)
+    check_memory(tmp_path, world_size=1, list_length=5)
 
 
-def measure(tmp_path: Path, world_size: int, list_length: int) -> None:
+def check_memory(tmp_path: Path, world_size: int, list_length: int) -> None:
     group = write(tmp_path, list_length).row_group(0)
     split = stream_split(tmp_path, "train")
     loader = StreamLoader(split, BATCH, shuffle=True, shuffle_window=WINDOW, world_size=world_size)
     gc.collect()
-    with arrow_peak() as arrow_bytes:
+    with arrow_bytes() as taken:
         tracemalloc.start()
         for _batch in loader:
             pass
         python = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    arrow = max(arrow_bytes)
+    arrow = max(taken)
 
     row = 4 * NUM_FIELDS + 1 + 4 + 8 + (12 + 4 * list_length if list_length else 0)
     n = WINDOW  # of whole row groups

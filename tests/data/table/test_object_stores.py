@@ -69,8 +69,8 @@ def test_a_wrong_key_or_a_missing_bucket(server: S3Server, raw: Path) -> None:
 def test_a_connection_that_breaks_in_the_middle_of_a_read(
     server: S3Server, raw: Path, tmp_path: Path, format: str, silent: bool
 ) -> None:
-    connection = BrokenConnection(server.port, silent)
-    table = shops.table(server.uri(format, connection.port, connection.timeout), format)
+    connection = BrokenConnection(server, silent)
+    table = shops.table(connection.uri(format), format)
 
     def break_off(stage: str, *_: object) -> None:
         if stage == "histories":
@@ -81,7 +81,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_read(
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == [tmp_path / ".out.lock"]
     with pytest.raises(InputError, match=rf"^{NAME}/{format}: cannot be read \(.+\)$"):
-        find_files(server.uri(format, connection.port, connection.timeout))
+        find_files(connection.uri(format))
     connection.close()
 
 

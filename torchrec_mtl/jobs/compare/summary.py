@@ -187,7 +187,7 @@ def comparison_rows(
 
 
 def tests(rows: Sequence[dict[str, Any]]) -> dict[str | None, list[dict[str, Any]]]:
-    """The rows with a p-value, defined or not, by the model that they change; under None those of whole systems."""
+    """The rows that were tested, by the model of which they change one thing: None for systems that change no other."""
     grouped: dict[str | None, list[dict[str, Any]]] = {}
     for row in rows:
         if "p_value" in row:
